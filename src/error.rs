@@ -1,0 +1,239 @@
+//! `Error`: what can go wrong, in words that say what to do next.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use crate::key::MAX_KEY_BYTES;
+use crate::sync::Arc;
+
+/// What can go wrong.
+///
+/// Cheap to clone, as one failure may reach many waiters, and keeps its source.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no value for this key. An answer, not a failure.
+    NotFound,
+    /// The loader failed. Nothing is cached: the next get loads again.
+    Load {
+        /// The loader's own error.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// The loader panicked. Nothing is cached: the next get loads again.
+    Panicked {
+        /// The message of the panic.
+        message: Arc<str>,
+    },
+    /// The owner's loader failed, and this group hands its error on instead of loading here.
+    OwnerLoad {
+        /// The owner.
+        peer: Arc<str>,
+        /// The text of its loader's error.
+        message: Arc<str>,
+    },
+    /// A loader asked for the key it is loading, directly or through other loads.
+    Cycle,
+    /// The deadline came first. A load that had begun goes on, and its value will be cached.
+    Deadline,
+    /// All loader threads are busy, and none became free in time.
+    Overloaded,
+    /// The key is too long to travel to peers.
+    KeyTooLong {
+        /// Its length in bytes, percent-encoded.
+        bytes: usize,
+    },
+    /// The value is too large to travel between peers.
+    ValueTooLarge {
+        /// Its length in bytes.
+        bytes: usize,
+        /// The largest allowed.
+        max: usize,
+    },
+    /// The codec could not encode the value.
+    Encode {
+        /// The codec's own error.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// A change did not reach all peers. It holds here and on all that are not named.
+    Unreached {
+        /// Who was not reached, and why.
+        peers: Arc<[Unreached]>,
+    },
+    /// The peer list does not contain this node.
+    SelfMissing {
+        /// The id of this node.
+        id: Arc<str>,
+    },
+    /// A peer's address cannot be used.
+    InvalidPeer {
+        /// The address as given.
+        peer: Arc<str>,
+        /// What is wrong with it.
+        reason: Arc<str>,
+    },
+    /// A setting cannot be used.
+    InvalidSetting {
+        /// Its name.
+        setting: &'static str,
+        /// What is wrong with it.
+        reason: Arc<str>,
+    },
+    /// The node has a group of this name already.
+    GroupExists {
+        /// The name.
+        name: Arc<str>,
+    },
+    /// An address cannot be listened on.
+    Bind {
+        /// The address.
+        address: Arc<str>,
+        /// What the system says.
+        source: Arc<io::Error>,
+    },
+    /// A thread could not be started.
+    Thread {
+        /// What the system says.
+        source: Arc<io::Error>,
+    },
+}
+
+/// A peer that a change did not reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unreached {
+    /// Its id.
+    pub peer: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl Error {
+    pub(crate) fn setting(setting: &'static str, reason: impl Into<Arc<str>>) -> Error {
+        Error::InvalidSetting {
+            setting,
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn peer(peer: &str, reason: impl Into<Arc<str>>) -> Error {
+        Error::InvalidPeer {
+            peer: peer.into(),
+            reason: reason.into(),
+        }
+    }
+
+    /// That a setting of zero length makes no sense.
+    pub(crate) fn check_positive(setting: &'static str, duration: Duration) -> Result<(), Error> {
+        if duration.is_zero() {
+            return Err(Error::setting(setting, "it is zero; give it some time"));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::NotFound => f.write_str("there is no value for this key"),
+            Error::Load { source } => write!(f, "the loader failed: {source}"),
+            Error::Panicked { message } => write!(f, "the loader panicked: {message}"),
+            Error::OwnerLoad { peer, message } => {
+                write!(f, "the loader of the owner {peer} failed: {message}")
+            }
+            Error::Cycle => f.write_str(
+                "a loader asked for the key it is loading, directly or through other loads; \
+                 break the cycle in the loader",
+            ),
+            Error::Deadline => f.write_str(
+                "the deadline came before the value; a load under way goes on, so try again later",
+            ),
+            Error::Overloaded => f.write_str(
+                "all loader threads are busy; try again later, give the node more loader threads, \
+                 or find out why loads take so long",
+            ),
+            Error::KeyTooLong { bytes } => write!(
+                f,
+                "the key has {bytes} bytes when percent-encoded, more than {MAX_KEY_BYTES}; \
+                 use a shorter one, such as a hash of it"
+            ),
+            Error::ValueTooLarge { bytes, max } => write!(
+                f,
+                "the value has {bytes} bytes, more than the {max} that may travel between peers; \
+                 raise max_value or split the value"
+            ),
+            Error::Encode { source } => write!(f, "the codec cannot encode the value: {source}"),
+            Error::Unreached { peers } => {
+                f.write_str("the change holds here, but did not reach all peers:")?;
+                for unreached in peers.iter() {
+                    write!(f, " {} ({})", unreached.peer, unreached.reason)?;
+                }
+                Ok(())
+            }
+            Error::SelfMissing { id } => write!(
+                f,
+                "the peer list lacks this node, {id}; add it in exactly this spelling, or build \
+                 the node with allow_absent(true) if it is to own nothing"
+            ),
+            Error::InvalidPeer { peer, reason } => {
+                write!(f, "the peer {peer:?} cannot be used: {reason}")
+            }
+            Error::InvalidSetting { setting, reason } => {
+                write!(f, "the setting {setting} cannot be used: {reason}")
+            }
+            Error::GroupExists { name } => write!(
+                f,
+                "the node has a group {name:?} already; use its handle, choose another name, or \
+                 remove the group first"
+            ),
+            Error::Bind { address, source } => write!(
+                f,
+                "cannot listen on {address}: {source}; choose a free port (0 picks one) or stop \
+                 what uses it"
+            ),
+            Error::Thread { source } => write!(
+                f,
+                "cannot start a thread: {source}; raise the limit on threads or memory"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Load { source } | Error::Encode { source } => Some(&**source),
+            Error::Bind { source, .. } | Error::Thread { source } => Some(&**source),
+            _ => None,
+        }
+    }
+}
+
+/// A [`Peer`](crate::Peer) is one already: nothing can go wrong.
+impl From<std::convert::Infallible> for Error {
+    fn from(never: std::convert::Infallible) -> Error {
+        match never {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_small_and_travels_between_threads() {
+        fn travels<T: Clone + Send + Sync + 'static>() {}
+        travels::<Error>();
+        assert!(size_of::<Error>() <= 40, "{}", size_of::<Error>());
+    }
+
+    #[test]
+    fn the_source_is_kept() {
+        let source: Box<dyn std::error::Error + Send + Sync> = "disk on fire".into();
+        let error = Error::Load {
+            source: Arc::from(source),
+        };
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        assert_eq!(source.as_deref(), Some("disk on fire"));
+    }
+}

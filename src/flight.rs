@@ -1,0 +1,700 @@
+//! `Flights`: one run per key, shared by all who ask for it meanwhile (singleflight).
+//!
+//! The first to ask leads and holds a [`Guard`]; the others wait, each with its own deadline. A
+//! waiter is a [`Slot`], so it may be a parked thread or a callback.
+//!
+//! * I3: the guard ends the flight however it goes, by `finish`, by `hand_over` or by being
+//!   dropped in a panic. It only ever takes its own flight out of the table, never a successor.
+//! * I6: a leader whose time is up hands the flight to the oldest waiter that has time left.
+//! * I8: a thread that leads may wait for another flight only if that one does not, through
+//!   whatever it waits for itself, wait for this thread ([`Waits`]).
+//! * An invalidation is a stale mark: the flight leaves the table, so that nobody joins it any
+//!   more; those who wait still get its value; it is not to be stored.
+//!
+//! A leader whose load waits for a thread of the pool has its guard *queued* in the flight: whoever
+//! can lead at once may take it from there, be it the pool or a thread that just joined.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::time::Instant;
+
+use crate::deadline::{Clock, Deadline};
+use crate::key::{HandThrough, Hashed, Key, KeyRef};
+use crate::slot::{Closed, Slot};
+use crate::sync::{Arc, AtomicBool, AtomicU64, CachePadded, Mutex, Ordering};
+
+const SHARDS: usize = 16;
+
+/// What a flight can carry: every waiter gets a clone, on a thread of its own.
+pub(crate) trait Payload: Clone + Send + 'static {}
+
+impl<T: Clone + Send + 'static> Payload for T {}
+
+/// The flights of one kind in one group. Clones share them.
+pub(crate) struct Flights<T: Payload> {
+    board: Arc<Board<T>>,
+}
+
+/// The flights that can be joined, by key.
+struct Board<T: Payload> {
+    tables: Vec<CachePadded<Mutex<Table<T>>>>,
+    waits: Arc<Waits>,
+}
+
+type Table<T> = HashMap<Key, Arc<Flight<T>>, HandThrough>;
+
+struct Flight<T: Payload> {
+    key: Key,
+    stale: AtomicBool,
+    /// Number of the thread that runs it; 0 while it is queued or between two leaders.
+    leader: AtomicU64,
+    crew: Mutex<Crew<T>>,
+}
+
+struct Crew<T: Payload> {
+    queued: Option<Guard<T>>,
+    waiters: Vec<Seat<T>>,
+    seats_given: u64,
+    landed: Option<Landing<T>>,
+}
+
+struct Seat<T: Payload> {
+    number: u64,
+    deadline: Deadline,
+    slot: Arc<Slot<Delivery<T>>>,
+}
+
+/// How a flight ended.
+#[derive(Clone)]
+enum Landing<T> {
+    Finished(T),
+    Abandoned,
+    Released,
+}
+
+/// What a waiter gets.
+pub(crate) enum Delivery<T: Payload> {
+    /// The result.
+    Finished(T),
+    /// The leader was lost to a panic.
+    Abandoned,
+    /// The leader left without a result and nobody took over: ask anew.
+    Released,
+    /// The leader left, and this waiter leads from now on.
+    Lead(Guard<T>),
+}
+
+impl<T: Payload> From<Landing<T>> for Delivery<T> {
+    fn from(landing: Landing<T>) -> Delivery<T> {
+        match landing {
+            Landing::Finished(result) => Delivery::Finished(result),
+            Landing::Abandoned => Delivery::Abandoned,
+            Landing::Released => Delivery::Released,
+        }
+    }
+}
+
+/// The part of one who asks for a key.
+pub(crate) enum Part<T: Payload> {
+    Lead(Guard<T>),
+    Wait(Waiter<T>),
+}
+
+impl<T: Payload> Flights<T> {
+    pub(crate) fn new(waits: Arc<Waits>) -> Flights<T> {
+        let table = |_| CachePadded::new(Mutex::new(Table::default()));
+        Flights {
+            board: Arc::new(Board {
+                tables: (0..SHARDS).map(table).collect(),
+                waits,
+            }),
+        }
+    }
+
+    /// Joins the flight of `key`, or starts it. One who `can_lead` at once, on this thread, also
+    /// takes over a flight that is only queued.
+    pub(crate) fn join(&self, key: KeyRef<'_>, deadline: Deadline, can_lead: bool) -> Part<T> {
+        let flight = match self.board.find_or_start(key) {
+            Ok(flight) => flight,
+            Err(guard) => return Part::Lead(guard),
+        };
+        if can_lead {
+            if let Some(guard) = flight.take_queued() {
+                return Part::Lead(guard);
+            }
+        }
+        Part::Wait(self.board.seat(flight, deadline))
+    }
+
+    /// Marks the flight of `key` stale, if one is under way.
+    pub(crate) fn mark_stale(&self, key: KeyRef<'_>) {
+        let flight = self.board.table(key).lock().remove(&key as &dyn Hashed);
+        if let Some(flight) = flight {
+            flight.mark_stale();
+        }
+    }
+
+    /// Marks all flights stale that are under way.
+    pub(crate) fn mark_all_stale(&self) {
+        for table in &self.board.tables {
+            let flights = std::mem::take(&mut *table.lock());
+            flights.values().for_each(|flight| flight.mark_stale());
+        }
+    }
+
+    /// How many flights can be joined now.
+    pub(crate) fn len(&self) -> usize {
+        self.board
+            .tables
+            .iter()
+            .map(|table| table.lock().len())
+            .sum()
+    }
+}
+
+impl<T: Payload> Board<T> {
+    fn table(&self, key: KeyRef<'_>) -> &Mutex<Table<T>> {
+        &self.tables[key.shard(SHARDS)]
+    }
+
+    /// The flight of `key`, or the guard of a new one.
+    fn find_or_start(self: &Arc<Self>, key: KeyRef<'_>) -> Result<Arc<Flight<T>>, Guard<T>> {
+        let mut table = self.table(key).lock();
+        if let Some(flight) = table.get(&key as &dyn Hashed) {
+            return Ok(Arc::clone(flight));
+        }
+        let flight = Arc::new(Flight::new(key.to_key()));
+        table.insert(flight.key.clone(), Arc::clone(&flight));
+        Err(Guard {
+            board: Arc::clone(self),
+            flight,
+            ended: false,
+        })
+    }
+
+    fn seat(&self, flight: Arc<Flight<T>>, deadline: Deadline) -> Waiter<T> {
+        let slot = Slot::new();
+        let (number, landed) = flight.take_seat(&slot, deadline);
+        if let Some(landing) = landed {
+            // It landed since it was found in the table: the result is as good as if waited for.
+            let _ = slot.fill(landing.into());
+        }
+        Waiter {
+            waits: Arc::clone(&self.waits),
+            flight,
+            slot,
+            number,
+            deadline,
+        }
+    }
+
+    /// Takes `flight` out of the table, but never its successor (I3).
+    fn take_out(&self, flight: &Arc<Flight<T>>) {
+        let key = flight.key.as_ref();
+        let mut table = self.table(key).lock();
+        let found = table.get(&key as &dyn Hashed);
+        if found.is_some_and(|found| Arc::ptr_eq(found, flight)) {
+            table.remove(&key as &dyn Hashed);
+        }
+    }
+}
+
+impl<T: Payload> Flight<T> {
+    fn new(key: Key) -> Flight<T> {
+        Flight {
+            key,
+            stale: AtomicBool::new(false),
+            leader: AtomicU64::new(this_thread()),
+            crew: Mutex::new(Crew {
+                queued: None,
+                waiters: Vec::new(),
+                seats_given: 0,
+                landed: None,
+            }),
+        }
+    }
+
+    /// Whoever removes a value takes the lock of its cache shard after this, and whoever stores it
+    /// looks at the mark under that lock: no old value slips in between.
+    fn mark_stale(&self) {
+        self.stale.store(true, Ordering::Release);
+    }
+
+    fn take_queued(&self) -> Option<Guard<T>> {
+        self.crew.lock().queued.take()
+    }
+
+    fn take_seat(
+        &self,
+        slot: &Arc<Slot<Delivery<T>>>,
+        deadline: Deadline,
+    ) -> (u64, Option<Landing<T>>) {
+        let mut crew = self.crew.lock();
+        crew.seats_given += 1;
+        let number = crew.seats_given;
+        if crew.landed.is_none() {
+            crew.waiters.push(Seat {
+                number,
+                deadline,
+                slot: Arc::clone(slot),
+            });
+        }
+        (number, crew.landed.clone())
+    }
+
+    fn leave(&self, number: u64) {
+        let mut crew = self.crew.lock();
+        crew.waiters.retain(|seat| seat.number != number);
+    }
+
+    /// Takes the oldest waiter that still has time out of its seat.
+    fn successor(&self, now: Instant) -> Option<Seat<T>> {
+        let mut crew = self.crew.lock();
+        let has_time = |seat: &Seat<T>| !seat.deadline.is_past(now);
+        let position = crew.waiters.iter().position(has_time)?;
+        Some(crew.waiters.remove(position))
+    }
+}
+
+/// The leader's hold on a flight. It ends the flight on every way out (I3).
+pub(crate) struct Guard<T: Payload> {
+    board: Arc<Board<T>>,
+    flight: Arc<Flight<T>>,
+    ended: bool,
+}
+
+impl<T: Payload> Guard<T> {
+    pub(crate) fn key(&self) -> &Key {
+        &self.flight.key
+    }
+
+    /// Set once the value of this flight is not to be stored.
+    pub(crate) fn stale(&self) -> &AtomicBool {
+        &self.flight.stale
+    }
+
+    /// Notes that this thread leads for as long as the token lives: what it waits for meanwhile is
+    /// checked for cycles (I8).
+    pub(crate) fn lead(&self) -> Leading {
+        self.flight.leader.store(this_thread(), Ordering::SeqCst);
+        LEADING.with(|leading| leading.set(leading.get() + 1));
+        Leading {
+            _of_this_thread: PhantomData,
+        }
+    }
+
+    /// Ends the flight with `result`, for all who wait. What is to be stored is stored (I7).
+    pub(crate) fn finish(mut self, result: T) {
+        self.land(Landing::Finished(result));
+    }
+
+    /// Hands the flight to the oldest waiter with time left (I6); ends it if there is none.
+    pub(crate) fn hand_over(mut self, now: Instant) {
+        self.flight.leader.store(NOBODY, Ordering::SeqCst);
+        while let Some(seat) = self.flight.successor(now) {
+            match seat.slot.fill(Delivery::Lead(self)) {
+                Err(Delivery::Lead(guard)) => self = guard,
+                _ => return,
+            }
+        }
+        self.land(Landing::Released);
+    }
+
+    /// Waits for this very flight, which somebody else is about to lead.
+    pub(crate) fn waiter(&self, deadline: Deadline) -> Waiter<T> {
+        self.board.seat(Arc::clone(&self.flight), deadline)
+    }
+
+    /// Leaves the guard in the flight for whoever can lead first.
+    pub(crate) fn queue(self) -> Queued<T> {
+        let flight = Arc::clone(&self.flight);
+        flight.leader.store(NOBODY, Ordering::SeqCst);
+        flight.crew.lock().queued = Some(self);
+        Queued { flight }
+    }
+
+    fn land(&mut self, landing: Landing<T>) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        self.board.take_out(&self.flight);
+        let waiters = {
+            let mut crew = self.flight.crew.lock();
+            crew.landed = Some(landing.clone());
+            std::mem::take(&mut crew.waiters)
+        };
+        for seat in waiters {
+            // One who gave up meanwhile does not want it.
+            let _ = seat.slot.fill(landing.clone().into());
+        }
+    }
+}
+
+impl<T: Payload> Drop for Guard<T> {
+    fn drop(&mut self) {
+        self.land(Landing::Abandoned);
+    }
+}
+
+/// A guard that waits in its flight for one who can lead. Dropped unused, it ends the flight.
+pub(crate) struct Queued<T: Payload> {
+    flight: Arc<Flight<T>>,
+}
+
+impl<T: Payload> Queued<T> {
+    /// The guard, unless somebody else has taken it.
+    pub(crate) fn take(&self) -> Option<Guard<T>> {
+        self.flight.take_queued()
+    }
+
+    /// Whether the guard is still there to be taken.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.flight.crew.lock().queued.is_some()
+    }
+}
+
+impl<T: Payload> Drop for Queued<T> {
+    fn drop(&mut self) {
+        drop(self.take());
+    }
+}
+
+/// A seat in a flight that somebody else leads. Dropped, it leaves the flight.
+pub(crate) struct Waiter<T: Payload> {
+    waits: Arc<Waits>,
+    flight: Arc<Flight<T>>,
+    slot: Arc<Slot<Delivery<T>>>,
+    number: u64,
+    deadline: Deadline,
+}
+
+/// Why a waiter got nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Missed {
+    /// Its own deadline came.
+    Deadline,
+    /// It would have waited for itself (I8).
+    Cycle,
+}
+
+impl<T: Payload> Waiter<T> {
+    /// Blocks until the flight ends, its leader hands over, or the deadline comes.
+    pub(crate) fn wait(self, clock: &Clock) -> Result<Delivery<T>, Missed> {
+        let flight = Arc::clone(&self.flight);
+        let _edge = self.waits.enter(flight).ok_or(Missed::Cycle)?;
+        self.slot.wait(clock, self.deadline).ok_or(Missed::Deadline)
+    }
+
+    /// Has `callback` called with what this waiter gets, without any lock held, unless the waiter
+    /// is dropped before.
+    pub(crate) fn then(&self, callback: impl FnOnce(Delivery<T>) + Send + 'static) {
+        self.slot.then(callback);
+    }
+
+    /// Whether nobody leads the flight yet: it waits for a thread.
+    pub(crate) fn is_queued(&self) -> bool {
+        self.flight.crew.lock().queued.is_some()
+    }
+}
+
+impl<T: Payload> Drop for Waiter<T> {
+    fn drop(&mut self) {
+        self.flight.leave(self.number);
+        // A lead that came too late goes on to the next: dropping it here would fail the others.
+        if let Closed::Full(Delivery::Lead(guard)) = self.slot.close() {
+            guard.pass_on();
+        }
+    }
+}
+
+impl<T: Payload> Guard<T> {
+    /// Hands over without looking at the time: whose time is up passes it on in turn.
+    fn pass_on(mut self) {
+        loop {
+            let seat = {
+                let mut crew = self.flight.crew.lock();
+                if crew.waiters.is_empty() {
+                    break;
+                }
+                crew.waiters.remove(0)
+            };
+            match seat.slot.fill(Delivery::Lead(self)) {
+                Err(Delivery::Lead(guard)) => self = guard,
+                _ => return,
+            }
+        }
+        self.land(Landing::Released);
+    }
+}
+
+/// Shows that this thread leads a flight.
+pub(crate) struct Leading {
+    _of_this_thread: PhantomData<*const ()>,
+}
+
+impl Drop for Leading {
+    fn drop(&mut self) {
+        LEADING.with(|leading| leading.set(leading.get() - 1));
+    }
+}
+
+/// Which leading thread of this node waits for which flight (I8).
+///
+/// Only a thread that leads can be part of a cycle, so only such threads are kept. An edge is
+/// checked and added under one lock; a thread that takes a lead over is not waiting at that moment;
+/// so the last edge of any cycle is always the one that is checked.
+#[derive(Default)]
+pub(crate) struct Waits {
+    edges: Mutex<HashMap<u64, Arc<dyn Led>>>,
+}
+
+/// A flight as the waits-for check sees it.
+trait Led: Send + Sync {
+    fn leader(&self) -> u64;
+}
+
+impl<T: Payload> Led for Flight<T> {
+    fn leader(&self) -> u64 {
+        self.leader.load(Ordering::SeqCst)
+    }
+}
+
+impl Waits {
+    pub(crate) fn new() -> Arc<Waits> {
+        Arc::new(Waits::default())
+    }
+
+    /// Notes that this thread waits for `flight`; `None` if it would wait for itself.
+    fn enter(self: &Arc<Self>, flight: Arc<dyn Led>) -> Option<Edge> {
+        if LEADING.with(Cell::get) == 0 {
+            return Some(Edge { waits: None });
+        }
+        let me = this_thread();
+        let mut edges = self.edges.lock();
+        let mut leader = flight.leader();
+        while leader != NOBODY {
+            if leader == me {
+                return None;
+            }
+            leader = edges.get(&leader).map_or(NOBODY, |next| next.leader());
+        }
+        edges.insert(me, flight);
+        Some(Edge {
+            waits: Some(Arc::clone(self)),
+        })
+    }
+}
+
+/// A noted wait, for as long as it lasts.
+struct Edge {
+    waits: Option<Arc<Waits>>,
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        if let Some(waits) = &self.waits {
+            let flight = waits.edges.lock().remove(&this_thread());
+            drop(flight); // it may be the last hold on a flight, which has locks of its own (I2)
+        }
+    }
+}
+
+const NOBODY: u64 = 0;
+
+static THREADS: AtomicU64 = AtomicU64::new(NOBODY + 1);
+
+thread_local! {
+    static NUMBER: u64 = THREADS.fetch_add(1, Ordering::Relaxed);
+    /// How many flights this thread leads.
+    static LEADING: Cell<usize> = const { Cell::new(0) };
+}
+
+fn this_thread() -> u64 {
+    NUMBER.with(|number| *number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::KeyHasher;
+    use std::time::Duration;
+
+    type Result = std::result::Result<u32, &'static str>;
+
+    struct Fixture {
+        flights: Flights<Result>,
+        hasher: KeyHasher,
+        clock: Clock,
+    }
+
+    impl Fixture {
+        fn new() -> Fixture {
+            Fixture {
+                flights: Flights::new(Waits::new()),
+                hasher: KeyHasher::new(),
+                clock: Clock::manual(),
+            }
+        }
+
+        fn lead(&self, key: &str) -> Guard<Result> {
+            match self
+                .flights
+                .join(self.hasher.hash(key), Deadline::NEVER, true)
+            {
+                Part::Lead(guard) => guard,
+                Part::Wait(_) => panic!("{key} is led already"),
+            }
+        }
+
+        fn wait(&self, key: &str, deadline: Deadline) -> Waiter<Result> {
+            match self.flights.join(self.hasher.hash(key), deadline, false) {
+                Part::Wait(waiter) => waiter,
+                Part::Lead(_) => panic!("{key} is not led"),
+            }
+        }
+
+        fn soon(&self) -> Deadline {
+            Deadline::after(self.clock.now(), Duration::from_secs(1))
+        }
+    }
+
+    #[test]
+    fn the_second_to_ask_gets_the_result_of_the_first() {
+        let fixture = Fixture::new();
+        let guard = fixture.lead("k");
+        let waiter = fixture.wait("k", Deadline::NEVER);
+        guard.finish(Ok(7));
+        let delivery = waiter.wait(&fixture.clock);
+        assert!(matches!(delivery, Ok(Delivery::Finished(Ok(7)))));
+        assert_eq!(fixture.flights.len(), 0);
+    }
+
+    #[test]
+    fn a_lost_leader_frees_the_key_and_its_waiters() {
+        let fixture = Fixture::new();
+        let guard = fixture.lead("k");
+        let waiter = fixture.wait("k", Deadline::NEVER);
+        drop(guard);
+        assert!(matches!(
+            waiter.wait(&fixture.clock),
+            Ok(Delivery::Abandoned)
+        ));
+        fixture.lead("k").finish(Ok(1));
+    }
+
+    #[test]
+    fn a_leader_out_of_time_hands_over_to_the_oldest_with_time_left() {
+        let fixture = Fixture::new();
+        let guard = fixture.lead("k");
+        let late = fixture.wait("k", Deadline::at(fixture.clock.now()));
+        let heir = fixture.wait("k", fixture.soon());
+        let younger = fixture.wait("k", Deadline::NEVER);
+        guard.hand_over(fixture.clock.now());
+        let Ok(Delivery::Lead(guard)) = heir.wait(&fixture.clock) else {
+            panic!("the oldest with time left must lead");
+        };
+        guard.finish(Ok(3));
+        let delivery = younger.wait(&fixture.clock);
+        assert!(matches!(delivery, Ok(Delivery::Finished(Ok(3)))));
+        let delivery = late.wait(&fixture.clock);
+        assert!(
+            matches!(delivery, Ok(Delivery::Finished(Ok(3)))),
+            "it was there to be taken"
+        );
+    }
+
+    #[test]
+    fn a_lead_that_nobody_picked_up_goes_on() {
+        let fixture = Fixture::new();
+        let guard = fixture.lead("k");
+        let heir = fixture.wait("k", Deadline::NEVER);
+        let next = fixture.wait("k", Deadline::NEVER);
+        guard.hand_over(fixture.clock.now());
+        drop(heir);
+        assert!(matches!(next.wait(&fixture.clock), Ok(Delivery::Lead(_))));
+    }
+
+    #[test]
+    fn a_leader_without_heirs_releases_the_key() {
+        let fixture = Fixture::new();
+        fixture.lead("k").hand_over(fixture.clock.now());
+        assert_eq!(fixture.flights.len(), 0);
+    }
+
+    #[test]
+    fn a_stale_flight_is_not_joined_and_does_not_take_out_its_successor() {
+        let fixture = Fixture::new();
+        let old = fixture.lead("k");
+        fixture.flights.mark_stale(fixture.hasher.hash("k"));
+        assert!(old.stale().load(Ordering::Acquire));
+        let new = fixture.lead("k");
+        assert!(!new.stale().load(Ordering::Acquire));
+        old.finish(Ok(1));
+        assert_eq!(fixture.flights.len(), 1, "the successor is still there");
+        let waiter = fixture.wait("k", Deadline::NEVER);
+        new.finish(Ok(2));
+        assert!(matches!(
+            waiter.wait(&fixture.clock),
+            Ok(Delivery::Finished(Ok(2)))
+        ));
+    }
+
+    #[test]
+    fn a_queued_flight_is_led_by_whoever_can() {
+        let fixture = Fixture::new();
+        let queued = fixture.lead("k").queue();
+        assert!(queued.is_waiting());
+        let guard = fixture.lead("k");
+        assert!(queued.take().is_none());
+        guard.finish(Ok(5));
+    }
+
+    #[test]
+    fn a_thread_cannot_wait_for_itself() {
+        let fixture = Fixture::new();
+        let guard = fixture.lead("k");
+        let _leading = guard.lead();
+        let waiter = fixture.wait("k", Deadline::NEVER);
+        assert!(matches!(waiter.wait(&fixture.clock), Err(Missed::Cycle)));
+    }
+
+    #[test]
+    fn two_threads_cannot_wait_for_each_other() {
+        let fixture = Fixture::new();
+        let first = fixture.lead("a");
+        let _leading = first.lead();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let fixture = &fixture;
+            scope.spawn(move || {
+                let second = fixture.lead("b");
+                let _leading = second.lead();
+                let waiter = fixture.wait("a", Deadline::NEVER);
+                ready.send(()).unwrap();
+                let delivery = waiter.wait(&fixture.clock);
+                match delivery {
+                    Ok(Delivery::Finished(result)) => second.finish(result),
+                    _ => second.finish(Err("a cycle")),
+                }
+            });
+            is_ready.recv().unwrap();
+            let waiter = fixture.wait("b", Deadline::NEVER);
+            match waiter.wait(&fixture.clock) {
+                Err(Missed::Cycle) => first.finish(Ok(1)),
+                Ok(Delivery::Finished(Err("a cycle"))) => first.finish(Ok(2)),
+                _ => panic!("one of the two must see the cycle"),
+            }
+        });
+    }
+
+    #[test]
+    fn one_who_gave_up_leaves_no_seat_behind() {
+        let fixture = Fixture::new();
+        let guard = fixture.lead("k");
+        for _ in 0..100 {
+            drop(fixture.wait("k", Deadline::NEVER));
+        }
+        assert!(guard.flight.crew.lock().waiters.is_empty());
+    }
+}

@@ -1,0 +1,270 @@
+//! `GroupBuilder`: the settings of a group.
+
+use std::time::Duration;
+
+use super::{Counters, Group, Lives, Registry, Shared};
+use crate::cache::{Cache, ENTRY_OVERHEAD};
+use crate::codec::{Bytes, Codec};
+use crate::error::Error;
+use crate::flight::Flights;
+use crate::hot::Mirroring;
+use crate::loader::{FromClosure, LoadError, Loader};
+use crate::peer::Cluster;
+use crate::sync::{Arc, AtomicU64, thread};
+use crate::value::{Cacheable, Value};
+
+/// The longest name of a group, in bytes.
+const MAX_NAME_BYTES: usize = 255;
+
+/// The settings of a group, all with a default. Made by
+/// [`Node::group_builder`](crate::Node::group_builder), ended by [`build`](GroupBuilder::build).
+///
+/// ```
+/// use groupcache_sync::{Group, Node, Utf8};
+/// use std::time::Duration;
+///
+/// let node = Node::new("http://127.0.0.1:7000")?;
+/// let names: Group<String> = node
+///     .group_builder("names", 8 << 20)
+///     .codec(Utf8)
+///     .ttl(Duration::from_secs(300))
+///     .build(|key| Ok(format!("name of {key}")))?;
+/// assert_eq!(names.get("7")?, "name of 7");
+/// # Ok::<(), groupcache_sync::Error>(())
+/// ```
+#[must_use = "a group is built by `build` or `build_with`"]
+pub struct GroupBuilder<V: Cacheable = Value> {
+    cluster: Arc<Cluster>,
+    registry: Arc<Registry>,
+    name: String,
+    capacity_bytes: usize,
+    codec: Box<dyn Codec<V>>,
+    weigher: Option<Box<dyn Fn(&V) -> usize + Send + Sync>>,
+    ttl: Option<Duration>,
+    max_ttl: Option<Duration>,
+    jitter: f64,
+    hot_bytes: Option<usize>,
+    hot_ttl: Duration,
+    hot_threshold: f64,
+    hand_on_load_errors: bool,
+    shards: Option<usize>,
+}
+
+impl<V: Cacheable> std::fmt::Debug for GroupBuilder<V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GroupBuilder")
+            .field("name", &self.name)
+            .field("capacity_bytes", &self.capacity_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl GroupBuilder<Value> {
+    pub(crate) fn new(
+        cluster: Arc<Cluster>,
+        registry: Arc<Registry>,
+        name: &str,
+        capacity_bytes: usize,
+    ) -> GroupBuilder<Value> {
+        GroupBuilder {
+            cluster,
+            registry,
+            name: name.to_owned(),
+            capacity_bytes,
+            codec: Box::new(Bytes),
+            weigher: None,
+            ttl: None,
+            max_ttl: None,
+            jitter: 0.0,
+            hot_bytes: None,
+            hot_ttl: Duration::from_secs(30),
+            hot_threshold: 1.0,
+            hand_on_load_errors: false,
+            shards: None,
+        }
+    }
+
+    /// Makes this a group of values of another type, by the codec that turns them into bytes for
+    /// peers. Defaults to [`Bytes`], for groups of [`Value`].
+    pub fn codec<T: Cacheable>(self, codec: impl Codec<T>) -> GroupBuilder<T> {
+        GroupBuilder {
+            cluster: self.cluster,
+            registry: self.registry,
+            name: self.name,
+            capacity_bytes: self.capacity_bytes,
+            codec: Box::new(codec),
+            weigher: None,
+            ttl: self.ttl,
+            max_ttl: self.max_ttl,
+            jitter: self.jitter,
+            hot_bytes: self.hot_bytes,
+            hot_ttl: self.hot_ttl,
+            hot_threshold: self.hot_threshold,
+            hand_on_load_errors: self.hand_on_load_errors,
+            shards: self.shards,
+        }
+    }
+}
+
+impl<V: Cacheable> GroupBuilder<V> {
+    /// Sets what a value is charged for, in bytes, without its key and the overhead of an entry
+    /// ([`ENTRY_OVERHEAD`](crate::ENTRY_OVERHEAD)). Defaults to what the codec says.
+    pub fn weigher(mut self, weigher: impl Fn(&V) -> usize + Send + Sync + 'static) -> Self {
+        self.weigher = Some(Box::new(weigher));
+        self
+    }
+
+    /// Sets how long a value lives whose loader does not say. Defaults to until it is evicted.
+    ///
+    /// Zero gives a value to those who are waiting for it and caches nothing.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Sets how long any value lives at most, whatever its loader says. Defaults to no limit.
+    pub fn max_ttl(mut self, max_ttl: Duration) -> Self {
+        self.max_ttl = Some(max_ttl);
+        self
+    }
+
+    /// Sets the part of its life, from 0 to 1, by which a value may expire earlier, so that values
+    /// loaded together do not expire together. Defaults to 0.
+    pub fn ttl_jitter(mut self, part: f64) -> Self {
+        self.jitter = part;
+        self
+    }
+
+    /// Sets how many bytes of the capacity mirrored values may take. Zero turns the hot cache off.
+    /// Defaults to an eighth; main may use what hot does not.
+    pub fn hot_bytes(mut self, bytes: usize) -> Self {
+        self.hot_bytes = Some(bytes);
+        self
+    }
+
+    /// Sets how long a mirrored copy lives at most. Zero turns mirroring off. Defaults to 30 s.
+    pub fn hot_ttl(mut self, ttl: Duration) -> Self {
+        self.hot_ttl = ttl;
+        self
+    }
+
+    /// Sets how often the whole cluster must ask for a key, in requests per second over about a
+    /// minute, for its value to be mirrored. Zero mirrors every fetched value. Defaults to 1.
+    pub fn hot_threshold(mut self, requests_per_second: f64) -> Self {
+        self.hot_threshold = requests_per_second;
+        self
+    }
+
+    /// Sets what happens when the loader of a key's owner failed: load here (`false`), or return
+    /// its error ([`Error::OwnerLoad`]). Defaults to `false`, as in golang/groupcache.
+    pub fn hand_on_load_errors(mut self, hand_on: bool) -> Self {
+        self.hand_on_load_errors = hand_on;
+        self
+    }
+
+    /// Sets how many locks the cache is spread over, rounded up to a power of two. Defaults to
+    /// four for each processor.
+    pub fn shards(mut self, shards: usize) -> Self {
+        self.shards = Some(shards);
+        self
+    }
+
+    /// Builds the group, with a closure as its loader.
+    ///
+    /// Any error becomes a [`LoadError`] by `?`; `Err(LoadError::NotFound)` says that there is no
+    /// value. See [`Loader`] for what a loader may do.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::GroupExists`] if the node has a group of this name, [`Error::InvalidSetting`].
+    pub fn build<F>(self, load: F) -> Result<Group<V>, Error>
+    where
+        F: Fn(&str) -> Result<V, LoadError> + Send + Sync + 'static,
+    {
+        self.build_with(FromClosure(load))
+    }
+
+    /// Builds the group, with a [`Loader`] that also sees the deadline and says how long values
+    /// live.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](GroupBuilder::build).
+    pub fn build_with(self, loader: impl Loader<V>) -> Result<Group<V>, Error> {
+        self.check()?;
+        let hot_bytes = self.hot_bytes.unwrap_or(self.capacity_bytes / 8);
+        let shards = self.shards.unwrap_or_else(default_shards);
+        let clock = self.cluster.clock.clone();
+        let group = Arc::new(Shared {
+            name: self.name,
+            loader: Box::new(loader),
+            codec: self.codec,
+            weigher: self.weigher,
+            lives: Lives {
+                default: self.ttl,
+                max: self.max_ttl,
+                jitter: self.jitter,
+            },
+            mirroring: Mirroring {
+                threshold: self.hot_threshold,
+                max_life: if hot_bytes == 0 {
+                    Duration::ZERO
+                } else {
+                    self.hot_ttl
+                },
+            },
+            hand_on_load_errors: self.hand_on_load_errors,
+            cache: Cache::new(self.capacity_bytes, hot_bytes, shards, clock),
+            loads: Flights::new(Arc::clone(&self.cluster.waits)),
+            fetches: Flights::new(Arc::clone(&self.cluster.waits)),
+            cluster: self.cluster,
+            counters: Counters::default(),
+            dice: AtomicU64::new(0),
+        });
+        self.registry.add(&group)?;
+        Ok(Group(group))
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.name.is_empty() || self.name.len() > MAX_NAME_BYTES {
+            let reason = format!(
+                "it has {} bytes; give it 1 to {MAX_NAME_BYTES}",
+                self.name.len()
+            );
+            return Err(Error::setting("group name", reason));
+        }
+        if self.capacity_bytes <= ENTRY_OVERHEAD {
+            let reason = format!(
+                "{} bytes hold no entry, whose overhead alone is {ENTRY_OVERHEAD}; give it more",
+                self.capacity_bytes
+            );
+            return Err(Error::setting("capacity_bytes", reason));
+        }
+        if self
+            .hot_bytes
+            .is_some_and(|bytes| bytes > self.capacity_bytes)
+        {
+            let reason = "it is more than the capacity, of which it is a part";
+            return Err(Error::setting("hot_bytes", reason));
+        }
+        if !(0.0..=1.0).contains(&self.jitter) {
+            let reason = format!("{} is no part of a life; give 0 to 1", self.jitter);
+            return Err(Error::setting("ttl_jitter", reason));
+        }
+        if self.hot_threshold.is_nan() || self.hot_threshold < 0.0 {
+            let reason = format!("{} is no rate; give 0 or more", self.hot_threshold);
+            return Err(Error::setting("hot_threshold", reason));
+        }
+        if self
+            .shards
+            .is_some_and(|shards| shards == 0 || shards > 1 << 16)
+        {
+            return Err(Error::setting("shards", "give 1 to 65536"));
+        }
+        Ok(())
+    }
+}
+
+fn default_shards() -> usize {
+    4 * thread::available_parallelism().map_or(4, std::num::NonZero::get)
+}

@@ -1,0 +1,142 @@
+//! Which fetched values are worth mirroring here (the hot cache).
+//!
+//! The owner of a key measures how often the whole cluster asks for it and sends that rate along
+//! with the value, in a field that groupcache's protocol always had (`minute_qps`). A process that
+//! mirrors a value tells the owner, when it fetches it again, how many local hits the copy had, so
+//! that a mirrored key does not seem to cool.
+
+use std::time::{Duration, Instant};
+
+/// How far back the rate looks: what is older weighs less than 1/e.
+const MEMORY: Duration = Duration::from_secs(60);
+
+/// The shortest time a rate is taken over, so that one request is not a fast stream of requests.
+const SHORTEST_SPAN: Duration = Duration::from_secs(10);
+
+/// How often a key is asked for: an exponentially decaying average that is exact from the start.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rate {
+    /// Requests counted since `at`. A hit only adds to this, and never asks for the time.
+    fresh: u32,
+    /// Requests before `at`, decayed.
+    requests: f32,
+    /// Seconds that `requests` was collected over, decayed likewise.
+    span: f32,
+    at: Option<Instant>,
+}
+
+impl Rate {
+    pub(crate) fn count(&mut self, requests: u32) {
+        self.fresh = self.fresh.saturating_add(requests);
+    }
+
+    /// Requests counted since the rate was last read.
+    pub(crate) fn fresh(&self) -> u32 {
+        self.fresh
+    }
+
+    /// Requests per second, over about the last minute.
+    pub(crate) fn per_second(&mut self, now: Instant) -> f64 {
+        let elapsed = self
+            .at
+            .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let kept = (-elapsed.as_secs_f32() / MEMORY.as_secs_f32()).exp();
+        self.requests = self.requests * kept + self.fresh as f32;
+        self.span = self.span * kept + MEMORY.as_secs_f32() * (1.0 - kept);
+        self.fresh = 0;
+        self.at = Some(now);
+        f64::from(self.requests / self.span.max(SHORTEST_SPAN.as_secs_f32()))
+    }
+}
+
+/// What a process mirrors, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mirroring {
+    /// Requests per second, over the whole cluster, from which on a value is mirrored.
+    pub(crate) threshold: f64,
+    /// The longest life of a copy; zero mirrors nothing.
+    pub(crate) max_life: Duration,
+}
+
+impl Mirroring {
+    /// Until when a fetched value is mirrored, if at all.
+    ///
+    /// A peer that does not measure (the Go family never fills the field) gives `None`; then one
+    /// fetch in ten is mirrored, as golang/groupcache does. `dice` is any even number stream.
+    pub(crate) fn life(
+        &self,
+        rate: Option<f64>,
+        expires: Option<Instant>,
+        now: Instant,
+        dice: u64,
+    ) -> Option<Instant> {
+        let popular = match rate {
+            Some(rate) => rate >= self.threshold,
+            None => dice % 10 == 0,
+        };
+        if !popular || self.max_life.is_zero() {
+            return None;
+        }
+        let longest = now + self.max_life;
+        Some(expires.map_or(longest, |expires| expires.min(longest)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_steady_stream_is_measured_from_the_start() {
+        let start = Instant::now();
+        let mut rate = Rate::default();
+        rate.per_second(start);
+        for second in 1..=30 {
+            rate.count(50);
+            rate.per_second(start + Duration::from_secs(second));
+        }
+        let measured = rate.per_second(start + Duration::from_secs(30));
+        assert!((measured - 50.0).abs() < 2.0, "{measured}");
+    }
+
+    #[test]
+    fn one_request_is_not_a_stream() {
+        let mut rate = Rate::default();
+        rate.count(1);
+        assert!(rate.per_second(Instant::now()) < 0.2);
+    }
+
+    #[test]
+    fn a_rate_cools() {
+        let start = Instant::now();
+        let mut rate = Rate::default();
+        rate.count(10_000);
+        let hot = rate.per_second(start);
+        let later = rate.per_second(start + Duration::from_secs(300));
+        assert!(later < hot / 50.0, "{hot} {later}");
+    }
+
+    #[test]
+    fn a_copy_outlives_neither_its_maximum_nor_its_value() {
+        let now = Instant::now();
+        let second = Duration::from_secs(1);
+        let mirroring = Mirroring {
+            threshold: 1.0,
+            max_life: 30 * second,
+        };
+        assert_eq!(
+            mirroring.life(Some(5.0), None, now, 1),
+            Some(now + 30 * second)
+        );
+        let soon = now + second;
+        assert_eq!(mirroring.life(Some(5.0), Some(soon), now, 1), Some(soon));
+        assert_eq!(mirroring.life(Some(0.5), None, now, 1), None);
+        assert_eq!(mirroring.life(None, None, now, 20), Some(now + 30 * second));
+        assert_eq!(mirroring.life(None, None, now, 21), None);
+        let off = Mirroring {
+            max_life: Duration::ZERO,
+            ..mirroring
+        };
+        assert_eq!(off.life(Some(5.0), None, now, 1), None);
+    }
+}

@@ -1,0 +1,193 @@
+//! `Loader`: where values come from when no cache has them.
+
+use std::cell::Cell;
+use std::error::Error;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use crate::deadline::Deadline;
+use crate::sync::Arc;
+
+/// What a loader is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Load<'a> {
+    key: &'a str,
+    deadline: Deadline,
+}
+
+impl<'a> Load<'a> {
+    pub(crate) fn new(key: &'a str, deadline: Deadline) -> Load<'a> {
+        Load { key, deadline }
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> &'a str {
+        self.key
+    }
+
+    /// When the one who asked first gives up. A load that takes longer still completes and its
+    /// value is cached; a loader may use this to give up in time, but need not.
+    #[must_use]
+    pub fn deadline(&self) -> Deadline {
+        self.deadline
+    }
+}
+
+/// What a loader returns: a value and, if it likes, how long that lives.
+#[derive(Clone, Debug)]
+pub struct Loaded<V> {
+    pub(crate) value: V,
+    pub(crate) ttl: Option<Duration>,
+}
+
+impl<V> Loaded<V> {
+    /// `value`, living as long as the group's default.
+    pub fn new(value: V) -> Loaded<V> {
+        Loaded { value, ttl: None }
+    }
+
+    /// Sets how long the value lives, at most the group's maximum. Zero gives it to those who are
+    /// waiting for it and caches nothing.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Loaded<V> {
+        self.ttl = Some(ttl);
+        self
+    }
+}
+
+impl<V> From<V> for Loaded<V> {
+    fn from(value: V) -> Loaded<V> {
+        Loaded::new(value)
+    }
+}
+
+/// Why a loader has no value.
+///
+/// Any error becomes [`LoadError::Failed`] by `?`; for this reason `LoadError` itself is no
+/// [`Error`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// There is no value for this key. An answer, not a failure: it is not asked for twice.
+    NotFound,
+    /// The value could not be loaded. Reaches all who wait, with its source; nothing is cached.
+    Failed(Arc<dyn Error + Send + Sync>),
+}
+
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for LoadError {
+    fn from(error: E) -> LoadError {
+        LoadError::Failed(Arc::from(error.into()))
+    }
+}
+
+/// A source of values.
+///
+/// Most loaders are closures, given to [`GroupBuilder::build`](crate::GroupBuilder::build). The
+/// trait is for those that want to see the deadline or to say how long a value lives
+/// ([`GroupBuilder::build_with`](crate::GroupBuilder::build_with)).
+///
+/// A loader runs without any lock of the cache held. It may get other keys, from the same group or
+/// from others: these loads run on the same thread. If it gets its own key, directly or through
+/// other loads of this process, that get returns [`Error::Cycle`](crate::Error::Cycle).
+///
+/// ```
+/// use groupcache_sync::{Load, LoadError, Loaded, Loader, Value};
+/// use std::time::Duration;
+///
+/// struct Files;
+///
+/// impl Loader<Value> for Files {
+///     fn load(&self, load: &Load<'_>) -> Result<Loaded<Value>, LoadError> {
+///         let bytes = std::fs::read(load.key())?;
+///         Ok(Loaded::new(Value::from(bytes)).ttl(Duration::from_secs(60)))
+///     }
+/// }
+/// ```
+pub trait Loader<V>: Send + Sync + 'static {
+    /// Loads the value of a key. May block.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::NotFound`] if there is none, [`LoadError::Failed`] for all else.
+    fn load(&self, load: &Load<'_>) -> Result<Loaded<V>, LoadError>;
+}
+
+/// A closure as a loader.
+pub(crate) struct FromClosure<F>(pub(crate) F);
+
+impl<V, F> Loader<V> for FromClosure<F>
+where
+    F: Fn(&str) -> Result<V, LoadError> + Send + Sync + 'static,
+{
+    fn load(&self, load: &Load<'_>) -> Result<Loaded<V>, LoadError> {
+        (self.0)(load.key()).map(Loaded::new)
+    }
+}
+
+/// The message of a panic.
+pub(crate) struct Panicked(pub(crate) String);
+
+impl fmt::Debug for Panicked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+thread_local! {
+    /// How many loaders run on this thread, one inside the other.
+    static LOADING: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Whether this thread is inside a loader.
+pub(crate) fn inside_a_loader() -> bool {
+    LOADING.with(Cell::get) > 0
+}
+
+/// Runs foreign code that loads: marks the thread, and turns a panic into an error.
+pub(crate) fn run<R>(load: impl FnOnce() -> R) -> Result<R, Panicked> {
+    struct Mark;
+    impl Drop for Mark {
+        fn drop(&mut self) {
+            LOADING.with(|loading| loading.set(loading.get() - 1));
+        }
+    }
+    LOADING.with(|loading| loading.set(loading.get() + 1));
+    let _mark = Mark;
+    // A loader that broke an invariant of its own by panicking is its owner's affair; nothing of
+    // ours is borrowed by it.
+    catch_unwind(AssertUnwindSafe(load)).map_err(|panic| Panicked(message(&*panic)))
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> String {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "a panic without a message".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_its_message_and_the_thread_is_no_longer_loading() {
+        let panicked = run(|| panic!("no database")).map(|()| ()).unwrap_err();
+        assert_eq!(panicked.0, "no database");
+        assert!(!inside_a_loader());
+        assert!(run(inside_a_loader).unwrap());
+    }
+
+    #[test]
+    fn any_error_becomes_a_load_error() {
+        fn load() -> Result<(), LoadError> {
+            "x".parse::<u32>()?;
+            Ok(())
+        }
+        assert!(matches!(load(), Err(LoadError::Failed(_))));
+    }
+}

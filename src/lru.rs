@@ -1,0 +1,312 @@
+//! `Lru`: what a shard keeps and what goes. Policy only: one thread, no lock, no foreign code.
+//!
+//! A shard holds the values this process owns (main) and the copies of popular values of others
+//! (hot), each in the order of their last use. A key is in one of the two. Whatever leaves is
+//! returned, so that the caller drops it after unlocking.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use lru::LruCache;
+
+use crate::deadline::Clock;
+use crate::hot::Rate;
+use crate::key::{HandThrough, Hashed, Key, KeyRef};
+
+/// Why a value is kept: this process owns it, or it is popular (or its owner is away).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    Main,
+    Hot,
+}
+
+/// A kept value.
+#[derive(Debug)]
+pub(crate) struct Entry<V> {
+    pub(crate) value: V,
+    /// What it is charged for, in bytes (I4).
+    pub(crate) weight: usize,
+    pub(crate) expires: Option<Instant>,
+    pub(crate) rate: Rate,
+}
+
+impl<V> Entry<V> {
+    pub(crate) fn new(value: V, weight: usize, expires: Option<Instant>) -> Entry<V> {
+        Entry {
+            value,
+            weight,
+            expires,
+            rate: Rate::default(),
+        }
+    }
+
+    fn is_expired(&self, clock: &Clock) -> bool {
+        self.expires.is_some_and(|expires| expires <= clock.now())
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Lru<V> {
+    main: List<V>,
+    hot: List<V>,
+    /// All entries that expire, the soonest first.
+    expiries: BTreeSet<(Instant, Key)>,
+}
+
+#[derive(Debug)]
+struct List<V> {
+    entries: LruCache<Key, Entry<V>, HandThrough>,
+    bytes: usize,
+}
+
+/// What a look-up saw. If it was an expired entry, that has left.
+pub(crate) enum Seen<V, R> {
+    Kept(R),
+    Expired(Place, Entry<V>),
+    Nothing,
+}
+
+impl<V> Lru<V> {
+    pub(crate) fn new() -> Lru<V> {
+        Lru {
+            main: List::new(),
+            hot: List::new(),
+            expiries: BTreeSet::new(),
+        }
+    }
+
+    /// Reads the value of `key` and makes it the last used.
+    pub(crate) fn get<R>(
+        &mut self,
+        key: KeyRef<'_>,
+        clock: &Clock,
+        read: impl FnOnce(Place, &mut Entry<V>) -> R,
+    ) -> Seen<V, R> {
+        for place in [Place::Main, Place::Hot] {
+            if let Some(entry) = self.list_mut(place).entries.get_mut(&key as &dyn Hashed) {
+                if !entry.is_expired(clock) {
+                    return Seen::Kept(read(place, entry));
+                }
+                return match self.take(place, key) {
+                    Some(entry) => Seen::Expired(place, entry),
+                    None => Seen::Nothing,
+                };
+            }
+        }
+        Seen::Nothing
+    }
+
+    /// Keeps `entry`; returns the one it replaces.
+    pub(crate) fn insert(
+        &mut self,
+        place: Place,
+        key: KeyRef<'_>,
+        entry: Entry<V>,
+    ) -> Option<(Place, Entry<V>)> {
+        let replaced = self.remove(key);
+        let key = key.to_key();
+        if let Some(expires) = entry.expires {
+            self.expiries.insert((expires, key.clone()));
+        }
+        let list = self.list_mut(place);
+        list.bytes += entry.weight;
+        list.entries.put(key, entry);
+        replaced
+    }
+
+    /// Takes out the value of `key`, wherever it is.
+    pub(crate) fn remove(&mut self, key: KeyRef<'_>) -> Option<(Place, Entry<V>)> {
+        [Place::Main, Place::Hot]
+            .into_iter()
+            .find_map(|place| self.take(place, key).map(|entry| (place, entry)))
+    }
+
+    /// Takes out an entry that has expired by `now`, the longest expired first.
+    pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<(Place, Entry<V>)> {
+        let (expires, key) = self.expiries.first()?;
+        if *expires > now {
+            return None;
+        }
+        let key = key.clone();
+        self.remove(key.as_ref())
+    }
+
+    /// Takes out the least recently used entry of `place`.
+    pub(crate) fn pop_least_used(&mut self, place: Place) -> Option<Entry<V>> {
+        let list = self.list_mut(place);
+        let (key, entry) = list.entries.pop_lru()?;
+        list.bytes -= entry.weight;
+        self.forget_expiry(key, &entry);
+        Some(entry)
+    }
+
+    /// When the first of the entries expires.
+    pub(crate) fn soonest_expiry(&self) -> Option<Instant> {
+        self.expiries.first().map(|&(expires, _)| expires)
+    }
+
+    pub(crate) fn bytes(&self, place: Place) -> usize {
+        self.list(place).bytes
+    }
+
+    pub(crate) fn len(&self, place: Place) -> usize {
+        self.list(place).entries.len()
+    }
+
+    fn take(&mut self, place: Place, key: KeyRef<'_>) -> Option<Entry<V>> {
+        let list = self.list_mut(place);
+        let (key, entry) = list.entries.pop_entry(&key as &dyn Hashed)?;
+        list.bytes -= entry.weight;
+        self.forget_expiry(key, &entry);
+        Some(entry)
+    }
+
+    fn forget_expiry(&mut self, key: Key, entry: &Entry<V>) {
+        if let Some(expires) = entry.expires {
+            self.expiries.remove(&(expires, key));
+        }
+    }
+
+    fn list(&self, place: Place) -> &List<V> {
+        match place {
+            Place::Main => &self.main,
+            Place::Hot => &self.hot,
+        }
+    }
+
+    fn list_mut(&mut self, place: Place) -> &mut List<V> {
+        match place {
+            Place::Main => &mut self.main,
+            Place::Hot => &mut self.hot,
+        }
+    }
+
+    /// Recomputes every counter and compares.
+    #[cfg(test)]
+    pub(crate) fn validate(&self) {
+        let mut expiring = 0;
+        for place in [Place::Main, Place::Hot] {
+            let list = self.list(place);
+            let weights: usize = list.entries.iter().map(|(_, entry)| entry.weight).sum();
+            assert_eq!(list.bytes, weights, "I4 in {place:?}");
+            for (key, entry) in &list.entries {
+                if let Some(expires) = entry.expires {
+                    expiring += 1;
+                    assert!(self.expiries.contains(&(expires, key.clone())));
+                }
+            }
+        }
+        assert_eq!(self.expiries.len(), expiring);
+        for (key, _) in &self.main.entries {
+            assert!(!self.hot.entries.contains(key), "{key:?} is kept twice");
+        }
+    }
+}
+
+impl<V> List<V> {
+    fn new() -> List<V> {
+        List {
+            // Bounded by bytes, not by entries: the cache around it makes room.
+            entries: LruCache::unbounded_with_hasher(HandThrough::default()),
+            bytes: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::KeyHasher;
+    use std::time::Duration;
+
+    struct Fixture {
+        lru: Lru<u32>,
+        hasher: KeyHasher,
+        clock: Clock,
+    }
+
+    impl Fixture {
+        fn new() -> Fixture {
+            Fixture {
+                lru: Lru::new(),
+                hasher: KeyHasher::new(),
+                clock: Clock::manual(),
+            }
+        }
+
+        fn insert(&mut self, place: Place, key: &str, value: u32, life: Option<u64>) {
+            let expires = life.map(|seconds| self.clock.now() + Duration::from_secs(seconds));
+            let entry = Entry::new(value, 10, expires);
+            self.lru.insert(place, self.hasher.hash(key), entry);
+            self.lru.validate();
+        }
+
+        fn get(&mut self, key: &str) -> Option<(Place, u32)> {
+            let key = self.hasher.hash(key);
+            let seen = self
+                .lru
+                .get(key, &self.clock, |place, entry| (place, entry.value));
+            self.lru.validate();
+            match seen {
+                Seen::Kept(found) => Some(found),
+                _ => None,
+            }
+        }
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_first() {
+        let mut fixture = Fixture::new();
+        for (key, value) in [("a", 1), ("b", 2), ("c", 3)] {
+            fixture.insert(Place::Main, key, value, None);
+        }
+        assert_eq!(fixture.get("a"), Some((Place::Main, 1)));
+        let gone = fixture
+            .lru
+            .pop_least_used(Place::Main)
+            .map(|entry| entry.value);
+        assert_eq!(gone, Some(2));
+        fixture.lru.validate();
+    }
+
+    #[test]
+    fn a_key_is_kept_in_one_place() {
+        let mut fixture = Fixture::new();
+        fixture.insert(Place::Hot, "k", 1, None);
+        fixture.insert(Place::Main, "k", 2, None);
+        assert_eq!(fixture.get("k"), Some((Place::Main, 2)));
+        assert_eq!(fixture.lru.len(Place::Hot), 0);
+        assert_eq!(fixture.lru.bytes(Place::Hot), 0);
+    }
+
+    #[test]
+    fn an_expired_entry_is_not_seen_and_leaves() {
+        let mut fixture = Fixture::new();
+        fixture.insert(Place::Main, "k", 1, Some(5));
+        fixture.clock.advance(Duration::from_secs(4));
+        assert_eq!(fixture.get("k"), Some((Place::Main, 1)));
+        fixture.clock.advance(Duration::from_secs(1));
+        assert_eq!(fixture.get("k"), None);
+        assert_eq!(fixture.lru.bytes(Place::Main), 0);
+    }
+
+    #[test]
+    fn the_longest_expired_goes_first_and_the_living_stay() {
+        let mut fixture = Fixture::new();
+        fixture.insert(Place::Main, "a", 1, Some(5));
+        fixture.insert(Place::Hot, "b", 2, Some(3));
+        fixture.insert(Place::Main, "c", 3, Some(60));
+        fixture.clock.advance(Duration::from_secs(10));
+        let now = fixture.clock.now();
+        let mut gone = || {
+            fixture
+                .lru
+                .pop_expired(now)
+                .map(|(place, entry)| (place, entry.value))
+        };
+        assert_eq!(gone(), Some((Place::Hot, 2)));
+        assert_eq!(gone(), Some((Place::Main, 1)));
+        assert_eq!(gone(), None);
+        fixture.lru.validate();
+    }
+}

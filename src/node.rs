@@ -1,0 +1,400 @@
+//! `Node`: this process in the cluster. Its groups by name, its peers, and the peer endpoint
+//! without a socket: `begin` and `answer`.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::client::Http;
+use crate::deadline::Clock;
+use crate::error::Error;
+use crate::group::{Begun, GroupBuilder, Pending, Registry, Serve};
+use crate::peer::{Cluster, Limits, Peer, Settings, Transport};
+use crate::pool::Pool;
+use crate::stats::{GroupStats, NodeStats};
+use crate::sync::{Arc, Weak};
+use crate::wire::{BadTarget, Request, Response, Status, Target, parse_target};
+
+/// Bytes of a message besides its value.
+const MESSAGE_OVERHEAD: usize = 1 << 10;
+
+/// This process in the cluster: it holds groups and knows the peers.
+///
+/// There are no globals: a process may have several nodes. A clone is another handle to the same
+/// node. The node owns its groups until [`remove_group`](Node::remove_group) or until its last
+/// handle goes; a server holds the node it serves. When the last handle goes, every thread stops.
+///
+/// A node does nothing in the background until it must: it starts loader threads for gets with a
+/// deadline and for peers, and one keeper thread when a peer is away.
+///
+/// ```no_run
+/// use groupcache_sync::{Group, Node, Server, Value};
+///
+/// let node = Node::new("http://10.0.0.5:7000")?;
+/// let pages: Group = node.group_builder("pages", 64 << 20).build(|key| {
+///     Ok(Value::from(std::fs::read(key)?))
+/// })?;
+/// let server = Server::bind(&node, "0.0.0.0:7000")?;
+/// node.set_peers(["http://10.0.0.5:7000", "http://10.0.0.6:7000"])?;
+/// let page = pages.get("index.html")?;
+/// # drop((page, server));
+/// # Ok::<(), groupcache_sync::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Node(Arc<Shared>);
+
+struct Shared {
+    cluster: Arc<Cluster>,
+    registry: Arc<Registry>,
+}
+
+/// A handle that does not keep the node alive.
+#[derive(Clone)]
+pub(crate) struct WeakNode(Weak<Shared>);
+
+impl WeakNode {
+    pub(crate) fn upgrade(&self) -> Option<Node> {
+        self.0.upgrade().map(Node)
+    }
+}
+
+impl Node {
+    /// The node that peers reach at `address`, such as `http://10.0.0.5:7000`, over HTTP, with all
+    /// settings at their default. It is alone until [`set_peers`](Node::set_peers), and peers reach
+    /// it once a [`Server`](crate::Server) or a web framework serves it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidPeer`] if the address cannot be used.
+    pub fn new(address: &str) -> Result<Node, Error> {
+        Node::builder(address)?.build()
+    }
+
+    /// The settings of a node that peers reach at `this`: an address or a [`Peer`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidPeer`] if the address cannot be used.
+    pub fn builder<P: TryInto<Peer>>(this: P) -> Result<NodeBuilder, Error>
+    where
+        Error: From<P::Error>,
+    {
+        Ok(NodeBuilder {
+            this: this.try_into()?,
+            connect_timeout: Duration::from_millis(250),
+            fetch_timeout: Duration::from_secs(1),
+            load_timeout: Duration::from_secs(10),
+            fallback_life: Duration::from_secs(2),
+            loader_threads: 16,
+            max_value: 16 << 20,
+            allow_absent: false,
+            clock: Clock::system(),
+            transport: Arc::new(Http),
+        })
+    }
+
+    /// The settings of a new group of this node, which may hold up to `capacity_bytes` of keys,
+    /// values and overhead, mirrored ones included.
+    pub fn group_builder(&self, name: &str, capacity_bytes: usize) -> GroupBuilder {
+        let (cluster, registry) = (&self.0.cluster, &self.0.registry);
+        GroupBuilder::new(
+            Arc::clone(cluster),
+            Arc::clone(registry),
+            name,
+            capacity_bytes,
+        )
+    }
+
+    /// Stops serving a group and forgets it; tells whether there was one. Handles to it still serve
+    /// their cache and load.
+    pub fn remove_group(&self, name: &str) -> bool {
+        self.0.registry.remove(name).is_some()
+    }
+
+    /// Replaces the list of all peers, this node included. Takes effect at once, also under load; a
+    /// peer that stays keeps its connections. All nodes should have the same list: where they do
+    /// not, values are still right, but may be loaded more than once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidPeer`] if an address cannot be used or a peer stands in the list twice,
+    /// [`Error::SelfMissing`] if the list lacks this node. Nothing has changed then.
+    pub fn set_peers<P: TryInto<Peer>>(
+        &self,
+        peers: impl IntoIterator<Item = P>,
+    ) -> Result<(), Error>
+    where
+        Error: From<P::Error>,
+    {
+        let peers = peers.into_iter().map(|peer| Ok(peer.try_into()?));
+        let peers: Vec<Peer> = peers.collect::<Result<_, Error>>()?;
+        self.0.cluster.change_peers(|_| Ok(peers.clone()))
+    }
+
+    /// Adds a peer to the list.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidPeer`] if its address cannot be used, or its id is in the list already with
+    /// another address.
+    pub fn add_peer<P: TryInto<Peer>>(&self, peer: P) -> Result<(), Error>
+    where
+        Error: From<P::Error>,
+    {
+        let peer = peer.try_into()?;
+        self.0
+            .cluster
+            .change_peers(|peers| Ok(peers.iter().chain([&peer]).cloned().collect()))
+    }
+
+    /// Removes a peer from the list, by its address or as a [`Peer`] by its id; tells whether it
+    /// was there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidPeer`] if the address cannot be used, [`Error::SelfMissing`] if it is this
+    /// node.
+    pub fn remove_peer<P: TryInto<Peer>>(&self, peer: P) -> Result<bool, Error>
+    where
+        Error: From<P::Error>,
+    {
+        let peer = peer.try_into()?;
+        let before = self.0.cluster.stats().peers.len();
+        self.0.cluster.change_peers(|peers| {
+            let others = peers.iter().filter(|other| other.name() != peer.name());
+            Ok(others.cloned().collect())
+        })?;
+        Ok(self.0.cluster.stats().peers.len() < before)
+    }
+
+    /// This node as its peers know it.
+    #[must_use]
+    pub fn this(&self) -> &Peer {
+        self.0.cluster.this()
+    }
+
+    /// What this node knows of itself and its peers.
+    #[must_use]
+    pub fn stats(&self) -> NodeStats {
+        self.0.cluster.stats()
+    }
+
+    /// What happened in each group of this node, by name.
+    #[must_use]
+    pub fn group_stats(&self) -> Vec<(String, GroupStats)> {
+        let groups = self.0.registry.all().into_iter();
+        groups.map(|(name, group)| (name, group.stats())).collect()
+    }
+
+    /// Begins to answer a request of a peer. Never blocks on a load: where one is needed, that is
+    /// left to the loader threads, and the answer is pending.
+    ///
+    /// For engines that must not hold a thread meanwhile; all others use [`answer`](Node::answer).
+    #[must_use]
+    pub fn begin(&self, request: &Request<'_>) -> Begin {
+        match self.find(request) {
+            Err(response) => Begin::Ready(response),
+            Ok((group, None)) => Begin::Ready(match request.method {
+                "POST" => group.answer_command(request.body),
+                _ => self.respond(Status::WrongMethod, "a group takes POST only"),
+            }),
+            Ok((group, Some(key))) => match request.method {
+                "GET" => match group.begin_get(&key, &request.terms) {
+                    Begun::Ready(response) => Begin::Ready(response),
+                    Begun::Pending(pending) => Begin::Pending(pending),
+                },
+                "PUT" => Begin::Ready(group.answer_put(&key, request.body)),
+                "DELETE" => Begin::Ready(group.answer_delete(&key)),
+                _ => {
+                    Begin::Ready(self.respond(Status::WrongMethod, "a key takes GET, PUT, DELETE"))
+                }
+            },
+        }
+    }
+
+    /// Answers a request of a peer: blocks until the value is here, or until it is time to say that
+    /// it is still loading.
+    #[must_use]
+    pub fn answer(&self, request: &Request<'_>) -> Response {
+        match self.begin(request) {
+            Begin::Ready(response) => response,
+            Begin::Pending(pending) => pending.wait(),
+        }
+    }
+
+    /// The group and the key that a request is about, or the answer that there are none.
+    fn find<'a>(&self, request: &Request<'a>) -> Result<Found<'a>, Response> {
+        let (group, key) = match parse_target(request.target) {
+            Ok(Target::Key(group, key)) => (group, Some(key)),
+            Ok(Target::Group(group)) => (group, None),
+            Ok(Target::Node) => return Err(self.respond(Status::Ok, "alive")),
+            Err(BadTarget::Elsewhere) => {
+                return Err(self.respond(Status::Elsewhere, "not a path of the peer protocol"));
+            }
+            Err(BadTarget::TooLong) => {
+                return Err(self.respond(Status::KeyTooLong, "the key is too long"));
+            }
+            Err(BadTarget::Malformed(reason)) => {
+                return Err(self.respond(Status::BadRequest, reason));
+            }
+        };
+        match self.0.registry.find(&group) {
+            Some(found) => Ok((found, key)),
+            None => Err(self.respond(Status::NoSuchGroup, "no such group")),
+        }
+    }
+
+    pub(crate) fn respond(&self, status: Status, text: &str) -> Response {
+        Response::text(status, self.0.cluster.members().fingerprint(), text)
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakNode {
+        WeakNode(Arc::downgrade(&self.0))
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.0.cluster.clock
+    }
+
+    /// The longest body of a request that makes sense, in bytes.
+    pub(crate) fn max_body(&self) -> usize {
+        self.0.cluster.settings.limits.max_body
+    }
+}
+
+type Found<'a> = (Arc<dyn Serve>, Option<std::borrow::Cow<'a, str>>);
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node")
+            .field("this", self.this())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What becomes of a request at once.
+#[derive(Debug)]
+pub enum Begin {
+    /// The answer.
+    Ready(Response),
+    /// The answer takes a load.
+    Pending(Pending),
+}
+
+/// The settings of a node, all with a default. Made by [`Node::builder`].
+#[derive(Clone)]
+#[must_use = "a node is built by `build`"]
+pub struct NodeBuilder {
+    this: Peer,
+    connect_timeout: Duration,
+    fetch_timeout: Duration,
+    load_timeout: Duration,
+    fallback_life: Duration,
+    loader_threads: usize,
+    max_value: usize,
+    allow_absent: bool,
+    clock: Clock,
+    transport: Arc<dyn Transport>,
+}
+
+impl NodeBuilder {
+    /// Sets how long a connection to a peer may take to be made. Defaults to 250 ms.
+    pub fn connect_timeout(mut self, timeout: Duration) -> NodeBuilder {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets how long a peer may take for one answer. A peer whose load takes longer says so after
+    /// half of it, and is asked again: this is the time after which a *silent* peer counts as away.
+    /// Defaults to 1 s.
+    pub fn fetch_timeout(mut self, timeout: Duration) -> NodeBuilder {
+        self.fetch_timeout = timeout;
+        self
+    }
+
+    /// Sets how long a load may take where nobody can say that it is still under way: for peers
+    /// that do not speak this crate's dialect, and for a get inside a loader, which could otherwise
+    /// wait for ever for loads that wait for it. Defaults to 10 s.
+    pub fn load_timeout(mut self, timeout: Duration) -> NodeBuilder {
+        self.load_timeout = timeout;
+        self
+    }
+
+    /// Sets how long a value lives that was loaded here because its owner was away. Defaults to 2 s.
+    pub fn fallback_life(mut self, life: Duration) -> NodeBuilder {
+        self.fallback_life = life;
+        self
+    }
+
+    /// Sets how many threads may run loads for gets with a deadline and for peers. They are started
+    /// when needed. Defaults to 16.
+    pub fn loader_threads(mut self, threads: usize) -> NodeBuilder {
+        self.loader_threads = threads;
+        self
+    }
+
+    /// Sets how large a value may be to be cached and to travel between peers, in bytes. Defaults
+    /// to 16 MiB.
+    pub fn max_value(mut self, bytes: usize) -> NodeBuilder {
+        self.max_value = bytes;
+        self
+    }
+
+    /// Sets whether the peer list may lack this node. It then owns nothing and asks the owners.
+    /// Defaults to `false`.
+    pub fn allow_absent(mut self, allow: bool) -> NodeBuilder {
+        self.allow_absent = allow;
+        self
+    }
+
+    /// Sets where the time comes from. Defaults to the system's monotonic clock.
+    pub fn clock(mut self, clock: Clock) -> NodeBuilder {
+        self.clock = clock;
+        self
+    }
+
+    /// Sets how requests reach peers. Defaults to HTTP.
+    pub fn transport(mut self, transport: Arc<dyn Transport>) -> NodeBuilder {
+        self.transport = transport;
+        self
+    }
+
+    /// Builds the node. It starts no thread yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidSetting`] if a setting cannot be used.
+    pub fn build(self) -> Result<Node, Error> {
+        Error::check_positive("connect_timeout", self.connect_timeout)?;
+        Error::check_positive("fetch_timeout", self.fetch_timeout)?;
+        Error::check_positive("load_timeout", self.load_timeout)?;
+        if self.loader_threads == 0 {
+            let reason = "without a thread no peer is ever answered; give it 1 or more";
+            return Err(Error::setting("loader_threads", reason));
+        }
+        let settings = Settings {
+            limits: Limits {
+                connect_timeout: self.connect_timeout,
+                max_body: self.max_value.saturating_add(MESSAGE_OVERHEAD),
+            },
+            fetch_timeout: self.fetch_timeout,
+            load_timeout: self.load_timeout,
+            fallback_life: self.fallback_life,
+            max_value: self.max_value,
+            allow_absent: self.allow_absent,
+        };
+        let pool = Pool::new(self.loader_threads);
+        let cluster = Cluster::new(self.this, settings, self.clock, pool, self.transport);
+        Ok(Node(Arc::new(Shared {
+            cluster,
+            registry: Arc::new(Registry::default()),
+        })))
+    }
+}
+
+impl fmt::Debug for NodeBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeBuilder")
+            .field("this", &self.this)
+            .finish_non_exhaustive()
+    }
+}

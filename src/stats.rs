@@ -1,0 +1,107 @@
+//! `GroupStats`, `NodeStats`, `PeerStats`: snapshots of the counters.
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// What happened in a group on this node since it was built.
+///
+/// `gets = main_hits + hot_hits + joined + leads`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GroupStats {
+    /// Local gets. A `try_get` counts only if it finds something.
+    pub gets: u64,
+    /// Gets that found a value this node owns in its memory.
+    pub main_hits: u64,
+    /// Gets that found a mirrored value in memory.
+    pub hot_hits: u64,
+    /// Gets that waited for another thread's load or fetch.
+    pub joined: u64,
+    /// Gets that had to load or fetch.
+    pub leads: u64,
+    /// Runs of the loader, for local callers and for peers.
+    pub loads: u64,
+    /// Runs of the loader that failed, panicked or found nothing.
+    pub load_errors: u64,
+    /// Values asked for from peers.
+    pub fetches: u64,
+    /// Fetches that got neither a value nor an answer that there is none.
+    pub fetch_errors: u64,
+    /// Requests from peers for a value.
+    pub served: u64,
+    /// Requests from peers answered from memory.
+    pub served_hits: u64,
+    /// Keys removed, by local callers and for peers.
+    pub removes: u64,
+    /// Entries that made room for others.
+    pub evictions: u64,
+    /// Entries this node owns.
+    pub main_items: u64,
+    /// Mirrored entries.
+    pub hot_items: u64,
+    /// Their weight in bytes: keys, values and overhead.
+    pub main_bytes: u64,
+    /// The weight of the mirrored entries, in bytes.
+    pub hot_bytes: u64,
+    /// Loads and fetches under way.
+    pub flights: u64,
+}
+
+/// What a node knows of itself and its peers.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct NodeStats {
+    /// All peers of the ring, this node included.
+    pub peers: Vec<PeerStats>,
+    /// Equal on two nodes exactly if they agree on who owns what.
+    pub ring: u64,
+    /// Answers of peers whose ring was another one.
+    pub ring_mismatches: u64,
+    /// Threads of the loader pool.
+    pub loader_threads: u64,
+    /// Threads of the loader pool that are inside a loader.
+    pub loader_threads_busy: u64,
+}
+
+/// What a node knows of a peer.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct PeerStats {
+    /// Its name on the ring.
+    pub id: String,
+    /// Where it listens.
+    pub address: String,
+    /// Whether it is this node.
+    pub is_this_node: bool,
+    /// Its share of the keys, of 1.
+    pub ring_share: f64,
+    /// Whether calls to it go out, or it failed too often.
+    pub circuit: CircuitState,
+    /// Calls made to it.
+    pub calls: u64,
+    /// Calls that failed: refused, silent or nonsense.
+    pub call_errors: u64,
+}
+
+/// Whether calls to a peer go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CircuitState {
+    /// Calls go out.
+    Closed,
+    /// The peer failed too often: it is probed in the background, and meanwhile loads happen here.
+    Open,
+}
+
+/// A counter off the path of a hit.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

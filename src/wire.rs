@@ -1,0 +1,673 @@
+//! The peer protocol: bytes to messages and back. Pure: no socket, no lock, no clock.
+//!
+//! A value has the path `/_groupcache/<group>/<key>`, both percent-encoded; `GET` asks for it,
+//! `PUT` sets it, `DELETE` removes it, and `POST` on `/_groupcache/<group>` is a command for the
+//! whole group. Bodies are protocol buffers whose low fields are those of golang/groupcache, so
+//! that a native answer is a valid answer to a Go peer; what is ours has numbers from 100.
+//!
+//! Both directions carry one header, [`HEADER`]: `name=value` pairs separated by `;`, of which
+//! unknown ones are ignored. Its presence tells a native peer.
+//!
+//! | pair | in | meaning |
+//! |---|---|---|
+//! | `v` | both | protocol version, 1 |
+//! | `h` | request | local hits of the mirrored key since it was last fetched |
+//! | `w` | request | milliseconds after which the owner answers `loading` |
+//! | `d` | request | milliseconds until the caller gives up; absent if never |
+//! | `r` | both | fingerprint of the sender's ring, hexadecimal |
+//! | `s` | answer | [`Status`], which is finer than HTTP's |
+//! | `n` | answer | length of a value that is too large to be sent |
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+
+use crate::key::MAX_KEY_BYTES;
+use crate::value::Value;
+
+/// The name of the header that native peers exchange.
+pub(crate) const HEADER: &str = "X-Groupcache";
+
+/// Where all paths of the protocol begin.
+pub(crate) const BASE: &str = "/_groupcache/";
+
+const VERSION: u32 = 1;
+
+/// `.` is encoded too, so that no normaliser on the way sees a dot segment; never `+`.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
+
+/// How long `text` is once percent-encoded.
+pub(crate) fn encoded_len(text: &str) -> usize {
+    let kept = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~');
+    text.bytes()
+        .map(|byte| if kept(byte) { 1 } else { 3 })
+        .sum()
+}
+
+/// The path of a key, or of a group.
+pub(crate) fn target(group: &str, key: Option<&str>) -> String {
+    let mut target = String::with_capacity(BASE.len() + group.len() + key.map_or(0, str::len) + 8);
+    target.push_str(BASE);
+    target.extend(utf8_percent_encode(group, ESCAPED));
+    if let Some(key) = key {
+        target.push('/');
+        target.extend(utf8_percent_encode(key, ESCAPED));
+    }
+    target
+}
+
+/// What a path names.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Target<'a> {
+    Key(Cow<'a, str>, Cow<'a, str>),
+    Group(Cow<'a, str>),
+    /// The node itself: an answer shows that it is alive.
+    Node,
+}
+
+/// What is wrong with a path.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum BadTarget {
+    Elsewhere,
+    TooLong,
+    Malformed(&'static str),
+}
+
+/// Whether a path is one of the protocol.
+pub(crate) fn is_ours(target: &str) -> bool {
+    target.starts_with(BASE)
+}
+
+/// Reads a path: split first, then decode, so that an encoded `/` stays part of its key.
+pub(crate) fn parse_target(target: &str) -> Result<Target<'_>, BadTarget> {
+    let rest = target.strip_prefix(BASE).ok_or(BadTarget::Elsewhere)?;
+    if rest.is_empty() {
+        return Ok(Target::Node);
+    }
+    if rest
+        .bytes()
+        .any(|byte| matches!(byte, b'?' | b'#') || byte.is_ascii_control())
+    {
+        return Err(BadTarget::Malformed(
+            "?, # and control characters must be encoded",
+        ));
+    }
+    let Some((group, key)) = rest.split_once('/') else {
+        return Ok(Target::Group(decode(rest)?));
+    };
+    if group.is_empty() {
+        return Err(BadTarget::Malformed("the group has no name"));
+    }
+    if key.len() > MAX_KEY_BYTES {
+        return Err(BadTarget::TooLong);
+    }
+    Ok(Target::Key(decode(group)?, decode(key)?))
+}
+
+fn decode(text: &str) -> Result<Cow<'_, str>, BadTarget> {
+    let mut rest = text;
+    while let Some(at) = rest.find('%') {
+        let digits = rest.as_bytes().get(at + 1..at + 3);
+        if !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
+            return Err(BadTarget::Malformed(
+                "a % is not followed by two hexadecimal digits",
+            ));
+        }
+        rest = &rest[at + 3..];
+    }
+    percent_decode_str(text)
+        .decode_utf8()
+        .map_err(|_| BadTarget::Malformed("it is not UTF-8 once decoded"))
+}
+
+/// What a native peer says along with its request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// Whether the asker speaks this dialect at all.
+    pub(crate) native: bool,
+    pub(crate) hits: u32,
+    pub(crate) patience: Option<Duration>,
+    pub(crate) remaining: Option<Duration>,
+    pub(crate) ring: Option<u64>,
+}
+
+impl Terms {
+    pub(crate) fn parse(header: &str) -> Terms {
+        let mut terms = Terms {
+            native: true,
+            ..Terms::default()
+        };
+        for (name, value) in pairs(header) {
+            match name {
+                "h" => terms.hits = value.parse().unwrap_or(terms.hits),
+                "w" => terms.patience = parse_millis(value).or(terms.patience),
+                "d" => terms.remaining = parse_millis(value).or(terms.remaining),
+                "r" => terms.ring = u64::from_str_radix(value, 16).ok().or(terms.ring),
+                _ => {}
+            }
+        }
+        terms
+    }
+
+    pub(crate) fn to_header(&self) -> String {
+        let mut header = format!("v={VERSION}");
+        // Writing to a `String` cannot fail.
+        if self.hits > 0 {
+            let _ = write!(header, ";h={}", self.hits);
+        }
+        if let Some(patience) = self.patience {
+            let _ = write!(header, ";w={}", millis(patience));
+        }
+        if let Some(remaining) = self.remaining {
+            let _ = write!(header, ";d={}", millis(remaining));
+        }
+        if let Some(ring) = self.ring {
+            let _ = write!(header, ";r={ring:x}");
+        }
+        header
+    }
+}
+
+fn pairs(header: &str) -> impl Iterator<Item = (&str, &str)> {
+    header
+        .split(';')
+        .filter_map(|pair| pair.trim().split_once('='))
+}
+
+fn parse_millis(text: &str) -> Option<Duration> {
+    text.parse().ok().map(Duration::from_millis)
+}
+
+/// Rounded up, so that a little time is not none.
+fn millis(duration: Duration) -> u64 {
+    let millis = duration.as_nanos().div_ceil(1_000_000);
+    u64::try_from(millis).unwrap_or(u64::MAX).max(1)
+}
+
+/// None stays none: a value of zero life is for those who wait, and not to be kept.
+fn life_millis(life: Duration) -> u64 {
+    if life.is_zero() { 0 } else { millis(life) }
+}
+
+/// How an answer is to be understood; finer than an HTTP status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    Ok,
+    NotFound,
+    NoSuchGroup,
+    /// The load is under way and takes longer than the asker's patience: ask again.
+    Loading,
+    /// No thread was free to load.
+    Overloaded,
+    /// The loader failed.
+    LoadFailed,
+    /// The value or the body is larger than allowed.
+    TooLarge,
+    KeyTooLong,
+    BadRequest,
+    WrongMethod,
+    /// Not a path of the protocol.
+    Elsewhere,
+}
+
+const STATUSES: [(Status, u16, &str); 11] = [
+    (Status::Ok, 200, "ok"),
+    (Status::Loading, 202, "loading"),
+    (Status::BadRequest, 400, "bad-request"),
+    (Status::NotFound, 404, "not-found"),
+    (Status::NoSuchGroup, 404, "no-such-group"),
+    (Status::Elsewhere, 404, "no-such-path"),
+    (Status::WrongMethod, 405, "wrong-method"),
+    (Status::TooLarge, 413, "too-large"),
+    (Status::KeyTooLong, 414, "key-too-long"),
+    (Status::LoadFailed, 500, "load-failed"),
+    (Status::Overloaded, 503, "overloaded"),
+];
+
+impl Status {
+    /// The HTTP status.
+    pub(crate) fn code(self) -> u16 {
+        self.row().1
+    }
+
+    fn name(self) -> &'static str {
+        self.row().2
+    }
+
+    fn row(self) -> (Status, u16, &'static str) {
+        let row = STATUSES.iter().find(|row| row.0 == self);
+        row.copied().unwrap_or((self, 500, "unknown"))
+    }
+
+    /// What an answer says, going by its header if it is native and by its code if not.
+    pub(crate) fn of(code: u16, header: Option<&str>) -> Option<Status> {
+        let named = header.and_then(|header| {
+            let (_, name) = pairs(header).find(|&(name, _)| name == "s")?;
+            STATUSES.iter().find(|row| row.2 == name)
+        });
+        let status = named.or_else(|| STATUSES.iter().find(|row| row.1 == code));
+        status.filter(|row| row.1 == code).map(|row| row.0)
+    }
+}
+
+/// A request of a peer, as an engine hands it to a node.
+///
+/// Holds no socket and borrows what was read: see [`Node::begin`](crate::Node::begin).
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) target: &'a str,
+    pub(crate) terms: Terms,
+    pub(crate) body: &'a [u8],
+}
+
+impl<'a> Request<'a> {
+    /// A request with this method (in capitals) and request target, exactly as it came: neither
+    /// decoded nor normalised.
+    #[must_use]
+    pub fn new(method: &'a str, target: &'a str) -> Request<'a> {
+        Request {
+            method,
+            target,
+            terms: Terms::default(),
+            body: &[],
+        }
+    }
+
+    /// Adds a header. Those the protocol does not know are ignored, so all can be handed over.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Request<'a> {
+        if name.eq_ignore_ascii_case(HEADER) {
+            self.terms = Terms::parse(value);
+        }
+        self
+    }
+
+    /// Sets the body, read to its end.
+    #[must_use]
+    pub fn body(mut self, body: &'a [u8]) -> Request<'a> {
+        self.body = body;
+        self
+    }
+}
+
+/// The answer to a peer, for an engine to send.
+///
+/// The body is in two parts, to be sent one after the other: what precedes the value, and the
+/// value, which is the cached one and not a copy of it.
+#[derive(Clone, Debug)]
+pub struct Response {
+    status: Status,
+    header: String,
+    head: Vec<u8>,
+    value: Option<Value>,
+}
+
+impl Response {
+    pub(crate) fn new(status: Status, ring: u64) -> Response {
+        Response {
+            status,
+            header: format!("v={VERSION};s={};r={ring:x}", status.name()),
+            head: Vec::new(),
+            value: None,
+        }
+    }
+
+    /// An answer with a text for people.
+    pub(crate) fn text(status: Status, ring: u64, text: &str) -> Response {
+        let mut response = Response::new(status, ring);
+        response.head = format!("{text}\n").into_bytes();
+        response
+    }
+
+    /// That a value of `length` bytes is larger than allowed.
+    pub(crate) fn too_large(ring: u64, length: usize) -> Response {
+        let mut response = Response::text(Status::TooLarge, ring, "too large to travel");
+        // Writing to a `String` cannot fail.
+        let _ = write!(response.header, ";n={length}");
+        response
+    }
+
+    pub(crate) fn value(ring: u64, answer: Answer) -> Response {
+        let mut response = Response::new(Status::Ok, ring);
+        let (head, value) = answer.encode();
+        response.head = head;
+        response.value = Some(value);
+        response
+    }
+
+    /// The HTTP status code.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.status.code()
+    }
+
+    /// The headers to send, besides those of the engine. `Content-Length` is not among them: it is
+    /// [`body_len`](Response::body_len).
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let kind = match self.status {
+            Status::Ok => "application/x-protobuf",
+            _ => "text/plain; charset=utf-8",
+        };
+        let allow = (self.status == Status::WrongMethod).then_some(("Allow", "GET, PUT, DELETE"));
+        [("Content-Type", kind), (HEADER, self.header.as_str())]
+            .into_iter()
+            .chain(allow)
+    }
+
+    /// The two parts of the body.
+    #[must_use]
+    pub fn body(&self) -> [&[u8]; 2] {
+        [&self.head, self.value.as_deref().unwrap_or_default()]
+    }
+
+    /// The length of the body in bytes.
+    #[must_use]
+    pub fn body_len(&self) -> usize {
+        self.body().iter().map(|part| part.len()).sum()
+    }
+}
+
+/// A value as it travels.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) value: Value,
+    /// Requests per second for this key in the whole cluster.
+    pub(crate) rate: Option<f64>,
+    /// The life that is left; `None` lives until evicted.
+    pub(crate) remaining: Option<Duration>,
+    /// The hash of group and key: the answer belongs to that question (P3).
+    pub(crate) key_hash: Option<u64>,
+}
+
+/// All of golang's `GetResponse` but the value, and what is ours.
+#[derive(Clone, PartialEq, Message)]
+struct GetResponse {
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    value: Option<bytes::Bytes>,
+    #[prost(double, optional, tag = "2")]
+    minute_qps: Option<f64>,
+    #[prost(uint64, optional, tag = "100")]
+    remaining_ms: Option<u64>,
+    #[prost(fixed64, optional, tag = "101")]
+    key_hash: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SetRequest {
+    #[prost(string, optional, tag = "1")]
+    group: Option<String>,
+    #[prost(string, optional, tag = "2")]
+    key: Option<String>,
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    value: Option<bytes::Bytes>,
+    #[prost(uint64, optional, tag = "100")]
+    remaining_ms: Option<u64>,
+}
+
+/// A command for a whole group.
+#[derive(Clone, PartialEq, Message)]
+struct CommandMessage {
+    #[prost(bool, tag = "1")]
+    clear: bool,
+}
+
+/// Why bytes are no message.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Nonsense(pub(crate) &'static str);
+
+impl Answer {
+    /// The body in two parts, the second of which is the value itself. Protocol buffers may be cut
+    /// like this: the bytes of two messages, one after the other, are the bytes of their union.
+    fn encode(self) -> (Vec<u8>, Value) {
+        let rest = GetResponse {
+            value: None,
+            minute_qps: self.rate,
+            remaining_ms: self.remaining.map(life_millis),
+            key_hash: self.key_hash,
+        };
+        const VALUE: u32 = 1;
+        let length = self.value.len() as u64;
+        let room = rest.encoded_len() + key_len(VALUE) + encoded_len_varint(length);
+        let mut head = Vec::with_capacity(room);
+        rest.encode_raw(&mut head);
+        encode_key(VALUE, WireType::LengthDelimited, &mut head);
+        encode_varint(length, &mut head);
+        (head, self.value)
+    }
+
+    pub(crate) fn decode(body: Vec<u8>) -> Result<Answer, Nonsense> {
+        let message = GetResponse::decode(bytes::Bytes::from(body))
+            .map_err(|_| Nonsense("the body is no protocol buffer message"))?;
+        let value = message.value.unwrap_or_default();
+        Ok(Answer {
+            value: Value::copy_from(&value),
+            rate: message.minute_qps,
+            remaining: message.remaining_ms.map(Duration::from_millis),
+            key_hash: message.key_hash,
+        })
+    }
+}
+
+/// The body of a `PUT`.
+pub(crate) fn encode_set(group: &str, key: &str, value: &Value, life: Option<Duration>) -> Vec<u8> {
+    SetRequest {
+        group: Some(group.to_owned()),
+        key: Some(key.to_owned()),
+        value: Some(bytes::Bytes::copy_from_slice(value)),
+        remaining_ms: life.map(life_millis),
+    }
+    .encode_to_vec()
+}
+
+/// The value in the body of a `PUT` and the life it has left. The path says what is set; a body
+/// that names something else is refused.
+pub(crate) fn decode_set(
+    group: &str,
+    key: &str,
+    body: &[u8],
+) -> Result<(Value, Option<Duration>), Nonsense> {
+    let message =
+        SetRequest::decode(body).map_err(|_| Nonsense("the body is no protocol buffer message"))?;
+    let named = (message.group.as_deref(), message.key.as_deref());
+    if named != (Some(group), Some(key)) {
+        return Err(Nonsense("the body and the path name different keys"));
+    }
+    let value = message.value.ok_or(Nonsense("the body has no value"))?;
+    let life = message.remaining_ms.map(Duration::from_millis);
+    Ok((Value::copy_from(&value), life))
+}
+
+/// What a `POST` asks of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    Clear,
+}
+
+impl Command {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let Command::Clear = self;
+        CommandMessage { clear: true }.encode_to_vec()
+    }
+
+    pub(crate) fn decode(body: &[u8]) -> Result<Command, Nonsense> {
+        let message = CommandMessage::decode(body)
+            .map_err(|_| Nonsense("the body is no protocol buffer message"))?;
+        if message.clear {
+            return Ok(Command::Clear);
+        }
+        Err(Nonsense("the body holds no command that this node knows"))
+    }
+}
+
+/// The fingerprint of the ring of whoever answered.
+pub(crate) fn ring_of(header: &str) -> Option<u64> {
+    Terms::parse(header).ring
+}
+
+/// The length of a value that is too large to be sent.
+pub(crate) fn length_of(header: &str) -> Option<usize> {
+    let (_, length) = pairs(header).find(|&(name, _)| name == "n")?;
+    length.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round_trip(group: &str, key: &str) {
+        let target = target(group, Some(key));
+        let clean =
+            |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#' | b'.' | b'+');
+        assert!(target.bytes().all(clean), "{target}");
+        let parsed = parse_target(&target).unwrap();
+        assert_eq!(parsed, Target::Key(group.into(), key.into()));
+        assert_eq!(encoded_len(key), target.rsplit_once('/').unwrap().1.len());
+    }
+
+    #[test]
+    fn every_text_survives_the_path() {
+        for key in [
+            "",
+            "/",
+            "//",
+            "..",
+            "../..",
+            ".",
+            "%2F",
+            "%",
+            "%zz",
+            "?",
+            "#",
+            "a+b",
+            " ",
+            "\0",
+            "\r\n",
+            "\u{1f600}",
+            "e\u{301}",
+            "\u{202e}x",
+            "group/key",
+            ";,:@&=$!*'()",
+        ] {
+            round_trip("g", key);
+            round_trip("a group/with..odd%name", key);
+        }
+        let all: String = (0..=0x7f_u8).map(char::from).collect();
+        round_trip("g", &all);
+    }
+
+    #[test]
+    fn bad_paths_are_told_apart() {
+        assert_eq!(parse_target("/other"), Err(BadTarget::Elsewhere));
+        assert_eq!(parse_target("/_groupcache/"), Ok(Target::Node));
+        assert_eq!(
+            parse_target("/_groupcache/g"),
+            Ok(Target::Group("g".into()))
+        );
+        for bad in ["/k", "g/%zz", "g/%f", "g/%ff", "g/a?b", "g/a#b", "g/a\0"] {
+            let parsed = parse_target(&format!("{BASE}{bad}")).map(|_| ());
+            assert!(matches!(parsed, Err(BadTarget::Malformed(_))), "{bad}");
+        }
+        let long = format!("{BASE}g/{}", "k".repeat(MAX_KEY_BYTES + 1));
+        assert_eq!(parse_target(&long), Err(BadTarget::TooLong));
+    }
+
+    #[test]
+    fn an_answer_survives_and_is_valid_for_a_go_peer() {
+        let answer = Answer {
+            value: Value::from("the value"),
+            rate: Some(12.5),
+            remaining: Some(Duration::from_micros(10)),
+            key_hash: Some(42),
+        };
+        let (mut body, value) = answer.clone().encode();
+        body.extend_from_slice(&value);
+        let decoded = Answer::decode(body).unwrap();
+        assert_eq!(
+            decoded.remaining,
+            Some(Duration::from_millis(1)),
+            "a little is not none"
+        );
+        assert_eq!(decoded.value, answer.value);
+        assert_eq!(decoded.rate, answer.rate);
+        assert_eq!(decoded.key_hash, answer.key_hash);
+    }
+
+    #[test]
+    fn a_go_answer_is_understood() {
+        // value "hi", no other field, as golang/groupcache encodes it.
+        let decoded = Answer::decode(vec![0x0a, 2, b'h', b'i']).unwrap();
+        assert_eq!(decoded.value.as_bytes(), b"hi");
+        assert_eq!((decoded.rate, decoded.remaining), (None, None));
+    }
+
+    #[test]
+    fn truncated_answers_are_nonsense() {
+        let answer = Answer {
+            value: Value::from("the value"),
+            rate: Some(1.0),
+            remaining: None,
+            key_hash: Some(1),
+        };
+        let (mut body, value) = answer.encode();
+        body.extend_from_slice(&value);
+        for cut in body.len() - value.len()..body.len() {
+            assert!(
+                Answer::decode(body[..cut].to_vec()).is_err(),
+                "cut at {cut}"
+            );
+        }
+    }
+
+    #[test]
+    fn terms_survive_and_unknown_ones_are_ignored() {
+        let terms = Terms {
+            native: true,
+            hits: 3,
+            patience: Some(Duration::from_millis(500)),
+            remaining: Some(Duration::from_millis(900)),
+            ring: Some(0xabc),
+        };
+        assert_eq!(Terms::parse(&terms.to_header()), terms);
+        let newer = format!("{};x=1;;y;w=oops", terms.to_header());
+        assert_eq!(Terms::parse(&newer), terms);
+    }
+
+    #[test]
+    fn every_status_survives() {
+        for (status, code, _) in STATUSES {
+            let response = Response::new(status, 7);
+            assert_eq!(response.status(), code);
+            assert_eq!(Status::of(code, Some(&response.header)), Some(status));
+        }
+        assert_eq!(
+            Status::of(200, Some("s=not-found")),
+            None,
+            "they contradict each other"
+        );
+        assert_eq!(Status::of(404, None), Some(Status::NotFound));
+        assert_eq!(Status::of(302, None), None);
+    }
+
+    #[test]
+    fn a_set_that_names_another_key_is_refused() {
+        let life = Some(Duration::from_secs(1));
+        let body = encode_set("g", "k", &Value::from("v"), life);
+        assert_eq!(decode_set("g", "k", &body), Ok((Value::from("v"), life)));
+        assert!(decode_set("g", "other", &body).is_err());
+        assert!(decode_set("g", "k", b"\xff").is_err());
+    }
+
+    #[test]
+    fn a_command_survives() {
+        assert_eq!(
+            Command::decode(&Command::Clear.encode()),
+            Ok(Command::Clear)
+        );
+        assert!(Command::decode(&[]).is_err());
+    }
+}
