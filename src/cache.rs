@@ -185,19 +185,25 @@ impl<V> Cache<V> {
         }
     }
 
+    /// The bytes are those of the budget, which counts a value from before it is kept, so that they
+    /// never seem more than they are while values move.
     pub(crate) fn counts(&self) -> Counts {
-        self.made_shards()
-            .fold(Counts::default(), |mut sum, shard| {
-                let state = shard.state.lock();
-                sum.main_hits += state.counts.main_hits;
-                sum.hot_hits += state.counts.hot_hits;
-                sum.evictions += state.counts.evictions;
-                sum.main_items += state.lru.len(Place::Main);
-                sum.hot_items += state.lru.len(Place::Hot);
-                sum.main_bytes += state.lru.bytes(Place::Main);
-                sum.hot_bytes += state.lru.bytes(Place::Hot);
-                sum
-            })
+        let hot_bytes = self.hot.taken();
+        let total_bytes = self.total.taken();
+        let counts = Counts {
+            main_bytes: total_bytes.saturating_sub(hot_bytes),
+            hot_bytes: hot_bytes.min(total_bytes),
+            ..Counts::default()
+        };
+        self.made_shards().fold(counts, |mut sum, shard| {
+            let state = shard.state.lock();
+            sum.main_hits += state.counts.main_hits;
+            sum.hot_hits += state.counts.hot_hits;
+            sum.evictions += state.counts.evictions;
+            sum.main_items += state.lru.len(Place::Main);
+            sum.hot_items += state.lru.len(Place::Hot);
+            sum
+        })
     }
 
     /// Takes `weight` off the budgets, making room as long as there is none.
@@ -430,6 +436,10 @@ impl Budget {
         let take = |taken: usize| taken.checked_add(bytes).filter(|&sum| sum <= self.capacity);
         let relaxed = Ordering::Relaxed;
         self.taken.fetch_update(relaxed, relaxed, take).is_ok()
+    }
+
+    fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
     }
 
     fn give_back(&self, bytes: usize) {

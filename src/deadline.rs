@@ -84,6 +84,7 @@ impl Clock {
             state: Mutex::new(ManualState {
                 now: Instant::now(),
                 sleepers: Vec::new(),
+                sleeping: 0,
             }),
         })))
     }
@@ -110,6 +111,14 @@ impl Clock {
         }
     }
 
+    /// How many threads wait for a manual clock at this moment: a test that moves it only once they
+    /// do leaves nothing to chance. Zero for the system clock.
+    #[cfg(any(test, feature = "test-util"))]
+    #[must_use]
+    pub fn sleepers(&self) -> usize {
+        self.0.as_ref().map_or(0, |manual| manual.state.lock().sleeping)
+    }
+
     /// The current instant.
     #[must_use]
     pub fn now(&self) -> Instant {
@@ -134,6 +143,7 @@ impl Clock {
             (Some(manual), Some(instant)) => {
                 if manual.enlist(instant, sleeper) {
                     wait_until(condvar, guard, None);
+                    manual.state.lock().sleeping -= 1;
                 }
             }
             (_, instant) => wait_until(condvar, guard, instant),
@@ -163,6 +173,7 @@ struct ManualClock {
 struct ManualState {
     now: Instant,
     sleepers: Vec<Weak<dyn Sleeper>>,
+    sleeping: usize,
 }
 
 impl ManualClock {
@@ -173,6 +184,7 @@ impl ManualClock {
             return false;
         }
         state.sleepers.push(sleeper());
+        state.sleeping += 1;
         true
     }
 }

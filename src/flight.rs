@@ -14,15 +14,14 @@
 //! A leader whose load waits for a thread of the pool has its guard *queued* in the flight: whoever
 //! can lead at once may take it from there, be it the pool or a thread that just joined.
 
-use std::cell::Cell;
 use std::collections::HashMap;
-use std::marker::PhantomData;
 use std::time::Instant;
 
 use crate::deadline::{Clock, Deadline};
 use crate::key::{HandThrough, Hashed, Key, KeyRef};
 use crate::slot::{Closed, Slot};
 use crate::sync::{Arc, AtomicBool, AtomicU64, CachePadded, Mutex, Ordering};
+use crate::waits::{Leading, Led, NOBODY, Waits, this_thread};
 
 const SHARDS: usize = 16;
 
@@ -257,6 +256,12 @@ impl<T: Payload> Flight<T> {
     }
 }
 
+impl<T: Payload> Led for Flight<T> {
+    fn leader(&self) -> u64 {
+        self.leader.load(Ordering::SeqCst)
+    }
+}
+
 /// The leader's hold on a flight. It ends the flight on every way out (I3).
 pub(crate) struct Guard<T: Payload> {
     board: Arc<Board<T>>,
@@ -278,10 +283,7 @@ impl<T: Payload> Guard<T> {
     /// checked for cycles (I8).
     pub(crate) fn lead(&self) -> Leading {
         self.flight.leader.store(this_thread(), Ordering::SeqCst);
-        LEADING.with(|leading| leading.set(leading.get() + 1));
-        Leading {
-            _of_this_thread: PhantomData,
-        }
+        Leading::start()
     }
 
     /// Ends the flight with `result`, for all who wait. What is to be stored is stored (I7).
@@ -426,92 +428,6 @@ impl<T: Payload> Guard<T> {
         }
         self.land(Landing::Released);
     }
-}
-
-/// Shows that this thread leads a flight.
-pub(crate) struct Leading {
-    _of_this_thread: PhantomData<*const ()>,
-}
-
-impl Drop for Leading {
-    fn drop(&mut self) {
-        LEADING.with(|leading| leading.set(leading.get() - 1));
-    }
-}
-
-/// Which leading thread of this node waits for which flight (I8).
-///
-/// Only a thread that leads can be part of a cycle, so only such threads are kept. An edge is
-/// checked and added under one lock; a thread that takes a lead over is not waiting at that moment;
-/// so the last edge of any cycle is always the one that is checked.
-#[derive(Default)]
-pub(crate) struct Waits {
-    edges: Mutex<HashMap<u64, Arc<dyn Led>>>,
-}
-
-/// A flight as the waits-for check sees it.
-trait Led: Send + Sync {
-    fn leader(&self) -> u64;
-}
-
-impl<T: Payload> Led for Flight<T> {
-    fn leader(&self) -> u64 {
-        self.leader.load(Ordering::SeqCst)
-    }
-}
-
-impl Waits {
-    pub(crate) fn new() -> Arc<Waits> {
-        Arc::new(Waits::default())
-    }
-
-    /// Notes that this thread waits for `flight`; `None` if it would wait for itself.
-    fn enter(self: &Arc<Self>, flight: Arc<dyn Led>) -> Option<Edge> {
-        if LEADING.with(Cell::get) == 0 {
-            return Some(Edge { waits: None });
-        }
-        let me = this_thread();
-        let mut edges = self.edges.lock();
-        let mut leader = flight.leader();
-        while leader != NOBODY {
-            if leader == me {
-                return None;
-            }
-            leader = edges.get(&leader).map_or(NOBODY, |next| next.leader());
-        }
-        edges.insert(me, flight);
-        Some(Edge {
-            waits: Some(Arc::clone(self)),
-        })
-    }
-}
-
-/// A noted wait, for as long as it lasts.
-struct Edge {
-    waits: Option<Arc<Waits>>,
-}
-
-impl Drop for Edge {
-    fn drop(&mut self) {
-        if let Some(waits) = &self.waits {
-            let flight = waits.edges.lock().remove(&this_thread());
-            drop(flight); // it may be the last hold on a flight, which has locks of its own (I2)
-        }
-    }
-}
-
-const NOBODY: u64 = 0;
-
-static THREADS: AtomicU64 = AtomicU64::new(NOBODY + 1);
-
-thread_local! {
-    static NUMBER: u64 = THREADS.fetch_add(1, Ordering::Relaxed);
-    /// How many flights this thread leads.
-    static LEADING: Cell<usize> = const { Cell::new(0) };
-}
-
-fn this_thread() -> u64 {
-    NUMBER.with(|number| *number)
 }
 
 #[cfg(test)]

@@ -2,13 +2,17 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod cache;
+mod circuit;
 mod client;
+mod cluster;
 mod codec;
 mod deadline;
 mod error;
 mod flight;
 mod group;
 mod hot;
+mod http1;
+mod keeper;
 mod key;
 mod loader;
 mod lru;
@@ -18,10 +22,14 @@ mod node;
 mod peer;
 mod pool;
 mod ring;
+mod server;
 mod slot;
 mod stats;
 mod sync;
+#[cfg(feature = "tiny_http")]
+mod tiny;
 mod value;
+mod waits;
 mod wire;
 
 pub use cache::ENTRY_OVERHEAD;
@@ -39,6 +47,9 @@ pub use loader::{Load, LoadError, Loaded, Loader};
 pub use memory::{Fault, Network};
 pub use node::{Begin, Node, NodeBuilder};
 pub use peer::{Call, CallError, Limits, Link, Peer, Reply, Transport};
+pub use server::{HttpRequest, HttpResponse, Server, ServerBuilder};
 pub use stats::{CircuitState, GroupStats, NodeStats, PeerStats};
+#[cfg(feature = "tiny_http")]
+pub use tiny::{TinyServer, TinyServerBuilder, answer_tiny_http};
 pub use value::{Cacheable, Value};
 pub use wire::{Request, Response};

@@ -5,10 +5,11 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::client::Http;
+use crate::cluster::{Cluster, Owner, Settings};
 use crate::deadline::Clock;
 use crate::error::Error;
 use crate::group::{Begun, GroupBuilder, Pending, Registry, Serve};
-use crate::peer::{Cluster, Limits, Peer, Settings, Transport};
+use crate::peer::{Limits, Peer, Transport};
 use crate::pool::Pool;
 use crate::stats::{GroupStats, NodeStats};
 use crate::sync::{Arc, Weak};
@@ -170,6 +171,15 @@ impl Node {
     #[must_use]
     pub fn this(&self) -> &Peer {
         self.0.cluster.this()
+    }
+
+    /// The peer that owns `key`, as this node sees it.
+    #[must_use]
+    pub fn owner(&self, key: &str) -> Peer {
+        match self.0.cluster.members().owner(key) {
+            Owner::This => self.this().clone(),
+            Owner::Peer(remote) => remote.peer.clone(),
+        }
     }
 
     /// What this node knows of itself and its peers.

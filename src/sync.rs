@@ -1,4 +1,4 @@
-//! The only door to locks, condition variables, atomics, threads and random seeds.
+//! The only door to locks, condition variables, atomics, channels, threads and random seeds.
 //!
 //! Everything else in the crate takes its concurrency from here, so that a model checker can take
 //! the place of the real thing in one file (`--cfg groupcache_model="loom"` or `"shuttle"`).
@@ -9,6 +9,8 @@
 pub(crate) use real::*;
 
 mod real {
+    #[cfg(feature = "tiny_http")]
+    pub(crate) use crossbeam::channel;
     pub(crate) use crossbeam::utils::CachePadded;
     pub(crate) use once_cell::sync::OnceCell;
     pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};

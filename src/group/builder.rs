@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::{Counters, Group, Lives, Registry, Shared};
 use crate::cache::{Cache, ENTRY_OVERHEAD};
+use crate::cluster::Cluster;
 use crate::codec::{Bytes, Codec};
 use crate::error::Error;
 use crate::flight::Flights;
 use crate::hot::Mirroring;
 use crate::loader::{FromClosure, LoadError, Loader};
-use crate::peer::Cluster;
 use crate::sync::{Arc, AtomicU64, thread};
 use crate::value::{Cacheable, Value};
 

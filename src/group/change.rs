@@ -6,12 +6,13 @@
 
 use std::time::Duration;
 
-use super::{Group, Shared, check_key};
+use super::{Group, Shared, charge, check_key};
+use crate::cluster::{Failure, Owner, Remote};
 use crate::deadline::Deadline;
 use crate::error::{Error, Unreached};
 use crate::loader::{self, Loaded};
 use crate::lru::{Entry, Place};
-use crate::peer::{Call, Failure, Owner, Remote};
+use crate::peer::Call;
 use crate::sync::{Arc, AtomicBool};
 use crate::value::{Cacheable, Value};
 use crate::wire::{self, Command, Nonsense, Status, Terms};
@@ -131,17 +132,20 @@ impl<V: Cacheable> Shared<V> {
 
     /// Gives `key` a value on this node, which owns it.
     pub(super) fn put(&self, key: &str, value: V, life: Option<Duration>) -> Result<(), Error> {
-        let weight = loader::run(|| self.weigh(key, &value));
-        let weight = weight.map_err(|panicked| Error::Encode {
-            source: Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(panicked.0)),
+        let weight = loader::run(|| self.weigh(&value)).map_err(|panicked| Error::Panicked {
+            message: panicked.0.into(),
         })?;
+        let max = self.cluster.settings.max_value;
+        if weight > max {
+            return Err(Error::ValueTooLarge { bytes: weight, max });
+        }
         self.invalidate(key);
         let expires = life.and_then(|life| self.cluster.clock.now().checked_add(life));
         if life != Some(Duration::ZERO) {
-            let entry = Entry::new(value, weight, expires);
+            let key = self.cache.hash(key);
+            let entry = Entry::new(value, charge(key, weight), expires);
             let never_stale = AtomicBool::new(false);
-            self.cache
-                .insert(Place::Main, self.cache.hash(key), entry, &never_stale);
+            self.cache.insert(Place::Main, key, entry, &never_stale);
         }
         Ok(())
     }

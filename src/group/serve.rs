@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::{Outcome, Role, Shared};
+use super::load::Role;
+use super::{Outcome, Shared};
 use crate::deadline::{Clock, Deadline};
 use crate::error::Error;
 use crate::flight::{Delivery, Part, Queued, Waiter};

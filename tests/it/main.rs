@@ -1,1 +1,14 @@
-fn main() {}
+//! One binary of integration tests, with a module per promise (P1 to P6 of the crate's design) and
+//! one per engine.
+
+mod api;
+mod cluster;
+mod layout;
+mod loaders;
+mod p1_one_load;
+mod p2_invalidation;
+mod p3_right_bytes;
+mod p4_deadlines;
+mod p5_bounds;
+mod p6_partition;
+mod server;

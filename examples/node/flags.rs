@@ -1,0 +1,295 @@
+//! The command line.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::time::Duration;
+
+use groupcache_sync::Peer;
+
+use crate::Failure;
+use crate::origin;
+
+/// What the command line asks for.
+pub(crate) enum Asked {
+    Help,
+    Run(Box<Flags>),
+}
+
+/// The settings of the process. `None` leaves a setting at the default of the library.
+pub(crate) struct Flags {
+    pub(crate) listen: String,
+    pub(crate) front: String,
+    pub(crate) origin: String,
+    pub(crate) this: Option<String>,
+    pub(crate) peers: Option<Vec<String>>,
+    pub(crate) group: String,
+    pub(crate) cache_bytes: usize,
+    pub(crate) hot_bytes: Option<usize>,
+    pub(crate) hot_ttl: Option<Duration>,
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) connect_timeout: Option<Duration>,
+    pub(crate) fetch_timeout: Option<Duration>,
+    pub(crate) loader_threads: Option<usize>,
+    pub(crate) engine: Engine,
+}
+
+/// Who serves the peers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Engine {
+    /// The built-in listener.
+    Threads,
+    #[cfg(feature = "tiny_http")]
+    TinyHttp,
+}
+
+/// Every flag: its name, its value, what it is for.
+const FLAGS: &[(&str, &str, &str)] = &[
+    (
+        "--listen",
+        "ADDR",
+        "where peers reach this node; port 0 picks a free one; required",
+    ),
+    (
+        "--front",
+        "ADDR",
+        "where clients reach it; port 0 picks a free one; required",
+    ),
+    (
+        "--origin",
+        "URL",
+        "where values come from: GET URL/<percent-encoded key>; required",
+    ),
+    (
+        "--self",
+        "URL",
+        "this node's own URL, as in the lists of its peers (default: of --listen)",
+    ),
+    (
+        "--peers",
+        "URL,URL,...",
+        "all nodes, this one included (default: this one alone)",
+    ),
+    (
+        "--group",
+        "NAME",
+        "the name of the cache, the same on all nodes (default: objects)",
+    ),
+    (
+        "--cache-bytes",
+        "N",
+        "memory for keys and values (default: 67108864)",
+    ),
+    (
+        "--hot-bytes",
+        "N",
+        "the part of it for mirrored values; 0: none (default: an eighth)",
+    ),
+    (
+        "--hot-ttl-ms",
+        "N",
+        "the longest life of a mirrored value; 0: none (default: 30000)",
+    ),
+    (
+        "--ttl-ms",
+        "N",
+        "the life of values whose origin names none (default: until evicted)",
+    ),
+    (
+        "--connect-timeout-ms",
+        "N",
+        "the longest time to connect to a peer (default: 250)",
+    ),
+    (
+        "--fetch-timeout-ms",
+        "N",
+        "the longest silence of a peer (default: 1000)",
+    ),
+    (
+        "--loader-threads",
+        "N",
+        "threads for loads with a deadline or for peers (default: 16)",
+    ),
+    (
+        "--dialect",
+        "native|golang",
+        "the protocol between peers (default: native)",
+    ),
+    (
+        "--engine",
+        "threads|tiny_http",
+        "who serves the peers (default: threads)",
+    ),
+    (
+        "--secret-file",
+        "FILE",
+        "the secret that all nodes share (default: none)",
+    ),
+];
+
+pub(crate) fn help() -> String {
+    let mut help = String::from(
+        "A caching HTTP service: any number of these processes form one cache.\n\n\
+         node --listen ADDR --front ADDR --origin URL [more flags]\n\n",
+    );
+    for (name, value, text) in FLAGS {
+        help.push_str(&format!("  {:34} {text}\n", format!("{name} {value}")));
+    }
+    help.push_str(
+        "\nThe front answers GET, PUT and DELETE /k/<percent-encoded key>, POST /get-many,\n\
+         GET /stats, PUT /peers and GET /health. RUST_LOG=warn|info|debug|trace sets what is\n\
+         logged on stderr.\n",
+    );
+    help
+}
+
+/// Reads the command line, without the name of the program.
+pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Asked, Failure> {
+    let Some(mut given) = read(args)? else {
+        return Ok(Asked::Help);
+    };
+    if given.text("--secret-file").is_some() {
+        return Err(Failure::usage("--secret-file: not yet supported"));
+    }
+    if given.one_of("--dialect", &["native", "golang"])? == Some("golang") {
+        return Err(Failure::usage("--dialect golang: not yet supported"));
+    }
+    let engine = match given.one_of("--engine", &["threads", "tiny_http"])? {
+        #[cfg(feature = "tiny_http")]
+        Some("tiny_http") => Engine::TinyHttp,
+        #[cfg(not(feature = "tiny_http"))]
+        Some("tiny_http") => {
+            return Err(Failure::usage(
+                "--engine tiny_http: this program was built without that feature; use threads",
+            ));
+        }
+        _ => Engine::Threads,
+    };
+    let origin = given.required("--origin")?;
+    Ok(Asked::Run(Box::new(Flags {
+        listen: given.required("--listen")?,
+        front: given.required("--front")?,
+        origin: origin::check(&origin)
+            .map_err(|reason| Failure::usage(format!("--origin {origin}: {reason}")))?,
+        this: given.url("--self")?,
+        peers: given.urls("--peers")?,
+        group: given.text("--group").unwrap_or_else(|| "objects".into()),
+        cache_bytes: given.size("--cache-bytes", 1)?.unwrap_or(64 << 20),
+        hot_bytes: given.size("--hot-bytes", 0)?,
+        hot_ttl: given.millis("--hot-ttl-ms", 0)?,
+        ttl: given.millis("--ttl-ms", 0)?,
+        connect_timeout: given.millis("--connect-timeout-ms", 1)?,
+        fetch_timeout: given.millis("--fetch-timeout-ms", 1)?,
+        loader_threads: given.size("--loader-threads", 1)?,
+        engine,
+    })))
+}
+
+/// The flags as given, by their name.
+struct Given(BTreeMap<&'static str, String>);
+
+/// Sorts the words of the command line; `None` if they ask for help.
+fn read(args: impl Iterator<Item = OsString>) -> Result<Option<Given>, Failure> {
+    let mut given = BTreeMap::new();
+    let mut args = args.map(|arg| {
+        arg.into_string()
+            .map_err(|arg| Failure::usage(format!("{} is not UTF-8", arg.to_string_lossy())))
+    });
+    while let Some(arg) = args.next().transpose()? {
+        if arg == "--help" || arg == "-h" {
+            return Ok(None);
+        }
+        // Both `--flag value` and `--flag=value`.
+        let (name, value) = match arg.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (&*arg, None),
+        };
+        let Some((name, kind, _)) = FLAGS.iter().find(|(known, ..)| *known == name) else {
+            let known: Vec<_> = FLAGS.iter().map(|(known, ..)| *known).collect();
+            let known = known.join(" ");
+            return Err(Failure::usage(format!(
+                "{name}: no such flag; there are {known}"
+            )));
+        };
+        let value = match value {
+            Some(value) => Some(value),
+            None => args.next().transpose()?,
+        };
+        let Some(value) = value else {
+            return Err(Failure::usage(format!(
+                "{name}: a value must follow: {kind}"
+            )));
+        };
+        if given.insert(*name, value).is_some() {
+            return Err(Failure::usage(format!("{name}: it is given twice")));
+        }
+    }
+    Ok(Some(Given(given)))
+}
+
+impl Given {
+    fn text(&mut self, name: &str) -> Option<String> {
+        self.0.remove(name)
+    }
+
+    fn required(&mut self, name: &str) -> Result<String, Failure> {
+        self.text(name)
+            .ok_or_else(|| Failure::usage(format!("{name}: it is required")))
+    }
+
+    fn one_of(
+        &mut self,
+        name: &str,
+        allowed: &[&'static str],
+    ) -> Result<Option<&'static str>, Failure> {
+        let Some(value) = self.text(name) else {
+            return Ok(None);
+        };
+        let found = allowed.iter().find(|known| **known == value);
+        found.map(|found| Some(*found)).ok_or_else(|| {
+            let allowed = allowed.join(" or ");
+            Failure::usage(format!("{name} {value}: it must be {allowed}"))
+        })
+    }
+
+    fn number(&mut self, name: &str, least: u64) -> Result<Option<u64>, Failure> {
+        let Some(value) = self.text(name) else {
+            return Ok(None);
+        };
+        match value.parse() {
+            Ok(number) if number >= least => Ok(Some(number)),
+            _ => Err(Failure::usage(format!(
+                "{name} {value}: it must be a whole number, {least} or more"
+            ))),
+        }
+    }
+
+    fn size(&mut self, name: &str, least: u64) -> Result<Option<usize>, Failure> {
+        let number = self.number(name, least)?;
+        let size = number.map(usize::try_from).transpose();
+        size.map_err(|error| Failure::usage(format!("{name}: {error}")))
+    }
+
+    fn millis(&mut self, name: &str, least: u64) -> Result<Option<Duration>, Failure> {
+        Ok(self.number(name, least)?.map(Duration::from_millis))
+    }
+
+    fn url(&mut self, name: &str) -> Result<Option<String>, Failure> {
+        let url = self.text(name);
+        url.map(|url| check_peer(name, &url)).transpose()
+    }
+
+    fn urls(&mut self, name: &str) -> Result<Option<Vec<String>>, Failure> {
+        let Some(list) = self.text(name) else {
+            return Ok(None);
+        };
+        let urls = list.split(',').map(|url| check_peer(name, url.trim()));
+        urls.collect::<Result<_, _>>().map(Some)
+    }
+}
+
+fn check_peer(name: &str, url: &str) -> Result<String, Failure> {
+    match Peer::new(url) {
+        Ok(_) => Ok(url.to_owned()),
+        Err(error) => Err(Failure::usage(format!("{name}: {error}"))),
+    }
+}

@@ -1,0 +1,245 @@
+//! What clients may ask: `/k/<key>`, `/get-many`, `/stats`, `/peers`, `/health`.
+
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use groupcache_sync::{
+    CircuitState, Deadline, Error, Group, HttpRequest, HttpResponse, Loaded, Node, Source, Value,
+};
+use percent_encoding::percent_decode_str;
+use serde_json::{Map, json};
+
+use crate::origin::life_of;
+
+/// Answers the requests of clients.
+pub(crate) struct Front {
+    node: Node,
+    group: Group,
+}
+
+impl Front {
+    pub(crate) fn new(node: Node, group: Group) -> Front {
+        Front { node, group }
+    }
+
+    pub(crate) fn answer(&self, request: &HttpRequest<'_>) -> HttpResponse {
+        let begun = Instant::now();
+        let answer = self.route(request).unwrap_or_else(|refusal| refusal);
+        log::trace!(
+            target: "node",
+            method = request.method(), target = request.target(), us = begun.elapsed().as_micros();
+            "answered"
+        );
+        answer
+    }
+
+    /// The answer; it makes no difference to the client which of the two it is.
+    fn route(&self, request: &HttpRequest<'_>) -> Result<HttpResponse, HttpResponse> {
+        if let Some(encoded) = request.target().strip_prefix("/k/") {
+            let key = decode(encoded)?;
+            return match request.method() {
+                "GET" => self.get(&key, deadline(request)?),
+                "PUT" => self.put(&key, request),
+                "DELETE" => changed(self.group.remove(&key)),
+                _ => Err(wrong_method("GET, PUT, DELETE")),
+            };
+        }
+        match (request.method(), request.path()) {
+            ("POST", "/get-many") => self.get_many(request),
+            ("GET", "/stats") => Ok(self.stats()),
+            ("PUT", "/peers") => self.set_peers(request),
+            ("GET", "/health") => Ok(text(200, "healthy")),
+            (_, "/get-many") => Err(wrong_method("POST")),
+            (_, "/peers") => Err(wrong_method("PUT")),
+            (_, "/stats" | "/health") => Err(wrong_method("GET")),
+            _ => Err(text(
+                404,
+                "no such path; there are /k/<key>, /get-many, /stats, /peers and /health",
+            )),
+        }
+    }
+
+    fn get(&self, key: &str, deadline: Deadline) -> Result<HttpResponse, HttpResponse> {
+        let got = self.group.get_with(key, deadline).map_err(refusal)?;
+        let source = match got.source {
+            Source::Main => "main",
+            Source::Hot => "hot",
+            Source::Peer => "peer",
+            Source::Load => "load",
+            Source::Joined => "joined",
+            _ => "other",
+        };
+        Ok(HttpResponse::new(200)
+            .header("Content-Type", "application/octet-stream")
+            .header("X-Cache", source)
+            .body(got.value))
+    }
+
+    fn put(&self, key: &str, request: &HttpRequest<'_>) -> Result<HttpResponse, HttpResponse> {
+        let mut loaded = Loaded::new(Value::copy_from(request.body()));
+        if let Some(life) = request.header("Cache-Control").and_then(life_of) {
+            loaded = loaded.ttl(life);
+        }
+        changed(self.group.set(key, loaded))
+    }
+
+    /// Many values in one answer. All share one deadline.
+    fn get_many(&self, request: &HttpRequest<'_>) -> Result<HttpResponse, HttpResponse> {
+        let deadline = deadline(request)?;
+        let keys: Vec<String> = serde_json::from_slice(request.body()).map_err(|error| {
+            text(
+                400,
+                &format!("the body must be a JSON list of keys: {error}"),
+            )
+        })?;
+        let mut values = Map::new();
+        for key in keys {
+            let value = match self.group.get_with(&key, deadline) {
+                Ok(got) => json!({ "value": BASE64.encode(&got.value) }),
+                Err(Error::NotFound) => json!({ "missing": true }),
+                Err(error) => json!({ "error": error.to_string() }),
+            };
+            values.insert(key, value);
+        }
+        Ok(json_answer(200, &values.into()))
+    }
+
+    fn stats(&self) -> HttpResponse {
+        let group = self.group.stats();
+        let node = self.node.stats();
+        let peers = node.peers.iter().map(|peer| {
+            json!({
+                "id": peer.id,
+                "address": peer.address,
+                "this": peer.is_this_node,
+                "ring_share": peer.ring_share,
+                "circuit": match peer.circuit {
+                    CircuitState::Closed => "closed",
+                    CircuitState::Open => "open",
+                    _ => "other",
+                },
+                "calls": peer.calls,
+                "call_errors": peer.call_errors,
+            })
+        });
+        let stats = json!({
+            "gets": group.gets,
+            "main_hits": group.main_hits,
+            "hot_hits": group.hot_hits,
+            "joined": group.joined,
+            "leads": group.leads,
+            "loads": group.loads,
+            "load_errors": group.load_errors,
+            "fetches": group.fetches,
+            "fetch_errors": group.fetch_errors,
+            "served": group.served,
+            "served_hits": group.served_hits,
+            "removes": group.removes,
+            "evictions": group.evictions,
+            "main_bytes": group.main_bytes,
+            "hot_bytes": group.hot_bytes,
+            "main_items": group.main_items,
+            "hot_items": group.hot_items,
+            "flights": group.flights,
+            "peers": peers.collect::<Vec<_>>(),
+            "ring": format!("{:016x}", node.ring),
+            "ring_mismatches": node.ring_mismatches,
+            "loader_threads": node.loader_threads,
+            "loader_threads_busy": node.loader_threads_busy,
+        });
+        json_answer(200, &stats)
+    }
+
+    /// Replaces the peer list by the lines of the body.
+    fn set_peers(&self, request: &HttpRequest<'_>) -> Result<HttpResponse, HttpResponse> {
+        let list = std::str::from_utf8(request.body());
+        let list = list.map_err(|_| text(400, "the body is not UTF-8"))?;
+        let urls = list.lines().map(str::trim).filter(|url| !url.is_empty());
+        match self.node.set_peers(urls) {
+            Ok(()) => Ok(text(200, "the peer list is replaced")),
+            Err(Error::SelfMissing { id }) => {
+                Err(text(400, &format!("the list must include this node, {id}")))
+            }
+            Err(error) => Err(text(400, &error.to_string())),
+        }
+    }
+}
+
+/// The key that a client means. Decoded as the last step, so that a key may hold any byte.
+fn decode(encoded: &str) -> Result<Cow<'_, str>, HttpResponse> {
+    let refuse = |reason: &str| Err(text(400, reason));
+    if encoded.contains('?') {
+        return refuse("a key takes no query; a ? inside a key is written %3F");
+    }
+    let mut rest = encoded.as_bytes();
+    while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
+        rest = &rest[at + 1..];
+        if rest.len() < 2 || !rest[..2].iter().all(u8::is_ascii_hexdigit) {
+            return refuse("after % in a key, two hexadecimal digits must follow");
+        }
+    }
+    match percent_decode_str(encoded).decode_utf8() {
+        Ok(key) => Ok(key),
+        Err(_) => refuse("the key is not UTF-8"),
+    }
+}
+
+/// Until when the client waits.
+fn deadline(request: &HttpRequest<'_>) -> Result<Deadline, HttpResponse> {
+    let Some(timeout) = request.header("X-Timeout-Ms") else {
+        return Ok(Deadline::NEVER);
+    };
+    let Ok(timeout) = timeout.trim().parse() else {
+        let reason = "X-Timeout-Ms must be a whole number of milliseconds";
+        return Err(text(400, reason));
+    };
+    Ok(Deadline::after(
+        Instant::now(),
+        Duration::from_millis(timeout),
+    ))
+}
+
+/// What to say about a set or a remove.
+fn changed(outcome: Result<(), Error>) -> Result<HttpResponse, HttpResponse> {
+    match outcome {
+        Ok(()) => Ok(text(200, "done on all nodes")),
+        Err(Error::Unreached { peers }) => {
+            let peers = peers.iter();
+            let peers = peers.map(|missed| json!({ "peer": missed.peer, "reason": missed.reason }));
+            let answer = json!({ "unreached": peers.collect::<Vec<_>>() });
+            Ok(json_answer(207, &answer))
+        }
+        Err(error) => Err(refusal(error)),
+    }
+}
+
+/// What to say about a value that there is not.
+fn refusal(error: Error) -> HttpResponse {
+    let status = match error {
+        Error::NotFound => 404,
+        Error::ValueTooLarge { .. } => 413,
+        Error::KeyTooLong { .. } => 414,
+        Error::Load { .. } | Error::Panicked { .. } | Error::OwnerLoad { .. } => 502,
+        Error::Overloaded | Error::Thread { .. } => 503,
+        Error::Deadline => 504,
+        _ => 500,
+    };
+    text(status, &error.to_string())
+}
+
+/// A text with an end of line, as people read it in a terminal.
+fn text(status: u16, text: &str) -> HttpResponse {
+    HttpResponse::text(status, &format!("{text}\n"))
+}
+
+fn wrong_method(allowed: &str) -> HttpResponse {
+    text(405, &format!("this path takes {allowed}")).header("Allow", allowed)
+}
+
+fn json_answer(status: u16, json: &serde_json::Value) -> HttpResponse {
+    HttpResponse::new(status)
+        .header("Content-Type", "application/json")
+        .body(format!("{json}\n"))
+}

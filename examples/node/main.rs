@@ -1,0 +1,286 @@
+//! The cache as a program: a small caching HTTP service in front of a slow HTTP origin.
+//!
+//! Any number of these processes form one cache. Each has two addresses: `--listen` is for its
+//! peers, `--front` for those who want values.
+//!
+//! ```text
+//! node --listen 127.0.0.1:7001 --front 127.0.0.1:8001 --origin http://127.0.0.1:9000
+//! curl http://127.0.0.1:8001/k/some%2Fkey
+//! ```
+//!
+//! - `flags.rs`: what the command line says;
+//! - `origin.rs`: where values come from, a [`Loader`](groupcache_sync::Loader);
+//! - `front.rs`: what clients may ask, all of it done by a [`Group`];
+//! - `logger.rs`: the log on stderr;
+//! - this file: how these become a process that serves, and that stops in good order.
+
+mod flags;
+mod front;
+mod logger;
+mod origin;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+#[cfg(feature = "tiny_http")]
+use groupcache_sync::TinyServer;
+use groupcache_sync::{Error, Group, Node, Server};
+
+use socket2::{Domain, Socket, Type};
+
+use flags::{Asked, Engine, Flags};
+use front::Front;
+use origin::Origin;
+
+/// How long requests under way may take once the process is to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What peers get of that at least, when clients took it all.
+const DRAIN_PEERS: Duration = Duration::from_secs(1);
+
+/// Threads that may wait for values at once, started when needed.
+const FRONT_THREADS: usize = 1_024;
+
+/// The largest body of a request, in bytes: a little more than the largest value, which the group
+/// refuses in its own words.
+const MAX_PUT: usize = (16 << 20) + (64 << 10);
+
+/// Why the process ends without having served.
+pub(crate) struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// The command line is wrong.
+    pub(crate) fn usage(message: impl Display) -> Failure {
+        Failure {
+            code: 2,
+            message: format!("{message}\nTry --help."),
+        }
+    }
+
+    /// The system says no.
+    fn system(message: impl Display) -> Failure {
+        Failure {
+            code: 1,
+            message: message.to_string(),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let outcome = match flags::parse(std::env::args_os().skip(1)) {
+        Ok(Asked::Help) => print(&flags::help()).map_err(Failure::system),
+        Ok(Asked::Run(flags)) => run(&flags),
+        Err(failure) => Err(failure),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nobody is left to be told if stderr is gone.
+            let _ = writeln!(io::stderr(), "node: {}", failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Serves until a signal says to stop.
+fn run(flags: &Flags) -> Result<(), Failure> {
+    logger::start();
+    // The port must be known first: it is a part of this node's address.
+    let listener = listen("--listen", &flags.listen)?;
+    let address = listener.local_addr().map_err(Failure::system)?;
+    let node = node(flags, address)?;
+    let group = group(flags, &node)?;
+    if let Some(peers) = &flags.peers {
+        node.set_peers(peers).map_err(|error| match error {
+            Error::SelfMissing { id } => {
+                Failure::usage(format!("--peers: this node, {id}, must be in the list"))
+            }
+            error => Failure::usage(format!("--peers: {error}")),
+        })?;
+    }
+    let stop = Stop::new()?;
+    let listen = Listen::start(flags.engine, &node, listener)?;
+    let front = Front::new(node.clone(), group);
+    let front = Server::builder(&node)
+        .fallback(move |request| front.answer(request))
+        // A get holds a thread until its value is here, which may take long and must not keep
+        // `/health` waiting.
+        .fallback_workers(FRONT_THREADS)
+        // All clients may come through one proxy.
+        .max_connections_per_address(usize::MAX)
+        .max_fallback_body(MAX_PUT)
+        .from_listener(self::listen("--front", &flags.front)?)
+        .map_err(Failure::system)?;
+    let ready = format!("ready front={} listen={address}\n", front.local_addr());
+    print(&ready).map_err(Failure::system)?;
+
+    stop.wait();
+    log::info!(target: "node", seconds = DRAIN.as_secs(); "draining");
+    let end = Instant::now() + DRAIN;
+    // Clients first: what they wait for may need the peers, and peers need the other address.
+    let all_answered = front.shutdown(DRAIN);
+    let rest = end.saturating_duration_since(Instant::now());
+    if !(listen.shutdown(rest.max(DRAIN_PEERS)) && all_answered) {
+        log::warn!(target: "node", seconds = DRAIN.as_secs(); "requests were cut off");
+    }
+    log::info!(target: "node", "stopped");
+    Ok(())
+}
+
+/// Who serves the peers.
+enum Listen {
+    Threads(Server),
+    #[cfg(feature = "tiny_http")]
+    TinyHttp(TinyServer),
+}
+
+impl Listen {
+    fn start(engine: Engine, node: &Node, listener: TcpListener) -> Result<Listen, Failure> {
+        let server = match engine {
+            Engine::Threads => Server::from_listener(node, listener).map(Listen::Threads),
+            #[cfg(feature = "tiny_http")]
+            Engine::TinyHttp => TinyServer::from_listener(node, listener).map(Listen::TinyHttp),
+        };
+        server.map_err(Failure::system)
+    }
+
+    fn shutdown(self, timeout: Duration) -> bool {
+        match self {
+            Listen::Threads(server) => server.shutdown(timeout),
+            #[cfg(feature = "tiny_http")]
+            Listen::TinyHttp(server) => server.shutdown(timeout),
+        }
+    }
+}
+
+/// The signals that say to stop.
+#[cfg(unix)]
+struct Stop(signal_hook::iterator::Signals);
+
+#[cfg(unix)]
+impl Stop {
+    fn new() -> Result<Stop, Failure> {
+        use signal_hook::consts::{SIGINT, SIGTERM};
+        let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]);
+        signals.map(Stop).map_err(Failure::system)
+    }
+
+    /// Waits for the first one. The second one ends the process, however far it is.
+    fn wait(mut self) {
+        let _first = self.0.forever().next();
+        std::thread::spawn(move || {
+            if self.0.forever().next().is_some() {
+                std::process::exit(1);
+            }
+        });
+    }
+}
+
+/// Elsewhere the system ends the process.
+#[cfg(not(unix))]
+struct Stop;
+
+#[cfg(not(unix))]
+impl Stop {
+    fn new() -> Result<Stop, Failure> {
+        Ok(Stop)
+    }
+
+    fn wait(self) {
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+fn node(flags: &Flags, address: SocketAddr) -> Result<Node, Failure> {
+    let this = match &flags.this {
+        Some(this) => this.clone(),
+        None => format!("http://{address}"),
+    };
+    if flags.this.is_none() && address.ip().is_unspecified() {
+        log::warn!(
+            target: "node", address = this.as_str();
+            "peers cannot reach a wildcard address: give --self one that they can"
+        );
+    }
+    let invalid = |error| Failure::usage(format!("--self: {error}"));
+    let mut builder = Node::builder(&this).map_err(invalid)?;
+    if let Some(timeout) = flags.connect_timeout {
+        builder = builder.connect_timeout(timeout);
+    }
+    if let Some(timeout) = flags.fetch_timeout {
+        builder = builder.fetch_timeout(timeout);
+    }
+    if let Some(threads) = flags.loader_threads {
+        builder = builder.loader_threads(threads);
+    }
+    builder.build().map_err(Failure::usage)
+}
+
+fn group(flags: &Flags, node: &Node) -> Result<Group, Failure> {
+    let mut builder = node.group_builder(&flags.group, flags.cache_bytes);
+    if let Some(bytes) = flags.hot_bytes {
+        builder = builder.hot_bytes(bytes);
+    }
+    if let Some(ttl) = flags.hot_ttl {
+        builder = builder.hot_ttl(ttl);
+    }
+    if let Some(ttl) = flags.ttl {
+        builder = builder.ttl(ttl);
+    }
+    let group = builder.build_with(Origin::new(&flags.origin));
+    group.map_err(|error| match error {
+        Error::InvalidSetting { setting, reason } => {
+            let flag = match setting {
+                "group name" => "--group",
+                "capacity_bytes" => "--cache-bytes",
+                "hot_bytes" => "--hot-bytes",
+                other => other,
+            };
+            Failure::usage(format!("{flag}: {reason}"))
+        }
+        error => Failure::usage(error),
+    })
+}
+
+fn listen(flag: &str, address: &str) -> Result<TcpListener, Failure> {
+    let addresses = address.to_socket_addrs().map_err(|error| {
+        Failure::usage(format!(
+            "{flag} {address}: {error}; it must be HOST:PORT, such as 127.0.0.1:7001"
+        ))
+    })?;
+    let mut failure = io::Error::other("the name has no address");
+    for address in addresses {
+        match socket(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failure = error,
+        }
+    }
+    Err(Failure::system(format!(
+        "{flag} {address}: cannot listen: {failure}; choose a free port (0 picks one)"
+    )))
+}
+
+/// A socket for either engine: tiny_http needs one that does not wait to fill its packets.
+fn socket(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(4_096)?;
+    Ok(socket.into())
+}
+
+fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}

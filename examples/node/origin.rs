@@ -1,0 +1,190 @@
+//! The origin: an HTTP server that has all values, and is too slow to be asked for each.
+
+use std::cell::Cell;
+use std::io::{ErrorKind, Read};
+use std::time::Duration;
+
+use groupcache_sync::{Load, LoadError, Loaded, Loader, Value};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use ureq::http::header::CACHE_CONTROL;
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{ConnectionDetails, Connector, DefaultConnector, Transport};
+use ureq::{Agent, Body, http};
+
+/// All but letters, digits, `-`, `_` and `~` are escaped: the dot too, as `.` and `..` are not
+/// keys to everyone on the way.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
+
+/// How long the origin may take for an answer to begin, and then to end: it is slow, and one that
+/// asks again only makes it slower.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// The longest value that is taken from it, in bytes.
+const MAX_BODY: u64 = 256 << 20;
+
+/// What is reserved for a body before its first byte is here.
+const MAX_RESERVED: u64 = 1 << 20;
+
+/// Loads values from the origin.
+pub(crate) struct Origin {
+    agent: Agent,
+    base: String,
+}
+
+/// The URL without a slash at its end, if it is one that keys can follow.
+pub(crate) fn check(url: &str) -> Result<String, &'static str> {
+    let base = url.strip_suffix('/').unwrap_or(url);
+    if !base.starts_with("http://") {
+        return Err("it must begin with http://");
+    }
+    if base.contains(['?', '#']) {
+        return Err("keys cannot follow a query or a fragment");
+    }
+    let uri = base.parse::<http::Uri>().map_err(|_| "it is no URL")?;
+    // A port that is none would silently be the default one.
+    let port = uri.authority().is_some_and(|authority| {
+        let host = authority.host();
+        !host.is_empty() && (authority.port_u16().is_some() || authority.as_str().ends_with(host))
+    });
+    if !port {
+        return Err("it must name a host, and a port only if that is a number up to 65535");
+    }
+    Ok(base.to_owned())
+}
+
+impl Origin {
+    /// The origin at `base`, which [`check`] approved.
+    pub(crate) fn new(base: &str) -> Origin {
+        let config = Agent::config_builder()
+            .user_agent(concat!("groupcache-sync/", env!("CARGO_PKG_VERSION")))
+            .proxy(None)
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            // Not a timeout for the whole call: for that, ureq would start a thread each time.
+            .timeout_connect(Some(Duration::from_secs(10)))
+            .timeout_send_request(Some(Duration::from_secs(30)))
+            .timeout_recv_response(Some(PATIENCE))
+            .timeout_recv_body(Some(PATIENCE))
+            .max_idle_connections(64)
+            .max_idle_connections_per_host(64)
+            // Many servers close what has been idle for 5 seconds.
+            .max_idle_age(Duration::from_secs(4))
+            // Holds the longest key, percent-encoded.
+            .output_buffer_size(24 << 10)
+            .input_buffer_size(64 << 10)
+            .build();
+        let connector = DefaultConnector::new().chain(NoteNew);
+        Origin {
+            agent: Agent::with_parts(config, connector, DefaultResolver::default()),
+            base: base.to_owned(),
+        }
+    }
+
+    fn ask(&self, key: &str) -> Result<http::Response<Body>, ureq::Error> {
+        let url = format!("{}/{}", self.base, utf8_percent_encode(key, ESCAPED));
+        MADE.set(false);
+        match self.agent.get(&url).call() {
+            // A connection that was kept had been closed meanwhile: the origin knows nothing of
+            // this request. On a new connection it may, so that would be a second load.
+            Err(error) if broke_off(&error) && !MADE.get() => self.agent.get(&url).call(),
+            answer => answer,
+        }
+    }
+}
+
+impl Loader<Value> for Origin {
+    /// Takes as long as it takes: a load that outlives its caller is cached all the same.
+    fn load(&self, load: &Load<'_>) -> Result<Loaded<Value>, LoadError> {
+        let answer = self.ask(load.key())?;
+        let status = answer.status().as_u16();
+        let life = life(answer.headers());
+        // To its very end, whatever it is: else the connection cannot be used again.
+        let body = read(answer.into_body())?;
+        match status {
+            200 => {
+                let loaded = Loaded::new(Value::from(body));
+                Ok(match life {
+                    Some(life) => loaded.ttl(life),
+                    None => loaded,
+                })
+            }
+            404 => Err(LoadError::NotFound),
+            status => Err(format!("the origin answered {status}").into()),
+        }
+    }
+}
+
+fn read(body: Body) -> Result<Vec<u8>, ureq::Error> {
+    let announced = body.content_length().unwrap_or(0).min(MAX_RESERVED);
+    let mut bytes = Vec::with_capacity(announced as usize);
+    let mut reader = body.into_with_config().limit(MAX_BODY).reader();
+    reader.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// How long a message says that its value lives; zero is not to be kept at all.
+fn life(headers: &http::HeaderMap) -> Option<Duration> {
+    let lines = headers.get_all(CACHE_CONTROL);
+    lines
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .filter_map(life_of)
+        .min()
+}
+
+/// The life that the value of one `Cache-Control` header means.
+pub(crate) fn life_of(header: &str) -> Option<Duration> {
+    let directives = header.split(',').map(str::trim);
+    let lives = directives.filter_map(|directive| {
+        let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
+        match &*name.trim().to_ascii_lowercase() {
+            "no-store" | "no-cache" => Some(Duration::ZERO),
+            "max-age" => {
+                let digits = value.trim().trim_matches('"');
+                let all_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
+                // Too many digits mean for ever; what is no number is stale at once.
+                let seconds = match digits.parse::<u32>() {
+                    Ok(seconds) => seconds,
+                    Err(_) if all_digits && !digits.is_empty() => u32::MAX,
+                    Err(_) => 0,
+                };
+                Some(Duration::from_secs(seconds.into()))
+            }
+            _ => None,
+        }
+    });
+    lives.min()
+}
+
+fn broke_off(error: &ureq::Error) -> bool {
+    let kinds = [
+        ErrorKind::UnexpectedEof,
+        ErrorKind::ConnectionReset,
+        ErrorKind::ConnectionAborted,
+        ErrorKind::BrokenPipe,
+    ];
+    matches!(error, ureq::Error::Io(error) if kinds.contains(&error.kind()))
+}
+
+thread_local! {
+    /// Whether this thread's call has made a connection, and not used one that was kept.
+    static MADE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Follows the connector in the chain, so it is called for each new connection.
+#[derive(Debug)]
+struct NoteNew;
+
+impl<T: Transport> Connector<T> for NoteNew {
+    type Out = T;
+
+    fn connect(
+        &self,
+        _: &ConnectionDetails<'_>,
+        made: Option<T>,
+    ) -> Result<Option<T>, ureq::Error> {
+        MADE.set(true);
+        Ok(made)
+    }
+}

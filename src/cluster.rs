@@ -1,0 +1,400 @@
+//! `Cluster`: what the groups of a node share. Ring, peers, transport, clock, loader pool.
+
+use std::time::Duration;
+
+use crate::circuit::Circuit;
+use crate::deadline::{Clock, Deadline};
+use crate::error::{Error, Unreached};
+use crate::keeper::Keeper;
+use crate::peer::{Call, CallError, Limits, Link, Peer, Reply, Transport};
+use crate::pool::Pool;
+use crate::ring::{Member, Ring};
+use crate::stats::{CircuitState, Counter, NodeStats, PeerStats};
+use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, RwLock, thread};
+use crate::waits::Waits;
+use crate::wire::{self, Nonsense, Status};
+
+/// How many peers are told of a change at the same time.
+const PARALLEL_CALLS: usize = 16;
+
+/// Why a call failed, as its caller must know.
+#[derive(Clone, Debug)]
+pub(crate) enum Failure {
+    /// The caller's own time is up. Says nothing about the peer (I6).
+    Deadline,
+    /// The peer is away: refused, silent, nonsense, or known to be so.
+    Away(String),
+}
+
+/// A peer other than this node.
+pub(crate) struct Remote {
+    pub(crate) peer: Peer,
+    link: Arc<dyn Link>,
+    circuit: Circuit,
+    calls: Counter,
+    errors: Counter,
+}
+
+/// The members at one moment, swapped whole.
+pub(crate) struct Members {
+    ring: Ring,
+    /// In the order of the list the ring was made of. `None` is this node.
+    remotes: Vec<Option<Arc<Remote>>>,
+    peers: Vec<Peer>,
+}
+
+impl Members {
+    /// All peers but this node.
+    pub(crate) fn remotes(&self) -> Vec<Arc<Remote>> {
+        self.remotes.iter().flatten().cloned().collect()
+    }
+
+    pub(crate) fn owner(&self, key: &str) -> Owner {
+        let remote = self
+            .ring
+            .owner(key.as_bytes())
+            .and_then(|at| self.remotes[at].clone());
+        remote.map_or(Owner::This, Owner::Peer)
+    }
+
+    pub(crate) fn fingerprint(&self) -> u64 {
+        self.ring.fingerprint()
+    }
+}
+
+/// Who owns a key.
+pub(crate) enum Owner {
+    This,
+    Peer(Arc<Remote>),
+}
+
+/// The settings of a node that its groups need.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) limits: Limits,
+    pub(crate) fetch_timeout: Duration,
+    pub(crate) load_timeout: Duration,
+    pub(crate) fallback_life: Duration,
+    pub(crate) max_value: usize,
+    pub(crate) allow_absent: bool,
+}
+
+/// What the groups of a node share. Holds no group, so there is no cycle.
+pub(crate) struct Cluster {
+    this: Peer,
+    pub(crate) settings: Settings,
+    pub(crate) clock: Clock,
+    pub(crate) pool: Pool,
+    pub(crate) waits: Arc<Waits>,
+    transport: Arc<dyn Transport>,
+    members: RwLock<Arc<Members>>,
+    keeper: Keeper,
+    ring_mismatches: Counter,
+}
+
+impl Cluster {
+    /// A cluster of this node alone.
+    pub(crate) fn new(
+        this: Peer,
+        settings: Settings,
+        clock: Clock,
+        pool: Pool,
+        transport: Arc<dyn Transport>,
+    ) -> Arc<Cluster> {
+        let alone = Members {
+            ring: ring_of(std::slice::from_ref(&this)),
+            remotes: vec![None],
+            peers: vec![this.clone()],
+        };
+        Arc::new(Cluster {
+            this,
+            settings,
+            clock,
+            pool,
+            waits: Waits::new(),
+            transport,
+            members: RwLock::new(Arc::new(alone)),
+            keeper: Keeper::default(),
+            ring_mismatches: Counter::default(),
+        })
+    }
+
+    pub(crate) fn this(&self) -> &Peer {
+        &self.this
+    }
+
+    pub(crate) fn members(&self) -> Arc<Members> {
+        Arc::clone(&self.members.read())
+    }
+
+    /// Replaces the list by what `change` makes of it. Peers that stay keep their connections.
+    pub(crate) fn change_peers(
+        &self,
+        change: impl Fn(&[Peer]) -> Result<Vec<Peer>, Error>,
+    ) -> Result<(), Error> {
+        loop {
+            let old = self.members();
+            let peers = without_doubles(change(&old.peers)?)?;
+            if !self.settings.allow_absent && !peers.iter().any(|peer| self.is_this(peer)) {
+                return Err(Error::SelfMissing {
+                    id: self.this.name().into(),
+                });
+            }
+            let remote = |peer: &Peer| (!self.is_this(peer)).then(|| self.remote(&old, peer));
+            let new = Arc::new(Members {
+                ring: ring_of(&peers),
+                remotes: peers.iter().map(remote).collect(),
+                peers,
+            });
+            if self.swap(&old, &new) {
+                log::info!(
+                    target: "groupcache",
+                    peers = new.peers.len(), ring:% = format!("{:x}", new.fingerprint());
+                    "the ring has changed"
+                );
+                return Ok(());
+            }
+            // Somebody else has changed the list meanwhile: neither change may undo the other.
+        }
+    }
+
+    fn swap(&self, old: &Arc<Members>, new: &Arc<Members>) -> bool {
+        let mut members = self.members.write();
+        let unchanged = Arc::ptr_eq(&members, old);
+        if unchanged {
+            *members = Arc::clone(new); // the caller still holds the old: nothing is dropped here
+        }
+        unchanged
+    }
+
+    fn is_this(&self, peer: &Peer) -> bool {
+        peer.name() == self.this.name()
+    }
+
+    fn remote(&self, old: &Members, peer: &Peer) -> Arc<Remote> {
+        let same = |remote: &&Arc<Remote>| {
+            remote.peer.name() == peer.name() && remote.peer.address() == peer.address()
+        };
+        old.remotes
+            .iter()
+            .flatten()
+            .find(same)
+            .cloned()
+            .unwrap_or_else(|| {
+                Arc::new(Remote {
+                    peer: peer.clone(),
+                    link: self.transport.link(peer, &self.settings.limits),
+                    circuit: Circuit::default(),
+                    calls: Counter::default(),
+                    errors: Counter::default(),
+                })
+            })
+    }
+
+    /// Calls a peer, no longer than `limit` and than the caller's `deadline`, and reads its answer.
+    pub(crate) fn call<R>(
+        self: &Arc<Self>,
+        remote: &Arc<Remote>,
+        call: &Call,
+        limit: Duration,
+        deadline: Deadline,
+        read: impl FnOnce(Status, Reply) -> Result<R, Nonsense>,
+    ) -> Result<R, Failure> {
+        if remote.circuit.is_open() {
+            return Err(Failure::Away(
+                "it failed before and is being probed".to_owned(),
+            ));
+        }
+        let remaining = deadline.remaining(self.clock.now());
+        if remaining.is_some_and(|remaining| remaining.is_zero()) {
+            return Err(Failure::Deadline);
+        }
+        let timeout = remaining.map_or(limit, |remaining| remaining.min(limit));
+        remote.calls.add();
+        let outcome = remote
+            .link
+            .call(call, timeout)
+            .and_then(|reply| self.read(reply, read));
+        match outcome {
+            Ok(result) => {
+                self.succeeded(remote);
+                Ok(result)
+            }
+            Err(CallError::Timeout) if timeout < limit => Err(Failure::Deadline),
+            Err(error) => {
+                self.failed(remote, &error);
+                Err(Failure::Away(error.to_string()))
+            }
+        }
+    }
+
+    fn read<R>(
+        &self,
+        reply: Reply,
+        read: impl FnOnce(Status, Reply) -> Result<R, Nonsense>,
+    ) -> Result<R, CallError> {
+        let ring = reply.header.as_deref().and_then(wire::ring_of);
+        if ring.is_some_and(|ring| ring != self.members().fingerprint()) {
+            self.ring_mismatches.add();
+        }
+        let status = Status::of(reply.status, reply.header.as_deref());
+        let status = status.ok_or_else(|| {
+            CallError::Nonsense(format!("an answer with status {}", reply.status))
+        })?;
+        read(status, reply).map_err(|nonsense| CallError::Nonsense(nonsense.0.to_owned()))
+    }
+
+    fn succeeded(&self, remote: &Remote) {
+        if remote.circuit.succeed() {
+            log::info!(target: "groupcache", peer:% = remote.peer; "the peer is back");
+        }
+    }
+
+    fn failed(self: &Arc<Self>, remote: &Remote, error: &CallError) {
+        remote.errors.add();
+        if remote.circuit.fail() {
+            log::warn!(
+                target: "groupcache", peer:% = remote.peer, error:% = error;
+                "the peer is away; its keys are loaded here until it answers"
+            );
+            let cluster = Arc::downgrade(self);
+            self.keeper.ring(&self.clock, || {
+                move || cluster.upgrade().map(|cluster| cluster.probe())
+            });
+        }
+    }
+
+    /// Runs `tell` for all `remotes` at the same time, and returns who was not reached.
+    pub(crate) fn tell_all(
+        &self,
+        remotes: &[Arc<Remote>],
+        tell: impl Fn(&Arc<Remote>) -> Result<(), Failure> + Sync,
+    ) -> Vec<Unreached> {
+        let next = AtomicUsize::new(0);
+        let unreached = Mutex::new(Vec::new());
+        let work = || {
+            while let Some(remote) = remotes.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Err(failure) = tell(remote) {
+                    unreached.lock().push(remote.unreached(&failure));
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..remotes.len().min(PARALLEL_CALLS) {
+                // Without more threads this one does it all, one after the other.
+                if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                    break;
+                }
+            }
+            work();
+        });
+        unreached.into_inner()
+    }
+
+    /// Probes the peers whose circuit is open; tells whether one still is.
+    fn probe(&self) -> bool {
+        let members = self.members();
+        let away = members
+            .remotes()
+            .into_iter()
+            .filter(|remote| remote.circuit.is_open());
+        away.fold(false, |still_away, remote| {
+            let probe = Call {
+                method: "GET",
+                target: wire::BASE.to_owned(),
+                header: String::new(),
+                body: Vec::new(),
+            };
+            // Any answer shows that it is there.
+            match remote.link.call(&probe, self.settings.fetch_timeout) {
+                Ok(_) => {
+                    self.succeeded(&remote);
+                    still_away
+                }
+                Err(_) => true,
+            }
+        })
+    }
+
+    pub(crate) fn stats(&self) -> NodeStats {
+        let members = self.members();
+        let (threads, busy) = self.pool.threads();
+        let peer = |(at, peer): (usize, &Peer)| {
+            let remote = members.remotes[at].as_deref();
+            PeerStats {
+                id: peer.name().to_owned(),
+                address: peer.address(),
+                is_this_node: remote.is_none(),
+                ring_share: members.ring.share(at),
+                circuit: remote.map_or(CircuitState::Closed, Remote::circuit_state),
+                calls: remote.map_or(0, |remote| remote.calls.get()),
+                call_errors: remote.map_or(0, |remote| remote.errors.get()),
+            }
+        };
+        NodeStats {
+            peers: members.peers.iter().enumerate().map(peer).collect(),
+            ring: members.fingerprint(),
+            ring_mismatches: self.ring_mismatches.get(),
+            loader_threads: threads as u64,
+            loader_threads_busy: busy as u64,
+        }
+    }
+}
+
+impl Remote {
+    pub(crate) fn unreached(&self, failure: &Failure) -> Unreached {
+        Unreached {
+            peer: self.peer.name().to_owned(),
+            reason: match failure {
+                Failure::Deadline => "no time left".to_owned(),
+                Failure::Away(reason) => reason.clone(),
+            },
+        }
+    }
+
+    fn circuit_state(&self) -> CircuitState {
+        if self.circuit.is_open() {
+            CircuitState::Open
+        } else {
+            CircuitState::Closed
+        }
+    }
+}
+
+fn ring_of(peers: &[Peer]) -> Ring {
+    let member = |peer: &Peer| Member {
+        id: peer.id.clone(),
+        weight: peer.weight,
+    };
+    Ring::new(&peers.iter().map(member).collect::<Vec<_>>())
+}
+
+/// The list without repetitions; the same id at two addresses is an error.
+fn without_doubles(peers: Vec<Peer>) -> Result<Vec<Peer>, Error> {
+    let mut unique: Vec<Peer> = Vec::with_capacity(peers.len());
+    for peer in peers {
+        match unique.iter().find(|other| other.id == peer.id) {
+            None => unique.push(peer),
+            Some(other) if *other == peer => {}
+            Some(other) => {
+                let reason = format!("it stands in the list twice, also as {}", other.address());
+                return Err(Error::peer(&peer.id, reason));
+            }
+        }
+    }
+    Ok(unique)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubles_are_one_peer_and_contradictions_an_error() {
+        let peer = |address: &str| Peer::new(address).unwrap();
+        let list = vec![peer("http://a:1"), peer("http://a:1/")];
+        assert_eq!(without_doubles(list).unwrap().len(), 1);
+        let list = vec![peer("http://a:1").id("x"), peer("http://b:1").id("x")];
+        assert!(without_doubles(list).is_err());
+    }
+}

@@ -1,0 +1,508 @@
+//! HTTP/1: bytes to heads of requests, and heads of responses to bytes. Pure: no socket, no lock,
+//! no clock.
+//!
+//! Strict on purpose. Where two readers of the same bytes could disagree on where a request ends,
+//! one of them can be made to see a request that the other never saw; so what the standard calls
+//! malformed is refused, also where it allows leniency. A refused request ends its connection.
+
+use std::io::Write as _;
+use std::mem::MaybeUninit;
+
+pub(crate) use httparse::Header as Field;
+
+/// The longest request line: the longest key, its group and room to spare.
+pub(crate) const MAX_LINE: usize = 17 << 10;
+
+/// The longest head of a request.
+pub(crate) const MAX_HEAD: usize = 32 << 10;
+
+/// The most headers of a request.
+const MAX_FIELDS: usize = 100;
+
+/// Why a request is not answered. Its connection is of no use any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) status: u16,
+    pub(crate) reason: &'static str,
+}
+
+fn malformed(reason: &'static str) -> Refusal {
+    Refusal {
+        status: 400,
+        reason,
+    }
+}
+
+/// How far the search for the end of a head has come.
+///
+/// It looks at every byte once, however slowly they come, and refuses early what can never become
+/// a head, so that nobody waits for the rest of it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Scan {
+    seen: usize,
+    line: usize,
+}
+
+impl Scan {
+    /// Goes on with all bytes of the request that are here so far. Gives the length of the head
+    /// once its end is among them.
+    pub(crate) fn advance(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+        if self.seen == 0 && bytes.first().is_some_and(|byte| !is_token_byte(*byte)) {
+            return Err(malformed("a request begins with its method"));
+        }
+        while let Some(at) = position_of_newline(bytes, self.seen) {
+            let (line, next) = (self.line, at + 1);
+            let text = bytes.get(line..next).unwrap_or_default();
+            if !text.ends_with(b"\r\n") {
+                return Err(malformed("a line ends in LF without CR"));
+            }
+            if line == 0 {
+                check_first_line(text)?;
+            }
+            (self.seen, self.line) = (next, next);
+            if text.len() == 2 {
+                return self.check_length().map(|()| Some(next));
+            }
+        }
+        self.seen = bytes.len();
+        self.check_length().map(|()| None)
+    }
+
+    fn check_length(&self) -> Result<(), Refusal> {
+        if self.line == 0 && self.seen > MAX_LINE {
+            return Err(LINE_TOO_LONG);
+        }
+        if self.seen > MAX_HEAD {
+            return Err(Refusal {
+                status: 431,
+                reason: "the head of the request is too long",
+            });
+        }
+        Ok(())
+    }
+}
+
+const LINE_TOO_LONG: Refusal = Refusal {
+    status: 414,
+    reason: "the request line is too long",
+};
+
+fn position_of_newline(bytes: &[u8], from: usize) -> Option<usize> {
+    let rest = bytes.get(from..)?;
+    rest.iter()
+        .position(|&byte| byte == b'\n')
+        .map(|at| from + at)
+}
+
+/// A client of HTTP/0.9 sends one line and waits; one of HTTP/2 sends what only looks like a head.
+fn check_first_line(line: &[u8]) -> Result<(), Refusal> {
+    if line.len() > MAX_LINE {
+        return Err(LINE_TOO_LONG);
+    }
+    if line.ends_with(b" HTTP/1.1\r\n") || line.ends_with(b" HTTP/1.0\r\n") {
+        return Ok(());
+    }
+    Err(malformed("the protocol is HTTP/1.1 or HTTP/1.0"))
+}
+
+/// The head of a request.
+#[derive(Debug)]
+pub(crate) struct Head<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) target: &'a str,
+    pub(crate) fields: &'a [Field<'a>],
+    /// What `Content-Length` declares. Nothing may be allocated on its word.
+    pub(crate) body_len: u64,
+    pub(crate) expects_continue: bool,
+    pub(crate) persistence: Persistence,
+}
+
+/// What becomes of a connection after a response, and whether the response must say so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Persistence {
+    /// It stays, as HTTP/1.1 has it.
+    Implied,
+    /// It stays, as a client of HTTP/1.0 has asked.
+    Stated,
+    Close,
+}
+
+/// Room for the headers of one request, not touched before it is used.
+pub(crate) type FieldRoom<'a> = [MaybeUninit<Field<'a>>; MAX_FIELDS];
+
+pub(crate) fn field_room<'a>() -> FieldRoom<'a> {
+    [const { MaybeUninit::uninit() }; MAX_FIELDS]
+}
+
+/// Reads a head whose end [`Scan`] has found: `bytes` are the head and nothing else.
+pub(crate) fn parse<'a>(bytes: &'a [u8], room: &'a mut FieldRoom<'a>) -> Result<Head<'a>, Refusal> {
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(bytes, room) {
+        Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
+        Ok(_) => return Err(malformed("the head does not end where its last line does")),
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(Refusal {
+                status: 431,
+                reason: "there are too many headers",
+            });
+        }
+        Err(_) => return Err(malformed("the head of the request is malformed")),
+    }
+    let fields: &'a [Field<'a>] = request.headers;
+    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
+    else {
+        return Err(malformed("the request line is incomplete"));
+    };
+    check_target(target)?;
+    read_fields(fields, minor).map(|found| Head {
+        method,
+        target,
+        fields,
+        body_len: found.body_len.unwrap_or(0),
+        expects_continue: found.expects_continue && minor == 1,
+        persistence: found.persistence(minor),
+    })
+}
+
+/// Only a path with an optional query: no proxy's absolute form, no asterisk, and nothing that
+/// would have to be encoded.
+fn check_target(target: &str) -> Result<(), Refusal> {
+    if !target.starts_with('/') {
+        return Err(malformed("the target must begin with /"));
+    }
+    if target
+        .bytes()
+        .any(|byte| !byte.is_ascii_graphic() || byte == b'#')
+    {
+        return Err(malformed("the target has a character that must be encoded"));
+    }
+    Ok(())
+}
+
+/// What the headers say about the message itself.
+#[derive(Default)]
+struct Found {
+    body_len: Option<u64>,
+    hosts: usize,
+    expects_continue: bool,
+    close: bool,
+    keep_alive: bool,
+}
+
+impl Found {
+    fn persistence(&self, minor: u8) -> Persistence {
+        match minor {
+            _ if self.close => Persistence::Close,
+            1 => Persistence::Implied,
+            _ if self.keep_alive => Persistence::Stated,
+            _ => Persistence::Close,
+        }
+    }
+}
+
+fn read_fields(fields: &[Field<'_>], minor: u8) -> Result<Found, Refusal> {
+    let mut found = Found::default();
+    for field in fields {
+        read_field(field, &mut found)?;
+    }
+    if found.hosts > 1 || (found.hosts == 0 && minor == 1) {
+        return Err(malformed("a request has one Host header"));
+    }
+    Ok(found)
+}
+
+fn read_field(field: &Field<'_>, found: &mut Found) -> Result<(), Refusal> {
+    let is = |name: &str| field.name.eq_ignore_ascii_case(name);
+    if field
+        .value
+        .iter()
+        .any(|&byte| byte.is_ascii_control() && byte != b'\t')
+    {
+        return Err(malformed("a header has a control character"));
+    }
+    // Lengths tell most names apart, which saves comparing them.
+    match field.name.len() {
+        4 if is("Host") => found.hosts += 1,
+        6 if is("Expect") => {
+            if !field.value.eq_ignore_ascii_case(b"100-continue") {
+                return Err(Refusal {
+                    status: 417,
+                    reason: "only 100-continue can be expected",
+                });
+            }
+            found.expects_continue = true;
+        }
+        10 if is("Connection") => {
+            for option in field.value.split(|&byte| byte == b',') {
+                let option = option.trim_ascii();
+                found.close |= option.eq_ignore_ascii_case(b"close");
+                found.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+            }
+        }
+        14 if is("Content-Length") => {
+            if found.body_len.is_some() {
+                return Err(malformed("there are two Content-Length headers"));
+            }
+            found.body_len = Some(parse_length(field.value)?);
+        }
+        17 if is("Transfer-Encoding") => {
+            return Err(malformed(
+                "a body needs Content-Length, not Transfer-Encoding",
+            ));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Digits alone: no sign, no base, no list.
+fn parse_length(value: &[u8]) -> Result<u64, Refusal> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(malformed("Content-Length is not a number"));
+    }
+    // More than any number is more than any limit.
+    Ok(value.iter().fold(0, |length: u64, digit| {
+        length
+            .saturating_mul(10)
+            .saturating_add(u64::from(digit - b'0'))
+    }))
+}
+
+/// Whether this can be the name of a header.
+pub(crate) fn is_field_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(is_token_byte)
+}
+
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// The one interim response.
+pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Whether a response of this status may have a body at all.
+pub(crate) fn may_have_body(status: u16) -> bool {
+    !matches!(status, 100..=199 | 204 | 304)
+}
+
+/// Appends the head of a response. The headers must be free of control characters.
+pub(crate) fn write_head<'n, 'v>(
+    out: &mut Vec<u8>,
+    status: u16,
+    headers: impl Iterator<Item = (&'n str, &'v str)>,
+    body_len: usize,
+    persistence: Persistence,
+) {
+    // Writing to a `Vec` cannot fail.
+    let _ = write!(out, "HTTP/1.1 {status} {}\r\n", reason(status));
+    for (name, value) in headers {
+        for part in [name, ": ", value, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
+    if may_have_body(status) {
+        let _ = write!(out, "Content-Length: {body_len}\r\n");
+    }
+    let connection: &[u8] = match persistence {
+        Persistence::Implied => b"\r\n",
+        Persistence::Stated => b"Connection: keep-alive\r\n\r\n",
+        Persistence::Close => b"Connection: close\r\n\r\n",
+    };
+    out.extend_from_slice(connection);
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        204 => "No Content",
+        207 => "Multi-Status",
+        301 => "Moved Permanently",
+        302 => "Found",
+        304 => "Not Modified",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        417 => "Expectation Failed",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        _ => "Other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads a whole request; gives method, target, length of the body and persistence.
+    fn read(bytes: &[u8]) -> Result<(String, String, u64, Persistence), Refusal> {
+        let length = Scan::default()
+            .advance(bytes)?
+            .expect("the head has no end");
+        let mut room = field_room();
+        let head = parse(&bytes[..length], &mut room)?;
+        Ok((
+            head.method.to_owned(),
+            head.target.to_owned(),
+            head.body_len,
+            head.persistence,
+        ))
+    }
+
+    fn status_of(bytes: &[u8]) -> u16 {
+        read(bytes).map_or_else(|refusal| refusal.status, |_| 200)
+    }
+
+    #[test]
+    fn a_plain_request_is_read() {
+        let bytes = b"PUT /a%20b?c HTTP/1.1\r\nHost: h\r\ncontent-length: 12\r\n\r\n";
+        let expected = (
+            "PUT".to_owned(),
+            "/a%20b?c".to_owned(),
+            12,
+            Persistence::Implied,
+        );
+        assert_eq!(read(bytes), Ok(expected));
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        let heads: &[&[u8]] = &[
+            b"GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: identity\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: +5\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: -5\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 0x5\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 5, 5\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 5 5\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length:\r\n\r\n",
+            b"GET / HTTP/1.1\nHost: h\n\n",
+            b"GET / HTTP/1.1\r\nHost: h\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: h\r\n\n",
+            b"GET / HTTP/1.1\r\nHost : h\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: h\r\n folded\r\n\r\n",
+            b"GET / HTTP/1.1\r\n Host: h\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: h\r\nX: a\0b\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: h\r\nX: a\rb\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: h\r\nX: a\x7fb\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: h\r\nX\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: h\r\n: a\r\n\r\n",
+            b"GET /\0 HTTP/1.1\r\nHost: h\r\n\r\n",
+            b"GET /\xc3\xa9 HTTP/1.1\r\nHost: h\r\n\r\n",
+            b"GET /a#b HTTP/1.1\r\nHost: h\r\n\r\n",
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n",
+            b"GET /\r\n\r\n",
+            b"GET / HTTP/2.0\r\nHost: h\r\n\r\n",
+            b"GET / HTTP/3.0\r\nHost: h\r\n\r\n",
+            b"GET / HTTP/1.2\r\nHost: h\r\n\r\n",
+            b"GET / http/1.1\r\nHost: h\r\n\r\n",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"GET / extra HTTP/1.1\r\nHost: h\r\n\r\n",
+            b"GET  / HTTP/1.1\r\nHost: h\r\n\r\n",
+            b"GET /  HTTP/1.1\r\nHost: h\r\n\r\n",
+            b"GET http://h/ HTTP/1.1\r\nHost: h\r\n\r\n",
+            b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n",
+            b"CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n",
+            b"\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
+            b" GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+            b"G@T / HTTP/1.1\r\nHost: h\r\n\r\n",
+        ];
+        for head in heads {
+            assert_eq!(status_of(head), 400, "{}", head.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_can_never_become_a_head_is_refused_before_its_end() {
+        for bytes in [&b"\x16\x03\x01"[..], b"GET /\r\n", b"GET / HTTP/1.1\n"] {
+            assert!(Scan::default().advance(bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn limits_have_their_own_statuses() {
+        let head = |target: usize, fields: usize, length: usize| {
+            let mut head = format!("GET /{} HTTP/1.1\r\nHost: h\r\n", "a".repeat(target));
+            for _ in 0..fields {
+                head.push_str(&format!("X: {}\r\n", "b".repeat(length)));
+            }
+            (head + "\r\n").into_bytes()
+        };
+        assert_eq!(status_of(&head(17_000, 99, 1)), 200);
+        assert_eq!(status_of(&head(18_000, 0, 0)), 414);
+        assert_eq!(status_of(&head(1, 100, 1)), 431);
+        assert_eq!(status_of(&head(1, 40, 1_000)), 431);
+        let endless = vec![b'a'; MAX_LINE + 1];
+        let refusal = Scan::default().advance(&endless).unwrap_err();
+        assert_eq!(refusal.status, 414);
+    }
+
+    #[test]
+    fn an_expectation_is_met_or_refused() {
+        let expect = |what: &str| {
+            format!("PUT / HTTP/1.1\r\nHost: h\r\nExpect: {what}\r\nContent-Length: 1\r\n\r\n")
+        };
+        assert_eq!(status_of(expect("100-Continue").as_bytes()), 200);
+        assert_eq!(status_of(expect("miracles").as_bytes()), 417);
+    }
+
+    #[test]
+    fn a_length_beyond_all_numbers_is_huge() {
+        let head = b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999999\r\n\r\n";
+        assert_eq!(read(head).unwrap().2, u64::MAX);
+    }
+
+    #[test]
+    fn persistence_is_that_of_the_version_unless_stated() {
+        let of = |version: &str, connection: &str| {
+            let head = format!("GET / HTTP/1.{version}\r\nHost: h\r\n{connection}\r\n");
+            read(head.as_bytes()).unwrap().3
+        };
+        assert_eq!(of("1", ""), Persistence::Implied);
+        assert_eq!(of("1", "Connection: x, Close\r\n"), Persistence::Close);
+        assert_eq!(of("0", ""), Persistence::Close);
+        assert_eq!(of("0", "connection: keep-alive\r\n"), Persistence::Stated);
+        let both = "Connection: keep-alive\r\nConnection: close\r\n";
+        assert_eq!(of("0", both), Persistence::Close);
+    }
+
+    #[test]
+    fn a_head_is_found_in_the_same_place_however_it_is_cut() {
+        let bytes = b"GET /a HTTP/1.1\r\nHost: h\r\nX: y\r\n\r\nGET /b";
+        let whole = Scan::default().advance(bytes).unwrap();
+        let mut scan = Scan::default();
+        let found = (1..=bytes.len()).find_map(|end| scan.advance(&bytes[..end]).unwrap());
+        assert_eq!(found, whole);
+        assert_eq!(found, Some(bytes.len() - "GET /b".len()));
+    }
+
+    #[test]
+    fn a_response_says_how_long_it_is_and_whether_the_connection_stays() {
+        let write = |status, persistence| {
+            let mut out = Vec::new();
+            write_head(&mut out, status, [("A", "b")].into_iter(), 3, persistence);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(
+            write(200, Persistence::Implied),
+            "HTTP/1.1 200 OK\r\nA: b\r\nContent-Length: 3\r\n\r\n"
+        );
+        assert_eq!(
+            write(204, Persistence::Close),
+            "HTTP/1.1 204 No Content\r\nA: b\r\nConnection: close\r\n\r\n"
+        );
+        assert!(write(200, Persistence::Stated).contains("Connection: keep-alive\r\n"));
+    }
+}

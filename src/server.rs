@@ -1,0 +1,433 @@
+//! The built-in listener: it serves a node, and an application if it likes, on one port.
+//!
+//! Few threads serve any number of connections:
+//!
+//! 1. The *listener* thread accepts connections, and watches all that wait: for a request, for the
+//!    rest of one, for a slow reader, or for a load. They wait in the *lobby*, which costs a socket
+//!    and no thread. Every wait has a deadline.
+//! 2. A connection that has something to do goes to a *lane*: a bounded pool of worker threads,
+//!    started when needed. Peers and the application have a lane each, because the application may
+//!    wait for peers that wait for us: with one pool, two such processes could block each other.
+//! 3. A busy connection keeps its worker: having answered, the worker waits a moment for the next
+//!    request. It does not where other connections need it.
+//! 4. An answer that takes a load holds no worker: its connection waits in the lobby until the load
+//!    calls back, or until its time is up, whichever takes it out first.
+//!
+//! Idle connections are watched with `mio`, which needs no `unsafe` of its callers.
+
+mod buffer;
+mod connection;
+mod lane;
+mod listener;
+mod lobby;
+mod message;
+mod places;
+mod shared;
+
+pub use message::{HttpRequest, HttpResponse};
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+
+use crate::error::Error;
+use crate::node::Node;
+use crate::sync::{Arc, AtomicBool, Ordering, thread};
+
+use lane::{Lane, Which};
+use listener::Listener;
+use lobby::{Lobby, Wait};
+use places::Places;
+use shared::Shared;
+
+/// How many connections the system may hold that are not accepted yet.
+const BACKLOG: i32 = 4_096;
+
+/// How long a stop waits for threads that are about to end.
+const GRACE: Duration = Duration::from_millis(250);
+
+type Fallback = dyn Fn(&HttpRequest<'_>) -> HttpResponse + Send + Sync;
+
+/// Serves a node to its peers over HTTP, on a port of its own.
+///
+/// Its requests are not authenticated: whoever reaches the port can read, change and remove what is
+/// cached. Hostile clients cannot take more than the [limits](ServerBuilder) give them.
+///
+/// Dropping it stops it at once: connections are closed, whatever they are doing. See
+/// [`shutdown`](Server::shutdown) for a gentle end.
+///
+/// ```
+/// use groupcache_sync::{Node, Server};
+///
+/// let node = Node::new("http://127.0.0.1:7000")?;
+/// let server = Server::bind(&node, "127.0.0.1:0")?;
+/// assert_ne!(server.local_addr().port(), 0);
+/// # Ok::<(), groupcache_sync::Error>(())
+/// ```
+#[must_use = "a server that is dropped stops"]
+pub struct Server {
+    shared: Arc<Shared>,
+    listener: Option<thread::JoinHandle<()>>,
+    address: SocketAddr,
+    has_stopped: bool,
+}
+
+impl Server {
+    /// Serves `node` on `address`, with all settings at their default. Port 0 picks a free one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Bind`] if the address cannot be listened on, [`Error::Thread`] if a thread cannot
+    /// be started.
+    pub fn bind(node: &Node, address: impl ToSocketAddrs) -> Result<Server, Error> {
+        Server::builder(node).bind(address)
+    }
+
+    /// Serves `node` on a socket that listens already.
+    ///
+    /// # Errors
+    ///
+    /// As [`bind`](Server::bind).
+    pub fn from_listener(node: &Node, listener: TcpListener) -> Result<Server, Error> {
+        Server::builder(node).from_listener(listener)
+    }
+
+    /// The settings of a server for `node`.
+    pub fn builder(node: &Node) -> ServerBuilder {
+        ServerBuilder {
+            node: node.clone(),
+            fallback: None,
+            settings: Settings::default(),
+        }
+    }
+
+    /// The address it listens on.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends gently: stops accepting, so that the port is free, closes connections without a
+    /// request, and gives all others up to `timeout` to be answered. Tells whether they were. Then
+    /// everything stops, as if dropped.
+    ///
+    /// A thread inside a fallback that does not return cannot be stopped: it is left alone and ends
+    /// with its fallback.
+    pub fn shutdown(mut self, timeout: Duration) -> bool {
+        self.shared.draining.store(true, Ordering::SeqCst);
+        self.shared.lobby.wake();
+        let finished = self
+            .shared
+            .places
+            .wait_until_empty(Instant::now().checked_add(timeout));
+        self.stop();
+        finished
+    }
+
+    fn start(&mut self, listener: Listener) -> io::Result<()> {
+        let shared = &self.shared;
+        shared.peers.start(shared.work(Which::Peers))?;
+        if shared.fallback.is_some() {
+            shared.application.start(shared.work(Which::Application))?;
+        }
+        let thread = thread::Builder::new().name("groupcache-list".to_owned());
+        self.listener = Some(thread.spawn(|| listener.run())?);
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        if std::mem::replace(&mut self.has_stopped, true) {
+            return;
+        }
+        let shared = &self.shared;
+        shared.draining.store(true, Ordering::SeqCst);
+        drop(shared.lobby.close());
+        if let Some(listener) = self.listener.take() {
+            join_unless_own(listener);
+        }
+        let lanes = [&shared.peers, &shared.application];
+        for lane in lanes {
+            drop(lane.close());
+        }
+        let until = Instant::now() + GRACE;
+        let left: usize = lanes.iter().map(|lane| lane.join(until)).sum();
+        if left > 0 {
+            log::warn!(target: "groupcache", threads = left; "server threads left inside their fallback");
+        }
+    }
+}
+
+fn join_unless_own(thread: thread::JoinHandle<()>) {
+    if thread.thread().id() != thread::current().id() {
+        // A panic there was reported when it happened.
+        let _ = thread.join();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The settings of a server, all with a default. Made by [`Server::builder`].
+#[must_use = "a server is started by `bind` or `from_listener`"]
+pub struct ServerBuilder {
+    node: Node,
+    fallback: Option<Arc<Fallback>>,
+    settings: Settings,
+}
+
+#[derive(Clone, Debug)]
+struct Settings {
+    workers: usize,
+    fallback_workers: usize,
+    max_connections: usize,
+    max_connections_per_address: usize,
+    head_timeout: Duration,
+    body_timeout: Duration,
+    write_timeout: Duration,
+    idle_timeout: Duration,
+    max_fallback_body: usize,
+    max_buffered: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            workers: 64,
+            fallback_workers: 64,
+            max_connections: 16_384,
+            max_connections_per_address: 1_024,
+            head_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            max_fallback_body: 1 << 20,
+            max_buffered: 256 << 20,
+        }
+    }
+}
+
+/// More threads than this are a mistake, not a setting.
+const MAX_WORKERS: usize = 1 << 14;
+
+impl Settings {
+    fn check(&self) -> Result<(), Error> {
+        for (name, count) in [
+            ("workers", self.workers),
+            ("fallback_workers", self.fallback_workers),
+            ("max_connections", self.max_connections),
+            (
+                "max_connections_per_address",
+                self.max_connections_per_address,
+            ),
+        ] {
+            if count == 0 {
+                return Err(Error::setting(name, "with none, nothing is ever answered"));
+            }
+        }
+        for (name, count) in [
+            ("workers", self.workers),
+            ("fallback_workers", self.fallback_workers),
+        ] {
+            if count > MAX_WORKERS {
+                return Err(Error::setting(name, "no system runs so many threads"));
+            }
+        }
+        Error::check_positive("head_timeout", self.head_timeout)?;
+        Error::check_positive("body_timeout", self.body_timeout)?;
+        Error::check_positive("write_timeout", self.write_timeout)?;
+        Error::check_positive("idle_timeout", self.idle_timeout)
+    }
+
+    /// How long a connection may wait for this; how long for a load is up to who asked.
+    fn time_for(&self, wait: Wait) -> Duration {
+        match wait {
+            Wait::Request => self.idle_timeout,
+            Wait::Head => self.head_timeout,
+            Wait::Body => self.body_timeout,
+            Wait::Write => self.write_timeout,
+            Wait::Answer => Duration::MAX,
+            Wait::End => Duration::from_secs(2),
+        }
+    }
+}
+
+impl ServerBuilder {
+    /// Sets what answers requests outside `/_groupcache/`, so that an application needs no second
+    /// port. It may block: its threads are its own. If it panics, the answer is 500, and its
+    /// connection is closed. Defaults to none: such requests get 404.
+    pub fn fallback(
+        mut self,
+        fallback: impl Fn(&HttpRequest<'_>) -> HttpResponse + Send + Sync + 'static,
+    ) -> ServerBuilder {
+        self.fallback = Some(Arc::new(fallback));
+        self
+    }
+
+    /// Sets how many threads may serve peers at once. They are started when needed and end when
+    /// idle. Loads hold none of them. Defaults to 64.
+    pub fn workers(mut self, threads: usize) -> ServerBuilder {
+        self.settings.workers = threads;
+        self
+    }
+
+    /// Sets how many threads may be inside the fallback at once. Further requests wait for one.
+    /// Defaults to 64.
+    pub fn fallback_workers(mut self, threads: usize) -> ServerBuilder {
+        self.settings.fallback_workers = threads;
+        self
+    }
+
+    /// Sets how many connections may be open. At the limit the longest idle one makes room for a
+    /// new one, which is refused if none is idle. Defaults to 16,384.
+    pub fn max_connections(mut self, connections: usize) -> ServerBuilder {
+        self.settings.max_connections = connections;
+        self
+    }
+
+    /// Sets how many connections one address (of IPv6, one network of 64 bits) may have open. A
+    /// peer needs as many as its threads that fetch at once. Defaults to 1,024.
+    pub fn max_connections_per_address(mut self, connections: usize) -> ServerBuilder {
+        self.settings.max_connections_per_address = connections;
+        self
+    }
+
+    /// Sets how long the head of a request may take from its first byte to its last. Defaults to
+    /// 10 s.
+    pub fn head_timeout(mut self, timeout: Duration) -> ServerBuilder {
+        self.settings.head_timeout = timeout;
+        self
+    }
+
+    /// Sets how long the body of a request may take in all. Defaults to 30 s.
+    pub fn body_timeout(mut self, timeout: Duration) -> ServerBuilder {
+        self.settings.body_timeout = timeout;
+        self
+    }
+
+    /// Sets how long a client may take to read an answer to its end. Defaults to 10 s.
+    pub fn write_timeout(mut self, timeout: Duration) -> ServerBuilder {
+        self.settings.write_timeout = timeout;
+        self
+    }
+
+    /// Sets how long a connection may stay open without a request. It should be longer than
+    /// clients keep theirs, which is 30 s for nodes. Defaults to 60 s.
+    pub fn idle_timeout(mut self, timeout: Duration) -> ServerBuilder {
+        self.settings.idle_timeout = timeout;
+        self
+    }
+
+    /// Sets how large the body of a request to the fallback may be, in bytes. That of a request to
+    /// the node is bounded by its [`max_value`](crate::NodeBuilder::max_value). Defaults to 1 MiB.
+    pub fn max_fallback_body(mut self, bytes: usize) -> ServerBuilder {
+        self.settings.max_fallback_body = bytes;
+        self
+    }
+
+    /// Sets how much memory large bodies of requests may take in all connections together, in
+    /// bytes, while they come in. A body beyond it is answered 503. Defaults to 256 MiB.
+    pub fn max_buffered(mut self, bytes: usize) -> ServerBuilder {
+        self.settings.max_buffered = bytes;
+        self
+    }
+
+    /// Starts the server on `address`. Port 0 picks a free one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidSetting`] if a setting cannot be used, and as [`Server::bind`].
+    pub fn bind(self, address: impl ToSocketAddrs) -> Result<Server, Error> {
+        self.settings.check()?;
+        let unresolved = |error| bind_error("the given address", error);
+        let addresses: Vec<SocketAddr> = address.to_socket_addrs().map_err(unresolved)?.collect();
+        let mut failure = unresolved(io::Error::other("it names no address"));
+        for address in addresses {
+            match listen(address) {
+                Ok(listener) => return self.from_listener(listener),
+                Err(error) => failure = bind_error(&address.to_string(), error),
+            }
+        }
+        Err(failure)
+    }
+
+    /// Starts the server on a socket that listens already.
+    ///
+    /// # Errors
+    ///
+    /// As [`bind`](ServerBuilder::bind).
+    pub fn from_listener(self, listener: TcpListener) -> Result<Server, Error> {
+        self.settings.check()?;
+        let failed = |error| bind_error("the given listener", error);
+        let address = listener.local_addr().map_err(failed)?;
+        if !address.ip().is_loopback() {
+            log::warn!(
+                target: "groupcache", address:% = address;
+                "listening beyond this host: requests are not authenticated"
+            );
+        }
+        let (poll, lobby) = Lobby::new().map_err(failed)?;
+        let shared = Arc::new(Shared {
+            peers: Lane::new(Which::Peers, self.settings.workers),
+            application: Lane::new(Which::Application, self.settings.fallback_workers),
+            places: Places::new(&self.settings),
+            lobby,
+            draining: AtomicBool::new(false),
+            node: self.node,
+            fallback: self.fallback,
+            settings: self.settings,
+        });
+        let listener = Listener::new(poll, listener, Arc::clone(&shared)).map_err(failed)?;
+        let mut server = Server {
+            shared,
+            listener: None,
+            address,
+            has_stopped: false,
+        };
+        match server.start(listener) {
+            Ok(()) => Ok(server),
+            Err(error) => Err(Error::Thread {
+                source: Arc::new(error),
+            }),
+        }
+    }
+}
+
+fn bind_error(address: &str, source: io::Error) -> Error {
+    Error::Bind {
+        address: address.into(),
+        source: Arc::new(source),
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // Connections of a server that has just ended would keep its port busy for a minute. On
+    // Windows the option means that others may take the port away.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+impl fmt::Debug for ServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerBuilder")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}

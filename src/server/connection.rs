@@ -1,0 +1,486 @@
+//! `Connection`: one client's requests, one after the other, each read, answered and written as far
+//! as the socket allows at once.
+
+use std::io::{self, Read};
+use std::net::{Shutdown, SocketAddr};
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use socket2::SockRef;
+
+use super::Settings;
+use super::buffer::{Input, Output, SMALL, is_transient};
+use super::lane::Which;
+use super::lobby::Wait;
+use super::message::{HttpRequest, HttpResponse};
+use super::places::Place;
+use super::shared::Shared;
+use crate::group::Pending;
+use crate::http1::{self, CONTINUE, Head, Persistence, Refusal};
+use crate::node::Begin;
+use crate::wire::{Response, is_ours};
+
+/// How long a worker waits for the next request of a connection that has just had an answer.
+const LINGER: Duration = Duration::from_millis(2);
+
+/// How long a worker waits for a reader to make room.
+const WRITE_AT_ONCE: Duration = Duration::from_millis(5);
+
+/// After so many requests in a row others have their turn.
+const REQUESTS_PER_TURN: usize = 128;
+
+/// How much is read that nobody will answer, so that the client gets to see our last words.
+const MAX_DISCARDED: usize = 1 << 20;
+
+pub(super) struct Connection {
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: Place,
+    input: Input,
+    output: Output,
+    /// The length of the request whose rest is awaited, once its head has told.
+    expected: Option<usize>,
+    was_told_to_continue: bool,
+    /// How the answer to the request that is being loaded is to be sent.
+    framing: Framing,
+    stage: Stage,
+    /// The total deadline of what it waits for, kept while it waits for the same again and again.
+    due: Option<(Wait, Option<Instant>)>,
+    is_registered: bool,
+    is_blocking: bool,
+    is_tuned: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Requests are answered.
+    Open,
+    /// What is to be sent is the last.
+    Closing,
+    /// The same, while the client may still be sending. Closing at once would make the system throw
+    /// away what we have said.
+    Refusing,
+    /// All is said. So many bytes have come since, which nobody reads.
+    Ended(usize),
+}
+
+/// What a response needs to know of its request.
+#[derive(Clone, Copy)]
+struct Framing {
+    persistence: Persistence,
+    sends_body: bool,
+}
+
+/// What is to become of a connection.
+pub(super) enum Next {
+    Wait(Wait),
+    /// Its request is being loaded.
+    Park(Pending),
+    /// It has a request for this lane.
+    Lane(Which),
+    Close,
+}
+
+/// What became of the next request.
+enum Step {
+    /// It is not here yet.
+    Partial,
+    Answered,
+    Pending(Pending),
+    /// It belongs to the other lane.
+    Elsewhere(Which),
+}
+
+enum Answer {
+    Peer(Begin),
+    /// `None`: it panicked.
+    Application(Option<HttpResponse>),
+}
+
+/// The socket is of no use any more.
+struct Broken;
+
+const TOO_LARGE: Refusal = Refusal {
+    status: 413,
+    reason: "the body is too large",
+};
+
+const OVERLOADED: Refusal = Refusal {
+    status: 503,
+    reason: "too many bodies come in at once",
+};
+
+/// What a buffer takes beyond what every connection may have.
+fn beyond_small(capacity: usize) -> usize {
+    capacity.saturating_sub(SMALL)
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream, peer: SocketAddr, place: Place) -> Connection {
+        Connection {
+            stream,
+            peer,
+            place,
+            input: Input::default(),
+            output: Output::default(),
+            expected: None,
+            was_told_to_continue: false,
+            framing: Framing {
+                persistence: Persistence::Close,
+                sends_body: true,
+            },
+            stage: Stage::Open,
+            due: None,
+            is_registered: false,
+            is_blocking: false, // as it was accepted
+            is_tuned: false,
+        }
+    }
+
+    /// Serves requests for as long as there is something to do at once.
+    pub(super) fn run(&mut self, shared: &Shared, lane: Which) -> Next {
+        match self.serve(shared, lane) {
+            Ok(next) => next,
+            Err(Broken) => Next::Close,
+        }
+    }
+
+    fn serve(&mut self, shared: &Shared, lane: Which) -> Result<Next, Broken> {
+        let mut answered = 0;
+        loop {
+            let is_last = self.stage != Stage::Open;
+            if (self.output.is_full() || is_last) && !self.flush()? {
+                return Ok(Next::Wait(Wait::Write));
+            }
+            if is_last {
+                return self.end();
+            }
+            if answered >= REQUESTS_PER_TURN && !self.input.is_empty() {
+                return self.flushed(Next::Lane(lane));
+            }
+            match self.step(shared, lane) {
+                Ok(Step::Answered) => {
+                    answered += 1;
+                    self.due = None;
+                }
+                Ok(Step::Pending(pending)) => {
+                    // What was answered before goes out; what the reader leaves, goes out later.
+                    self.flush()?;
+                    return Ok(Next::Park(pending));
+                }
+                Ok(Step::Elsewhere(other)) => return self.flushed(Next::Lane(other)),
+                Ok(Step::Partial) => {
+                    if !self.flush()? {
+                        return Ok(Next::Wait(Wait::Write));
+                    }
+                    if answered > 0 && self.is_idle() && !shared.may_linger(lane) {
+                        return Ok(Next::Wait(Wait::Request));
+                    }
+                    if !self.read(answered > 0)? {
+                        return Ok(Next::Wait(self.awaited()));
+                    }
+                }
+                Err(refusal) => self.refuse(refusal),
+            }
+        }
+    }
+
+    /// What comes next, unless the reader has to make room first.
+    fn flushed(&mut self, next: Next) -> Result<Next, Broken> {
+        Ok(if self.flush()? {
+            next
+        } else {
+            Next::Wait(Wait::Write)
+        })
+    }
+
+    /// Whether it has no part of a request.
+    fn is_idle(&self) -> bool {
+        self.input.is_empty() && self.expected.is_none()
+    }
+
+    fn awaited(&self) -> Wait {
+        match self.expected {
+            Some(_) => Wait::Body,
+            None if self.input.is_empty() => Wait::Request,
+            None => Wait::Head,
+        }
+    }
+
+    /// Answers the next request if all of it is here.
+    fn step(&mut self, shared: &Shared, lane: Which) -> Result<Step, Refusal> {
+        if self.input.is_empty()
+            || self
+                .expected
+                .is_some_and(|length| length > self.input.len())
+        {
+            return Ok(Step::Partial);
+        }
+        let Some(head_len) = self.input.head_len()? else {
+            return Ok(Step::Partial);
+        };
+        let (head, rest) = self.input.unread().split_at(head_len);
+        let mut room = http1::field_room();
+        let head = http1::parse(head, &mut room)?;
+        let is_ours = is_ours(head.target);
+        let limit = shared.max_body(is_ours);
+        let body_len = usize::try_from(head.body_len).unwrap_or(usize::MAX);
+        if body_len > limit {
+            return Err(TOO_LARGE);
+        }
+        let framing = Framing::of(&head, shared);
+        let Some(body) = rest.get(..body_len) else {
+            let waits = head.expects_continue && rest.is_empty() && !self.was_told_to_continue;
+            if waits {
+                self.output.bytes().extend_from_slice(CONTINUE);
+                self.was_told_to_continue = true;
+            }
+            self.expected = Some(head_len + body_len);
+            return Ok(Step::Partial);
+        };
+        let needed = shared.lane_of(is_ours);
+        if needed != lane {
+            return Ok(Step::Elsewhere(needed));
+        }
+        let answer = if is_ours || shared.fallback.is_none() {
+            Answer::Peer(shared.begin(&head, body))
+        } else {
+            Answer::Application(shared.fall_back(&HttpRequest::new(&head, body, self.peer)))
+        };
+        self.consume(head_len + body_len);
+        Ok(match answer {
+            Answer::Peer(Begin::Ready(response)) => {
+                self.push_response(response, framing);
+                Step::Answered
+            }
+            Answer::Peer(Begin::Pending(pending)) => {
+                self.framing = framing;
+                Step::Pending(pending)
+            }
+            Answer::Application(Some(response)) => {
+                self.push_http_response(response, framing);
+                Step::Answered
+            }
+            Answer::Application(None) => {
+                self.push_http_response(
+                    HttpResponse::text(500, "the application failed\n"),
+                    framing.closing(),
+                );
+                Step::Answered
+            }
+        })
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.input.consume(length);
+        self.expected = None;
+        self.was_told_to_continue = false;
+        self.place.buffer(beyond_small(self.input.capacity()));
+    }
+
+    /// Adds the answer that was waited for.
+    pub(super) fn answer(&mut self, response: Response, is_last: bool) {
+        self.due = None;
+        let framing = self.framing;
+        let framing = if is_last { framing.closing() } else { framing };
+        self.push_response(response, framing);
+    }
+
+    fn push_response(&mut self, response: Response, framing: Framing) {
+        http1::write_head(
+            self.output.bytes(),
+            response.status(),
+            response.headers(),
+            response.body_len(),
+            framing.persistence,
+        );
+        if framing.sends_body {
+            self.output.push_response(response);
+        }
+        self.close_after(framing);
+    }
+
+    fn push_http_response(&mut self, response: HttpResponse, framing: Framing) {
+        let headers = response.headers.iter();
+        http1::write_head(
+            self.output.bytes(),
+            response.status,
+            headers.map(|(name, value)| (name.as_str(), value.as_str())),
+            response.body.len(),
+            framing.persistence,
+        );
+        if framing.sends_body && http1::may_have_body(response.status) {
+            self.output.push_value(response.body);
+        }
+        self.close_after(framing);
+    }
+
+    fn close_after(&mut self, framing: Framing) {
+        if framing.persistence == Persistence::Close {
+            self.stage = Stage::Closing;
+        }
+    }
+
+    /// Says what is wrong, and no more: what follows a malformed request cannot be understood.
+    fn refuse(&mut self, refusal: Refusal) {
+        let text = format!("{}\n", refusal.reason);
+        let framing = Framing {
+            persistence: Persistence::Close,
+            sends_body: true,
+        };
+        self.push_http_response(HttpResponse::text(refusal.status, &text), framing);
+        self.stage = Stage::Refusing;
+        self.expected = None;
+        self.due = None;
+        self.input.clear();
+        self.place.buffer(0);
+    }
+
+    /// Sends what there is; tells whether that was all.
+    fn flush(&mut self) -> Result<bool, Broken> {
+        if self.output.is_empty() {
+            return Ok(true);
+        }
+        match self.output.write_to(&mut self.stream) {
+            Ok(true) => {
+                self.due = None;
+                Ok(true)
+            }
+            Ok(false) => {
+                // From now on only when there is room.
+                self.set_blocking(false)?;
+                Ok(false)
+            }
+            Err(_) => Err(Broken),
+        }
+    }
+
+    /// Reads what is there; tells whether anything was. A worker that `lingers` waits a moment.
+    fn read(&mut self, lingers: bool) -> Result<bool, Broken> {
+        // One that blocks and is idle was called because there is something to read.
+        self.set_blocking(self.is_idle() && (lingers || self.is_blocking))?;
+        let capacity = self.input.next_capacity(self.expected.unwrap_or(0));
+        if !self.place.buffer(beyond_small(capacity)) {
+            self.refuse(OVERLOADED);
+            return Ok(true);
+        }
+        match self.stream.read(self.input.room(capacity)) {
+            Ok(0) => Err(Broken),
+            Ok(count) => {
+                self.input.filled(count);
+                Ok(true)
+            }
+            Err(error) if is_transient(&error) => Ok(false),
+            Err(_) => Err(Broken),
+        }
+    }
+
+    /// Closes, but not before the other side if that may still be sending.
+    fn end(&mut self) -> Result<Next, Broken> {
+        let mut discarded = match self.stage {
+            Stage::Open | Stage::Closing if self.input.is_empty() => return Ok(Next::Close),
+            Stage::Ended(discarded) => discarded,
+            _ => {
+                self.stream.shutdown(Shutdown::Write).map_err(|_| Broken)?;
+                0
+            }
+        };
+        self.input.clear();
+        self.set_blocking(false)?;
+        let mut room = [0; 4_096];
+        while discarded < MAX_DISCARDED {
+            match self.stream.read(&mut room) {
+                Ok(0) => break,
+                Ok(count) => discarded += count,
+                Err(error) if is_transient(&error) => {
+                    self.stage = Stage::Ended(discarded);
+                    return Ok(Next::Wait(Wait::End));
+                }
+                Err(_) => return Err(Broken),
+            }
+        }
+        Ok(Next::Close)
+    }
+
+    /// Until when it may wait for this, from the moment it first had to.
+    pub(super) fn due(&mut self, wait: Wait, settings: &Settings) -> Option<Instant> {
+        match self.due {
+            Some((waited, due)) if waited == wait => due,
+            _ => {
+                let due = Instant::now().checked_add(settings.time_for(wait));
+                self.due = Some((wait, due));
+                due
+            }
+        }
+    }
+
+    /// Gives memory back before a long wait.
+    pub(super) fn rest(&mut self) {
+        self.due = None;
+        if self.input.is_empty() {
+            self.input.clear();
+            self.place.buffer(0);
+        }
+        if self.output.is_empty() {
+            self.output = Output::default();
+        }
+    }
+
+    pub(super) fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        registry.register(&mut self.stream, token, interest)?;
+        self.is_registered = true;
+        Ok(())
+    }
+
+    pub(super) fn deregister(&mut self, registry: &Registry) {
+        if self.is_registered {
+            // It can fail only if it was not registered.
+            let _ = registry.deregister(&mut self.stream);
+            self.is_registered = false;
+        }
+    }
+
+    /// A blocking socket waits a moment, as long as was set once; another one does not wait at all.
+    fn set_blocking(&mut self, blocking: bool) -> Result<(), Broken> {
+        if blocking == self.is_blocking {
+            return Ok(());
+        }
+        let socket = SockRef::from(&self.stream);
+        if blocking && !self.is_tuned {
+            socket.set_read_timeout(Some(LINGER)).map_err(|_| Broken)?;
+            socket
+                .set_write_timeout(Some(WRITE_AT_ONCE))
+                .map_err(|_| Broken)?;
+            self.is_tuned = true;
+        }
+        socket.set_nonblocking(!blocking).map_err(|_| Broken)?;
+        self.is_blocking = blocking;
+        Ok(())
+    }
+}
+
+impl Framing {
+    fn of(head: &Head<'_>, shared: &Shared) -> Framing {
+        let framing = Framing {
+            persistence: head.persistence,
+            sends_body: head.method != "HEAD",
+        };
+        if shared.is_draining() {
+            return framing.closing();
+        }
+        framing
+    }
+
+    fn closing(self) -> Framing {
+        Framing {
+            persistence: Persistence::Close,
+            ..self
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! `Waits`: which thread waits for which flight, so that no thread comes to wait for itself (I8).
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::marker::PhantomData;
+
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
+
+/// Shows that this thread leads a flight.
+pub(crate) struct Leading {
+    _of_this_thread: PhantomData<*const ()>,
+}
+
+impl Leading {
+    pub(crate) fn start() -> Leading {
+        LEADING.with(|leading| leading.set(leading.get() + 1));
+        Leading {
+            _of_this_thread: PhantomData,
+        }
+    }
+}
+
+impl Drop for Leading {
+    fn drop(&mut self) {
+        LEADING.with(|leading| leading.set(leading.get() - 1));
+    }
+}
+
+/// Which leading thread of this node waits for which flight (I8).
+///
+/// Only a thread that leads can be part of a cycle, so only such threads are kept. An edge is
+/// checked and added under one lock; a thread that takes a lead over is not waiting at that moment;
+/// so the last edge of any cycle is always the one that is checked.
+#[derive(Default)]
+pub(crate) struct Waits {
+    edges: Mutex<HashMap<u64, Arc<dyn Led>>>,
+}
+
+/// A flight as the waits-for check sees it.
+pub(crate) trait Led: Send + Sync {
+    fn leader(&self) -> u64;
+}
+
+impl Waits {
+    pub(crate) fn new() -> Arc<Waits> {
+        Arc::new(Waits::default())
+    }
+
+    /// Notes that this thread waits for `flight`; `None` if it would wait for itself.
+    pub(crate) fn enter(self: &Arc<Self>, flight: Arc<dyn Led>) -> Option<Edge> {
+        if LEADING.with(Cell::get) == 0 {
+            return Some(Edge { waits: None });
+        }
+        let me = this_thread();
+        let mut edges = self.edges.lock();
+        let mut leader = flight.leader();
+        while leader != NOBODY {
+            if leader == me {
+                return None;
+            }
+            leader = edges.get(&leader).map_or(NOBODY, |next| next.leader());
+        }
+        edges.insert(me, flight);
+        Some(Edge {
+            waits: Some(Arc::clone(self)),
+        })
+    }
+}
+
+/// A noted wait, for as long as it lasts.
+pub(crate) struct Edge {
+    waits: Option<Arc<Waits>>,
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        if let Some(waits) = &self.waits {
+            let flight = waits.edges.lock().remove(&this_thread());
+            drop(flight); // it may be the last hold on a flight, which has locks of its own (I2)
+        }
+    }
+}
+
+pub(crate) const NOBODY: u64 = 0;
+
+static THREADS: AtomicU64 = AtomicU64::new(NOBODY + 1);
+
+thread_local! {
+    static NUMBER: u64 = THREADS.fetch_add(1, Ordering::Relaxed);
+    /// How many flights this thread leads.
+    static LEADING: Cell<usize> = const { Cell::new(0) };
+}
+
+pub(crate) fn this_thread() -> u64 {
+    NUMBER.with(|number| *number)
+}

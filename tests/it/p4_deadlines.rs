@@ -1,0 +1,216 @@
+//! P4: no get waits past its deadline, whatever peer, loader or network do.
+
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use groupcache_sync::{CircuitState, Clock, Error, Fault, Value};
+
+use crate::cluster::{Cluster, address, eventually, value_of};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A cluster whose loader hangs until it is handed a value.
+fn hanging(size: usize, clock: Clock, threads: usize) -> (Cluster, mpsc::Sender<Value>) {
+    let (release, gate) = mpsc::channel();
+    let gate = Arc::new(Mutex::new(gate));
+    let cluster = Cluster::with(
+        size,
+        clock,
+        |node| node.loader_threads(threads),
+        |group| group,
+        move |_| Ok(gate.lock().unwrap().recv()?),
+    );
+    (cluster, release)
+}
+
+#[test]
+fn a_get_returns_by_its_deadline_and_the_value_is_cached_when_the_load_ends() {
+    let (cluster, release) = hanging(1, Clock::manual(), 1);
+    let group = &cluster.groups[0];
+    std::thread::scope(|scope| {
+        let late = scope.spawn(|| group.get_timeout("k", SECOND));
+        eventually("it loads", || cluster.loads.all() == 1);
+        cluster.advance_when(1, SECOND);
+        assert!(matches!(late.join().unwrap(), Err(Error::Deadline)));
+    });
+    release.send(Value::from("late")).unwrap();
+    eventually("it is cached", || group.try_get("k").is_some());
+    assert_eq!(group.get("k").unwrap(), Value::from("late"));
+    assert_eq!(cluster.loads.all(), 1);
+}
+
+#[test]
+fn a_leader_whose_time_is_up_does_not_fail_its_waiters() {
+    // The owner hangs. The leader has one second, its waiter ten.
+    let cluster = Cluster::with(
+        2,
+        Clock::manual(),
+        |node| node.fetch_timeout(5 * SECOND),
+        |group| group,
+        |key| Ok(value_of(key)),
+    );
+    let key = cluster.key_owned_by(1);
+    cluster.network.set_fault(&address(1), Some(Fault::Hangs));
+    let group = &cluster.groups[0];
+    std::thread::scope(|scope| {
+        let leader = scope.spawn(|| group.get_timeout(&key, SECOND));
+        eventually("it fetches", || group.stats().fetches == 1);
+        let waiter = scope.spawn(|| group.get_timeout(&key, 60 * SECOND));
+        cluster.advance_when(2, SECOND);
+        assert!(matches!(leader.join().unwrap(), Err(Error::Deadline)));
+        eventually("the waiter leads", || group.stats().fetches == 2);
+        cluster.advance_when(1, 5 * SECOND);
+        assert_eq!(waiter.join().unwrap().unwrap(), value_of(&key));
+    });
+    let peers = cluster.nodes[0].stats().peers;
+    let owner = peers.iter().find(|peer| !peer.is_this_node).unwrap();
+    assert_eq!(
+        owner.call_errors, 1,
+        "the caller's own deadline says nothing about the peer"
+    );
+}
+
+#[test]
+fn a_full_pool_answers_overloaded_by_the_deadline_and_other_keys_still_load() {
+    let (cluster, release) = hanging(1, Clock::manual(), 1);
+    let group = &cluster.groups[0];
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| group.get_timeout("a", SECOND));
+        eventually("it holds the only thread", || cluster.loads.all() == 1);
+        let second = scope.spawn(|| group.get_timeout("b", SECOND));
+        eventually("another is queued", || group.stats().leads == 2);
+        // One who has no deadline needs no thread of the pool: it takes over the queued load.
+        let third = scope.spawn(|| group.get("b"));
+        eventually("it loads at once", || cluster.loads.all() == 2);
+        cluster.advance_when(2, SECOND);
+        assert!(matches!(first.join().unwrap(), Err(Error::Deadline)));
+        assert!(
+            matches!(second.join().unwrap(), Err(Error::Deadline)),
+            "its load had begun"
+        );
+        let fourth = scope.spawn(|| group.get_timeout("c", SECOND));
+        cluster.advance_when(1, SECOND);
+        assert!(matches!(fourth.join().unwrap(), Err(Error::Overloaded)));
+        release.send(Value::from("x")).unwrap();
+        release.send(Value::from("x")).unwrap();
+        assert_eq!(third.join().unwrap().unwrap(), Value::from("x"));
+    });
+    eventually("nothing is left in flight", || group.stats().flights == 0);
+}
+
+#[test]
+fn a_load_that_never_began_goes_to_one_who_can_wait_longer() {
+    let (cluster, release) = hanging(1, Clock::manual(), 1);
+    let group = &cluster.groups[0];
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| group.get_timeout("a", SECOND));
+        eventually("it holds the only thread", || cluster.loads.all() == 1);
+        let short = scope.spawn(|| group.get_timeout("b", SECOND));
+        eventually("it is queued", || group.stats().leads == 2);
+        let long = scope.spawn(|| group.get_timeout("b", 60 * SECOND));
+        eventually("another joins", || group.stats().joined == 1);
+        cluster.advance_when(3, SECOND);
+        assert!(matches!(first.join().unwrap(), Err(Error::Deadline)));
+        assert!(matches!(short.join().unwrap(), Err(Error::Overloaded)));
+        release.send(Value::from("of a")).unwrap();
+        release.send(Value::from("of b")).unwrap();
+        assert_eq!(long.join().unwrap().unwrap(), Value::from("of b"));
+    });
+}
+
+#[test]
+fn a_hanging_owner_costs_the_fetch_timeout_and_no_more() {
+    let cluster = Cluster::new(2);
+    let keys: Vec<String> = (0..200).map(|number| format!("key {number}")).collect();
+    let mine = |key: &&String| cluster.nodes[0].owner(key).address() == address(1);
+    let keys: Vec<&String> = keys.iter().filter(mine).collect();
+    cluster.network.set_fault(&address(1), Some(Fault::Hangs));
+    let group = &cluster.groups[0];
+    for key in &keys[..3] {
+        std::thread::scope(|scope| {
+            let get = scope.spawn(|| group.get(key).unwrap());
+            cluster.advance_when(1, SECOND);
+            assert_eq!(get.join().unwrap(), value_of(key));
+        });
+    }
+    let peers = cluster.nodes[0].stats().peers;
+    let owner = peers.iter().find(|peer| !peer.is_this_node).unwrap();
+    assert_eq!(owner.circuit, CircuitState::Open, "three failures in a row");
+    for key in &keys[3..] {
+        // No clock moves any more: nobody waits for the peer.
+        assert_eq!(group.get(key).unwrap(), value_of(key));
+    }
+    cluster.network.set_fault(&address(1), None);
+    cluster.advance_until(SECOND, || {
+        let peers = cluster.nodes[0].stats().peers;
+        peers
+            .iter()
+            .all(|peer| peer.circuit == CircuitState::Closed)
+    });
+}
+
+#[test]
+fn the_remaining_time_travels_to_the_owner() {
+    use groupcache_sync::{Load, LoadError, Loaded, Loader, Network};
+    struct Deadlines(Clock, Arc<Mutex<Vec<Option<Duration>>>>);
+    impl Loader<Value> for Deadlines {
+        fn load(&self, load: &Load<'_>) -> Result<Loaded<Value>, LoadError> {
+            self.1
+                .lock()
+                .unwrap()
+                .push(load.deadline().remaining(self.0.now()));
+            Ok(value_of(load.key()).into())
+        }
+    }
+    let (network, clock) = (Network::new(), Clock::manual());
+    let seen: Arc<Mutex<Vec<Option<Duration>>>> = Arc::default();
+    let node = |index: usize| {
+        let builder = network
+            .builder(&address(index))
+            .unwrap()
+            .clock(clock.clone());
+        let node = builder.build().unwrap();
+        network.attach(&node);
+        node
+    };
+    let nodes = [node(0), node(1)];
+    let group = |node: &groupcache_sync::Node| {
+        let loader = Deadlines(clock.clone(), Arc::clone(&seen));
+        node.group_builder("g", 1 << 20).build_with(loader).unwrap()
+    };
+    let groups = [group(&nodes[0]), group(&nodes[1])];
+    for node in &nodes {
+        node.set_peers([address(0), address(1)]).unwrap();
+    }
+    let owned_by_other = |key: &String| nodes[0].owner(key).address() == address(1);
+    let keys: Vec<String> = (0..)
+        .map(|n| n.to_string())
+        .filter(owned_by_other)
+        .take(2)
+        .collect();
+    groups[0].get(&keys[0]).unwrap();
+    groups[0]
+        .get_timeout(&keys[1], Duration::from_millis(700))
+        .unwrap();
+    assert_eq!(
+        *seen.lock().unwrap(),
+        [None, Some(Duration::from_millis(700))]
+    );
+}
+
+#[test]
+fn a_deadline_in_the_past_still_gets_what_is_in_memory() {
+    let cluster = Cluster::new(1);
+    let group = &cluster.groups[0];
+    assert!(group.get_timeout("k", Duration::ZERO).is_err());
+    group.get("k").unwrap();
+    assert_eq!(
+        group.get_timeout("k", Duration::ZERO).unwrap(),
+        value_of("k")
+    );
+    assert_eq!(
+        group.get_timeout("other", Duration::MAX).unwrap(),
+        value_of("other")
+    );
+}

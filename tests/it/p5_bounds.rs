@@ -1,0 +1,351 @@
+//! P5: memory, threads and sockets stay under configured bounds.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use groupcache_sync::{
+    Bytes, Clock, Codec, CodecError, ENTRY_OVERHEAD, Loaded, Network, Node, Value,
+};
+
+use crate::cluster::{Cluster, eventually, together};
+
+fn threads_of_ours() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks
+        .flatten()
+        .map(|task| std::fs::read_to_string(task.path().join("comm")));
+    names
+        .flatten()
+        .filter(|name| name.starts_with("groupcache-"))
+        .count()
+}
+
+#[test]
+fn the_budget_holds_to_the_byte_under_mixed_sizes() {
+    let capacity = 200_000;
+    let node = Node::new("http://127.0.0.1:1").unwrap();
+    let group = node
+        .group_builder("g", capacity)
+        .build(|key| {
+            let number: usize = key.parse()?;
+            // From nothing to a quarter of the capacity, in no order.
+            Ok(Value::from(vec![
+                0;
+                number.wrapping_mul(2_654_435_761) % 50_000
+            ]))
+        })
+        .unwrap();
+    let used = || {
+        let stats = group.stats();
+        (stats.main_bytes + stats.hot_bytes) as usize
+    };
+    let most = AtomicUsize::new(0);
+    together(8, |thread| {
+        for number in 0..500 {
+            group.get(&(number * 8 + thread).to_string()).unwrap();
+            most.fetch_max(used(), Ordering::Relaxed);
+        }
+    });
+    let most = most.into_inner();
+    assert!(most <= capacity, "{most} of {capacity}");
+    assert!(
+        most > capacity * 9 / 10,
+        "much of the capacity is never used: {most}"
+    );
+}
+
+#[test]
+fn an_entry_is_charged_for_its_key_its_value_and_its_overhead() {
+    let cluster = Cluster::new(1);
+    let group = &cluster.groups[0];
+    group.get("a key").unwrap();
+    let charged = "a key".len() + "value of a key".len() + ENTRY_OVERHEAD;
+    assert_eq!(group.stats().main_bytes, charged as u64);
+    group.remove("a key").unwrap();
+    assert_eq!(group.stats().main_bytes, 0);
+}
+
+#[test]
+fn a_value_larger_than_the_budget_is_served_and_evicts_nothing() {
+    let node = Node::new("http://127.0.0.1:1").unwrap();
+    let size = |key: &str| if key == "huge" { 20_000 } else { 100 };
+    let group = node
+        .group_builder("g", 10_000)
+        .build(move |key| Ok(Value::from(vec![0; size(key)])))
+        .unwrap();
+    for key in 0..20 {
+        group.get(&key.to_string()).unwrap();
+    }
+    let before = group.stats();
+    assert_eq!(group.get("huge").unwrap().len(), 20_000);
+    let after = group.stats();
+    assert_eq!(
+        (before.main_items, before.evictions),
+        (after.main_items, after.evictions)
+    );
+    assert!(group.try_get("huge").is_none());
+}
+
+#[test]
+fn a_value_of_half_the_budget_is_cached_whatever_the_number_of_shards() {
+    for shards in [1, 2, 16, 256] {
+        let node = Node::new("http://127.0.0.1:1").unwrap();
+        let capacity = 100_000;
+        let group = node
+            .group_builder("g", capacity)
+            .shards(shards)
+            .build(move |key| {
+                Ok(Value::from(vec![
+                    0;
+                    if key == "half" {
+                        capacity / 2
+                    } else {
+                        500
+                    }
+                ]))
+            })
+            .unwrap();
+        for key in 0..300 {
+            group.get(&key.to_string()).unwrap();
+        }
+        group.get("half").unwrap();
+        assert!(group.try_get("half").is_some(), "with {shards} shards");
+        assert!(group.stats().main_bytes <= capacity as u64);
+    }
+}
+
+#[test]
+fn the_hot_cache_keeps_to_its_share_and_main_may_use_the_rest() {
+    let cluster = Cluster::with(
+        2,
+        Clock::manual(),
+        |node| node,
+        |group| group.hot_threshold(0.0).hot_bytes(10_000),
+        |_| Ok(Value::from(vec![0; 400])),
+    );
+    for key in 0..500 {
+        cluster.groups[0].get(&key.to_string()).unwrap();
+    }
+    let stats = cluster.groups[0].stats();
+    assert!(
+        stats.hot_bytes <= 10_000 && stats.hot_items >= 10,
+        "{stats:?}"
+    );
+    assert!(stats.evictions > 100, "{stats:?}");
+}
+
+#[test]
+fn expired_entries_are_the_first_to_go() {
+    let clock = Clock::manual();
+    let network = Network::new();
+    let node = network
+        .builder("http://a:1")
+        .unwrap()
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let group = node
+        .group_builder("g", 100 * (ENTRY_OVERHEAD + 10))
+        .build(|_| Ok(Value::from("x")))
+        .unwrap();
+    for number in 0..50 {
+        let lasting = Loaded::new(Value::from("x"));
+        let brief = Loaded::new(Value::from("x")).ttl(Duration::from_secs(1));
+        group.set(&format!("lasting {number}"), lasting).unwrap();
+        group.set(&format!("brief {number}"), brief).unwrap();
+    }
+    clock.advance(Duration::from_secs(2));
+    let lasting = || {
+        (0..50)
+            .filter(|n| group.try_get(&format!("lasting {n}")).is_some())
+            .count()
+    };
+    let before = lasting();
+    assert!(before >= 30, "{before}");
+    for number in 0..30 {
+        group.get(&format!("new {number}")).unwrap();
+    }
+    assert_eq!(
+        lasting(),
+        before,
+        "the living were evicted while expired ones were kept"
+    );
+}
+
+#[test]
+fn expired_values_are_not_served_and_zero_lives_never() {
+    let clock = Clock::manual();
+    let second = Duration::from_secs(1);
+    let cluster = Cluster::with(
+        2,
+        clock.clone(),
+        |node| node,
+        |group| group.ttl(10 * second).hot_threshold(0.0),
+        |key| Ok(Value::from(key)),
+    );
+    let key = cluster.key_owned_by(0);
+    for node in [0, 1] {
+        cluster.groups[node].get(&key).unwrap();
+    }
+    clock.advance(10 * second - Duration::from_millis(1));
+    assert!(
+        cluster
+            .groups
+            .iter()
+            .all(|group| group.try_get(&key).is_some())
+    );
+    clock.advance(Duration::from_millis(1));
+    assert!(
+        cluster
+            .groups
+            .iter()
+            .all(|group| group.try_get(&key).is_none())
+    );
+    assert_eq!(cluster.loads.of(&key), 1);
+
+    let cluster = Cluster::with(
+        2,
+        clock,
+        |node| node,
+        |group| group.ttl(Duration::ZERO).hot_threshold(0.0),
+        |key| Ok(Value::from(key)),
+    );
+    for round in 1..=3 {
+        for group in &cluster.groups {
+            assert_eq!(group.get("k").unwrap(), Value::from("k"));
+            assert!(group.try_get("k").is_none());
+        }
+        assert_eq!(cluster.loads.of("k"), 2 * round);
+    }
+}
+
+#[test]
+fn jitter_spreads_the_ends_of_lives() {
+    let clock = Clock::manual();
+    let network = Network::new();
+    let node = network
+        .builder("http://a:1")
+        .unwrap()
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let group = node
+        .group_builder("g", 1 << 20)
+        .ttl(Duration::from_secs(100))
+        .ttl_jitter(0.5)
+        .build(|_| Ok(Value::from("x")))
+        .unwrap();
+    (0..1_000).for_each(|key| drop(group.get(&key.to_string()).unwrap()));
+    let alive = || {
+        (0..1_000)
+            .filter(|key| group.try_get(&key.to_string()).is_some())
+            .count()
+    };
+    clock.advance(Duration::from_secs(49));
+    assert_eq!(alive(), 1_000);
+    clock.advance(Duration::from_secs(26));
+    assert!((400..600).contains(&alive()), "{}", alive());
+    clock.advance(Duration::from_secs(25));
+    assert_eq!(alive(), 0);
+}
+
+/// A value that asks the group for something while it is dropped: it must not meet a lock of ours.
+#[derive(Clone)]
+struct Nosy(Arc<Probe>);
+
+struct Probe(
+    Option<mpsc::Sender<()>>,
+    std::sync::OnceLock<groupcache_sync::Group<Nosy>>,
+);
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        if let (Some(sender), Some(group)) = (&self.0, self.1.get()) {
+            let _ = group.stats();
+            let _ = group.try_get("anything");
+            let _ = sender.send(());
+        }
+    }
+}
+
+struct NosyCodec;
+
+impl Codec<Nosy> for NosyCodec {
+    fn encode(&self, _: &Nosy) -> Result<Value, CodecError> {
+        Bytes.encode(&Value::default())
+    }
+
+    fn decode(&self, _: Value) -> Result<Nosy, CodecError> {
+        Ok(Nosy(Arc::new(Probe(None, std::sync::OnceLock::new()))))
+    }
+}
+
+#[test]
+fn values_are_dropped_without_any_lock_held() {
+    let node = Node::new("http://127.0.0.1:1").unwrap();
+    let (sender, dropped) = mpsc::channel();
+    let group = node
+        .group_builder("g", 3 * (ENTRY_OVERHEAD + 10))
+        .codec(NosyCodec)
+        .shards(1)
+        .build(move |_| {
+            Ok(Nosy(Arc::new(Probe(
+                Some(sender.clone()),
+                std::sync::OnceLock::new(),
+            ))))
+        })
+        .unwrap();
+    for key in 0..10 {
+        let value = group.get(&key.to_string()).unwrap();
+        let _ = value.0.1.set(group.clone());
+    }
+    assert_eq!(dropped.try_iter().count(), 7, "evicted");
+    group.remove("9").unwrap();
+    group.clear().unwrap();
+    assert_eq!(dropped.try_iter().count(), 3, "removed and cleared");
+}
+
+#[test]
+fn dropping_everything_leaves_no_thread() {
+    // Other tests run in this process too: this one counts in a process of its own.
+    const CHILD: &str = "GROUPCACHE_TEST_CHILD";
+    if std::env::var_os(CHILD).is_none() {
+        let name = "p5_bounds::dropping_everything_leaves_no_thread";
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([name, "--exact", "--nocapture", "--test-threads=1"])
+            .env(CHILD, "1")
+            .status()
+            .unwrap();
+        assert!(child.success());
+        return;
+    }
+    let cluster = Cluster::with(
+        3,
+        Clock::system(),
+        |node| node,
+        |group| group,
+        |key| Ok(Value::from(key)),
+    );
+    together(6, |thread| {
+        for key in 0..100 {
+            let timeout = Duration::from_secs(60);
+            cluster.groups[thread % 3]
+                .get_timeout(&key.to_string(), timeout)
+                .unwrap();
+        }
+    });
+    cluster.network.set_fault(
+        &crate::cluster::address(1),
+        Some(groupcache_sync::Fault::Refuses),
+    );
+    for key in 100..200 {
+        cluster.groups[0].get(&key.to_string()).unwrap();
+    }
+    assert!(
+        threads_of_ours() > 0,
+        "there were loader threads and a keeper"
+    );
+    drop(cluster);
+    eventually("all threads have ended", || threads_of_ours() == 0);
+}

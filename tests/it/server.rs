@@ -1,0 +1,806 @@
+//! The built-in listener, over real sockets.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use groupcache_sync::{Error, Group, HttpResponse, Node, Server, ServerBuilder, Value};
+
+use crate::cluster::{eventually, together};
+
+/// Only a hang lets it pass.
+const GUARD: Duration = Duration::from_secs(60);
+
+struct Service {
+    node: Node,
+    things: Group,
+    loads: Arc<AtomicUsize>,
+    server: Option<Server>,
+    address: SocketAddr,
+}
+
+/// A node with a group `things`, whose loader answers at once.
+fn serve(settings: impl FnOnce(ServerBuilder) -> ServerBuilder) -> Service {
+    serve_loads(settings, |key| Value::from(format!("value of {key}")))
+}
+
+fn serve_loads(
+    settings: impl FnOnce(ServerBuilder) -> ServerBuilder,
+    load: impl Fn(&str) -> Value + Send + Sync + 'static,
+) -> Service {
+    let node = Node::new("http://127.0.0.1:1").unwrap();
+    let loads = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&loads);
+    let things = node.group_builder("things", 64 << 20).build(move |key| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Ok(load(key))
+    });
+    let server = settings(Server::builder(&node)).bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr();
+    Service { node, things: things.unwrap(), loads, server: Some(server), address }
+}
+
+impl Service {
+    fn connect(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    fn shutdown(&mut self, timeout: Duration) -> bool {
+        self.server.take().unwrap().shutdown(timeout)
+    }
+}
+
+struct Client(BufReader<TcpStream>);
+
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    headers: HashMap<String, String>,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    fn has(&self, text: &str) -> bool {
+        self.body.windows(text.len()).any(|part| part == text.as_bytes())
+    }
+}
+
+impl Client {
+    fn connect(address: SocketAddr) -> Client {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(GUARD)).unwrap();
+        stream.set_write_timeout(Some(GUARD)).unwrap();
+        Client(BufReader::new(stream))
+    }
+
+    fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.get_mut().write_all(bytes.as_ref()).unwrap();
+    }
+
+    fn get(&mut self, key: &str) -> Answer {
+        self.send(request("GET", &format!("/_groupcache/things/{key}"), ""));
+        self.answer()
+    }
+
+    /// The head of the next response; headers by their names in small letters.
+    fn head(&mut self) -> Answer {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            let count = self.0.read_line(&mut line).unwrap();
+            assert!(count > 0, "closed after {lines:?}");
+            match line.strip_suffix("\r\n").expect("a line ends in CR LF") {
+                "" => break,
+                text => lines.push(text.to_owned()),
+            }
+        }
+        let status = lines[0].strip_prefix("HTTP/1.1 ").expect("a status line");
+        let status = status[..3].parse().unwrap();
+        let headers = lines[1..].iter().map(|line| line.split_once(": ").unwrap());
+        let headers = headers.map(|(name, value)| (name.to_lowercase(), value.to_owned()));
+        Answer { status, headers: headers.collect(), body: Vec::new() }
+    }
+
+    fn answer(&mut self) -> Answer {
+        let mut answer = self.head();
+        let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
+        answer.body = vec![0; length];
+        self.0.read_exact(&mut answer.body).unwrap();
+        answer
+    }
+
+    fn assert_closed(&mut self) {
+        match self.0.read(&mut [0]) {
+            Ok(0) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+            other => panic!("the connection is not closed: {other:?}"),
+        }
+    }
+
+    fn assert_open(&mut self) {
+        assert_eq!(self.get("open").status, 200);
+    }
+}
+
+fn request(method: &str, target: &str, headers: &str) -> String {
+    format!("{method} {target} HTTP/1.1\r\nHost: h\r\n{headers}\r\n")
+}
+
+/// A loader that waits for `release`, for keys that begin with `slow`.
+fn slow_loader() -> (mpsc::Sender<()>, impl Fn(&str) -> Value + Send + Sync + 'static) {
+    let (release, released) = mpsc::channel();
+    let released = Mutex::new(released);
+    let load = move |key: &str| {
+        if key.starts_with("slow") {
+            let _ = released.lock().unwrap().recv();
+        }
+        Value::from(format!("value of {key}"))
+    };
+    (release, load)
+}
+
+/// Runs the body of a test in a process of its own, where nobody else has threads.
+fn alone(test: &str, body: impl FnOnce()) {
+    const MARK: &str = "GROUPCACHE_TEST_ALONE";
+    if std::env::var_os(MARK).is_some() {
+        return body();
+    }
+    let shell = "ulimit -n $(ulimit -H -n); exec \"$0\" \"$@\"";
+    let child = Command::new("sh")
+        .args(["-c", shell])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("server::{test}"), "--nocapture"])
+        .env(MARK, "1")
+        .output()
+        .unwrap();
+    let output = String::from_utf8_lossy(&child.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&child.stderr);
+    assert!(child.status.success() && output.contains("1 passed"), "{output}{errors}");
+}
+
+/// Threads of this process by name, those of the library.
+#[cfg(target_os = "linux")]
+fn threads() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    tasks
+        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
+        .filter(|name| name.starts_with("groupcache-"))
+        .collect()
+}
+
+#[test]
+fn connections_opened_at_once_are_all_answered() {
+    let service = serve(|settings| settings);
+    for count in [64, 500] {
+        let ready = Barrier::new(count);
+        let statuses = together(count, |number| {
+            let mut client = service.connect();
+            ready.wait();
+            let answer = client.get(&format!("key-{number}"));
+            assert!(answer.has(&format!("value of key-{number}")));
+            // All are still connected when the last one is answered.
+            ready.wait();
+            answer.status
+        });
+        assert!(statuses.iter().all(|status| *status == 200));
+    }
+    assert_eq!(service.loads.load(Ordering::SeqCst), 500);
+}
+
+#[test]
+fn a_connection_is_kept_for_many_requests() {
+    let service = serve(|settings| settings);
+    let mut client = service.connect();
+    for number in 0..1_000 {
+        let answer = client.get(&format!("key-{}", number % 7));
+        assert!(answer.has(&format!("value of key-{}", number % 7)));
+        assert_eq!(answer.header("connection"), None);
+    }
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let (release, load) = slow_loader();
+    let service = serve_loads(|settings| settings.workers(2), load);
+    let mut client = service.connect();
+    let count = 1_000;
+    let keys: Vec<String> = (0..count)
+        .map(|n| if n == 300 { "slow".to_owned() } else { format!("key-{}", n % 50) })
+        .collect();
+    let all: String = keys
+        .iter()
+        .map(|key| request("GET", &format!("/_groupcache/things/{key}"), ""))
+        .collect();
+    let mut writer = client.0.get_ref().try_clone().unwrap();
+    let writer = std::thread::spawn(move || writer.write_all(all.as_bytes()).unwrap());
+    for (number, key) in keys.iter().enumerate() {
+        if number == 300 {
+            release.send(()).unwrap();
+        }
+        let answer = client.answer();
+        assert!(answer.has(&format!("value of {key}")), "answer {number}");
+    }
+    writer.join().unwrap();
+}
+
+#[test]
+fn a_slow_load_holds_no_worker() {
+    let (release, load) = slow_loader();
+    let service = serve_loads(|settings| settings.workers(1), load);
+    let mut slow = service.connect();
+    slow.send(request("GET", "/_groupcache/things/slow", ""));
+    eventually("the load begins", || service.loads.load(Ordering::SeqCst) == 1);
+    let mut other = service.connect();
+    for _ in 0..10 {
+        assert!(other.get("quick").has("value of quick"));
+    }
+    release.send(()).unwrap();
+    assert!(slow.answer().has("value of slow"));
+    slow.assert_open();
+}
+
+#[test]
+fn a_load_beyond_the_askers_patience_is_answered_in_time() {
+    let (release, load) = slow_loader();
+    let service = serve_loads(|settings| settings, load);
+    let mut client = service.connect();
+    let asked = Instant::now();
+    client.send(request("GET", "/_groupcache/things/slow", "X-Groupcache: v=1;w=100\r\n"));
+    let answer = client.answer();
+    assert_eq!(answer.status, 202);
+    assert!(answer.header("x-groupcache").unwrap().contains("s=loading"));
+    assert!(asked.elapsed() >= Duration::from_millis(100));
+    release.send(()).unwrap();
+    assert!(client.get("slow").has("value of slow"));
+    assert_eq!(service.loads.load(Ordering::SeqCst), 1, "a slow load does not multiply");
+}
+
+#[test]
+fn one_who_leaves_during_a_load_leaves_nothing_behind() {
+    let (release, load) = slow_loader();
+    let mut service = serve_loads(|settings| settings.max_connections(2), load);
+    for _ in 0..10 {
+        let mut client = service.connect();
+        client.send(request("GET", "/_groupcache/things/slow", ""));
+        eventually("the load begins", || service.loads.load(Ordering::SeqCst) == 1);
+    }
+    // All places are free again, though the load goes on.
+    let mut clients = [service.connect(), service.connect()];
+    for client in &mut clients {
+        assert!(client.get("quick").has("value of quick"));
+    }
+    release.send(()).unwrap();
+    assert!(clients[0].get("slow").has("value of slow"));
+    assert!(service.shutdown(GUARD));
+}
+
+#[test]
+fn what_is_not_there_is_told_apart() {
+    let service = serve(|settings| settings);
+    let mut client = service.connect();
+    for (method, target, status, said) in [
+        ("GET", "/_groupcache/nothing/key", 404, "s=no-such-group"),
+        ("POST", "/_groupcache/things/key", 405, "s=wrong-method"),
+        ("BREW", "/_groupcache/things/key", 405, "s=wrong-method"),
+        ("GET", "/elsewhere", 404, "s=no-such-path"),
+        ("GET", "/_groupcache/things/%zz", 400, "s=bad-request"),
+        ("GET", "/_groupcache/", 200, "s=ok"),
+    ] {
+        client.send(request(method, target, ""));
+        let answer = client.answer();
+        assert_eq!(answer.status, status, "{method} {target}");
+        assert!(answer.header("x-groupcache").unwrap().contains(said), "{method} {target}");
+    }
+    client.send(request("HEAD", "/_groupcache/things/key", ""));
+    assert_eq!(client.head().status, 405);
+    client.assert_open();
+}
+
+#[test]
+fn too_much_is_refused_without_reading_it() {
+    let service = serve(|settings| settings.fallback(|_| HttpResponse::new(200)));
+    let long = "a".repeat(18_000);
+    let many = "X: y\r\n".repeat(101);
+    for (bytes, status) in [
+        (request("PUT", "/_groupcache/things/key", "Content-Length: 17000000\r\n"), 413),
+        (request("PUT", "/_groupcache/things/key", "Content-Length: 99999999999999999999\r\n"), 413),
+        (request("PUT", "/other", "Content-Length: 1048577\r\n"), 413),
+        (request("GET", &format!("/_groupcache/things/{long}"), ""), 414),
+        (request("GET", "/_groupcache/things/key", &many), 431),
+        (request("GET", "/_groupcache/things/key", &format!("X: {long}{long}\r\n")), 431),
+    ] {
+        let mut client = service.connect();
+        client.send(&bytes);
+        let answer = client.answer();
+        assert_eq!(answer.status, status, "{}", &bytes[..40]);
+        assert_eq!(answer.header("connection"), Some("close"));
+        client.assert_closed();
+    }
+    service.connect().assert_open();
+}
+
+#[test]
+fn a_refusal_is_seen_by_one_who_is_still_sending() {
+    let service = serve(|settings| settings);
+    for _ in 0..20 {
+        let mut client = service.connect();
+        client.send(request("PUT", "/_groupcache/things/key", "Content-Length: 99000000\r\n"));
+        client.send(vec![0; 200_000]);
+        assert_eq!(client.answer().status, 413);
+        client.assert_closed();
+    }
+}
+
+#[test]
+fn malformed_requests_get_400_are_cut_off_and_change_nothing() {
+    let service = serve(|settings| settings);
+    service.things.get("kept").unwrap();
+    let put = "PUT /_groupcache/things/kept HTTP/1.1\r\nHost: h\r\n";
+    let body = "\r\nabcde";
+    let smuggled = "DELETE /_groupcache/things/kept HTTP/1.1\r\nHost: h\r\n\r\n";
+    let bad = [
+        format!("{put}Transfer-Encoding: chunked\r\nContent-Length: 5{body}"),
+        format!("{put}Content-Length: 5\r\nTransfer-Encoding: chunked{body}"),
+        format!("{put}Transfer-Encoding: xyz{body}"),
+        format!("{put}Content-Length: 5\r\nContent-Length: 5{body}"),
+        format!("{put}Content-Length: 5\r\nContent-Length: 6{body}"),
+        format!("{put}Content-Length: +5{body}"),
+        format!("{put}Content-Length: -5{body}"),
+        format!("{put}Content-Length: 0x5{body}"),
+        format!("{put}Content-Length: 5, 5{body}"),
+        format!("{put}Content-Length : 0{body}"),
+        format!("{put}X: a\r\n b{body}"),
+        format!("{put} X: a{body}"),
+        format!("{put}X: a\0b{body}"),
+        format!("{put}X: a\x0bb{body}"),
+        "DELETE /_groupcache/things/kept HTTP/1.1\nHost: h\n\n".to_owned(),
+        "DELETE /_groupcache/things/kept HTTP/1.1\r\nHost: h\n\r\n".to_owned(),
+        "DELETE /_groupcache/things/kept HTTP/1.1\r\n Host: h\r\n\r\n".to_owned(),
+        "DELETE /_groupcache/things/kept HTTP/1.1\r\n\r\n".to_owned(),
+        "DELETE /_groupcache/things/kept HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n".to_owned(),
+        "DELETE /_groupcache/things/kept\r\n\r\n".to_owned(),
+        "DELETE /_groupcache/things/kept HTTP/0.9\r\nHost: h\r\n\r\n".to_owned(),
+        "DELETE /_groupcache/things/kept HTTP/2.0\r\nHost: h\r\n\r\n".to_owned(),
+        "DELETE /_groupcache/things/kept HTTP/3.0\r\nHost: h\r\n\r\n".to_owned(),
+        "DELETE /_groupcache/things/kept x HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
+        "DELETE http://h/_groupcache/things/kept HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
+        "DELETE * HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
+        "DELETE /_groupcache/things/kept\0 HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
+        "\r\nDELETE /_groupcache/things/kept HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
+    ];
+    for bytes in bad {
+        let mut client = service.connect();
+        client.send(bytes.clone() + smuggled);
+        let answer = client.answer();
+        assert_eq!(answer.status, 400, "{bytes:?}");
+        assert_eq!(answer.header("connection"), Some("close"), "{bytes:?}");
+        client.assert_closed();
+        assert!(service.things.try_get("kept").is_some(), "{bytes:?}");
+    }
+    let stats = service.things.stats();
+    assert_eq!((stats.served, stats.removes), (0, 0));
+}
+
+#[test]
+fn a_head_may_come_byte_by_byte() {
+    let service = serve(|settings| settings);
+    let mut client = service.connect();
+    for byte in request("GET", "/_groupcache/things/key", "X: y\r\n").bytes() {
+        client.send([byte]);
+    }
+    assert!(client.answer().has("value of key"));
+    client.assert_open();
+}
+
+#[test]
+fn a_head_is_cut_off_after_its_total_time() {
+    let service = serve(|settings| settings.head_timeout(Duration::from_millis(200)));
+    let mut client = service.connect();
+    let start = Instant::now();
+    let endless = request("GET", "/_groupcache/things/key", &"X: y\r\n".repeat(90));
+    for byte in endless.bytes() {
+        // No byte comes late, but all of them do.
+        std::thread::sleep(Duration::from_millis(10));
+        if client.0.get_mut().write_all(&[byte]).is_err() {
+            break;
+        }
+    }
+    client.assert_closed();
+    assert!(start.elapsed() >= Duration::from_millis(200));
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
+fn slow_clients_hold_no_worker() {
+    let service = serve(|settings| settings.workers(1));
+    let mut dripping: Vec<Client> = (0..200).map(|_| service.connect()).collect();
+    for client in &mut dripping {
+        client.send("GET /_groupcache/things/a HTT");
+    }
+    let mut bodies: Vec<Client> = (0..200).map(|_| service.connect()).collect();
+    for client in &mut bodies {
+        client.send(request("PUT", "/_groupcache/things/a", "Content-Length: 100\r\n"));
+        client.send([0; 50]);
+    }
+    let mut other = service.connect();
+    for _ in 0..10 {
+        assert!(other.get("quick").has("value of quick"));
+    }
+    for client in &mut dripping {
+        client.send("P/1.1\r\nHost: h\r\n\r\n");
+        assert_eq!(client.answer().status, 200);
+    }
+}
+
+#[test]
+fn a_body_may_come_in_many_packets() {
+    let service = serve(|settings| {
+        settings.fallback(|request| HttpResponse::new(200).body(request.body()))
+    });
+    let mut client = service.connect();
+    let body: Vec<u8> = (0..1_000_000_u32).map(|n| (n % 251) as u8).collect();
+    for size in [1_000, 100_000] {
+        let head = format!("Content-Length: {}\r\n", body.len());
+        client.send(request("POST", "/echo", &head));
+        for part in body.chunks(size) {
+            client.send(part);
+            std::thread::yield_now();
+        }
+        let answer = client.answer();
+        assert_eq!(answer.status, 200);
+        assert!(answer.body == body);
+    }
+    client.assert_open();
+}
+
+#[test]
+fn a_body_is_cut_off_after_its_total_time() {
+    let service = serve(|settings| settings.body_timeout(Duration::from_millis(200)));
+    let mut client = service.connect();
+    client.send(request("PUT", "/_groupcache/things/a", "Content-Length: 100\r\n"));
+    client.send([0; 50]);
+    client.assert_closed();
+}
+
+#[test]
+fn bodies_of_all_connections_together_are_bounded() {
+    let service = serve(|settings| settings.max_buffered(1 << 20));
+    let mut clients: Vec<Client> = (0..8).map(|_| service.connect()).collect();
+    for client in &mut clients {
+        client.send(request("PUT", "/_groupcache/things/a", "Content-Length: 600000\r\n"));
+        // One that is refused does not read on.
+        let _ = client.0.get_mut().write_all(&[0; 500_000]);
+    }
+    let mut refused = 0;
+    for client in &mut clients {
+        client.0.get_ref().set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        if client.0.fill_buf().is_ok() {
+            assert_eq!(client.answer().status, 503);
+            refused += 1;
+        }
+    }
+    assert!((4..8).contains(&refused), "{refused} of 8");
+    service.connect().assert_open();
+    drop(clients);
+    let mut client = service.connect();
+    eventually("there is room again", || {
+        let mut client = service.connect();
+        client.send(request("PUT", "/_groupcache/things/a", "Content-Length: 600000\r\n"));
+        client.send(vec![0; 600_000]);
+        client.answer().status == 400 // room for it, but it is no message
+    });
+    client.assert_open();
+}
+
+#[test]
+fn a_large_value_reaches_a_slow_reader_and_holds_no_worker() {
+    let large: Vec<u8> = (0..5_u32 << 20).map(|n| (n % 253) as u8).collect();
+    let expected = large.clone();
+    let load = move |key: &str| match key {
+        "large" => Value::from(&large[..]),
+        key => Value::from(format!("value of {key}")),
+    };
+    let service = serve_loads(|settings| settings.workers(1), load);
+    let mut slow: Vec<Client> = (0..4).map(|_| service.connect()).collect();
+    for client in &mut slow {
+        client.send(request("GET", "/_groupcache/things/large", ""));
+    }
+    // The answers are under way.
+    let heads: Vec<Answer> = slow.iter_mut().map(Client::head).collect();
+    let mut other = service.connect();
+    for _ in 0..10 {
+        assert!(other.get("quick").has("value of quick"));
+    }
+    for (client, head) in slow.iter_mut().zip(heads) {
+        let length: usize = head.header("content-length").unwrap().parse().unwrap();
+        let (mut body, mut part) = (Vec::new(), vec![0; 64 << 10]);
+        while body.len() < length {
+            let count = client.0.read(&mut part).unwrap();
+            assert!(count > 0, "cut off after {} bytes", body.len());
+            body.extend_from_slice(&part[..count]);
+            std::thread::yield_now();
+        }
+        assert!(body.ends_with(&expected), "the bytes differ");
+        client.assert_open();
+    }
+}
+
+#[test]
+fn a_reader_that_does_not_read_is_cut_off() {
+    let load = |_: &str| Value::from(vec![0; 12 << 20]);
+    let settings = |settings: ServerBuilder| {
+        settings.write_timeout(Duration::from_millis(200)).max_connections(1)
+    };
+    let service = serve_loads(settings, load);
+    let mut client = service.connect();
+    client.send(request("GET", "/_groupcache/things/large", ""));
+    client.head();
+    eventually("its place is free", || {
+        let mut other = service.connect();
+        other.send(request("GET", "/_groupcache/", ""));
+        other.0.fill_buf().is_ok_and(|bytes| !bytes.is_empty())
+    });
+}
+
+#[test]
+fn http_1_0_is_understood() {
+    let service = serve(|settings| settings);
+    let mut client = service.connect();
+    client.send("GET /_groupcache/things/key HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    let answer = client.answer();
+    assert!(answer.has("value of key"));
+    assert_eq!(answer.header("connection"), Some("keep-alive"));
+    client.send("GET /_groupcache/things/key HTTP/1.0\r\n\r\n");
+    let answer = client.answer();
+    assert!(answer.has("value of key"));
+    assert_eq!(answer.header("connection"), Some("close"));
+    client.assert_closed();
+}
+
+#[test]
+fn a_client_may_close_and_may_send_no_more() {
+    let service = serve(|settings| settings);
+    let mut client = service.connect();
+    client.send(request("GET", "/_groupcache/things/key", "Connection: close\r\n"));
+    let answer = client.answer();
+    assert_eq!(answer.header("connection"), Some("close"));
+    client.assert_closed();
+    service.connect().get("key");
+    let mut client = service.connect();
+    client.send(request("GET", "/_groupcache/things/key", ""));
+    client.0.get_ref().shutdown(Shutdown::Write).unwrap();
+    assert!(client.answer().has("value of key"));
+    client.assert_closed();
+}
+
+#[test]
+fn an_expectation_is_met_before_the_body() {
+    let service = serve(|settings| {
+        settings.fallback(|request| HttpResponse::new(200).body(request.body()))
+    });
+    let mut client = service.connect();
+    client.send(request("POST", "/", "Expect: 100-continue\r\nContent-Length: 5\r\n"));
+    assert_eq!(client.head().status, 100);
+    client.send("hello");
+    assert_eq!(client.answer().body, b"hello");
+    client.send(request("POST", "/", "Expect: 200-ok\r\nContent-Length: 5\r\n"));
+    assert_eq!(client.answer().status, 417);
+    client.assert_closed();
+}
+
+#[test]
+fn an_application_shares_the_port() {
+    let service = serve(|settings| {
+        settings.fallback(|request| {
+            assert_ne!(request.path(), "/panic", "as it was asked to");
+            let seen = format!(
+                "{} {} {:?} {:?} {}",
+                request.method(),
+                request.path(),
+                request.query(),
+                request.header("x-NAME"),
+                request.peer_addr().ip(),
+            );
+            HttpResponse::text(201, &seen).header("X-Served", "yes")
+        })
+    });
+    let mut client = service.connect();
+    client.send(request("GET", "/a%20b?c=d", "X-Name: e\r\n"));
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.header("x-served")), (201, Some("yes")));
+    assert!(answer.has("GET /a%20b Some(\"c=d\") Some(\"e\") 127.0.0.1"));
+    client.assert_open();
+
+    client.send(request("HEAD", "/a", ""));
+    let head = client.head();
+    assert_eq!(head.status, 201);
+    assert_ne!(head.header("content-length"), Some("0"));
+    client.assert_open();
+
+    client.send(request("GET", "/panic", ""));
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.header("connection")), (500, Some("close")));
+    client.assert_closed();
+    service.connect().assert_open();
+}
+
+#[test]
+fn an_application_that_blocks_does_not_stop_peers() {
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let entered = Arc::new(AtomicUsize::new(0));
+    let inside = Arc::clone(&entered);
+    let service = serve(|settings| {
+        settings.fallback_workers(2).workers(1).fallback(move |_| {
+            inside.fetch_add(1, Ordering::SeqCst);
+            let _ = released.lock().unwrap().recv();
+            HttpResponse::new(200)
+        })
+    });
+    let mut applications: Vec<Client> = (0..5).map(|_| service.connect()).collect();
+    for client in &mut applications {
+        client.send(request("GET", "/", ""));
+    }
+    eventually("the fallback is full", || entered.load(Ordering::SeqCst) == 2);
+    let mut peer = service.connect();
+    for _ in 0..10 {
+        peer.assert_open();
+    }
+    drop(release);
+    for client in &mut applications {
+        assert_eq!(client.answer().status, 200);
+    }
+}
+
+#[test]
+fn connections_beyond_the_limits_are_refused_or_replace_idle_ones() {
+    let service = serve(|settings| settings.max_connections(3));
+    let mut clients: Vec<Client> = (0..3).map(|_| service.connect()).collect();
+    for client in &mut clients {
+        client.assert_open();
+    }
+    eventually("one that is idle makes room", || {
+        let mut client = service.connect();
+        client.send(request("GET", "/_groupcache/", ""));
+        client.0.fill_buf().is_ok_and(|bytes| !bytes.is_empty())
+    });
+
+    let service = serve(|settings| settings.max_connections_per_address(3));
+    let mut clients: Vec<Client> = (0..3).map(|_| service.connect()).collect();
+    for client in &mut clients {
+        client.assert_open();
+    }
+    service.connect().assert_closed();
+    for client in &mut clients {
+        client.assert_open();
+    }
+}
+
+#[test]
+fn an_idle_connection_is_closed_in_time() {
+    let service = serve(|settings| settings.idle_timeout(Duration::from_millis(100)));
+    let mut fresh = service.connect();
+    let mut used = service.connect();
+    used.assert_open();
+    fresh.assert_closed();
+    used.assert_closed();
+}
+
+#[test]
+fn a_gentle_end_answers_what_is_under_way() {
+    let (release, load) = slow_loader();
+    let mut service = serve_loads(|settings| settings, load);
+    let mut busy = service.connect();
+    busy.send(request("GET", "/_groupcache/things/slow", ""));
+    let mut idle = service.connect();
+    idle.assert_open();
+    eventually("the load begins", || service.loads.load(Ordering::SeqCst) == 2);
+    let server = service.server.take().unwrap();
+    let ending = std::thread::spawn(move || server.shutdown(GUARD));
+    idle.assert_closed();
+    assert!(!ending.is_finished());
+    // The port is free while the last answer is still to come.
+    let other = TcpListener::bind(service.address);
+    release.send(()).unwrap();
+    let answer = busy.answer();
+    assert!(answer.has("value of slow"));
+    assert_eq!(answer.header("connection"), Some("close"));
+    busy.assert_closed();
+    assert!(ending.join().unwrap());
+    drop(other.unwrap());
+    let again = Server::bind(&service.node, service.address).unwrap();
+    Client::connect(again.local_addr()).assert_open();
+}
+
+#[test]
+fn an_end_does_not_wait_longer_than_told() {
+    let (release, load) = slow_loader();
+    let mut service = serve_loads(|settings| settings, load);
+    let mut busy = service.connect();
+    busy.send(request("GET", "/_groupcache/things/slow", ""));
+    eventually("the load begins", || service.loads.load(Ordering::SeqCst) == 1);
+    assert!(!service.shutdown(Duration::from_millis(50)));
+    busy.assert_closed();
+    drop(release);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_end_leaves_no_thread() {
+    alone("an_end_leaves_no_thread", || {
+        let mut service = serve(|settings| settings.fallback(|_| HttpResponse::new(200)));
+        together(20, |_| {
+            let mut client = service.connect();
+            client.assert_open();
+            client.send(request("GET", "/", ""));
+            client.answer();
+        });
+        assert!(threads().len() > 2);
+        assert!(service.shutdown(GUARD));
+        let is_of_server = |name: &String| !name.starts_with("groupcache-load");
+        assert_eq!(threads().into_iter().filter(is_of_server).count(), 0);
+
+        // Dropped, it ends too, whatever its connections do.
+        let server = Server::bind(&service.node, "127.0.0.1:0").unwrap();
+        let mut client = Client::connect(server.local_addr());
+        client.assert_open();
+        let address = server.local_addr();
+        drop(server);
+        client.assert_closed();
+        assert_eq!(threads().into_iter().filter(is_of_server).count(), 0);
+        assert!(TcpStream::connect(address).is_err());
+    });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn idle_connections_cost_no_threads() {
+    alone("idle_connections_cost_no_threads", || {
+        let service = serve(|settings| settings.max_connections_per_address(4_000).workers(8));
+        let mut clients: Vec<Client> = (0..2_000).map(|_| service.connect()).collect();
+        for client in &mut clients {
+            client.assert_open();
+        }
+        assert!(threads().len() <= 1 + 8 + 16, "{:?}", threads());
+        for client in clients.iter_mut().rev().step_by(100) {
+            client.assert_open();
+        }
+    });
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() {
+    let node = Node::new("http://127.0.0.1:1").unwrap();
+    let refused = |settings: fn(ServerBuilder) -> ServerBuilder| {
+        let outcome = settings(Server::builder(&node)).bind("127.0.0.1:0");
+        assert!(matches!(outcome, Err(Error::InvalidSetting { .. })), "{outcome:?}");
+    };
+    refused(|settings| settings.workers(0));
+    refused(|settings| settings.workers(usize::MAX));
+    refused(|settings| settings.fallback_workers(0));
+    refused(|settings| settings.max_connections(0));
+    refused(|settings| settings.max_connections_per_address(0));
+    refused(|settings| settings.head_timeout(Duration::ZERO));
+    refused(|settings| settings.idle_timeout(Duration::ZERO));
+    let endless = Server::builder(&node).idle_timeout(Duration::MAX).head_timeout(Duration::MAX);
+    let server = endless.bind("127.0.0.1:0").unwrap();
+    assert_eq!(Client::connect(server.local_addr()).get("key").status, 404);
+}
+
+#[test]
+fn an_address_in_use_is_named() {
+    let service = serve(|settings| settings);
+    let error = Server::bind(&service.node, service.address).unwrap_err();
+    assert!(matches!(error, Error::Bind { .. }));
+    assert!(error.to_string().contains(&service.address.to_string()), "{error}");
+}
