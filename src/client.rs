@@ -4,13 +4,16 @@
 //! hosts. Proxies from the environment, redirects and statuses as errors are off; names are
 //! resolved here, because `ureq` would start a thread for every call that has a timeout.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::{self, ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::unversioned::transport::{
+    ConnectionDetails, Connector, DefaultConnector, NextTimeout, Transport as Connection,
+};
 use ureq::{Agent, http};
 
 use crate::deadline::{Clock, Deadline};
@@ -56,7 +59,7 @@ impl Transport for Http {
         let names = Arc::new(Names::new(peer, limits.connect_timeout));
         let resolver = CachedNames(Arc::clone(&names));
         Arc::new(HttpLink {
-            agent: Agent::with_parts(config, DefaultConnector::new(), resolver),
+            agent: Agent::with_parts(config, DefaultConnector::new().chain(NoteNew), resolver),
             names,
             base: peer.address(),
             max_body: limits.max_body,
@@ -74,10 +77,11 @@ struct HttpLink {
 impl Link for HttpLink {
     fn call(&self, call: &Call, timeout: Duration) -> Result<Reply, CallError> {
         let start = Instant::now();
+        CONNECTED.set(false);
         let outcome = match self.send(call, timeout) {
-            // The peer closed a pooled connection just when it was used. Asking twice is safe for
-            // a GET, and for nothing else.
-            Err(error) if call.method == "GET" && broke_off(&error) => {
+            // The peer had closed a pooled connection when it was used: it knows nothing of this
+            // request. Asking twice is safe for a GET, and for nothing else.
+            Err(error) if call.method == "GET" && broke_off(&error) && !CONNECTED.get() => {
                 let left = timeout.saturating_sub(start.elapsed());
                 self.send(call, left.max(Duration::from_millis(1)))
             }
@@ -158,6 +162,28 @@ impl HttpLink {
     }
 }
 
+thread_local! {
+    /// Whether the last call of this thread made a connection, instead of using a pooled one.
+    static CONNECTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The last link of the chain that makes a connection: notes that there was one to make.
+#[derive(Debug)]
+struct NoteNew;
+
+impl<C: Connection> Connector<C> for NoteNew {
+    type Out = C;
+
+    fn connect(
+        &self,
+        _: &ConnectionDetails<'_>,
+        made: Option<C>,
+    ) -> Result<Option<C>, ureq::Error> {
+        CONNECTED.set(true);
+        Ok(made)
+    }
+}
+
 fn broke_off(error: &ureq::Error) -> bool {
     let kinds = [
         ErrorKind::UnexpectedEof,
@@ -177,11 +203,13 @@ struct Names {
     state: Mutex<NamesState>,
 }
 
+type Resolved = Result<Vec<SocketAddr>, String>;
+
 #[derive(Default)]
 struct NamesState {
     known: Option<Vec<SocketAddr>>,
     /// Those who wait for the one resolution under way.
-    waiting: Vec<Arc<Slot<Result<Vec<SocketAddr>, String>>>>,
+    waiting: Vec<Arc<Slot<Resolved>>>,
 }
 
 impl Names {
@@ -206,7 +234,7 @@ impl Names {
 
     /// The addresses, no later than `timeout`: the system's resolver cannot be stopped, so it runs
     /// on a thread of its own, one at a time for a peer.
-    fn resolve(self: &Arc<Self>, timeout: Duration) -> Result<Vec<SocketAddr>, String> {
+    fn resolve(self: &Arc<Self>, timeout: Duration) -> Resolved {
         if let Some(address) = self.literal() {
             return Ok(vec![address]);
         }
@@ -241,7 +269,7 @@ impl Names {
         self.tell(&found);
     }
 
-    fn tell(&self, found: &Result<Vec<SocketAddr>, String>) {
+    fn tell(&self, found: &Resolved) {
         let waiting = {
             let mut state = self.state.lock();
             state.known = found

@@ -163,6 +163,8 @@ impl fmt::Debug for Clock {
 /// Something that waits for a manual clock, and looks at the time again when woken.
 pub(crate) trait Sleeper: Send + Sync {
     /// Takes the lock that the sleeper waits with and notifies it, so that no wake-up is lost.
+    // Only a manual clock wakes anyone, and only tests have one.
+    #[cfg_attr(not(any(test, feature = "test-util")), allow(dead_code))]
     fn wake(&self);
 }
 

@@ -90,6 +90,19 @@ pub enum Source {
     Joined,
 }
 
+impl fmt::Display for Source {
+    /// In lower case: `main`, `hot`, `peer`, `load`, `joined`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Source::Main => "main",
+            Source::Hot => "hot",
+            Source::Peer => "peer",
+            Source::Load => "load",
+            Source::Joined => "joined",
+        })
+    }
+}
+
 /// A value, where it came from, and how long it lives.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -107,7 +120,7 @@ struct Shared<V: Cacheable> {
     name: String,
     loader: Box<dyn Loader<V>>,
     codec: Box<dyn Codec<V>>,
-    weigher: Option<Box<dyn Fn(&V) -> usize + Send + Sync>>,
+    weigher: Option<Weigher<V>>,
     lives: Lives,
     mirroring: Mirroring,
     hand_on_load_errors: bool,
@@ -119,6 +132,9 @@ struct Shared<V: Cacheable> {
     /// Numbers the fetches, to mirror one in ten of those whose owner measures no rate.
     dice: AtomicU64,
 }
+
+/// What a value weighs, in bytes.
+type Weigher<V> = Box<dyn Fn(&V) -> usize + Send + Sync>;
 
 /// How long values live.
 #[derive(Clone, Copy, Debug)]

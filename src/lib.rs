@@ -1,4 +1,47 @@
 //! A distributed read-through cache for programs made of threads.
+//!
+//! Every process of a service embeds a [`Node`]. Together they form one cache: a key has one owner,
+//! picked by consistent hashing; only the owner loads it, once, however many threads in however many
+//! processes ask at the same time; popular values are mirrored to processes that do not own them.
+//! There is no async runtime: [`Group::get`] blocks the thread that calls it.
+//!
+//! ```no_run
+//! use groupcache_sync::{Group, Node, Server, Value};
+//! use std::time::Duration;
+//!
+//! let node = Node::new("http://10.0.0.5:7000")?; // how peers reach this process
+//! let pages: Group = node
+//!     .group_builder("pages", 64 << 20) // bytes of memory
+//!     .ttl(Duration::from_secs(300))
+//!     .build(|key| Ok(Value::from(std::fs::read(key)?)))?;
+//! let server = Server::bind(&node, "0.0.0.0:7000")?; // answers peers until dropped
+//! node.set_peers(["http://10.0.0.5:7000", "http://10.0.0.6:7000"])?;
+//! let page = pages.get("index.html")?;
+//! # drop((page, server));
+//! # Ok::<(), groupcache_sync::Error>(())
+//! ```
+//!
+//! # The loading process
+//!
+//! The code reads in this order; each step is a file.
+//!
+//! 1. Is the value in local memory, because this process owns the key (*main* cache) or because it
+//!    is popular (*hot* cache)? `group.rs`, `cache.rs`, `lru.rs`, `hot.rs`
+//! 2. Otherwise one thread per key goes on, the *leader* of the *flight*; the others wait, each with
+//!    its own deadline. `flight.rs`, `waits.rs`, `slot.rs`, `deadline.rs`
+//! 3. The leader looks in the caches once more, then asks the ring who owns the key. `cluster.rs`,
+//!    `ring.rs`
+//! 4. This process owns it: the loader runs. `group/load.rs`, `loader.rs`, `pool.rs`. Another does:
+//!    fetch from that peer, or load here if it is away. `group/fetch.rs`, `peer.rs`, `circuit.rs`,
+//!    `client.rs`, `wire.rs`
+//! 5. The value goes into the main or the hot cache. Only then does the flight end.
+//!
+//! Peers are answered by `group/serve.rs`, behind [`Node::begin`] and [`Node::answer`]; the engines
+//! `server.rs`, `tiny.rs` and `memory.rs` bring requests there. `group/change.rs` removes and sets.
+//!
+//! # Features
+//!
+//! `tiny_http` (default), `json`, `msgpack`, `test-util`: see the README.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod cache;

@@ -12,7 +12,7 @@ use crate::group::{Begun, GroupBuilder, Pending, Registry, Serve};
 use crate::peer::{Limits, Peer, Transport};
 use crate::pool::Pool;
 use crate::stats::{GroupStats, NodeStats};
-use crate::sync::{Arc, Weak};
+use crate::sync::Arc;
 use crate::wire::{BadTarget, Request, Response, Status, Target, parse_target};
 
 /// Bytes of a message besides its value.
@@ -49,9 +49,11 @@ struct Shared {
 }
 
 /// A handle that does not keep the node alive.
+#[cfg(any(test, feature = "test-util"))]
 #[derive(Clone)]
-pub(crate) struct WeakNode(Weak<Shared>);
+pub(crate) struct WeakNode(crate::sync::Weak<Shared>);
 
+#[cfg(any(test, feature = "test-util"))]
 impl WeakNode {
     pub(crate) fn upgrade(&self) -> Option<Node> {
         self.0.upgrade().map(Node)
@@ -257,6 +259,7 @@ impl Node {
         Response::text(status, self.0.cluster.members().fingerprint(), text)
     }
 
+    #[cfg(any(test, feature = "test-util"))]
     pub(crate) fn downgrade(&self) -> WeakNode {
         WeakNode(Arc::downgrade(&self.0))
     }

@@ -135,8 +135,8 @@ fn shares_of(points: &[(u64, u32)], members: usize) -> Vec<f64> {
         shares[member as usize] += point.wrapping_sub(previous) as f64 / 2f64.powi(64);
         previous = point;
     }
-    if points.len() == 1 {
-        shares[points[0].1 as usize] = 1.0;
+    if members == 1 {
+        shares[0] = 1.0; // the sum of its arcs, without the rounding
     }
     shares
 }

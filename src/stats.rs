@@ -1,5 +1,7 @@
 //! `GroupStats`, `NodeStats`, `PeerStats`: snapshots of the counters.
 
+use std::fmt;
+
 use crate::sync::{AtomicU64, Ordering};
 
 /// What happened in a group on this node since it was built.
@@ -90,6 +92,16 @@ pub enum CircuitState {
     Closed,
     /// The peer failed too often: it is probed in the background, and meanwhile loads happen here.
     Open,
+}
+
+impl fmt::Display for CircuitState {
+    /// In lower case: `closed`, `open`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            CircuitState::Closed => "closed",
+            CircuitState::Open => "open",
+        })
+    }
 }
 
 /// A counter off the path of a hit.

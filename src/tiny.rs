@@ -10,6 +10,7 @@
 //! process at the word of a client. What cannot is in the documentation of [`TinyServer`].
 
 mod dispatch;
+mod engine;
 mod exchange;
 mod listen;
 
@@ -18,7 +19,8 @@ use std::fmt;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use self::dispatch::{Dispatcher, Engine, work};
+use self::dispatch::Dispatcher;
+use self::engine::{Engine, work};
 pub use self::exchange::answer_tiny_http;
 use crate::error::Error;
 use crate::node::Node;
@@ -139,8 +141,7 @@ impl TinyServer {
         }
         let (engine, events) = Engine::new(node.clone(), listener)?;
         let (jobs, for_workers) = channel::unbounded();
-        // One that is waiting is as good as many.
-        let (kicks, for_rescue) = channel::bounded(1);
+        let (kicks, for_rescue) = channel::bounded(listen::MAX_KICKS);
         let (alive, ended) = channel::bounded(0);
         let mut server = TinyServer {
             engine: Arc::clone(&engine),

@@ -102,14 +102,16 @@ impl Database {
     }
 
     fn connection(&self) -> rusqlite::Result<Connection> {
-        if let Some(connection) = self.idle.lock().pop() {
+        let idle = self.idle.lock().pop();
+        if let Some(connection) = idle {
             return Ok(connection);
         }
         // A connection belongs to one thread at a time, so SQLite needs no lock in it.
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
-        // The connections share the pages of the file, instead of each having a cache.
-        connection.execute_batch("PRAGMA mmap_size = 268435456;")?;
+        // All connections share the pages of the file, instead of each having a cache. It never
+        // changes, so that a transaction may read it for ever and need not lock it for each query.
+        connection.execute_batch("PRAGMA mmap_size = 268435456; BEGIN;")?;
         Ok(connection)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Counters, Group, Lives, Registry, Shared};
+use super::{Counters, Group, Lives, Registry, Shared, Weigher};
 use crate::cache::{Cache, ENTRY_OVERHEAD};
 use crate::cluster::Cluster;
 use crate::codec::{Bytes, Codec};
@@ -39,7 +39,7 @@ pub struct GroupBuilder<V: Cacheable = Value> {
     name: String,
     capacity_bytes: usize,
     codec: Box<dyn Codec<V>>,
-    weigher: Option<Box<dyn Fn(&V) -> usize + Send + Sync>>,
+    weigher: Option<Weigher<V>>,
     ttl: Option<Duration>,
     max_ttl: Option<Duration>,
     jitter: f64,
@@ -231,7 +231,7 @@ impl<V: Cacheable> GroupBuilder<V> {
                 "it has {} bytes; give it 1 to {MAX_NAME_BYTES}",
                 self.name.len()
             );
-            return Err(Error::setting("group name", reason));
+            return Err(Error::setting("name", reason));
         }
         if self.capacity_bytes <= ENTRY_OVERHEAD {
             let reason = format!(

@@ -83,7 +83,7 @@ impl<V: Cacheable> Shared<V> {
         guard: Guard<Outcome<V>>,
         deadline: Deadline,
         role: Role,
-    ) -> Result<(Waiter<Outcome<V>>, Arc<Queued<Outcome<V>>>), Error> {
+    ) -> Result<Queueing<V>, Error> {
         let waiter = guard.waiter(deadline);
         let queued = Arc::new(guard.queue());
         let job = PooledLoad {
@@ -162,6 +162,9 @@ impl<V: Cacheable> Shared<V> {
         landed
     }
 }
+
+/// The seat of one whose load is queued, and the hold on that.
+type Queueing<V> = (Waiter<Outcome<V>>, Arc<Queued<Outcome<V>>>);
 
 /// A load that the pool runs.
 struct PooledLoad<V: Cacheable> {

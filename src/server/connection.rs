@@ -22,7 +22,7 @@ use crate::node::Begin;
 use crate::wire::{Response, is_ours};
 
 /// How long a worker waits for the next request of a connection that has just had an answer.
-const LINGER: Duration = Duration::from_millis(2);
+const LINGER: Duration = Duration::from_millis(10);
 
 /// How long a worker waits for a reader to make room.
 const WRITE_AT_ONCE: Duration = Duration::from_millis(5);
@@ -32,6 +32,9 @@ const REQUESTS_PER_TURN: usize = 128;
 
 /// How much is read that nobody will answer, so that the client gets to see our last words.
 const MAX_DISCARDED: usize = 1 << 20;
+
+/// Boxed, because it is handed from place to place all the time.
+pub(super) type BoxedConnection = Box<Connection>;
 
 pub(super) struct Connection {
     stream: TcpStream,
@@ -147,7 +150,9 @@ impl Connection {
     }
 
     fn serve(&mut self, shared: &Shared, lane: Which) -> Result<Next, Broken> {
-        let mut answered = 0;
+        // An answer may have been waited for, or its reader.
+        let mut answered = usize::from(!self.output.is_empty());
+        let mut reads = 0;
         loop {
             let is_last = self.stage != Stage::Open;
             if (self.output.is_full() || is_last) && !self.flush()? {
@@ -177,6 +182,12 @@ impl Connection {
                     if answered > 0 && self.is_idle() && !shared.may_linger(lane) {
                         return Ok(Next::Wait(Wait::Request));
                     }
+                    // One that is served at length must not wake the listener all the time. One
+                    // that is given back soon stays watched, which saves two calls.
+                    if reads > 0 {
+                        shared.lobby.forget(self);
+                    }
+                    reads += 1;
                     if !self.read(answered > 0)? {
                         return Ok(Next::Wait(self.awaited()));
                     }
@@ -433,6 +444,9 @@ impl Connection {
         token: Token,
         interest: Interest,
     ) -> io::Result<()> {
+        if self.is_registered {
+            return registry.reregister(&mut self.stream, token, interest);
+        }
         registry.register(&mut self.stream, token, interest)?;
         self.is_registered = true;
         Ok(())

@@ -4,8 +4,8 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::connection::Connection;
-use crate::sync::{AtomicUsize, Condvar, Mutex, Ordering, thread, wait_until};
+use super::connection::BoxedConnection;
+use crate::sync::{AtomicBool, Condvar, Mutex, Ordering, thread, wait_until};
 
 /// How long a thread without work stays.
 const IDLE_LIFE: Duration = Duration::from_secs(10);
@@ -29,8 +29,9 @@ impl Which {
 pub(super) struct Lane {
     which: Which,
     max_threads: usize,
-    /// The length of the queue, to be seen without its lock once per request.
-    waiting: AtomicUsize,
+    /// Whether connections wait for which there is no thread and will be none, to be seen without
+    /// the lock once per request.
+    is_crowded: AtomicBool,
     state: Mutex<State>,
     work: Condvar,
     ended: Condvar,
@@ -38,7 +39,7 @@ pub(super) struct Lane {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Box<Connection>>,
+    queue: VecDeque<BoxedConnection>,
     threads: HashMap<thread::ThreadId, thread::JoinHandle<()>>,
     /// They are at their last instructions, or have ended.
     leaving: Vec<thread::JoinHandle<()>>,
@@ -51,7 +52,7 @@ impl Lane {
         Lane {
             which,
             max_threads,
-            waiting: AtomicUsize::new(0),
+            is_crowded: AtomicBool::new(false),
             state: Mutex::new(State::default()),
             work: Condvar::new(),
             ended: Condvar::new(),
@@ -65,9 +66,9 @@ impl Lane {
     /// the system refuses more, things are slow, but not stuck.
     pub(super) fn push<W: FnOnce() + Send + 'static>(
         &self,
-        connections: impl IntoIterator<Item = Box<Connection>>,
+        connections: impl IntoIterator<Item = BoxedConnection>,
         work: impl Fn() -> W,
-    ) -> Vec<Box<Connection>> {
+    ) -> Vec<BoxedConnection> {
         let mut state = self.state.lock();
         if state.closed {
             drop(state); // connections are dropped without it (I2)
@@ -86,8 +87,17 @@ impl Lane {
             state.queue.push_back(connection);
             self.work.notify_one();
         }
-        self.waiting.store(state.queue.len(), Ordering::Relaxed);
+        self.note_crowd(&state);
         Vec::new()
+    }
+
+    /// A thread counts as idle until it has woken up: those who wait for it are provided for.
+    fn note_crowd(&self, state: &State) {
+        let is_crowded = state.queue.len() > state.idle && state.threads.len() >= self.max_threads;
+        // Seldom changed, so that it stays in the caches of all who look.
+        if self.is_crowded.load(Ordering::Relaxed) != is_crowded {
+            self.is_crowded.store(is_crowded, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn start(&self, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
@@ -110,20 +120,20 @@ impl Lane {
         Ok(())
     }
 
-    /// Whether connections wait for a thread: then none may linger.
+    /// Whether connections wait for a thread in vain: then none may linger.
     pub(super) fn is_crowded(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
+        self.is_crowded.load(Ordering::Relaxed)
     }
 
     /// The next connection for the thread that calls, or `None` if that thread is to end.
-    pub(super) fn next(&self) -> Option<Box<Connection>> {
+    pub(super) fn next(&self) -> Option<BoxedConnection> {
         let mut state = self.state.lock();
         loop {
             if state.closed {
                 break;
             }
             if let Some(connection) = state.queue.pop_front() {
-                self.waiting.store(state.queue.len(), Ordering::Relaxed);
+                self.note_crowd(&state);
                 return Some(connection);
             }
             let until = Instant::now() + IDLE_LIFE;
@@ -142,11 +152,10 @@ impl Lane {
     }
 
     /// Has all threads end once they are done with what they do. Gives what is left to be dropped.
-    pub(super) fn close(&self) -> VecDeque<Box<Connection>> {
+    pub(super) fn close(&self) -> VecDeque<BoxedConnection> {
         let mut state = self.state.lock();
         state.closed = true;
         self.work.notify_all();
-        self.waiting.store(0, Ordering::Relaxed);
         std::mem::take(&mut state.queue)
     }
 

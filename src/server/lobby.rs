@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use mio::{Interest, Poll, Registry, Token, Waker};
 
-use super::connection::Connection;
+use super::connection::{BoxedConnection, Connection};
 use crate::group::Pending;
 use crate::sync::Mutex;
 
@@ -67,7 +67,7 @@ pub(super) enum Phase {
 }
 
 struct Guest {
-    connection: Box<Connection>,
+    connection: BoxedConnection,
     wait: Wait,
     due: Option<Instant>,
     pending: Option<Pending>,
@@ -77,14 +77,14 @@ struct Guest {
 #[derive(Default)]
 pub(super) struct Expired {
     /// To be dropped by the caller, without the lock (I1).
-    pub(super) gone: Vec<Box<Connection>>,
+    pub(super) gone: Vec<BoxedConnection>,
     /// Loads that took too long. Their connections stay until somebody has the answer: the one who
     /// gives up, or the load that was quicker after all.
     pub(super) pending: Vec<(usize, Pending)>,
 }
 
 /// A guest who has left, to be dropped by the caller, without the lock (I1).
-pub(super) type Left = (Box<Connection>, Option<Pending>);
+pub(super) type Left = (BoxedConnection, Option<Pending>);
 
 impl Lobby {
     pub(super) fn new() -> io::Result<(Poll, Lobby)> {
@@ -107,10 +107,10 @@ impl Lobby {
     /// Has a connection wait, at most until `due`. Gives it back if it may not, or cannot.
     pub(super) fn enter(
         &self,
-        connection: Box<Connection>,
+        connection: BoxedConnection,
         wait: Wait,
         due: Option<Instant>,
-    ) -> Result<usize, Box<Connection>> {
+    ) -> Result<usize, BoxedConnection> {
         let mut state = self.state.lock();
         let refused = match state.phase {
             Phase::Open => false,
@@ -172,7 +172,7 @@ impl Lobby {
     }
 
     /// Takes those out that have something to do for a worker.
-    pub(super) fn take_ready(&self, events: &mio::Events) -> (Vec<Box<Connection>>, Vec<Left>) {
+    pub(super) fn take_ready(&self, events: &mio::Events) -> (Vec<BoxedConnection>, Vec<Left>) {
         let (mut ready, mut gone) = (Vec::new(), Vec::new());
         let mut state = self.state.lock();
         for event in events {
@@ -255,7 +255,7 @@ impl Lobby {
         left
     }
 
-    /// No longer watches a connection, which has left.
+    /// No longer watches a connection, which has left. Until then its events are ignored.
     pub(super) fn forget(&self, connection: &mut Connection) {
         connection.deregister(&self.registry);
     }

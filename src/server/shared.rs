@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use super::connection::{Connection, Next};
+use super::connection::{BoxedConnection, Next};
 use super::lane::{Lane, Which};
 use super::lobby::{Lobby, Wait};
 use super::message::{HttpRequest, HttpResponse};
@@ -97,13 +97,12 @@ impl Shared {
     pub(super) fn push(
         self: &Arc<Self>,
         which: Which,
-        connections: impl IntoIterator<Item = Box<Connection>>,
+        connections: impl IntoIterator<Item = BoxedConnection>,
     ) {
         drop(self.lane(which).push(connections, || self.work(which)));
     }
 
-    fn serve(self: &Arc<Self>, mut connection: Box<Connection>, which: Which) {
-        self.lobby.forget(&mut connection);
+    fn serve(self: &Arc<Self>, mut connection: BoxedConnection, which: Which) {
         match connection.run(self, which) {
             Next::Wait(wait) => self.wait(connection, wait),
             Next::Park(pending) => self.park(connection, pending),
@@ -112,7 +111,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn wait(&self, mut connection: Box<Connection>, wait: Wait) {
+    pub(super) fn wait(&self, mut connection: BoxedConnection, wait: Wait) {
         if wait == Wait::Request {
             connection.rest();
         }
@@ -122,7 +121,7 @@ impl Shared {
 
     /// Lets the load and the time race for the connection. Either takes it out of the lobby to
     /// answer; a client that leaves takes it out too, and the load answers nobody.
-    fn park(self: &Arc<Self>, mut connection: Box<Connection>, pending: Pending) {
+    fn park(self: &Arc<Self>, mut connection: BoxedConnection, pending: Pending) {
         connection.rest();
         // The node may have a clock of its own, but the client waits in real time.
         let now = self.node.clock().now();

@@ -19,18 +19,22 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Visits after a new connection was seen, and the time between two of them.
-const VISITS: u32 = 16;
+/// Visits for a new connection that was seen, and the time between two of them.
+const VISITS: usize = 4;
 
 const BETWEEN_VISITS: Duration = Duration::from_micros(500);
 
-/// How often somebody looks in without being asked, and how many visits that is.
-const TICK: Duration = Duration::from_millis(250);
+/// New connections that one round of visits is for. More are seen in the next.
+pub(super) const MAX_KICKS: usize = 4;
 
-const VISITS_PER_TICK: u32 = 4;
+/// How often somebody looks in without being asked.
+const TICK: Duration = Duration::from_millis(250);
 
 /// The threads that `tiny_http` keeps in wait for connections, at least.
 const KEPT_THREADS: usize = 4;
+
+/// By then the first threads of `tiny_http` wait for connections.
+const START: Duration = Duration::from_millis(5);
 
 /// Longer only if nobody accepts.
 const VISIT_TIMEOUT: Duration = Duration::from_millis(250);
@@ -128,10 +132,11 @@ fn name_of(listener: &TcpListener) -> String {
 pub(super) fn rescue(address: SocketAddr, kicks: &Receiver<()>, is_accepting: impl Fn() -> bool) {
     let target = reachable(address);
     let mut held = Vec::with_capacity(KEPT_THREADS);
+    let mut wait = START;
     loop {
-        let visits = match kicks.recv_timeout(TICK) {
-            Ok(()) => VISITS,
-            Err(RecvTimeoutError::Timeout) => VISITS_PER_TICK,
+        let visits = match kicks.recv_timeout(std::mem::replace(&mut wait, TICK)) {
+            Ok(()) => VISITS * (1 + kicks.try_iter().take(MAX_KICKS - 1).count()),
+            Err(RecvTimeoutError::Timeout) => VISITS,
             Err(RecvTimeoutError::Disconnected) => return,
         };
         for _ in 0..visits {

@@ -30,7 +30,7 @@ fn bad_groups_are_refused_by_name() {
         twice.contains("\"taken\"") && twice.contains("choose another name"),
         "{twice}"
     );
-    assert!(message(build(node.group_builder("", 1 << 20))).contains("group name"));
+    assert!(message(build(node.group_builder("", 1 << 20))).contains("setting name"));
     assert!(message(build(node.group_builder(&"n".repeat(256), 1 << 20))).contains("256 bytes"));
     assert!(message(build(node.group_builder("g", 0))).contains("capacity_bytes"));
     let builder = || node.group_builder("g", 1 << 20);

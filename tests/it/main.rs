@@ -12,3 +12,5 @@ mod p4_deadlines;
 mod p5_bounds;
 mod p6_partition;
 mod server;
+#[cfg(feature = "tiny_http")]
+mod tiny;

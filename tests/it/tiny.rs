@@ -1,5 +1,8 @@
 //! The tiny_http engine, over real sockets.
 
+// What only tests call may fail like a test.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,9 +10,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use groupcache_sync::{
-    Error, Group, LoadError, Node, TinyServer, TinyServerBuilder, Value, answer_tiny_http,
-};
+use groupcache_sync::{Error, Group, LoadError, Node, TinyServer, Value, answer_tiny_http};
 
 use crate::cluster::{Loads, eventually};
 
@@ -136,7 +137,7 @@ fn serve(node: &Node) -> TinyServer {
 }
 
 fn with_workers(node: &Node, workers: usize) -> TinyServer {
-    let server: TinyServerBuilder = TinyServer::builder(node).workers(workers);
+    let server = TinyServer::builder(node).workers(workers);
     server.bind("127.0.0.1:0").unwrap()
 }
 
@@ -497,11 +498,9 @@ fn shutdown_answers_what_is_under_way_and_leaves_nothing() {
 
 #[test]
 fn shutdown_gives_up_in_time_and_a_drop_cuts_off() {
-    let (node, _group, has_begun, go) = slow_node();
-    for stop in [
-        (|server| assert!(!server.shutdown(Duration::from_millis(50)))) as fn(TinyServer),
-        |server| drop(server),
-    ] {
+    let (node, group, has_begun, go) = slow_node();
+    let shut_down = |server: TinyServer| assert!(!server.shutdown(Duration::from_millis(50)));
+    for stop in [shut_down as fn(TinyServer), drop] {
         let server = serve(&node);
         let mut slow = Client::new(server.local_addr());
         slow.ask("slow");
@@ -513,16 +512,8 @@ fn shutdown_gives_up_in_time_and_a_drop_cuts_off() {
         assert_eq!(answer.status, 503);
         assert_eq!(answer.headers["connection"], "close");
         go.send(()).unwrap();
-        eventually("the load ends", || node.group_stats()[0].1.flights == 0);
-        Client::remove(&node);
-    }
-}
-
-impl Client {
-    /// Has the next get load again.
-    fn remove(node: &Node) {
-        let request = groupcache_sync::Request::new("DELETE", "/_groupcache/g/slow");
-        assert_eq!(node.answer(&request).status(), 200);
+        eventually("the load ends", || group.stats().flights == 0);
+        group.remove("slow").unwrap();
     }
 }
 
