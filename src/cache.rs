@@ -6,13 +6,14 @@
 //!
 //! Values are dropped after unlocking (I1). A hit touches its shard and nothing else.
 
-use std::sync::OnceLock;
 use std::time::Instant;
 
 use crate::deadline::Clock;
 use crate::key::{KeyHasher, KeyRef};
 use crate::lru::{Entry, Lru, Place, Seen};
-use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, CachePadded, Mutex, Ordering, thread};
+use crate::sync::{
+    AtomicBool, AtomicU64, AtomicUsize, CachePadded, Mutex, OnceLock, Ordering, thread,
+};
 
 /// What an entry is charged on top of its key and its value, in bytes: the list node, its place in
 /// the table, the reference counts and the allocator's rounding.

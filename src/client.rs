@@ -19,7 +19,7 @@ use ureq::{Agent, http};
 use crate::deadline::{Clock, Deadline};
 use crate::peer::{Call, CallError, Limits, Link, Peer, Reply, Transport};
 use crate::slot::Slot;
-use crate::sync::{Arc, Mutex, thread};
+use crate::sync::{Arc, Mutex, thread, thread_local};
 use crate::wire::HEADER;
 
 /// Connections to one peer that are kept while idle.

@@ -10,7 +10,7 @@ use crate::peer::{Call, CallError, Limits, Link, Peer, Reply, Transport};
 use crate::pool::Pool;
 use crate::ring::{Member, Ring};
 use crate::stats::{CircuitState, Counter, NodeStats, PeerStats};
-use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, RwLock, thread};
+use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, RwLock, spawn_scoped, thread};
 use crate::waits::Waits;
 use crate::wire::{self, Nonsense, Status};
 
@@ -282,7 +282,7 @@ impl Cluster {
         thread::scope(|scope| {
             for _ in 1..remotes.len().min(PARALLEL_CALLS) {
                 // Without more threads this one does it all, one after the other.
-                if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                if spawn_scoped(scope, work).is_err() {
                     break;
                 }
             }

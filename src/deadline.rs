@@ -116,7 +116,9 @@ impl Clock {
     #[cfg(any(test, feature = "test-util"))]
     #[must_use]
     pub fn sleepers(&self) -> usize {
-        self.0.as_ref().map_or(0, |manual| manual.state.lock().sleeping)
+        self.0
+            .as_ref()
+            .map_or(0, |manual| manual.state.lock().sleeping)
     }
 
     /// The current instant.

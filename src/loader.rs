@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::deadline::Deadline;
-use crate::sync::Arc;
+use crate::sync::{Arc, thread_local};
 
 /// What a loader is asked for.
 #[derive(Clone, Copy, Debug)]

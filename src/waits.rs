@@ -3,8 +3,9 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
+use crate::sync::{Arc, Mutex, thread_local};
 
 /// Shows that this thread leads a flight.
 pub(crate) struct Leading {
@@ -83,6 +84,7 @@ impl Drop for Edge {
 
 pub(crate) const NOBODY: u64 = 0;
 
+/// Only gives numbers: nothing waits for it or depends on its order, so no model needs to see it.
 static THREADS: AtomicU64 = AtomicU64::new(NOBODY + 1);
 
 thread_local! {

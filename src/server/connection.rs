@@ -22,12 +22,12 @@ use crate::node::Begin;
 use crate::wire::{Response, is_ours};
 
 /// How long a worker waits for the next request of a connection that has just had an answer.
-const LINGER: Duration = Duration::from_millis(10);
+const LINGER: Duration = Duration::from_millis(2);
 
 /// How long a worker waits for a reader to make room.
 const WRITE_AT_ONCE: Duration = Duration::from_millis(5);
 
-/// After so many requests in a row others have their turn.
+/// After so many requests in a row those who wait for a worker have their turn.
 const REQUESTS_PER_TURN: usize = 128;
 
 /// How much is read that nobody will answer, so that the client gets to see our last words.
@@ -161,7 +161,8 @@ impl Connection {
             if is_last {
                 return self.end();
             }
-            if answered >= REQUESTS_PER_TURN && !self.input.is_empty() {
+            let had_its_turn = answered >= REQUESTS_PER_TURN && !self.input.is_empty();
+            if had_its_turn && shared.lane(lane).is_crowded() {
                 return self.flushed(Next::Lane(lane));
             }
             match self.step(shared, lane) {
@@ -179,8 +180,15 @@ impl Connection {
                     if !self.flush()? {
                         return Ok(Next::Wait(Wait::Write));
                     }
-                    if answered > 0 && self.is_idle() && !shared.may_linger(lane) {
+                    if answered > 0 && self.is_idle() && shared.is_draining() {
                         return Ok(Next::Wait(Wait::Request));
+                    }
+                    if answered > 0 && self.is_idle() && shared.lane(lane).is_crowded() {
+                        // Behind all who wait: by then a busy client has asked again, and the
+                        // listener need not be troubled. If not, it is found to wait.
+                        shared.lobby.forget(self);
+                        self.set_blocking(false)?;
+                        return Ok(Next::Lane(Which::Peers));
                     }
                     // One that is served at length must not wake the listener all the time. One
                     // that is given back soon stays watched, which saves two calls.

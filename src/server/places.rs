@@ -1,12 +1,11 @@
 //! `Places`: how many connections there may be, in all and per address, and how much they buffer.
 
 use std::collections::HashMap;
-use std::hash::RandomState;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
 
 use super::Settings;
-use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, random_state, wait_until};
+use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, RandomState, wait_until};
 
 pub(super) struct Places {
     max: usize,
@@ -40,7 +39,7 @@ impl Places {
             buffered: AtomicUsize::new(0),
             taken: Mutex::new(Taken {
                 total: 0,
-                by_origin: HashMap::with_hasher(random_state()),
+                by_origin: HashMap::with_hasher(RandomState::default()),
             }),
             empty: Condvar::new(),
         })

@@ -32,11 +32,6 @@ impl Shared {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Whether a worker may wait for a client's next request.
-    pub(super) fn may_linger(&self, which: Which) -> bool {
-        !self.lane(which).is_crowded() && !self.is_draining()
-    }
-
     pub(super) fn lane(&self, which: Which) -> &Lane {
         match which {
             Which::Peers => &self.peers,

@@ -918,7 +918,9 @@ fn a_shortage_of_descriptors_ends() {
         let clients: Vec<TcpStream> = std::iter::from_fn(|| connect().ok()).collect();
         assert!(clients.len() > 20);
         drop(clients);
-        eventually("it serves again", || connect().is_ok() && service.connect().is_served());
+        eventually("it serves again", || {
+            connect().is_ok() && service.connect().is_served()
+        });
     });
 }
 

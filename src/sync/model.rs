@@ -1,0 +1,143 @@
+//! Concurrency as a model checker runs it: loom or shuttle, behind the names of `parking_lot`.
+//!
+//! Both know no time: a wait with a deadline is a plain wait here, and the manual clock, which the
+//! models use, wakes those whose time has come.
+
+use std::ops::{Deref, DerefMut};
+use std::time::Instant;
+
+#[cfg(groupcache_model = "loom")]
+use loom as checker;
+#[cfg(groupcache_model = "shuttle")]
+use shuttle as checker;
+
+pub(crate) use checker::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+pub(crate) use checker::thread;
+pub(crate) use checker::thread_local;
+#[cfg(feature = "tiny_http")]
+pub(crate) use crossbeam::channel;
+pub(crate) use std::sync::OnceLock;
+
+/// The same for every run: a schedule must be repeatable.
+pub(crate) type RandomState = std::hash::BuildHasherDefault<std::hash::DefaultHasher>;
+
+#[derive(Default)]
+pub(crate) struct Mutex<T>(checker::sync::Mutex<T>);
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Mutex<T> {
+        Mutex(checker::sync::Mutex::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        MutexGuard(Some(unpoisoned(self.0.lock())))
+    }
+
+    pub(crate) fn into_inner(self) -> T {
+        unpoisoned(self.0.into_inner())
+    }
+}
+
+/// Empty only inside [`Condvar::wait`].
+pub(crate) struct MutexGuard<'a, T>(Option<checker::sync::MutexGuard<'a, T>>);
+
+#[allow(clippy::expect_used)] // empty only inside `Condvar::wait`
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("the lock is held")
+    }
+}
+
+#[allow(clippy::expect_used)] // empty only inside `Condvar::wait`
+impl<T> DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.0.as_mut().expect("the lock is held")
+    }
+}
+
+pub(crate) struct Condvar(checker::sync::Condvar);
+
+impl Default for Condvar {
+    fn default() -> Condvar {
+        Condvar::new()
+    }
+}
+
+impl Condvar {
+    pub(crate) fn new() -> Condvar {
+        Condvar(checker::sync::Condvar::new())
+    }
+
+    pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
+        if let Some(held) = guard.0.take() {
+            guard.0 = Some(unpoisoned(self.0.wait(held)));
+        }
+    }
+
+    pub(crate) fn notify_one(&self) {
+        self.0.notify_one();
+    }
+
+    pub(crate) fn notify_all(&self) {
+        self.0.notify_all();
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct RwLock<T>(checker::sync::RwLock<T>);
+
+impl<T> RwLock<T> {
+    pub(crate) fn new(value: T) -> RwLock<T> {
+        RwLock(checker::sync::RwLock::new(value))
+    }
+
+    pub(crate) fn read(&self) -> checker::sync::RwLockReadGuard<'_, T> {
+        unpoisoned(self.0.read())
+    }
+
+    pub(crate) fn write(&self) -> checker::sync::RwLockWriteGuard<'_, T> {
+        unpoisoned(self.0.write())
+    }
+}
+
+/// A cell whose making may switch threads, which the real one's lock would not survive here.
+#[derive(Default)]
+pub(crate) struct OnceCell<T> {
+    making: Mutex<()>,
+    cell: once_cell::sync::OnceCell<T>,
+}
+
+impl<T> OnceCell<T> {
+    pub(crate) fn get_or_try_init<E>(&self, make: impl FnOnce() -> Result<T, E>) -> Result<&T, E> {
+        let _making = self.making.lock();
+        if self.cell.get().is_none() {
+            let made = make()?;
+            let _ = self.cell.set(made); // nobody else sets it while this is locked
+        }
+        self.cell.get_or_try_init(|| unreachable!("it is set"))
+    }
+
+    pub(crate) fn take(&mut self) -> Option<T> {
+        self.cell.take()
+    }
+}
+
+pub(crate) fn wait_until<T>(condvar: &Condvar, guard: &mut MutexGuard<'_, T>, _: Option<Instant>) {
+    condvar.wait(guard);
+}
+
+#[cfg(groupcache_model = "shuttle")]
+pub(crate) fn spawn_scoped<'scope, 'env: 'scope>(
+    scope: &'scope thread::Scope<'scope, 'env>,
+    work: impl FnOnce() + Send + 'scope,
+) -> std::io::Result<()> {
+    scope.spawn(work);
+    Ok(())
+}
+
+/// A panic in a model ends it: nobody meets a poisoned lock that matters.
+fn unpoisoned<G>(locked: Result<G, std::sync::PoisonError<G>>) -> G {
+    locked.unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,35 @@
+//! Concurrency as it runs.
+
+use std::time::Instant;
+
+#[cfg(feature = "tiny_http")]
+pub(crate) use crossbeam::channel;
+pub(crate) use once_cell::sync::OnceCell;
+pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+pub(crate) use std::hash::RandomState;
+pub(crate) use std::sync::OnceLock;
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+pub(crate) use std::thread;
+pub(crate) use std::thread_local;
+
+/// Waits on `condvar` until notified or until `instant`.
+pub(crate) fn wait_until<T>(
+    condvar: &Condvar,
+    guard: &mut MutexGuard<'_, T>,
+    instant: Option<Instant>,
+) {
+    match instant {
+        Some(instant) => {
+            condvar.wait_until(guard, instant);
+        }
+        None => condvar.wait(guard),
+    }
+}
+
+/// Starts a thread that may borrow from the scope; an error if the system has none left.
+pub(crate) fn spawn_scoped<'scope, 'env: 'scope>(
+    scope: &'scope thread::Scope<'scope, 'env>,
+    work: impl FnOnce() + Send + 'scope,
+) -> std::io::Result<()> {
+    thread::Builder::new().spawn_scoped(scope, work).map(drop)
+}
