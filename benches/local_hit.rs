@@ -99,10 +99,12 @@ impl Contender for Ours {
     }
 }
 
+type Shard<S> = Mutex<LruCache<Arc<str>, Bytes, S>>;
+
 /// A well-made bare cache: padded shards of a lock and an LRU, cheap hashes, no policy, no counts.
 struct ShardedLru<S> {
     name: &'static str,
-    shards: Vec<CachePadded<Mutex<LruCache<Arc<str>, Bytes, S>>>>,
+    shards: Vec<CachePadded<Shard<S>>>,
     hasher: S,
 }
 
@@ -125,7 +127,7 @@ impl<S: BuildHasher + Clone> ShardedLru<S> {
     }
 
     /// By bits that the table inside does not use: it takes the lowest and the top seven.
-    fn shard(&self, key: &str) -> &Mutex<LruCache<Arc<str>, Bytes, S>> {
+    fn shard(&self, key: &str) -> &Shard<S> {
         let hash = self.hasher.hash_one(key);
         &self.shards[(hash >> 32) as usize & (self.shards.len() - 1)]
     }

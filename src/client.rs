@@ -77,11 +77,11 @@ struct HttpLink {
 impl Link for HttpLink {
     fn call(&self, call: &Call, timeout: Duration) -> Result<Reply, CallError> {
         let start = Instant::now();
-        CONNECTED.set(false);
+        CONNECTED.with(|connected| connected.set(false));
         let outcome = match self.send(call, timeout) {
             // The peer had closed a pooled connection when it was used: it knows nothing of this
             // request. Asking twice is safe for a GET, and for nothing else.
-            Err(error) if call.method == "GET" && broke_off(&error) && !CONNECTED.get() => {
+            Err(error) if call.method == "GET" && broke_off(&error) && !CONNECTED.with(Cell::get) => {
                 let left = timeout.saturating_sub(start.elapsed());
                 self.send(call, left.max(Duration::from_millis(1)))
             }
@@ -179,7 +179,7 @@ impl<C: Connection> Connector<C> for NoteNew {
         _: &ConnectionDetails<'_>,
         made: Option<C>,
     ) -> Result<Option<C>, ureq::Error> {
-        CONNECTED.set(true);
+        CONNECTED.with(|connected| connected.set(true));
         Ok(made)
     }
 }

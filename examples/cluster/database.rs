@@ -12,7 +12,7 @@ use crate::AnyError;
 
 /// So many that the queries for one report take about 1 ms.
 const ORDERS: u32 = 15_000;
-const LINES_PER_ORDER: u32 = 52;
+const LINES_PER_ORDER: u32 = 46;
 
 const TABLES: &str = "
     CREATE TABLE orders (id INTEGER PRIMARY KEY, month INTEGER NOT NULL);

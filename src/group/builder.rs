@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::flight::Flights;
 use crate::hot::Mirroring;
 use crate::loader::{FromClosure, LoadError, Loader};
-use crate::sync::{Arc, AtomicU64, thread};
+use crate::sync::{Arc, AtomicU64, processors};
 use crate::value::{Cacheable, Value};
 
 /// The longest name of a group, in bytes.
@@ -193,7 +193,7 @@ impl<V: Cacheable> GroupBuilder<V> {
     pub fn build_with(self, loader: impl Loader<V>) -> Result<Group<V>, Error> {
         self.check()?;
         let hot_bytes = self.hot_bytes.unwrap_or(self.capacity_bytes / 8);
-        let shards = self.shards.unwrap_or_else(default_shards);
+        let shards = self.shards.unwrap_or_else(|| 4 * processors());
         let clock = self.cluster.clock.clone();
         let group = Arc::new(Shared {
             name: self.name,
@@ -263,8 +263,4 @@ impl<V: Cacheable> GroupBuilder<V> {
         }
         Ok(())
     }
-}
-
-fn default_shards() -> usize {
-    4 * thread::available_parallelism().map_or(4, std::num::NonZero::get)
 }

@@ -103,10 +103,15 @@ impl<T> RwLock<T> {
 }
 
 /// A cell whose making may switch threads, which the real one's lock would not survive here.
-#[derive(Default)]
 pub(crate) struct OnceCell<T> {
     making: Mutex<()>,
     cell: once_cell::sync::OnceCell<T>,
+}
+
+impl<T> Default for OnceCell<T> {
+    fn default() -> OnceCell<T> {
+        OnceCell { making: Mutex::new(()), cell: once_cell::sync::OnceCell::new() }
+    }
 }
 
 impl<T> OnceCell<T> {
@@ -126,6 +131,11 @@ impl<T> OnceCell<T> {
 
 pub(crate) fn wait_until<T>(condvar: &Condvar, guard: &mut MutexGuard<'_, T>, _: Option<Instant>) {
     condvar.wait(guard);
+}
+
+/// The number of processors: the same for every run.
+pub(crate) fn processors() -> usize {
+    2
 }
 
 #[cfg(groupcache_model = "shuttle")]

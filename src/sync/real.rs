@@ -26,6 +26,11 @@ pub(crate) fn wait_until<T>(
     }
 }
 
+/// The number of processors this process may use.
+pub(crate) fn processors() -> usize {
+    thread::available_parallelism().map_or(4, std::num::NonZero::get)
+}
+
 /// Starts a thread that may borrow from the scope; an error if the system has none left.
 pub(crate) fn spawn_scoped<'scope, 'env: 'scope>(
     scope: &'scope thread::Scope<'scope, 'env>,

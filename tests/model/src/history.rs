@@ -1,0 +1,116 @@
+//! What happened in a run, and whether P1, P2 and P3 hold for it.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A moment in a run: later ones have larger numbers.
+pub type Moment = u64;
+
+/// A change of a key (or, without one, of all keys), from its call to its return.
+#[derive(Clone, Debug)]
+struct Change {
+    key: Option<String>,
+    began: Moment,
+    ended: Moment,
+}
+
+/// A get that returned a value.
+#[derive(Clone, Debug)]
+struct Got {
+    key: String,
+    began: Moment,
+    /// When the load of the value began, or the call that set it.
+    value_began: Moment,
+    value_key: String,
+}
+
+/// A run of a loader.
+#[derive(Clone, Debug)]
+struct Load {
+    key: String,
+    began: Moment,
+}
+
+/// The history of one run. Its own locks are not modelled: they are held for no time at all.
+#[derive(Debug, Default)]
+pub struct History {
+    now: AtomicU64,
+    changes: Mutex<Vec<Change>>,
+    gets: Mutex<Vec<Got>>,
+    loads: Mutex<Vec<Load>>,
+}
+
+#[allow(clippy::unwrap_used)] // a poisoned lock means that the run has failed already
+impl History {
+    /// The next moment.
+    pub fn tick(&self) -> Moment {
+        self.now.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// Notes that a load begins; returns the bytes that tell so.
+    pub fn load_begins(&self, key: &str) -> String {
+        let began = self.tick();
+        let load = Load { key: key.to_owned(), began };
+        self.loads.lock().unwrap().push(load);
+        stamp(key, began)
+    }
+
+    /// Notes a change that returned: it held on every node that is looked at.
+    pub fn changed(&self, key: Option<&str>, began: Moment) {
+        let ended = self.tick();
+        let key = key.map(str::to_owned);
+        self.changes.lock().unwrap().push(Change { key, began, ended });
+    }
+
+    /// Notes a get that began at this moment and returned these bytes.
+    pub fn got(&self, key: &str, began: Moment, bytes: &str) {
+        let (value_key, value_began) = read_stamp(bytes);
+        self.gets.lock().unwrap().push(Got {
+            key: key.to_owned(),
+            began,
+            value_began,
+            value_key,
+        });
+    }
+
+    /// How often `key` was loaded.
+    pub fn loads_of(&self, key: &str) -> usize {
+        self.loads.lock().unwrap().iter().filter(|load| load.key == key).count()
+    }
+
+    /// How many gets returned a value.
+    pub fn gets(&self) -> usize {
+        self.gets.lock().unwrap().len()
+    }
+
+    /// Checks P2 and P3 for every get.
+    ///
+    /// # Panics
+    ///
+    /// Panics with the events that contradict a promise.
+    pub fn check(&self) {
+        let changes = self.changes.lock().unwrap();
+        for got in self.gets.lock().unwrap().iter() {
+            assert_eq!(got.key, got.value_key, "P3: bytes of another key: {got:?}");
+            for change in changes.iter() {
+                let concerns = change.key.as_ref().is_none_or(|key| *key == got.key);
+                let before = change.ended < got.began;
+                assert!(
+                    !(concerns && before && got.value_began < change.began),
+                    "P2: {got:?} began after {change:?} ended and saw an older value\n{self:#?}"
+                );
+            }
+        }
+    }
+}
+
+/// The bytes of a value: its key, and when its load or its `set` began.
+pub fn stamp(key: &str, began: Moment) -> String {
+    format!("{key}@{began}")
+}
+
+#[allow(clippy::unwrap_used)] // only values with a stamp are ever made
+fn read_stamp(bytes: &str) -> (String, Moment) {
+    let (key, began) = bytes.rsplit_once('@').unwrap();
+    (key.to_owned(), began.parse().unwrap())
+}

@@ -1,0 +1,337 @@
+//! Whole groups under shuttle: random schedules and PCT, the history checked after each.
+//!
+//! `GROUPCACHE_SCHEDULES` says how many schedules of each kind a scenario gets. A failure prints
+//! the schedule; `GROUPCACHE_REPLAY` with it runs that one again.
+#![cfg(groupcache_model = "shuttle")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use groupcache_sync::{Error, Group, Value};
+use groupcache_sync_model::world::{World, address, together};
+use shuttle::scheduler::{PctScheduler, RandomScheduler};
+use shuttle::sync::Mutex;
+use shuttle::{Config, Runner, thread};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Explores `scenario`: half of the schedules at random, half by PCT with up to three preemptions
+/// (Burckhardt et al., ASPLOS 2010).
+fn explore(scenario: impl Fn() + Send + Sync + 'static) {
+    if let Ok(schedule) = std::env::var("GROUPCACHE_REPLAY") {
+        return shuttle::replay(scenario, &schedule);
+    }
+    let schedules = std::env::var("GROUPCACHE_SCHEDULES").ok();
+    let schedules: usize = schedules.and_then(|text| text.parse().ok()).unwrap_or(1_000);
+    let seed = std::env::var("GROUPCACHE_SEED").ok();
+    let seed: u64 = seed.and_then(|text| text.parse().ok()).unwrap_or(0x5eed);
+    println!("seed {seed}, {schedules} schedules");
+    let mut config = Config::new();
+    config.stack_size = 0x4_0000;
+    let scenario = Arc::new(scenario);
+    let again = Arc::clone(&scenario);
+    let random = RandomScheduler::new_from_seed(seed, schedules.div_ceil(2));
+    Runner::new(random, config.clone()).run(move || again());
+    let pct = PctScheduler::new_from_seed(seed, 3, schedules / 2);
+    Runner::new(pct, config).run(move || scenario());
+}
+
+type Part = Box<dyn FnOnce(&World) + Send>;
+
+fn part(run: impl FnOnce(&World) + Send + 'static) -> Part {
+    Box::new(run)
+}
+
+fn gets(node: usize, key: &'static str, times: usize) -> Part {
+    part(move |world| (0..times).for_each(|_| world.get(node, key)))
+}
+
+fn run(world: World, parts: Vec<Part>) -> World {
+    let world = Arc::new(world);
+    together(&world, parts);
+    Arc::into_inner(world).expect("all parts have ended")
+}
+
+#[test]
+fn one_load_for_all_who_ask_at_once() {
+    explore(|| {
+        let world = run(World::new(1), vec![gets(0, "k", 2), gets(0, "k", 1), gets(0, "k", 1)]);
+        assert_eq!(world.history.loads_of("k"), 1, "P1");
+        world.end();
+    });
+}
+
+#[test]
+fn one_load_in_a_cluster() {
+    explore(|| {
+        let world = run(World::new(2), vec![gets(0, "k", 2), gets(1, "k", 2), gets(1, "k", 1)]);
+        assert_eq!(world.history.loads_of("k"), 1, "P1");
+        world.end();
+    });
+}
+
+#[test]
+fn remove_against_gets() {
+    explore(|| {
+        let remove = part(|world| {
+            world.remove(0, "k");
+            world.get(0, "k");
+        });
+        run(World::new(1), vec![gets(0, "k", 3), gets(0, "k", 2), remove]).end();
+    });
+}
+
+#[test]
+fn two_removes_against_gets() {
+    explore(|| {
+        let remove = || {
+            part(|world| {
+                world.remove(0, "k");
+                world.get(0, "k");
+            })
+        };
+        run(World::new(1), vec![gets(0, "k", 3), remove(), remove()]).end();
+    });
+}
+
+#[test]
+fn remove_in_a_cluster() {
+    explore(|| {
+        let remove = |node| {
+            part(move |world| {
+                world.remove(node, "k");
+                world.get(node, "k");
+            })
+        };
+        run(World::new(2), vec![gets(0, "k", 2), gets(1, "k", 2), remove(0), remove(1)]).end();
+    });
+}
+
+#[test]
+fn set_against_gets() {
+    explore(|| {
+        let set = part(|world| {
+            world.set(0, "k");
+            world.get(0, "k");
+        });
+        run(World::new(1), vec![gets(0, "k", 3), gets(0, "k", 2), set]).end();
+    });
+}
+
+#[test]
+fn two_sets_in_a_cluster_are_not_swallowed() {
+    explore(|| {
+        let set = |node| {
+            part(move |world| {
+                world.set(node, "k");
+                world.get(1 - node, "k");
+            })
+        };
+        let world = run(World::new(2), vec![set(0), set(1), gets(0, "k", 2)]);
+        // Both have returned: one of the two values is there, and no load is needed.
+        let loads = world.history.loads_of("k");
+        world.get(0, "k");
+        world.get(1, "k");
+        assert_eq!(world.history.loads_of("k"), loads);
+        world.end();
+    });
+}
+
+#[test]
+fn clear_against_gets_of_two_keys() {
+    explore(|| {
+        let clear = part(|world| {
+            world.clear(0);
+            world.get(0, "a");
+            world.get(0, "b");
+        });
+        run(World::new(2), vec![gets(0, "a", 2), gets(1, "b", 2), clear]).end();
+    });
+}
+
+#[test]
+fn expiry_against_gets() {
+    explore(|| {
+        let world = World::with(
+            1,
+            |group| group.ttl(SECOND),
+            |_, stamp| Ok(Value::from(stamp)),
+        );
+        let tick = part(|world| {
+            for _ in 0..3 {
+                world.clock.advance(SECOND);
+                thread::yield_now();
+            }
+        });
+        let remove = part(|world| world.remove(0, "k"));
+        run(world, vec![gets(0, "k", 3), gets(0, "k", 3), tick, remove]).end();
+    });
+}
+
+#[test]
+fn a_small_cache_with_evictions() {
+    explore(|| {
+        let capacity = 2 * (groupcache_sync::ENTRY_OVERHEAD + 10);
+        let node = groupcache_sync::Network::new().node("http://n:1").unwrap();
+        let group = node
+            .group_builder("g", capacity)
+            .shards(2)
+            .build(|key| {
+                thread::yield_now();
+                Ok(Value::from(key))
+            })
+            .unwrap();
+        let threads: Vec<_> = (0..3)
+            .map(|number| {
+                let group = group.clone();
+                thread::spawn(move || {
+                    for step in 0..4 {
+                        let key = ["a", "b", "c", "d"][(number + step) % 4];
+                        assert_eq!(group.get(key).unwrap().as_bytes(), key.as_bytes());
+                        let stats = group.stats();
+                        let bytes = (stats.main_bytes + stats.hot_bytes) as usize;
+                        assert!(bytes <= capacity, "P5: {bytes} of {capacity}");
+                        if step == 2 {
+                            group.remove(key).unwrap();
+                        }
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        group.clear().unwrap();
+        let stats = group.stats();
+        assert_eq!((stats.main_bytes, stats.main_items, stats.flights), (0, 0, 0));
+    });
+}
+
+/// A world whose loader gets other keys of its own group.
+fn nested(next: impl Fn(&str) -> Option<&'static str> + Clone + Send + Sync + 'static) -> World {
+    let this: Arc<Mutex<Option<Group>>> = Arc::new(Mutex::new(None));
+    let in_loader = Arc::clone(&this);
+    let world = World::with(
+        1,
+        |group| group,
+        move |key, stamp| {
+            if let Some(next) = next(key) {
+                let group = in_loader.lock().unwrap().clone();
+                group.expect("it is set before the first get").get(next)?;
+            }
+            Ok(Value::from(stamp))
+        },
+    );
+    *this.lock().unwrap() = Some(world.groups[0].clone());
+    world
+}
+
+fn tries(key: &'static str) -> Part {
+    part(move |world| match world.groups[0].get(key) {
+        Ok(_) | Err(Error::Load { .. } | Error::Cycle) => {}
+        Err(other) => panic!("{other}"),
+    })
+}
+
+/// Breaks the circle of a group whose loader holds the group.
+fn end_nested(world: World) {
+    assert_eq!(world.groups[0].stats().flights, 0);
+    world.nodes[0].remove_group("g");
+}
+
+#[test]
+fn nested_loads_share_and_end() {
+    explore(|| {
+        let world = nested(|key| match key {
+            "a" => Some("b"),
+            "b" => Some("c"),
+            _ => None,
+        });
+        let world = run(world, vec![gets(0, "a", 1), gets(0, "b", 1), gets(0, "c", 1)]);
+        for key in ["a", "b", "c"] {
+            assert_eq!(world.history.loads_of(key), 1, "P1 for {key}");
+        }
+        end_nested(world);
+    });
+}
+
+#[test]
+fn loads_in_a_circle_get_an_error_and_never_hang() {
+    explore(|| {
+        let world = nested(|key| match key {
+            "a" => Some("b"),
+            "b" => Some("c"),
+            _ => Some("a"),
+        });
+        end_nested(run(world, vec![tries("a"), tries("b"), tries("c")]));
+    });
+}
+
+#[test]
+fn a_panicking_loader_and_its_waiters() {
+    explore(|| {
+        let failed = Arc::new(Mutex::new(false));
+        let world = World::with(
+            1,
+            |group| group,
+            move |_, stamp| {
+                let first = !std::mem::replace(&mut *failed.lock().unwrap(), true);
+                // The error of a loader that panics, without the noise of a thousand panics.
+                if first { Err("no luck".into()) } else { Ok(Value::from(stamp)) }
+            },
+        );
+        let world = run(world, vec![tries("k"), tries("k"), tries("k")]);
+        world.get(0, "k");
+        assert!(world.history.loads_of("k") >= 2);
+        world.end();
+    });
+}
+
+#[test]
+fn deadlines_against_loads_and_a_moving_clock() {
+    explore(|| {
+        let timed = |timeout| {
+            part(move |world: &World| match world.get_timeout(0, "k", timeout) {
+                Ok(()) | Err(Error::Deadline | Error::Overloaded) => {}
+                Err(other) => panic!("{other}"),
+            })
+        };
+        let tick = part(|world| {
+            for _ in 0..3 {
+                thread::yield_now();
+                world.clock.advance(SECOND);
+            }
+        });
+        let world = run(World::new(1), vec![timed(SECOND), timed(2 * SECOND), tick, gets(0, "k", 1)]);
+        assert_eq!(world.history.loads_of("k"), 1, "P1: a load outlives its callers");
+        world.end();
+    });
+}
+
+#[test]
+fn peers_that_come_and_go_against_gets_and_removes() {
+    explore(|| {
+        let change = part(|world| {
+            for _ in 0..2 {
+                world.nodes[0].remove_peer(&address(1)).unwrap();
+                world.nodes[0].add_peer(&address(1)).unwrap();
+            }
+        });
+        // While the lists differ P2 is promised to nobody, so this looks at P3 and at hangs.
+        let remove = part(|world| drop(world.groups[1].remove("k")));
+        run(World::new(2), vec![gets(0, "k", 3), gets(1, "k", 2), change, remove]).end();
+    });
+}
+
+#[test]
+fn the_last_handles_go_while_a_load_is_under_way() {
+    explore(|| {
+        let world = Arc::new(World::new(2));
+        let late = Arc::clone(&world);
+        let thread = thread::spawn(move || {
+            let _ = late.get_timeout(0, "k", SECOND);
+            drop(late);
+        });
+        world.clock.advance(SECOND);
+        drop(world);
+        thread.join().unwrap();
+    });
+}
