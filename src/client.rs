@@ -81,7 +81,9 @@ impl Link for HttpLink {
         let outcome = match self.send(call, timeout) {
             // The peer had closed a pooled connection when it was used: it knows nothing of this
             // request. Asking twice is safe for a GET, and for nothing else.
-            Err(error) if call.method == "GET" && broke_off(&error) && !CONNECTED.with(Cell::get) => {
+            Err(error)
+                if call.method == "GET" && broke_off(&error) && !CONNECTED.with(Cell::get) =>
+            {
                 let left = timeout.saturating_sub(start.elapsed());
                 self.send(call, left.max(Duration::from_millis(1)))
             }

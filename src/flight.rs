@@ -127,18 +127,27 @@ impl<T: Payload> Flights<T> {
     }
 
     /// Marks the flight of `key` stale, if one is under way.
+    ///
+    /// Under the lock of the table: whoever does not find the flight there, because another one is
+    /// taking it out, finds it marked.
     pub(crate) fn mark_stale(&self, key: KeyRef<'_>) {
-        let flight = self.board.table(key).lock().remove(&key as &dyn Hashed);
-        if let Some(flight) = flight {
-            flight.mark_stale();
-        }
+        let flight = {
+            let mut table = self.board.table(key).lock();
+            let flight = table.remove(&key as &dyn Hashed);
+            flight.inspect(|flight| flight.mark_stale())
+        };
+        drop(flight); // perhaps the last hold on it: not under a lock (I2)
     }
 
     /// Marks all flights stale that are under way.
     pub(crate) fn mark_all_stale(&self) {
         for table in &self.board.tables {
-            let flights = std::mem::take(&mut *table.lock());
-            flights.values().for_each(|flight| flight.mark_stale());
+            let flights = {
+                let mut table = table.lock();
+                table.values().for_each(|flight| flight.mark_stale());
+                std::mem::take(&mut *table)
+            };
+            drop(flights); // perhaps the last holds on them: not under a lock (I2)
         }
     }
 

@@ -110,7 +110,10 @@ pub(crate) struct OnceCell<T> {
 
 impl<T> Default for OnceCell<T> {
     fn default() -> OnceCell<T> {
-        OnceCell { making: Mutex::new(()), cell: once_cell::sync::OnceCell::new() }
+        OnceCell {
+            making: Mutex::new(()),
+            cell: once_cell::sync::OnceCell::new(),
+        }
     }
 }
 

@@ -9,6 +9,9 @@ pub type Moment = u64;
 /// A change of a key (or, without one, of all keys), from its call to its return.
 #[derive(Clone, Debug)]
 struct Change {
+    /// Whether it gave the key a value. Such a value may have come at any moment of the call, so a
+    /// change at the same time may be either before or after it.
+    is_set: bool,
     key: Option<String>,
     began: Moment,
     ended: Moment,
@@ -50,16 +53,33 @@ impl History {
     /// Notes that a load begins; returns the bytes that tell so.
     pub fn load_begins(&self, key: &str) -> String {
         let began = self.tick();
-        let load = Load { key: key.to_owned(), began };
+        let load = Load {
+            key: key.to_owned(),
+            began,
+        };
         self.loads.lock().unwrap().push(load);
         stamp(key, began)
     }
 
-    /// Notes a change that returned: it held on every node that is looked at.
-    pub fn changed(&self, key: Option<&str>, began: Moment) {
+    /// Notes that `key` was removed, or all keys were: it held on every node that is looked at.
+    pub fn removed(&self, key: Option<&str>, began: Moment) {
+        self.changed(key, began, false);
+    }
+
+    /// Notes that `key` was set to the stamp of this moment.
+    pub fn set(&self, key: &str, began: Moment) {
+        self.changed(Some(key), began, true);
+    }
+
+    fn changed(&self, key: Option<&str>, began: Moment, is_set: bool) {
         let ended = self.tick();
         let key = key.map(str::to_owned);
-        self.changes.lock().unwrap().push(Change { key, began, ended });
+        self.changes.lock().unwrap().push(Change {
+            is_set,
+            key,
+            began,
+            ended,
+        });
     }
 
     /// Notes a get that began at this moment and returned these bytes.
@@ -75,7 +95,12 @@ impl History {
 
     /// How often `key` was loaded.
     pub fn loads_of(&self, key: &str) -> usize {
-        self.loads.lock().unwrap().iter().filter(|load| load.key == key).count()
+        self.loads
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|load| load.key == key)
+            .count()
     }
 
     /// How many gets returned a value.
@@ -92,11 +117,16 @@ impl History {
         let changes = self.changes.lock().unwrap();
         for got in self.gets.lock().unwrap().iter() {
             assert_eq!(got.key, got.value_key, "P3: bytes of another key: {got:?}");
+            // A value that was set is as new as its call's end; one that was loaded, as its begin.
+            let of_set = changes
+                .iter()
+                .find(|set| set.is_set && set.began == got.value_began);
+            let value_ended = of_set.map_or(got.value_began, |set| set.ended);
             for change in changes.iter() {
                 let concerns = change.key.as_ref().is_none_or(|key| *key == got.key);
                 let before = change.ended < got.began;
                 assert!(
-                    !(concerns && before && got.value_began < change.began),
+                    !(concerns && before && value_ended < change.began),
                     "P2: {got:?} began after {change:?} ended and saw an older value\n{self:#?}"
                 );
             }

@@ -31,7 +31,11 @@ pub fn address(index: usize) -> String {
 impl World {
     /// `size` nodes whose loader takes some turns and returns a stamp.
     pub fn new(size: usize) -> World {
-        World::with(size, |group| group.hot_threshold(0.0), |_, stamp| Ok(Value::from(stamp)))
+        World::with(
+            size,
+            |group| group.hot_threshold(0.0),
+            |_, stamp| Ok(Value::from(stamp)),
+        )
     }
 
     /// Nodes with these settings of the group and this loader, which gets the key and a stamp.
@@ -40,10 +44,17 @@ impl World {
         settings: impl Fn(GroupBuilder) -> GroupBuilder,
         load: impl Fn(&str, String) -> Result<Value, LoadError> + Clone + Send + Sync + 'static,
     ) -> World {
-        let (history, clock, network) = (Arc::new(History::default()), Clock::manual(), Network::new());
+        let (history, clock, network) = (
+            Arc::new(History::default()),
+            Clock::manual(),
+            Network::new(),
+        );
         let (mut nodes, mut groups) = (Vec::new(), Vec::new());
         for index in 0..size {
-            let builder = network.builder(&address(index)).unwrap().clock(clock.clone());
+            let builder = network
+                .builder(&address(index))
+                .unwrap()
+                .clock(clock.clone());
             let node = builder.loader_threads(2).build().unwrap();
             network.attach(&node);
             let (history, load) = (Arc::clone(&history), load.clone());
@@ -59,13 +70,22 @@ impl World {
         for node in &nodes {
             node.set_peers((0..size).map(address)).unwrap();
         }
-        World { history, clock, network, nodes, groups }
+        World {
+            history,
+            clock,
+            network,
+            nodes,
+            groups,
+        }
     }
 
     /// A key that the node at `index` owns.
     pub fn key_of(&self, index: usize) -> String {
         let owned = |key: &String| self.nodes[0].owner(key).address() == address(index);
-        (0..).map(|number| format!("k{number}")).find(owned).unwrap()
+        (0..)
+            .map(|number| format!("k{number}"))
+            .find(owned)
+            .unwrap()
     }
 
     /// Gets `key` on a node and notes it.
@@ -87,21 +107,23 @@ impl World {
     pub fn remove(&self, node: usize, key: &str) {
         let began = self.history.tick();
         self.groups[node].remove(key).unwrap();
-        self.history.changed(Some(key), began);
+        self.history.removed(Some(key), began);
     }
 
     /// Sets `key` by a node and notes it.
     pub fn set(&self, node: usize, key: &str) {
         let began = self.history.tick();
-        self.groups[node].set(key, Value::from(stamp(key, began))).unwrap();
-        self.history.changed(Some(key), began);
+        self.groups[node]
+            .set(key, Value::from(stamp(key, began)))
+            .unwrap();
+        self.history.set(key, began);
     }
 
     /// Clears the group by a node and notes it.
     pub fn clear(&self, node: usize) {
         let began = self.history.tick();
         self.groups[node].clear().unwrap();
-        self.history.changed(None, began);
+        self.history.removed(None, began);
     }
 
     /// Ends the run: checks the history, and that nothing is left in flight or counted wrong.
@@ -110,7 +132,10 @@ impl World {
         for group in &self.groups {
             let stats = group.stats();
             assert_eq!(stats.flights, 0, "a flight is left: {stats:?}");
-            assert_eq!(stats.gets, stats.main_hits + stats.hot_hits + stats.joined + stats.leads);
+            assert_eq!(
+                stats.gets,
+                stats.main_hits + stats.hot_hits + stats.joined + stats.leads
+            );
         }
     }
 }
@@ -125,5 +150,7 @@ pub fn together(world: &Arc<World>, parts: Vec<Box<dyn FnOnce(&World) + Send>>) 
             thread::spawn(move || part(&world))
         })
         .collect();
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
 }

@@ -22,7 +22,9 @@ fn explore(scenario: impl Fn() + Send + Sync + 'static) {
         return shuttle::replay(scenario, &schedule);
     }
     let schedules = std::env::var("GROUPCACHE_SCHEDULES").ok();
-    let schedules: usize = schedules.and_then(|text| text.parse().ok()).unwrap_or(1_000);
+    let schedules: usize = schedules
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1_000);
     let seed = std::env::var("GROUPCACHE_SEED").ok();
     let seed: u64 = seed.and_then(|text| text.parse().ok()).unwrap_or(0x5eed);
     println!("seed {seed}, {schedules} schedules");
@@ -55,7 +57,10 @@ fn run(world: World, parts: Vec<Part>) -> World {
 #[test]
 fn one_load_for_all_who_ask_at_once() {
     explore(|| {
-        let world = run(World::new(1), vec![gets(0, "k", 2), gets(0, "k", 1), gets(0, "k", 1)]);
+        let world = run(
+            World::new(1),
+            vec![gets(0, "k", 2), gets(0, "k", 1), gets(0, "k", 1)],
+        );
         assert_eq!(world.history.loads_of("k"), 1, "P1");
         world.end();
     });
@@ -64,7 +69,10 @@ fn one_load_for_all_who_ask_at_once() {
 #[test]
 fn one_load_in_a_cluster() {
     explore(|| {
-        let world = run(World::new(2), vec![gets(0, "k", 2), gets(1, "k", 2), gets(1, "k", 1)]);
+        let world = run(
+            World::new(2),
+            vec![gets(0, "k", 2), gets(1, "k", 2), gets(1, "k", 1)],
+        );
         assert_eq!(world.history.loads_of("k"), 1, "P1");
         world.end();
     });
@@ -77,7 +85,11 @@ fn remove_against_gets() {
             world.remove(0, "k");
             world.get(0, "k");
         });
-        run(World::new(1), vec![gets(0, "k", 3), gets(0, "k", 2), remove]).end();
+        run(
+            World::new(1),
+            vec![gets(0, "k", 3), gets(0, "k", 2), remove],
+        )
+        .end();
     });
 }
 
@@ -103,7 +115,11 @@ fn remove_in_a_cluster() {
                 world.get(node, "k");
             })
         };
-        run(World::new(2), vec![gets(0, "k", 2), gets(1, "k", 2), remove(0), remove(1)]).end();
+        run(
+            World::new(2),
+            vec![gets(0, "k", 2), gets(1, "k", 2), remove(0), remove(1)],
+        )
+        .end();
     });
 }
 
@@ -198,10 +214,15 @@ fn a_small_cache_with_evictions() {
                 })
             })
             .collect();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
         group.clear().unwrap();
         let stats = group.stats();
-        assert_eq!((stats.main_bytes, stats.main_items, stats.flights), (0, 0, 0));
+        assert_eq!(
+            (stats.main_bytes, stats.main_items, stats.flights),
+            (0, 0, 0)
+        );
     });
 }
 
@@ -245,7 +266,10 @@ fn nested_loads_share_and_end() {
             "b" => Some("c"),
             _ => None,
         });
-        let world = run(world, vec![gets(0, "a", 1), gets(0, "b", 1), gets(0, "c", 1)]);
+        let world = run(
+            world,
+            vec![gets(0, "a", 1), gets(0, "b", 1), gets(0, "c", 1)],
+        );
         for key in ["a", "b", "c"] {
             assert_eq!(world.history.loads_of(key), 1, "P1 for {key}");
         }
@@ -275,7 +299,11 @@ fn a_panicking_loader_and_its_waiters() {
             move |_, stamp| {
                 let first = !std::mem::replace(&mut *failed.lock().unwrap(), true);
                 // The error of a loader that panics, without the noise of a thousand panics.
-                if first { Err("no luck".into()) } else { Ok(Value::from(stamp)) }
+                if first {
+                    Err("no luck".into())
+                } else {
+                    Ok(Value::from(stamp))
+                }
             },
         );
         let world = run(world, vec![tries("k"), tries("k"), tries("k")]);
@@ -289,10 +317,12 @@ fn a_panicking_loader_and_its_waiters() {
 fn deadlines_against_loads_and_a_moving_clock() {
     explore(|| {
         let timed = |timeout| {
-            part(move |world: &World| match world.get_timeout(0, "k", timeout) {
-                Ok(()) | Err(Error::Deadline | Error::Overloaded) => {}
-                Err(other) => panic!("{other}"),
-            })
+            part(
+                move |world: &World| match world.get_timeout(0, "k", timeout) {
+                    Ok(()) | Err(Error::Deadline | Error::Overloaded) => {}
+                    Err(other) => panic!("{other}"),
+                },
+            )
         };
         let tick = part(|world| {
             for _ in 0..3 {
@@ -300,8 +330,15 @@ fn deadlines_against_loads_and_a_moving_clock() {
                 world.clock.advance(SECOND);
             }
         });
-        let world = run(World::new(1), vec![timed(SECOND), timed(2 * SECOND), tick, gets(0, "k", 1)]);
-        assert_eq!(world.history.loads_of("k"), 1, "P1: a load outlives its callers");
+        let world = run(
+            World::new(1),
+            vec![timed(SECOND), timed(2 * SECOND), tick, gets(0, "k", 1)],
+        );
+        assert_eq!(
+            world.history.loads_of("k"),
+            1,
+            "P1: a load outlives its callers"
+        );
         world.end();
     });
 }
@@ -317,7 +354,11 @@ fn peers_that_come_and_go_against_gets_and_removes() {
         });
         // While the lists differ P2 is promised to nobody, so this looks at P3 and at hangs.
         let remove = part(|world| drop(world.groups[1].remove("k")));
-        run(World::new(2), vec![gets(0, "k", 3), gets(1, "k", 2), change, remove]).end();
+        run(
+            World::new(2),
+            vec![gets(0, "k", 3), gets(1, "k", 2), change, remove],
+        )
+        .end();
     });
 }
 
