@@ -239,7 +239,7 @@ fn group(flags: &Flags, node: &Node) -> Result<Group, Failure> {
     group.map_err(|error| match error {
         Error::InvalidSetting { setting, reason } => {
             let flag = match setting {
-                "group name" => "--group",
+                "name" => "--group",
                 "capacity_bytes" => "--cache-bytes",
                 "hot_bytes" => "--hot-bytes",
                 other => other,
