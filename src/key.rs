@@ -4,7 +4,7 @@
 use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash, Hasher};
 
-use crate::sync::{Arc, RandomState};
+use crate::sync::{Arc, KeySeed};
 
 /// The longest key, in bytes once percent-encoded, that travels to peers.
 pub const MAX_KEY_BYTES: usize = 16_000;
@@ -25,11 +25,11 @@ pub(crate) struct KeyRef<'a> {
 
 /// Hashes keys under a random seed, so that nobody outside can choose keys that collide.
 #[derive(Clone, Debug)]
-pub(crate) struct KeyHasher(RandomState);
+pub(crate) struct KeyHasher(KeySeed);
 
 impl KeyHasher {
     pub(crate) fn new() -> KeyHasher {
-        KeyHasher(RandomState::default())
+        KeyHasher(KeySeed::default())
     }
 
     pub(crate) fn hash<'a>(&self, text: &'a str) -> KeyRef<'a> {

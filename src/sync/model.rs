@@ -19,6 +19,9 @@ pub(crate) use crossbeam::channel;
 pub(crate) use std::sync::OnceLock;
 
 /// The same for every run: a schedule must be repeatable.
+pub(crate) use foldhash::quality::FixedState as KeySeed;
+
+/// The same for every run.
 pub(crate) type RandomState = std::hash::BuildHasherDefault<std::hash::DefaultHasher>;
 
 #[derive(Default)]

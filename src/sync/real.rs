@@ -4,6 +4,9 @@ use std::time::Instant;
 
 #[cfg(feature = "tiny_http")]
 pub(crate) use crossbeam::channel;
+/// Seeds key hashes at random for each process. Short keys take a few nanoseconds; the seed keeps
+/// outsiders from choosing keys that collide, as long as they cannot measure single look-ups.
+pub(crate) use foldhash::quality::RandomState as KeySeed;
 pub(crate) use once_cell::sync::OnceCell;
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 pub(crate) use std::hash::RandomState;
