@@ -94,6 +94,7 @@ impl<V> Cache<V> {
         }
     }
 
+    #[inline]
     pub(crate) fn hash<'a>(&self, key: &'a str) -> KeyRef<'a> {
         self.hasher.hash(key)
     }
@@ -302,6 +303,7 @@ impl<V> Cache<V> {
 
 impl<V: Clone> Cache<V> {
     /// Looks `key` up for a local caller.
+    #[inline]
     pub(crate) fn get(&self, key: KeyRef<'_>) -> Lookup<V> {
         let Some(shard) = self.shards[key.shard(self.shards.len())].get() else {
             return Lookup::Miss { unreported: 0 };
@@ -379,6 +381,7 @@ impl<V: Clone> Cache<V> {
         }
     }
 
+    #[cold]
     fn expire(&self, place: Place, entry: &Entry<V>) -> Lookup<V> {
         self.release(place, entry.weight);
         let unreported = match place {

@@ -41,6 +41,7 @@ impl Deadline {
 
     /// Whether the deadline has come at `now`.
     #[must_use]
+    #[inline]
     pub fn is_past(self, now: Instant) -> bool {
         self.0.is_some_and(|instant| instant <= now)
     }
@@ -123,6 +124,7 @@ impl Clock {
 
     /// The current instant.
     #[must_use]
+    #[inline]
     pub fn now(&self) -> Instant {
         match &self.0 {
             None => Instant::now(),

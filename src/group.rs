@@ -274,12 +274,18 @@ impl<V> Landed<V> {
 }
 
 impl<V: Cacheable> Shared<V> {
+    #[inline]
     fn get(self: &Arc<Self>, key: &str, deadline: Deadline) -> Outcome<V> {
         let key = self.cache.hash(key);
-        let unreported = match self.cache.get(key) {
-            Lookup::Hit(found) => return Ok(found.into()),
-            Lookup::Miss { unreported } => unreported,
-        };
+        match self.cache.get(key) {
+            Lookup::Hit(found) => Ok(found.into()),
+            Lookup::Miss { unreported } => self.bring(key, deadline, unreported),
+        }
+    }
+
+    /// Steps 2 to 5.
+    #[cold]
+    fn bring(self: &Arc<Self>, key: KeyRef<'_>, deadline: Deadline, unreported: u32) -> Outcome<V> {
         check_key(key.text())?;
         match self.cluster.members().owner(key.text()) {
             Owner::This => self.load(key, deadline, Role::Owner, Count::Yes),

@@ -16,16 +16,24 @@ const SHORTEST_SPAN: Duration = Duration::from_secs(10);
 /// How often a key is asked for: an exponentially decaying average that is exact from the start.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rate {
-    /// Requests counted since `at`. A hit only adds to this, and never asks for the time.
+    /// Requests counted since the rate was last read. A hit only adds to this, and never asks for
+    /// the time.
     fresh: u32,
+    /// The past, once somebody has read the rate: most entries of most caches never get one.
+    past: Option<Box<Past>>,
+}
+
+#[derive(Clone, Debug)]
+struct Past {
     /// Requests before `at`, decayed.
     requests: f32,
     /// Seconds that `requests` was collected over, decayed likewise.
     span: f32,
-    at: Option<Instant>,
+    at: Instant,
 }
 
 impl Rate {
+    #[inline]
     pub(crate) fn count(&mut self, requests: u32) {
         self.fresh = self.fresh.saturating_add(requests);
     }
@@ -37,15 +45,20 @@ impl Rate {
 
     /// Requests per second, over about the last minute.
     pub(crate) fn per_second(&mut self, now: Instant) -> f64 {
-        let elapsed = self
-            .at
-            .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let fresh = std::mem::take(&mut self.fresh) as f32;
+        let past = self.past.get_or_insert_with(|| {
+            Box::new(Past {
+                requests: 0.0,
+                span: 0.0,
+                at: now,
+            })
+        });
+        let elapsed = now.saturating_duration_since(past.at);
         let kept = (-elapsed.as_secs_f32() / MEMORY.as_secs_f32()).exp();
-        self.requests = self.requests * kept + self.fresh as f32;
-        self.span = self.span * kept + MEMORY.as_secs_f32() * (1.0 - kept);
-        self.fresh = 0;
-        self.at = Some(now);
-        f64::from(self.requests / self.span.max(SHORTEST_SPAN.as_secs_f32()))
+        past.requests = past.requests * kept + fresh;
+        past.span = past.span * kept + MEMORY.as_secs_f32() * (1.0 - kept);
+        past.at = now;
+        f64::from(past.requests / past.span.max(SHORTEST_SPAN.as_secs_f32()))
     }
 }
 

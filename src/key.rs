@@ -32,6 +32,7 @@ impl KeyHasher {
         KeyHasher(KeySeed::default())
     }
 
+    #[inline]
     pub(crate) fn hash<'a>(&self, text: &'a str) -> KeyRef<'a> {
         let mut hasher = self.0.build_hasher();
         hasher.write(text.as_bytes());
@@ -41,8 +42,14 @@ impl KeyHasher {
 }
 
 impl<'a> KeyRef<'a> {
+    #[inline]
     pub(crate) fn text(self) -> &'a str {
         self.text
+    }
+
+    #[inline]
+    pub(crate) fn hash(self) -> u64 {
+        self.hash
     }
 
     pub(crate) fn to_key(self) -> Key {
@@ -59,16 +66,19 @@ impl<'a> KeyRef<'a> {
 
     /// Which of `shards` (a power of two) the key lives in. The table inside a shard uses the low
     /// bits and the top seven, so this takes some in between.
+    #[inline]
     pub(crate) fn shard(self, shards: usize) -> usize {
         (self.hash >> 32) as usize & (shards - 1)
     }
 }
 
 impl Key {
+    #[inline]
     pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
+    #[inline]
     pub(crate) fn as_ref(&self) -> KeyRef<'_> {
         KeyRef {
             text: &self.text,
@@ -83,18 +93,21 @@ pub(crate) trait Hashed {
 }
 
 impl Hashed for Key {
+    #[inline]
     fn key(&self) -> KeyRef<'_> {
         self.as_ref()
     }
 }
 
 impl Hashed for KeyRef<'_> {
+    #[inline]
     fn key(&self) -> KeyRef<'_> {
         *self
     }
 }
 
 impl PartialEq for dyn Hashed + '_ {
+    #[inline]
     fn eq(&self, other: &Self) -> bool {
         let (a, b) = (self.key(), other.key());
         a.hash == b.hash && a.text == b.text
@@ -104,12 +117,14 @@ impl PartialEq for dyn Hashed + '_ {
 impl Eq for dyn Hashed + '_ {}
 
 impl Hash for dyn Hashed + '_ {
+    #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.key().hash);
     }
 }
 
 impl PartialEq for Key {
+    #[inline]
     fn eq(&self, other: &Key) -> bool {
         self.hash == other.hash && self.text == other.text
     }
@@ -131,6 +146,7 @@ impl Ord for Key {
 }
 
 impl Hash for Key {
+    #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.hash);
     }
@@ -154,10 +170,12 @@ impl Hasher for HandThrough {
         }
     }
 
+    #[inline]
     fn write_u64(&mut self, hash: u64) {
         self.0 = hash;
     }
 
+    #[inline]
     fn finish(&self) -> u64 {
         self.0
     }
@@ -166,6 +184,7 @@ impl Hasher for HandThrough {
 impl BuildHasher for HandThrough {
     type Hasher = HandThrough;
 
+    #[inline]
     fn build_hasher(&self) -> HandThrough {
         HandThrough(0)
     }

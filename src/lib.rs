@@ -96,3 +96,8 @@ pub use stats::{CircuitState, GroupStats, NodeStats, PeerStats};
 pub use tiny::{TinyServer, TinyServerBuilder, answer_tiny_http};
 pub use value::{Cacheable, Value};
 pub use wire::{Request, Response};
+
+/// The examples of the README are compiled as part of the tests.
+#[cfg(all(doctest, feature = "json"))]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

@@ -11,7 +11,8 @@ use lru::LruCache;
 
 use crate::deadline::Clock;
 use crate::hot::Rate;
-use crate::key::{HandThrough, Hashed, Key, KeyRef};
+use crate::key::{HandThrough, KeyRef};
+use crate::sync::Arc;
 
 /// Why a value is kept: this process owns it, or it is popular (or its owner is away).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +41,7 @@ impl<V> Entry<V> {
         }
     }
 
+    #[inline]
     fn is_expired(&self, clock: &Clock) -> bool {
         self.expires.is_some_and(|expires| expires <= clock.now())
     }
@@ -49,14 +51,23 @@ impl<V> Entry<V> {
 pub(crate) struct Lru<V> {
     main: List<V>,
     hot: List<V>,
-    /// All entries that expire, the soonest first.
-    expiries: BTreeSet<(Instant, Key)>,
+    /// The hashes of all entries that expire, the soonest first.
+    expiries: BTreeSet<(Instant, u64)>,
 }
 
 #[derive(Debug)]
 struct List<V> {
-    entries: LruCache<Key, Entry<V>, HandThrough>,
+    /// By the hash of the key, which is cheap to compare. A look-up compares the key itself too
+    /// (P3); of two keys with the same 64 bits one at a time is kept, which is right and rare.
+    entries: LruCache<u64, Named<V>, HandThrough>,
     bytes: usize,
+}
+
+/// An entry and the key it belongs to.
+#[derive(Debug)]
+struct Named<V> {
+    key: Arc<str>,
+    entry: Entry<V>,
 }
 
 /// What a look-up saw. If it was an expired entry, that has left.
@@ -76,24 +87,27 @@ impl<V> Lru<V> {
     }
 
     /// Reads the value of `key` and makes it the last used.
+    #[inline]
     pub(crate) fn get<R>(
         &mut self,
         key: KeyRef<'_>,
         clock: &Clock,
         read: impl FnOnce(Place, &mut Entry<V>) -> R,
     ) -> Seen<V, R> {
-        for place in [Place::Main, Place::Hot] {
-            if let Some(entry) = self.list_mut(place).entries.get_mut(&key as &dyn Hashed) {
-                if !entry.is_expired(clock) {
-                    return Seen::Kept(read(place, entry));
-                }
-                return match self.take(place, key) {
-                    Some(entry) => Seen::Expired(place, entry),
-                    None => Seen::Nothing,
-                };
-            }
+        let (place, entry) = match self.main.find(key) {
+            Some(entry) => (Place::Main, entry),
+            None => match self.hot.find(key) {
+                Some(entry) => (Place::Hot, entry),
+                None => return Seen::Nothing,
+            },
+        };
+        if !entry.is_expired(clock) {
+            return Seen::Kept(read(place, entry));
         }
-        Seen::Nothing
+        match self.take(place, key.hash()) {
+            Some(entry) => Seen::Expired(place, entry),
+            None => Seen::Nothing,
+        }
     }
 
     /// Keeps `entry`; returns the one it replaces.
@@ -104,39 +118,45 @@ impl<V> Lru<V> {
         entry: Entry<V>,
     ) -> Option<(Place, Entry<V>)> {
         let replaced = self.remove(key);
-        let key = key.to_key();
         if let Some(expires) = entry.expires {
-            self.expiries.insert((expires, key.clone()));
+            self.expiries.insert((expires, key.hash()));
         }
         let list = self.list_mut(place);
         list.bytes += entry.weight;
-        list.entries.put(key, entry);
+        let named = Named {
+            key: Arc::from(key.text()),
+            entry,
+        };
+        list.entries.put(key.hash(), named);
         replaced
     }
 
     /// Takes out the value of `key`, wherever it is.
     pub(crate) fn remove(&mut self, key: KeyRef<'_>) -> Option<(Place, Entry<V>)> {
+        self.remove_hash(key.hash())
+    }
+
+    fn remove_hash(&mut self, hash: u64) -> Option<(Place, Entry<V>)> {
         [Place::Main, Place::Hot]
             .into_iter()
-            .find_map(|place| self.take(place, key).map(|entry| (place, entry)))
+            .find_map(|place| self.take(place, hash).map(|entry| (place, entry)))
     }
 
     /// Takes out an entry that has expired by `now`, the longest expired first.
     pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<(Place, Entry<V>)> {
-        let (expires, key) = self.expiries.first()?;
-        if *expires > now {
+        let &(expires, hash) = self.expiries.first()?;
+        if expires > now {
             return None;
         }
-        let key = key.clone();
-        self.remove(key.as_ref())
+        self.remove_hash(hash)
     }
 
     /// Takes out the least recently used entry of `place`.
     pub(crate) fn pop_least_used(&mut self, place: Place) -> Option<Entry<V>> {
         let list = self.list_mut(place);
-        let (key, entry) = list.entries.pop_lru()?;
+        let (hash, Named { entry, .. }) = list.entries.pop_lru()?;
         list.bytes -= entry.weight;
-        self.forget_expiry(key, &entry);
+        self.forget_expiry(hash, &entry);
         Some(entry)
     }
 
@@ -153,17 +173,18 @@ impl<V> Lru<V> {
         self.list(place).entries.len()
     }
 
-    fn take(&mut self, place: Place, key: KeyRef<'_>) -> Option<Entry<V>> {
+    #[cold]
+    fn take(&mut self, place: Place, hash: u64) -> Option<Entry<V>> {
         let list = self.list_mut(place);
-        let (key, entry) = list.entries.pop_entry(&key as &dyn Hashed)?;
+        let Named { entry, .. } = list.entries.pop(&hash)?;
         list.bytes -= entry.weight;
-        self.forget_expiry(key, &entry);
+        self.forget_expiry(hash, &entry);
         Some(entry)
     }
 
-    fn forget_expiry(&mut self, key: Key, entry: &Entry<V>) {
+    fn forget_expiry(&mut self, hash: u64, entry: &Entry<V>) {
         if let Some(expires) = entry.expires {
-            self.expiries.remove(&(expires, key));
+            self.expiries.remove(&(expires, hash));
         }
     }
 
@@ -187,23 +208,31 @@ impl<V> Lru<V> {
         let mut expiring = 0;
         for place in [Place::Main, Place::Hot] {
             let list = self.list(place);
-            let weights: usize = list.entries.iter().map(|(_, entry)| entry.weight).sum();
+            let entries = || list.entries.iter();
+            let weights: usize = entries().map(|(_, named)| named.entry.weight).sum();
             assert_eq!(list.bytes, weights, "I4 in {place:?}");
-            for (key, entry) in &list.entries {
-                if let Some(expires) = entry.expires {
+            for (&hash, named) in entries() {
+                if let Some(expires) = named.entry.expires {
                     expiring += 1;
-                    assert!(self.expiries.contains(&(expires, key.clone())));
+                    assert!(self.expiries.contains(&(expires, hash)));
                 }
             }
         }
         assert_eq!(self.expiries.len(), expiring);
-        for (key, _) in &self.main.entries {
-            assert!(!self.hot.entries.contains(key), "{key:?} is kept twice");
+        for (hash, named) in &self.main.entries {
+            let key = &named.key;
+            assert!(!self.hot.entries.contains(hash), "{key:?} is kept twice");
         }
     }
 }
 
 impl<V> List<V> {
+    #[inline]
+    fn find(&mut self, key: KeyRef<'_>) -> Option<&mut Entry<V>> {
+        let named = self.entries.get_mut(&key.hash())?;
+        (*named.key == *key.text()).then_some(&mut named.entry)
+    }
+
     fn new() -> List<V> {
         List {
             // Bounded by bytes, not by entries: the cache around it makes room.
