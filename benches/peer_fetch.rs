@@ -21,7 +21,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use groupcache_sync::{Deadline, Group, Node, Peer, Server, Source, Value};
+use groupcache_sync::{Deadline, Group, Node, Peer, Server, Source, TinyServer, Value};
 use groupcache_sync_benches::{
     Bars, Failure, Options, Table, median, nanos, percentile, ratio, rotated,
 };
@@ -59,6 +59,7 @@ trait Client {
 }
 
 struct Ours {
+    name: &'static str,
     group: Group,
     node: Node,
 }
@@ -76,14 +77,14 @@ fn client() -> Result<Peer, Failure> {
 }
 
 impl Ours {
-    fn new(server: SocketAddr) -> Result<Ours, Failure> {
+    fn new(name: &'static str, server: SocketAddr) -> Result<Ours, Failure> {
         let node = Node::builder(client()?)?.build()?;
         node.set_peers(peers(server)?)?;
         let group = node
             .group_builder(GROUP, 64 << 20)
             .hot_bytes(0)
             .build(|_| Err("a key of the server was loaded here".into()))?;
-        Ok(Ours { group, node })
+        Ok(Ours { name, group, node })
     }
 
     /// Keys that the server owns, each asked for once, so that it is cached there.
@@ -102,7 +103,7 @@ impl Ours {
 
 impl Contender for Ours {
     fn name(&self) -> &'static str {
-        "groupcache-sync"
+        self.name
     }
 
     fn client(&self) -> Result<Box<dyn Client + '_>, Failure> {
@@ -230,9 +231,14 @@ fn serve() -> Result<(), Failure> {
         .group_builder(GROUP, 64 << 20)
         .build(|_| Ok(Value::from(&[7; VALUE_BYTES])))?;
     let server = Server::bind(&node, any)?;
+    let tiny = TinyServer::bind(&node, any)?;
     node.set_peers(peers(server.local_addr())?)?;
 
-    println!("ready {} {ping_pong_at}", server.local_addr());
+    println!(
+        "ready {} {} {ping_pong_at}",
+        server.local_addr(),
+        tiny.local_addr()
+    );
     io::copy(&mut io::stdin(), &mut io::sink())?;
     Ok(())
 }
@@ -250,6 +256,7 @@ fn answer_pings(mut stream: TcpStream) -> io::Result<()> {
 struct ServerProcess {
     child: Child,
     ours: SocketAddr,
+    tiny: SocketAddr,
     ping_pong: SocketAddr,
 }
 
@@ -265,13 +272,15 @@ impl ServerProcess {
         let mut process = ServerProcess {
             child,
             ours: any,
+            tiny: any,
             ping_pong: any,
         };
         let mut line = String::new();
         BufReader::new(output.ok_or("the server has no output")?).read_line(&mut line)?;
         match line.split_whitespace().collect::<Vec<_>>()[..] {
-            ["ready", ours, ping_pong] => {
+            ["ready", ours, tiny, ping_pong] => {
                 process.ours = ours.parse()?;
+                process.tiny = tiny.parse()?;
                 process.ping_pong = ping_pong.parse()?;
                 Ok(process)
             }
@@ -365,12 +374,13 @@ fn main() -> Result<ExitCode, Failure> {
     }
     let options = Options::from_args();
     let server = ServerProcess::start()?;
-    let ours = Ours::new(server.ours)?;
+    let ours = Ours::new("groupcache-sync", server.ours)?;
     let keys = ours.keys()?;
     let group = ours.group.clone();
     let mut contenders: Vec<Box<dyn Contender>> = vec![
         Box::new(ours),
         Box::new(PingPong(server.ping_pong)),
+        Box::new(Ours::new("over tiny_http", server.tiny)?),
         Box::new(BareClient(server.ours)),
     ];
     let mut at = 0;

@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_panic_becomes_its_message_and_the_thread_is_no_longer_loading() {
-        let panicked = run(|| panic!("no database")).map(|()| ()).unwrap_err();
+        let panicked = run(|| -> () { panic!("no database") }).unwrap_err();
         assert_eq!(panicked.0, "no database");
         assert!(!inside_a_loader());
         assert!(run(inside_a_loader).unwrap());

@@ -51,12 +51,13 @@ impl Listener {
     }
 
     pub(super) fn run(mut self) {
-        loop {
+        // Asked before each wait, as a poll in between may have taken what was to end it.
+        while self.shared.lobby.phase() != Phase::Closed {
             self.wait();
-            match self.shared.lobby.phase() {
-                Phase::Closed => return,
-                Phase::Open if self.shared.is_draining() => self.drain(),
-                Phase::Open | Phase::Draining => self.accept_if_due(),
+            if self.shared.is_draining() && self.socket.is_some() {
+                self.drain();
+            } else {
+                self.accept_if_due();
             }
             self.dispatch();
             self.expire();

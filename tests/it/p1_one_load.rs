@@ -276,7 +276,7 @@ fn two_nodes_that_each_think_the_other_owns_a_key_answer_with_two_loads_at_most(
     // Each list lacks its own node, so each sends every key to the other.
     let network = Network::new();
     let load = |key: &str| Ok(Value::from(key));
-    let builder = |index| network.builder(&address(index)).unwrap().allow_absent(true);
+    let builder = |index| network.builder(address(index)).unwrap().allow_absent(true);
     let nodes: Vec<_> = (0..2)
         .map(|index| builder(index).build().unwrap())
         .collect();

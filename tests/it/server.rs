@@ -892,6 +892,23 @@ fn an_end_leaves_no_thread() {
 }
 
 #[test]
+fn servers_come_and_go() {
+    let service = serve(|settings| settings);
+    for round in 0..500 {
+        let server = Server::bind(&service.node, "127.0.0.1:0").unwrap();
+        let mut client = Client::connect(server.local_addr());
+        if round % 2 == 0 {
+            assert!(client.is_served());
+        }
+        match round % 3 {
+            0 => drop(server),
+            _ => assert!(server.shutdown(GUARD)),
+        }
+        client.assert_closed();
+    }
+}
+
+#[test]
 #[cfg(target_os = "linux")]
 fn idle_connections_cost_no_threads() {
     alone("idle_connections_cost_no_threads", || {
