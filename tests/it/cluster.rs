@@ -77,7 +77,7 @@ impl Cluster {
         let (mut nodes, mut groups) = (Vec::new(), Vec::new());
         for index in 0..size {
             let builder = network
-                .builder(&address(index))
+                .builder(address(index))
                 .unwrap()
                 .clock(clock.clone());
             let node = node_settings(builder).build().unwrap();

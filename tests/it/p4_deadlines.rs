@@ -167,7 +167,7 @@ fn the_remaining_time_travels_to_the_owner() {
     let seen: Arc<Mutex<Vec<Option<Duration>>>> = Arc::default();
     let node = |index: usize| {
         let builder = network
-            .builder(&address(index))
+            .builder(address(index))
             .unwrap()
             .clock(clock.clone());
         let node = builder.build().unwrap();
