@@ -271,23 +271,30 @@ impl<V> Cache<V> {
         if soonest > self.nanos(now) {
             return None;
         }
-        let mut next = u64::MAX;
+        // Whoever keeps an expiring value from now on lowers it again.
+        let mut next = self.soonest_expiry.swap(u64::MAX, Ordering::Relaxed);
+        let mut evicted = None;
+        let mut soonest_left = u64::MAX;
         for shard in self.made_shards() {
-            let (evicted, soonest) = {
-                let evicted = shard.evict(|lru| lru.pop_expired(now));
-                (evicted, shard.state.lock().lru.soonest_expiry())
+            let soonest = {
+                let mut state = shard.state.lock();
+                evicted = state.lru.pop_expired(now);
+                if evicted.is_some() {
+                    state.counts.evictions += 1;
+                    shard.publish(&state.lru);
+                }
+                state.lru.soonest_expiry()
             };
             if evicted.is_some() {
-                return evicted;
+                break;
             }
-            next = next.min(soonest.map_or(u64::MAX, |expires| self.nanos(expires)));
+            soonest_left = soonest_left.min(soonest.map_or(u64::MAX, |expires| self.nanos(expires)));
         }
-        // Whoever kept an expiring value meanwhile has lowered it: then it stays as it is.
-        let (relaxed, update) = (Ordering::Relaxed, |current| {
-            (current == soonest).then_some(next)
-        });
-        let _ = self.soonest_expiry.fetch_update(relaxed, relaxed, update);
-        None
+        if evicted.is_none() {
+            next = soonest_left;
+        }
+        self.soonest_expiry.fetch_min(next, Ordering::Relaxed);
+        evicted
     }
 
     fn note_expiry(&self, expires: Instant) {
@@ -298,6 +305,31 @@ impl<V> Cache<V> {
     fn nanos(&self, instant: Instant) -> u64 {
         let since = instant.saturating_duration_since(self.start);
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX - 1)
+    }
+}
+
+#[cfg(test)]
+impl<V> Cache<V> {
+    /// Recomputes every counter and compares; nothing may be under way.
+    fn validate(&self) {
+        let mut sums = [0; 2];
+        for shard in self.made_shards() {
+            let state = shard.state.lock();
+            state.lru.validate();
+            for place in [Place::Main, Place::Hot] {
+                assert_eq!(shard.bytes(place), state.lru.bytes(place), "{place:?}");
+                sums[place as usize] += state.lru.bytes(place);
+            }
+            let soonest = self.soonest_expiry.load(Ordering::Relaxed);
+            let expiry = state.lru.soonest_expiry();
+            assert!(expiry.is_none_or(|expires| soonest <= self.nanos(expires)));
+        }
+        let [main, hot] = sums;
+        assert_eq!(self.hot.taken(), hot, "I4");
+        assert_eq!(self.total.taken(), main + hot, "I4");
+        assert!(hot <= self.hot.capacity && main + hot <= self.total.capacity);
+        let counts = self.counts();
+        assert_eq!((counts.main_bytes, counts.hot_bytes), (main, hot));
     }
 }
 
@@ -450,3 +482,6 @@ impl Budget {
         self.taken.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use crate::change::Change;
 use crate::circuit::Circuit;
 use crate::deadline::{Clock, Deadline};
 use crate::error::{Error, Unreached};
 use crate::keeper::Keeper;
+use crate::owed::{Missed, Owed};
 use crate::peer::{Call, CallError, Limits, Link, Peer, Reply, Transport};
 use crate::pool::Pool;
 use crate::ring::{Member, Ring};
@@ -16,6 +18,9 @@ use crate::wire::{self, Nonsense, Status};
 
 /// How many peers are told of a change at the same time.
 const PARALLEL_CALLS: usize = 16;
+
+/// How many keys one request removes: about 1 MiB if all are as long as can be.
+const KEYS_OF_A_REQUEST: usize = 64;
 
 /// Why a call failed, as its caller must know.
 #[derive(Clone, Debug)]
@@ -31,6 +36,8 @@ pub(crate) struct Remote {
     pub(crate) peer: Peer,
     link: Arc<dyn Link>,
     circuit: Circuit,
+    /// The removals it has missed.
+    owed: Owed,
     calls: Counter,
     errors: Counter,
 }
@@ -185,6 +192,7 @@ impl Cluster {
                     peer: peer.clone(),
                     link: self.transport.link(peer, &self.settings.limits),
                     circuit: Circuit::default(),
+                    owed: Owed::default(),
                     calls: Counter::default(),
                     errors: Counter::default(),
                 })
@@ -257,11 +265,40 @@ impl Cluster {
                 target: "groupcache", peer:% = remote.peer, error:% = error;
                 "the peer is away; its keys are loaded here until it answers"
             );
-            let cluster = Arc::downgrade(self);
-            self.keeper.ring(&self.clock, || {
-                move || cluster.upgrade().map(|cluster| cluster.probe())
-            });
+            self.ring_keeper();
         }
+    }
+
+    fn ring_keeper(self: &Arc<Self>) {
+        let cluster = Arc::downgrade(self);
+        self.keeper.ring(&self.clock, || {
+            move || cluster.upgrade().map(|cluster| cluster.keep())
+        });
+    }
+
+    /// Tells a peer of a change. What it misses it is owed.
+    pub(crate) fn tell(
+        self: &Arc<Self>,
+        remote: &Arc<Remote>,
+        group: &str,
+        change: &Change<'_>,
+    ) -> Result<(), Failure> {
+        let call = change.call(group, self.members().fingerprint());
+        let limit = self.settings.fetch_timeout;
+        let told = self.call(remote, &call, limit, Deadline::NEVER, |status, _| {
+            match status {
+                // A peer without the group has nothing of it.
+                Status::Ok | Status::NoSuchGroup => Ok(Ok(())),
+                Status::TooLarge => Ok(Err(Failure::Away("the value is too large for it".into()))),
+                _ => Err(Nonsense("it refuses the change")),
+            }
+        });
+        let told = told.and_then(|told| told);
+        if told.is_err() {
+            remote.owed.add(group, change.missed(self.clock.now()));
+            self.ring_keeper();
+        }
+        told
     }
 
     /// Runs `tell` for all `remotes` at the same time, and returns who was not reached.
@@ -291,29 +328,52 @@ impl Cluster {
         unreached.into_inner()
     }
 
-    /// Probes the peers whose circuit is open; tells whether one still is.
-    fn probe(&self) -> bool {
-        let members = self.members();
-        let away = members
-            .remotes()
-            .into_iter()
-            .filter(|remote| remote.circuit.is_open());
-        away.fold(false, |still_away, remote| {
-            let probe = Call {
-                method: "GET",
-                target: wire::BASE.to_owned(),
-                header: String::new(),
-                body: Vec::new(),
-            };
-            // Any answer shows that it is there.
-            match remote.link.call(&probe, self.settings.fetch_timeout) {
-                Ok(_) => {
-                    self.succeeded(&remote);
-                    still_away
-                }
-                Err(_) => true,
+    /// The keeper's round: probes the peers that are away, so that no caller has to, and delivers
+    /// what the others are owed. Tells whether there is more to do soon.
+    fn keep(self: &Arc<Self>) -> bool {
+        let now = self.clock.now();
+        let mut more = false;
+        for remote in self.members().remotes() {
+            remote.owed.age(now);
+            let is_back = !remote.circuit.is_open() || self.probe(&remote);
+            if is_back {
+                self.deliver(&remote);
             }
-        })
+            more |= !is_back || !remote.owed.is_empty();
+        }
+        more
+    }
+
+    fn probe(&self, remote: &Remote) -> bool {
+        let probe = Call {
+            method: "GET",
+            target: wire::BASE.to_owned(),
+            header: String::new(),
+            body: Vec::new(),
+        };
+        // Any answer shows that it is there.
+        let answered = remote
+            .link
+            .call(&probe, self.settings.fetch_timeout)
+            .is_ok();
+        if answered {
+            self.succeeded(remote);
+        }
+        answered
+    }
+
+    fn deliver(self: &Arc<Self>, remote: &Arc<Remote>) {
+        for (group, missed) in remote.owed.take() {
+            // What does not arrive is owed again.
+            let _ = match &missed {
+                Missed::All => self.tell(remote, &group, &Change::Clear),
+                Missed::Keys { keys, .. } => {
+                    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+                    let tell = |keys| self.tell(remote, &group, &Change::Remove(keys));
+                    batches(&keys).try_for_each(tell)
+                }
+            };
+        }
     }
 
     pub(crate) fn stats(&self) -> NodeStats {
@@ -329,6 +389,7 @@ impl Cluster {
                 circuit: remote.map_or(CircuitState::Closed, Remote::circuit_state),
                 calls: remote.map_or(0, |remote| remote.calls.get()),
                 call_errors: remote.map_or(0, |remote| remote.errors.get()),
+                owed: remote.map_or(0, |remote| remote.owed.len() as u64),
             }
         };
         NodeStats {
@@ -359,6 +420,11 @@ impl Remote {
             CircuitState::Closed
         }
     }
+}
+
+/// `keys` in parts that fit into a request.
+pub(crate) fn batches<'a>(keys: &'a [&'a str]) -> impl Iterator<Item = &'a [&'a str]> {
+    keys.chunks(KEYS_OF_A_REQUEST)
 }
 
 fn ring_of(peers: &[Peer]) -> Ring {

@@ -45,6 +45,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod cache;
+mod change;
 mod circuit;
 mod client;
 mod cluster;
@@ -62,6 +63,7 @@ mod lru;
 #[cfg(any(test, feature = "test-util"))]
 mod memory;
 mod node;
+mod owed;
 mod peer;
 mod pool;
 mod ring;

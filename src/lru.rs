@@ -202,6 +202,13 @@ impl<V> Lru<V> {
         }
     }
 
+    /// How many entries have expired by `now`.
+    #[cfg(test)]
+    pub(crate) fn expired(&self, now: Instant) -> usize {
+        let has_expired = |&&(expires, _): &&(Instant, u64)| expires <= now;
+        self.expiries.iter().take_while(has_expired).count()
+    }
+
     /// Recomputes every counter and compares.
     #[cfg(test)]
     pub(crate) fn validate(&self) {
@@ -243,99 +250,4 @@ impl<V> List<V> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::key::KeyHasher;
-    use std::time::Duration;
-
-    struct Fixture {
-        lru: Lru<u32>,
-        hasher: KeyHasher,
-        clock: Clock,
-    }
-
-    impl Fixture {
-        fn new() -> Fixture {
-            Fixture {
-                lru: Lru::new(),
-                hasher: KeyHasher::new(),
-                clock: Clock::manual(),
-            }
-        }
-
-        fn insert(&mut self, place: Place, key: &str, value: u32, life: Option<u64>) {
-            let expires = life.map(|seconds| self.clock.now() + Duration::from_secs(seconds));
-            let entry = Entry::new(value, 10, expires);
-            self.lru.insert(place, self.hasher.hash(key), entry);
-            self.lru.validate();
-        }
-
-        fn get(&mut self, key: &str) -> Option<(Place, u32)> {
-            let key = self.hasher.hash(key);
-            let seen = self
-                .lru
-                .get(key, &self.clock, |place, entry| (place, entry.value));
-            self.lru.validate();
-            match seen {
-                Seen::Kept(found) => Some(found),
-                _ => None,
-            }
-        }
-    }
-
-    #[test]
-    fn the_least_recently_used_goes_first() {
-        let mut fixture = Fixture::new();
-        for (key, value) in [("a", 1), ("b", 2), ("c", 3)] {
-            fixture.insert(Place::Main, key, value, None);
-        }
-        assert_eq!(fixture.get("a"), Some((Place::Main, 1)));
-        let gone = fixture
-            .lru
-            .pop_least_used(Place::Main)
-            .map(|entry| entry.value);
-        assert_eq!(gone, Some(2));
-        fixture.lru.validate();
-    }
-
-    #[test]
-    fn a_key_is_kept_in_one_place() {
-        let mut fixture = Fixture::new();
-        fixture.insert(Place::Hot, "k", 1, None);
-        fixture.insert(Place::Main, "k", 2, None);
-        assert_eq!(fixture.get("k"), Some((Place::Main, 2)));
-        assert_eq!(fixture.lru.len(Place::Hot), 0);
-        assert_eq!(fixture.lru.bytes(Place::Hot), 0);
-    }
-
-    #[test]
-    fn an_expired_entry_is_not_seen_and_leaves() {
-        let mut fixture = Fixture::new();
-        fixture.insert(Place::Main, "k", 1, Some(5));
-        fixture.clock.advance(Duration::from_secs(4));
-        assert_eq!(fixture.get("k"), Some((Place::Main, 1)));
-        fixture.clock.advance(Duration::from_secs(1));
-        assert_eq!(fixture.get("k"), None);
-        assert_eq!(fixture.lru.bytes(Place::Main), 0);
-    }
-
-    #[test]
-    fn the_longest_expired_goes_first_and_the_living_stay() {
-        let mut fixture = Fixture::new();
-        fixture.insert(Place::Main, "a", 1, Some(5));
-        fixture.insert(Place::Hot, "b", 2, Some(3));
-        fixture.insert(Place::Main, "c", 3, Some(60));
-        fixture.clock.advance(Duration::from_secs(10));
-        let now = fixture.clock.now();
-        let mut gone = || {
-            fixture
-                .lru
-                .pop_expired(now)
-                .map(|(place, entry)| (place, entry.value))
-        };
-        assert_eq!(gone(), Some((Place::Hot, 2)));
-        assert_eq!(gone(), Some((Place::Main, 1)));
-        assert_eq!(gone(), None);
-        fixture.lru.validate();
-    }
-}
+pub(crate) mod tests;

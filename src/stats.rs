@@ -80,8 +80,10 @@ pub struct PeerStats {
     pub circuit: CircuitState,
     /// Calls made to it.
     pub calls: u64,
-    /// Calls that failed: refused, silent or nonsense.
+    /// Calls that failed: refused, silent or nonsense. Probes of a peer that is away are not counted.
     pub call_errors: u64,
+    /// Removals that it has missed, and that will be delivered when it is back.
+    pub owed: u64,
 }
 
 /// Whether calls to a peer go out.

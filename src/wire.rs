@@ -414,6 +414,8 @@ struct SetRequest {
 struct CommandMessage {
     #[prost(bool, tag = "1")]
     clear: bool,
+    #[prost(string, repeated, tag = "2")]
+    remove: Vec<String>,
 }
 
 /// Why bytes are no message.
@@ -483,24 +485,37 @@ pub(crate) fn decode_set(
 }
 
 /// What a `POST` asks of a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
+    /// Remove these keys.
+    Remove(Vec<String>),
+    /// Remove everything.
     Clear,
 }
 
 impl Command {
     pub(crate) fn encode(self) -> Vec<u8> {
-        let Command::Clear = self;
-        CommandMessage { clear: true }.encode_to_vec()
+        let message = match self {
+            Command::Remove(remove) => CommandMessage {
+                clear: false,
+                remove,
+            },
+            Command::Clear => CommandMessage {
+                clear: true,
+                remove: Vec::new(),
+            },
+        };
+        message.encode_to_vec()
     }
 
     pub(crate) fn decode(body: &[u8]) -> Result<Command, Nonsense> {
         let message = CommandMessage::decode(body)
             .map_err(|_| Nonsense("the body is no protocol buffer message"))?;
-        if message.clear {
-            return Ok(Command::Clear);
+        match (message.clear, message.remove) {
+            (true, _) => Ok(Command::Clear),
+            (false, keys) if !keys.is_empty() => Ok(Command::Remove(keys)),
+            _ => Err(Nonsense("the body holds no command that this node knows")),
         }
-        Err(Nonsense("the body holds no command that this node knows"))
     }
 }
 
@@ -664,10 +679,10 @@ mod tests {
 
     #[test]
     fn a_command_survives() {
-        assert_eq!(
-            Command::decode(&Command::Clear.encode()),
-            Ok(Command::Clear)
-        );
+        let remove = Command::Remove(vec![String::new(), "k".to_owned()]);
+        for command in [remove, Command::Clear] {
+            assert_eq!(Command::decode(&command.clone().encode()), Ok(command));
+        }
         assert!(Command::decode(&[]).is_err());
     }
 }

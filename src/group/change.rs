@@ -7,15 +7,14 @@
 use std::time::Duration;
 
 use super::{Group, Shared, charge, check_key};
-use crate::cluster::{Failure, Owner, Remote};
-use crate::deadline::Deadline;
+use crate::change::Change;
+use crate::cluster::{Failure, Owner, Remote, batches};
 use crate::error::{Error, Unreached};
 use crate::loader::{self, Loaded};
 use crate::lru::{Entry, Place};
-use crate::peer::Call;
 use crate::sync::{Arc, AtomicBool};
 use crate::value::{Cacheable, Value};
-use crate::wire::{self, Command, Nonsense, Status, Terms};
+use crate::wire;
 
 impl<V: Cacheable> Group<V> {
     /// Removes the value of `key` from this node and from all peers. Blocks until all have answered
@@ -27,27 +26,33 @@ impl<V: Cacheable> Group<V> {
     ///
     /// # Errors
     ///
-    /// [`Error::Unreached`] names the peers that could not be told: a copy there lives on until it
-    /// expires. It is removed everywhere else. [`Error::KeyTooLong`] changes nothing.
+    /// [`Error::Unreached`] names the peers that could not be told; it is removed everywhere else.
+    /// They are told again as soon as they answer, for as long as this node lives; a copy there may
+    /// be served until then, or until it expires. [`Error::KeyTooLong`] changes nothing.
     pub fn remove(&self, key: &str) -> Result<(), Error> {
-        check_key(key)?;
+        self.remove_many(&[key])
+    }
+
+    /// As [`remove`](Group::remove), for many keys at once: one request for each peer and some
+    /// dozens of keys.
+    ///
+    /// # Errors
+    ///
+    /// As [`remove`](Group::remove).
+    pub fn remove_many(&self, keys: &[&str]) -> Result<(), Error> {
+        keys.iter().try_for_each(|key| check_key(key))?;
         let group = &*self.0;
         let members = group.cluster.members();
-        let tell = |remote: &Arc<Remote>| {
-            let target = wire::target(&group.name, Some(key));
-            group.tell(remote, "DELETE", target, Vec::new())
+        let remotes = members.remotes();
+        let told = |remote: &Arc<Remote>, owned: bool| {
+            let is_meant = |key: &&&str| is_owner(&members.owner(key), remote) == owned;
+            let keys: Vec<&str> = keys.iter().filter(is_meant).copied().collect();
+            group.tell_removed(remote, &keys)
         };
-        let owner = members.owner(key);
-        let mut unreached = match &owner {
-            Owner::This => Vec::new(),
-            Owner::Peer(owner) => failure_of(owner, tell(owner)),
-        };
-        group.invalidate(key);
-        unreached.extend(
-            group
-                .cluster
-                .tell_all(&others(members.remotes(), &owner), tell),
-        );
+        let cluster = &group.cluster;
+        let mut unreached = cluster.tell_all(&remotes, |remote| told(remote, true));
+        keys.iter().for_each(|key| group.invalidate(key));
+        unreached.extend(cluster.tell_all(&remotes, |remote| told(remote, false)));
         reached_all(unreached)
     }
 
@@ -59,8 +64,8 @@ impl<V: Cacheable> Group<V> {
     ///
     /// # Errors
     ///
-    /// [`Error::Unreached`] names the peers that could not be told; if the owner is among them, the
-    /// value is nowhere. [`Error::KeyTooLong`], [`Error::ValueTooLarge`] and [`Error::Encode`]
+    /// [`Error::Unreached`] names the peers that could not be told; they are told to remove theirs as
+    /// soon as they answer. If the owner is among them, the value is not set. [`Error::KeyTooLong`], [`Error::ValueTooLarge`] and [`Error::Encode`]
     /// change nothing.
     pub fn set(&self, key: &str, value: impl Into<Loaded<V>>) -> Result<(), Error> {
         check_key(key)?;
@@ -75,19 +80,19 @@ impl<V: Cacheable> Group<V> {
             Owner::Peer(owner) => {
                 let bytes = group.encode_for_peers(&loaded.value)?;
                 let body = wire::encode_set(&group.name, key, &bytes, life);
-                let target = wire::target(&group.name, Some(key));
-                unreached = failure_of(owner, group.tell(owner, "PUT", target, body));
+                let told = group
+                    .cluster
+                    .tell(owner, &group.name, &Change::Put { key, body });
+                unreached.extend(told.err().map(|failure| owner.unreached(&failure)));
                 group.invalidate(key);
             }
         }
-        let tell = |remote: &Arc<Remote>| {
-            let target = wire::target(&group.name, Some(key));
-            group.tell(remote, "DELETE", target, Vec::new())
-        };
+        let mut others = members.remotes();
+        others.retain(|remote| !is_owner(&owner, remote));
         unreached.extend(
             group
                 .cluster
-                .tell_all(&others(members.remotes(), &owner), tell),
+                .tell_all(&others, |remote| group.tell_removed(remote, &[key])),
         );
         reached_all(unreached)
     }
@@ -100,10 +105,7 @@ impl<V: Cacheable> Group<V> {
     /// [`Error::Unreached`] names the peers that could not be told.
     pub fn clear(&self) -> Result<(), Error> {
         let group = &*self.0;
-        let tell = |remote: &Arc<Remote>| {
-            let target = wire::target(&group.name, None);
-            group.tell(remote, "POST", target, Command::Clear.encode())
-        };
+        let tell = |remote: &Arc<Remote>| group.cluster.tell(remote, &group.name, &Change::Clear);
         // Any of them may own keys and any may fetch from it, so once for the values that are
         // owned and once for the copies made meanwhile.
         let remotes = group.cluster.members().remotes();
@@ -169,57 +171,20 @@ impl<V: Cacheable> Shared<V> {
         Ok(bytes)
     }
 
-    fn tell(
-        &self,
-        remote: &Arc<Remote>,
-        method: &'static str,
-        target: String,
-        body: Vec<u8>,
-    ) -> Result<(), Failure> {
-        let terms = Terms {
-            native: true,
-            ring: Some(self.cluster.members().fingerprint()),
-            ..Terms::default()
-        };
-        let call = Call {
-            method,
-            target,
-            header: terms.to_header(),
-            body,
-        };
-        let limit = self.cluster.settings.fetch_timeout;
-        let told = self
-            .cluster
-            .call(remote, &call, limit, Deadline::NEVER, |status, _| {
-                match status {
-                    // A peer without the group has nothing of it.
-                    Status::Ok | Status::NoSuchGroup => Ok(Ok(())),
-                    Status::TooLarge => {
-                        Ok(Err(Failure::Away("the value is too large for it".into())))
-                    }
-                    _ => Err(Nonsense("it refuses the change")),
-                }
-            });
-        told?
+    fn tell_removed(&self, remote: &Arc<Remote>, keys: &[&str]) -> Result<(), Failure> {
+        let tell = |keys| self.cluster.tell(remote, &self.name, &Change::Remove(keys));
+        // Even where one part fails, the others are told: or owed, one by one.
+        batches(keys).map(tell).fold(Ok(()), Result::and)
     }
 }
 
-fn failure_of(remote: &Remote, told: Result<(), Failure>) -> Vec<Unreached> {
-    told.err()
-        .map(|failure| remote.unreached(&failure))
-        .into_iter()
-        .collect()
+fn is_owner(owner: &Owner, remote: &Arc<Remote>) -> bool {
+    matches!(owner, Owner::Peer(owner) if Arc::ptr_eq(owner, remote))
 }
 
-/// All but the owner.
-fn others(mut remotes: Vec<Arc<Remote>>, owner: &Owner) -> Vec<Arc<Remote>> {
-    if let Owner::Peer(owner) = owner {
-        remotes.retain(|remote| !Arc::ptr_eq(remote, owner));
-    }
-    remotes
-}
-
-fn reached_all(unreached: Vec<Unreached>) -> Result<(), Error> {
+fn reached_all(mut unreached: Vec<Unreached>) -> Result<(), Error> {
+    unreached.sort_by(|a, b| a.peer.cmp(&b.peer));
+    unreached.dedup_by(|a, b| a.peer == b.peer);
     if unreached.is_empty() {
         return Ok(());
     }

@@ -248,6 +248,10 @@ impl<V: Cacheable> Serve for Shared<V> {
 
     fn answer_command(&self, body: &[u8]) -> Response {
         match Command::decode(body) {
+            Ok(Command::Remove(keys)) => {
+                keys.iter().for_each(|key| self.invalidate(key));
+                Response::new(Status::Ok, self.ring())
+            }
             Ok(Command::Clear) => {
                 self.invalidate_all();
                 Response::new(Status::Ok, self.ring())

@@ -14,7 +14,9 @@ const LEVELS: &[&[&str]] = &[
         "codec", "waits", "flight", "loader", "stats", "wire", "auth",
     ],
     &["error"],
-    &["cache", "pool", "peer", "circuit", "keeper", "cluster"],
+    &[
+        "cache", "pool", "peer", "circuit", "owed", "change", "keeper", "cluster",
+    ],
     &["client", "group"],
     &["node"],
     &["memory", "server", "tiny", "discovery", "metrics", "status"],

@@ -256,3 +256,81 @@ fn a_removed_value_is_loaded_again_by_its_owner_only() {
     assert_eq!(got.source, Source::Peer);
     assert_eq!(cluster.loads.of(&key), before + 1);
 }
+
+#[test]
+fn many_keys_are_removed_on_all_nodes() {
+    let (cluster, version) = versioned(3);
+    let keys: Vec<String> = (0..300).map(|key| format!("key {key}")).collect();
+    for key in &keys {
+        (0..3).for_each(|node| assert_eq!(seen(&cluster, node, key), 1));
+    }
+    version.store(2, Ordering::SeqCst);
+    let calls = || -> u64 {
+        let peers = cluster.nodes[1].stats().peers;
+        peers.iter().map(|peer| peer.calls).sum()
+    };
+    let before = calls();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    cluster.groups[1].remove_many(&keys).unwrap();
+    assert!(calls() - before <= 12, "{} requests", calls() - before);
+    for key in keys {
+        (0..3).for_each(|node| assert_eq!(seen(&cluster, node, key), 2, "{key}"));
+    }
+    cluster.groups[0].remove_many(&[]).unwrap();
+}
+
+/// Advances the clock until nothing is owed to anyone.
+fn settle(cluster: &Cluster, node: usize) {
+    cluster.advance_until(Duration::from_secs(1), || {
+        let peers = cluster.nodes[node].stats().peers;
+        peers.iter().all(|peer| peer.owed == 0)
+    });
+}
+
+#[test]
+fn a_removal_that_a_peer_missed_is_delivered_when_it_is_back() {
+    for change in ["remove", "set", "clear"] {
+        let (cluster, version) = versioned(3);
+        let key = cluster.key_owned_by(1);
+        (0..3).for_each(|node| assert_eq!(seen(&cluster, node, &key), 1));
+        for away in [1, 2] {
+            cluster
+                .network
+                .set_fault(&address(away), Some(Fault::Refuses));
+            version.fetch_add(1, Ordering::SeqCst);
+            let group = &cluster.groups[0];
+            let outcome = match change {
+                "remove" => group.remove(&key),
+                "set" => group.set(&key, Value::from("1000")),
+                _ => group.clear(),
+            };
+            assert!(matches!(outcome, Err(Error::Unreached { .. })), "{change}");
+            let owed: u64 = cluster.nodes[0]
+                .stats()
+                .peers
+                .iter()
+                .map(|peer| peer.owed)
+                .sum();
+            assert!(owed > 0);
+            cluster.network.set_fault(&address(away), None);
+            settle(&cluster, 0);
+            assert!(
+                cluster.groups[away].try_get(&key).is_none(),
+                "{change} on {away}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_set_that_its_owner_missed_leaves_no_value_anywhere() {
+    let (cluster, version) = versioned(2);
+    let key = cluster.key_owned_by(1);
+    (0..2).for_each(|node| assert_eq!(seen(&cluster, node, &key), 1));
+    cluster.network.set_fault(&address(1), Some(Fault::Refuses));
+    assert!(cluster.groups[0].set(&key, Value::from("1000")).is_err());
+    version.store(2, Ordering::SeqCst);
+    cluster.network.set_fault(&address(1), None);
+    settle(&cluster, 0);
+    (0..2).for_each(|node| assert_eq!(seen(&cluster, node, &key), 2));
+}
