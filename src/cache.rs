@@ -257,7 +257,10 @@ impl<V> Cache<V> {
         let mean = shards().map(|index| bytes(&index)).sum::<usize>() / self.shards.len();
         let index = shards().find(|index| bytes(index) >= mean.max(1))?;
         let shard = self.shards[index].get()?;
-        let entry = shard.evict(|lru| lru.pop_least_used(place))?;
+        let entry = shard
+            .state
+            .lock()
+            .evict(shard, |lru| lru.pop_least_used(place))?;
         Some((place, entry))
     }
 
@@ -271,28 +274,17 @@ impl<V> Cache<V> {
         if soonest > self.nanos(now) {
             return None;
         }
-        // Whoever keeps an expiring value from now on lowers it again.
-        let mut next = self.soonest_expiry.swap(u64::MAX, Ordering::Relaxed);
-        let mut evicted = None;
-        let mut soonest_left = u64::MAX;
-        for shard in self.made_shards() {
-            let soonest = {
-                let mut state = shard.state.lock();
-                evicted = state.lru.pop_expired(now);
-                if evicted.is_some() {
-                    state.counts.evictions += 1;
-                    shard.publish(&state.lru);
-                }
-                state.lru.soonest_expiry()
-            };
-            if evicted.is_some() {
-                break;
-            }
-            soonest_left = soonest_left.min(soonest.map_or(u64::MAX, |expires| self.nanos(expires)));
-        }
-        if evicted.is_none() {
-            next = soonest_left;
-        }
+        // Whoever keeps an expiring value from now on lowers it again, as this does in the end.
+        let noted = self.soonest_expiry.swap(u64::MAX, Ordering::Relaxed);
+        let mut left = u64::MAX;
+        let evicted = self.made_shards().find_map(|shard| {
+            let mut state = shard.state.lock();
+            let evicted = state.evict(shard, |lru| lru.pop_expired(now));
+            let soonest = state.lru.soonest_expiry();
+            left = left.min(soonest.map_or(u64::MAX, |expires| self.nanos(expires)));
+            evicted
+        });
+        let next = if evicted.is_some() { noted } else { left };
         self.soonest_expiry.fetch_min(next, Ordering::Relaxed);
         evicted
     }
@@ -444,12 +436,18 @@ impl<V> Shard<V> {
             self.bytes[place as usize].store(lru.bytes(place), Ordering::Relaxed);
         }
     }
+}
 
-    fn evict<E>(&self, pop: impl FnOnce(&mut Lru<V>) -> Option<E>) -> Option<E> {
-        let mut state = self.state.lock();
-        let evicted = pop(&mut state.lru)?;
-        state.counts.evictions += 1;
-        self.publish(&state.lru);
+impl<V> State<V> {
+    /// Takes an entry out of `shard`, whose state this is.
+    fn evict<E>(
+        &mut self,
+        shard: &Shard<V>,
+        pop: impl FnOnce(&mut Lru<V>) -> Option<E>,
+    ) -> Option<E> {
+        let evicted = pop(&mut self.lru)?;
+        self.counts.evictions += 1;
+        shard.publish(&self.lru);
         Some(evicted)
     }
 }

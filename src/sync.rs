@@ -8,7 +8,9 @@
 //! Locks are `parking_lot`'s: small, fair about every half millisecond, and not poisoned, because
 //! a panic of foreign code never happens under one (I1).
 
+// The path serves `tests/model`, which takes this file in by its path for loom.
 #[cfg(any(groupcache_model = "loom", groupcache_model = "shuttle"))]
+#[path = "sync/model.rs"]
 mod model;
 #[cfg(not(any(groupcache_model = "loom", groupcache_model = "shuttle")))]
 mod real;

@@ -13,6 +13,7 @@ use shuttle as checker;
 
 pub(crate) use checker::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 pub(crate) use checker::thread;
+#[cfg(groupcache_model = "shuttle")]
 pub(crate) use checker::thread_local;
 #[cfg(feature = "tiny_http")]
 pub(crate) use crossbeam::channel;
@@ -23,6 +24,16 @@ pub(crate) use foldhash::quality::FixedState as KeySeed;
 
 /// The same for every run.
 pub(crate) type RandomState = std::hash::BuildHasherDefault<std::hash::DefaultHasher>;
+
+/// Loom's own takes no `const { … }`.
+#[cfg(groupcache_model = "loom")]
+macro_rules! each_thread {
+    ($($(#[$attribute:meta])* static $name:ident: $type:ty = $init:expr;)+) => {
+        $(loom::thread_local! { $(#[$attribute])* static $name: $type = { $init }; })+
+    };
+}
+#[cfg(groupcache_model = "loom")]
+pub(crate) use each_thread as thread_local;
 
 #[derive(Default)]
 pub(crate) struct Mutex<T>(checker::sync::Mutex<T>);

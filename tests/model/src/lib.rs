@@ -6,3 +6,32 @@
 pub mod history;
 #[cfg(groupcache_model = "shuttle")]
 pub mod world;
+
+#[cfg(groupcache_model = "loom")]
+pub mod flights;
+
+// The flight and what it stands on, as the crate has them. Loom checks them and not the whole crate.
+#[cfg(groupcache_model = "loom")]
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../../src/deadline.rs"]
+mod deadline;
+#[cfg(groupcache_model = "loom")]
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../../src/flight.rs"]
+mod flight;
+#[cfg(groupcache_model = "loom")]
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../../src/key.rs"]
+mod key;
+#[cfg(groupcache_model = "loom")]
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../../src/slot.rs"]
+mod slot;
+#[cfg(groupcache_model = "loom")]
+#[allow(dead_code, unreachable_pub, unused_imports)]
+#[path = "../../../src/sync.rs"]
+mod sync;
+#[cfg(groupcache_model = "loom")]
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../../src/waits.rs"]
+mod waits;

@@ -1,0 +1,505 @@
+//! What may happen to a flight, for loom: each function is one run, to be explored completely.
+//!
+//! In each run: no flight has two leaders at a time, everyone who waits returns (loom reports a
+//! deadlock), and no flight is left in the table.
+
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
+
+use crate::deadline::{Clock, Deadline};
+use crate::flight::{Delivery, Flights, Guard, Missed, Part, Waiter};
+use crate::key::{KeyHasher, KeyRef};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, thread};
+use crate::waits::Waits;
+
+type Answer = Result<u64, &'static str>;
+
+/// How a get ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Got {
+    /// This thread led.
+    Led(Answer),
+    /// Another one did.
+    Shared(Answer),
+    Abandoned,
+    Released,
+    TimeUp,
+    Cycle,
+}
+
+// What watches is modelled too: loom explores no order of two steps that have nothing in common.
+struct World {
+    flights: Flights<Answer>,
+    hasher: KeyHasher,
+    clock: Clock,
+    /// The flights that are led now.
+    led: Mutex<HashSet<usize>>,
+    /// The version of the value where loaders find it.
+    source: AtomicU64,
+    /// The version in the cache.
+    cache: Mutex<Option<u64>>,
+}
+
+impl World {
+    fn new() -> Arc<World> {
+        Arc::new(World {
+            flights: Flights::new(Waits::new()),
+            hasher: KeyHasher::new(),
+            clock: Clock::manual(),
+            led: Mutex::default(),
+            source: AtomicU64::new(1),
+            cache: Mutex::new(None),
+        })
+    }
+
+    fn key<'a>(&self, key: &'a str) -> KeyRef<'a> {
+        self.hasher.hash(key)
+    }
+
+    fn join(&self, key: &str, deadline: Deadline) -> Part<Answer> {
+        self.flights.join(self.key(key), deadline, true)
+    }
+
+    /// The guard of a flight that nobody leads yet.
+    fn first(&self, key: &str) -> Guard<Answer> {
+        match self.join(key, Deadline::NEVER) {
+            Part::Lead(guard) => guard,
+            Part::Wait(_) => unreachable!("{key} is led already"),
+        }
+    }
+
+    /// A seat in a flight that is led.
+    fn seat(&self, key: &str, deadline: Deadline) -> Waiter<Answer> {
+        match self.flights.join(self.key(key), deadline, false) {
+            Part::Wait(waiter) => waiter,
+            Part::Lead(_) => unreachable!("{key} is not led"),
+        }
+    }
+
+    fn soon(&self) -> Deadline {
+        Deadline::after(self.clock.now(), Duration::from_secs(1))
+    }
+
+    /// Runs `load` as the leader of the flight, the only one.
+    fn lead<R>(&self, guard: &Guard<Answer>, load: impl FnOnce() -> R) -> R {
+        let _watch = Watch::begin(self, guard);
+        let _leading = guard.lead();
+        load()
+    }
+
+    fn finish(&self, guard: Guard<Answer>, answer: Answer) -> Got {
+        self.lead(&guard, || ());
+        guard.finish(answer);
+        Got::Led(answer)
+    }
+
+    fn get(&self, key: &str, answer: Answer) -> Got {
+        match self.join(key, Deadline::NEVER) {
+            Part::Lead(guard) => self.finish(guard, answer),
+            Part::Wait(waiter) => self.wait(waiter, answer),
+        }
+    }
+
+    /// Waits, and leads with `answer` if it comes to that.
+    fn wait(&self, waiter: Waiter<Answer>, answer: Answer) -> Got {
+        self.receive(waiter.wait(&self.clock), answer)
+    }
+
+    fn receive(&self, delivery: Result<Delivery<Answer>, Missed>, answer: Answer) -> Got {
+        match delivery {
+            Ok(Delivery::Lead(guard)) => self.finish(guard, answer),
+            Ok(Delivery::Finished(answer)) => Got::Shared(answer),
+            Ok(Delivery::Abandoned) => Got::Abandoned,
+            Ok(Delivery::Released) => Got::Released,
+            Err(Missed::Deadline) => Got::TimeUp,
+            Err(Missed::Cycle) => Got::Cycle,
+        }
+    }
+
+    /// A get with the cache: loads the version of the source and keeps it, unless the flight is
+    /// stale.
+    fn read(&self) -> u64 {
+        if let Some(cached) = *self.cache.lock() {
+            return cached;
+        }
+        match self.join("k", Deadline::NEVER) {
+            Part::Lead(guard) => self.load(guard),
+            Part::Wait(waiter) => match waiter.wait(&self.clock) {
+                Ok(Delivery::Finished(Ok(version))) => version,
+                _ => unreachable!("nothing else happens to this flight"),
+            },
+        }
+    }
+
+    fn load(&self, guard: Guard<Answer>) -> u64 {
+        let version = self.lead(&guard, || self.source.load(Ordering::SeqCst));
+        {
+            let mut cache = self.cache.lock();
+            if !guard.stale().load(Ordering::Acquire) {
+                *cache = Some(version);
+            }
+        }
+        guard.finish(Ok(version));
+        version
+    }
+
+    /// Changes the source and removes what is cached; what is read afterwards must be new.
+    fn remove(&self) {
+        let version = self.change();
+        let cached = *self.cache.lock();
+        assert!(cached.is_none_or(|cached| cached >= version));
+    }
+
+    fn change(&self) -> u64 {
+        let version = self.source.fetch_add(1, Ordering::SeqCst) + 1;
+        self.flights.mark_stale(self.key("k"));
+        *self.cache.lock() = None;
+        version
+    }
+
+    fn end(&self) {
+        assert_eq!(self.flights.len(), 0, "a flight was left behind");
+    }
+}
+
+/// Sees to it that a flight has one leader, until dropped.
+struct Watch<'a> {
+    world: &'a World,
+    flight: usize,
+}
+
+impl<'a> Watch<'a> {
+    fn begin(world: &'a World, guard: &Guard<Answer>) -> Watch<'a> {
+        let flight = std::ptr::from_ref(guard.stale()).addr(); // only this flight has it there
+        let alone = world.led.lock().insert(flight);
+        assert!(alone, "the flight has two leaders");
+        Watch { world, flight }
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.world.led.lock().remove(&self.flight);
+    }
+}
+
+/// Runs `work` on a thread of its own.
+fn start<R: 'static>(
+    world: &Arc<World>,
+    work: impl FnOnce(&Arc<World>) -> R + 'static,
+) -> thread::JoinHandle<R> {
+    let world = Arc::clone(world);
+    thread::spawn(move || work(&world))
+}
+
+#[allow(clippy::expect_used)] // a panic in a thread of a model ends the model
+fn ended<R>(thread: thread::JoinHandle<R>) -> R {
+    thread.join().expect("the thread has ended well")
+}
+
+/// Two callers and a joiner: whoever shares an answer shares that of a leader.
+fn three_gets(answer: fn(u64) -> Answer) {
+    let world = World::new();
+    let first = start(&world, move |world| world.get("k", answer(1)));
+    let second = start(&world, move |world| world.get("k", answer(2)));
+    let third = world.get("k", answer(3));
+    let got = [ended(first), ended(second), third];
+    let mut leaders = 0;
+    for one in got {
+        match one {
+            Got::Led(_) => leaders += 1,
+            Got::Shared(answer) => assert!(got.contains(&Got::Led(answer))),
+            _ => unreachable!("every get has an answer"),
+        }
+    }
+    assert!(leaders > 0);
+    world.end();
+}
+
+/// Two callers and a joiner of a load that succeeds.
+pub fn success() {
+    three_gets(Ok);
+}
+
+/// Two callers and a joiner of a load that fails: all get its error.
+pub fn error() {
+    three_gets(|caller| Err(["", "first", "second", "third"][caller as usize]));
+}
+
+/// The leader panics while one waits and another joins: both return, and the key is free.
+pub fn panic() {
+    let world = World::new();
+    let guard = world.first("k");
+    let seat = world.seat("k", Deadline::NEVER);
+    let leader = start(&world, move |world| {
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let guard = guard;
+            world.lead(&guard, || resume_unwind(Box::new(())));
+        }));
+        assert!(panicked.is_err());
+    });
+    let waiter = start(&world, |world| world.wait(seat, Ok(1)));
+    let joined = world.get("k", Ok(2));
+    assert!([Got::Led(Ok(2)), Got::Abandoned].contains(&joined));
+    assert_eq!(ended(waiter), Got::Abandoned);
+    ended(leader);
+    assert_eq!(world.get("k", Ok(3)), Got::Led(Ok(3)));
+    world.end();
+}
+
+/// A waiter's time comes while it begins to wait for a leader that takes longer.
+pub fn time_up() {
+    let world = World::new();
+    let guard = world.first("k");
+    let hurried = world.seat("k", world.soon());
+    let hurried = start(&world, |world| world.wait(hurried, Ok(1)));
+    let soon = world.soon();
+    let joiner = start(&world, move |world| {
+        let waiter = world.seat("k", soon);
+        world.wait(waiter, Ok(2))
+    });
+    world.clock.advance(Duration::from_secs(2));
+    assert_eq!(ended(hurried), Got::TimeUp);
+    assert_eq!(ended(joiner), Got::TimeUp);
+    world.finish(guard, Ok(3));
+    world.end();
+}
+
+/// The leader's time is up; the oldest waiter gives up as the clock moves; one has time left.
+pub fn hand_over() {
+    let world = World::new();
+    let guard = world.first("k");
+    let hurried = world.seat("k", world.soon());
+    let patient = world.seat("k", Deadline::NEVER);
+    let leader = start(&world, |world| {
+        world.lead(&guard, || ());
+        guard.hand_over(world.clock.now());
+    });
+    let hurried = start(&world, |world| world.wait(hurried, Ok(1)));
+    let patient = start(&world, |world| world.wait(patient, Ok(2)));
+    world.clock.advance(Duration::from_secs(2));
+    match (ended(hurried), ended(patient)) {
+        (Got::Led(Ok(1)), Got::Shared(Ok(1)))
+        | (Got::TimeUp | Got::Shared(Ok(2)), Got::Led(Ok(2))) => (),
+        other => unreachable!("{other:?}"),
+    }
+    ended(leader);
+    world.end();
+}
+
+/// The leader's time is up while one joins and the only waiter gives up.
+pub fn hand_over_or_join() {
+    let world = World::new();
+    let guard = world.first("k");
+    let hurried = world.seat("k", world.soon());
+    let leader = start(&world, |world| {
+        world.lead(&guard, || ());
+        guard.hand_over(world.clock.now());
+    });
+    let hurried = start(&world, |world| world.wait(hurried, Ok(1)));
+    let joiner = start(&world, |world| world.get("k", Ok(2)));
+    world.clock.advance(Duration::from_secs(2));
+    let (hurried, joined) = (ended(hurried), ended(joiner));
+    let possible = match joined {
+        Got::Led(Ok(2)) => !matches!(hurried, Got::Abandoned | Got::Cycle),
+        Got::Shared(Ok(1)) => hurried == Got::Led(Ok(1)),
+        Got::Released => matches!(hurried, Got::TimeUp | Got::Released),
+        _ => false,
+    };
+    assert!(possible, "{hurried:?} {joined:?}");
+    ended(leader);
+    world.end();
+}
+
+/// A callback waits, set as the flight ends: it is called once, without a lock, and may ask anew.
+pub fn callback() {
+    let world = World::new();
+    let guard = world.first("k");
+    let waiter = world.seat("k", Deadline::NEVER);
+    let calls = Arc::new(AtomicU64::new(0));
+    let leader = start(&world, |world| world.finish(guard, Ok(1)));
+    let called = Arc::clone(&calls);
+    let caller = start(&world, move |world| {
+        let asks = Arc::clone(world);
+        waiter.then(move |delivery| {
+            called.fetch_add(1, Ordering::SeqCst);
+            assert_eq!(asks.receive(Ok(delivery), Ok(2)), Got::Shared(Ok(1)));
+            assert!(matches!(asks.get("k", Ok(3)), Got::Led(_) | Got::Shared(_)));
+        });
+        waiter
+    });
+    let joined = world.get("k", Ok(4));
+    assert!(matches!(joined, Got::Led(_) | Got::Shared(_)));
+    ended(leader);
+    drop(ended(caller));
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    world.end();
+}
+
+/// A callback is handed the lead as its waiter gives up: it leads, or the next one does.
+pub fn callback_leads() {
+    let world = World::new();
+    let guard = world.first("k");
+    let waiter = world.seat("k", Deadline::NEVER);
+    let next = world.seat("k", Deadline::NEVER);
+    let calls = Arc::new(AtomicU64::new(0));
+    let leader = start(&world, |world| guard.hand_over(world.clock.now()));
+    let called = Arc::clone(&calls);
+    let caller = start(&world, move |world| {
+        let asks = Arc::clone(world);
+        waiter.then(move |delivery| {
+            called.fetch_add(1, Ordering::SeqCst);
+            assert_eq!(asks.receive(Ok(delivery), Ok(1)), Got::Led(Ok(1)));
+        });
+    });
+    let got = world.wait(next, Ok(2));
+    ended(leader);
+    ended(caller);
+    match calls.load(Ordering::SeqCst) {
+        0 => assert_eq!(got, Got::Led(Ok(2))),
+        1 => assert_eq!(got, Got::Shared(Ok(1))),
+        calls => unreachable!("{calls} calls"),
+    }
+    world.end();
+}
+
+/// A value is removed as its load ends and another get begins.
+pub fn stale() {
+    let world = World::new();
+    let guard = world.first("k");
+    let leader = start(&world, |world| world.load(guard));
+    let joiner = start(&world, |world| world.read());
+    world.remove();
+    assert_eq!(world.read(), 2, "a get after the removal");
+    ended(leader);
+    ended(joiner);
+    assert!((*world.cache.lock()).is_none_or(|cached| cached == 2));
+    world.end();
+}
+
+/// Two remove a value at once as its load ends: neither returns before it is gone.
+pub fn stale_twice() {
+    let world = World::new();
+    let guard = world.first("k");
+    let leader = start(&world, |world| world.load(guard));
+    let other = start(&world, |world| world.remove());
+    world.remove();
+    ended(other);
+    ended(leader);
+    assert_eq!(*world.cache.lock(), None);
+    world.end();
+}
+
+/// As before, with a get that starts a flight of its own meanwhile.
+pub fn stale_twice_and_a_get() {
+    let world = World::new();
+    let guard = world.first("k");
+    let leader = start(&world, |world| world.load(guard));
+    let other = start(&world, |world| world.remove());
+    let joiner = start(&world, |world| world.read());
+    let version = world.change();
+    assert!((*world.cache.lock()).is_none_or(|cached| cached >= version));
+    ended(other);
+    ended(leader);
+    ended(joiner);
+    assert!((*world.cache.lock()).is_none_or(|cached| cached == 3));
+    world.end();
+}
+
+/// A queued load, wanted by the pool and by one who can lead at once, while its caller waits.
+pub fn queued() {
+    let world = World::new();
+    let guard = world.first("k");
+    let caller = guard.waiter(Deadline::NEVER);
+    let queued = guard.queue();
+    let pool = start(&world, move |world| {
+        let guard = queued.take()?;
+        Some(world.finish(guard, Ok(1)))
+    });
+    let caller = start(&world, |world| world.wait(caller, Ok(2)));
+    let joined = world.get("k", Ok(3));
+    let (pool, caller) = (ended(pool), ended(caller));
+    match (pool, joined) {
+        (Some(Got::Led(Ok(1))), Got::Shared(Ok(1)) | Got::Led(Ok(3))) => {
+            assert_eq!(caller, Got::Shared(Ok(1)));
+        }
+        (None, Got::Led(Ok(3))) => assert_eq!(caller, Got::Shared(Ok(3))),
+        other => unreachable!("{other:?}"),
+    }
+    world.end();
+}
+
+/// A queued load whose caller gives up and hands it over, wanted by the pool and by a joiner.
+pub fn queued_and_given_up() {
+    let world = World::new();
+    let guard = world.first("k");
+    let caller = guard.waiter(world.soon());
+    let queued = Arc::new(guard.queue());
+    let pools = Arc::clone(&queued);
+    let pool = start(&world, move |world| {
+        let guard = pools.take()?;
+        Some(world.finish(guard, Ok(1)))
+    });
+    let joiner = start(&world, |world| world.get("k", Ok(3)));
+    drop(caller); // its time is up
+    if let Some(guard) = queued.take() {
+        guard.hand_over(world.clock.now());
+    }
+    drop(queued);
+    match (ended(pool), ended(joiner)) {
+        (_, Got::Led(Ok(3))) | (None, Got::Released) | (Some(_), Got::Shared(Ok(1))) => (),
+        other => unreachable!("{other:?}"),
+    }
+    world.end();
+}
+
+/// Two threads lead and wait for each other: one of them is told, and both return.
+pub fn cycle_of_two() {
+    let world = World::new();
+    let [a, b] = [world.first("a"), world.first("b")];
+    let one = start(&world, |world| lead_and_wait(world, a, "b"));
+    let other = lead_and_wait(&world, b, "a");
+    let got = [ended(one), other];
+    assert_eq!(got.iter().filter(|got| **got == Got::Cycle).count(), 1);
+    world.end();
+}
+
+/// Three threads lead and wait in a ring.
+pub fn cycle_of_three() {
+    let world = World::new();
+    let [a, b, c] = [world.first("a"), world.first("b"), world.first("c")];
+    let one = start(&world, |world| lead_and_wait(world, a, "b"));
+    let two = start(&world, |world| lead_and_wait(world, b, "c"));
+    let three = lead_and_wait(&world, c, "a");
+    let got = [ended(one), ended(two), three];
+    assert!(got.contains(&Got::Cycle));
+    world.end();
+}
+
+/// The cycle comes about by a lead that is handed over.
+pub fn cycle_by_hand_over() {
+    let world = World::new();
+    let [a, b, x] = [world.first("a"), world.first("b"), world.first("x")];
+    let heir = world.seat("b", Deadline::NEVER);
+    let one = start(&world, |world| lead_and_wait(world, a, "b"));
+    let two = start(&world, |world| {
+        let got = world.lead(&x, || match heir.wait(&world.clock) {
+            Ok(Delivery::Lead(b)) => lead_and_wait(world, b, "a"),
+            _ => unreachable!("it is the oldest, and nobody waits for it"),
+        });
+        x.finish(Ok(9));
+        got
+    });
+    b.hand_over(world.clock.now());
+    let got = [ended(one), ended(two)];
+    assert_eq!(got.iter().filter(|got| **got == Got::Cycle).count(), 1);
+    world.end();
+}
+
+/// Leads one flight, and meanwhile asks for `other`.
+fn lead_and_wait(world: &World, guard: Guard<Answer>, other: &str) -> Got {
+    let got = world.lead(&guard, || world.get(other, Ok(2)));
+    guard.finish(Ok(1));
+    got
+}
