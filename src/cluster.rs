@@ -370,10 +370,12 @@ impl Cluster {
                 Missed::Keys { keys, .. } => {
                     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
                     let tell = |keys| self.tell(remote, &group, &Change::Remove(keys));
-                    batches(&keys).try_for_each(tell)
+                    // Also after one that failed: what is not told is not owed either.
+                    batches(&keys).map(tell).fold(Ok(()), Result::and)
                 }
             };
         }
+        remote.owed.end_delivery();
     }
 
     pub(crate) fn stats(&self) -> NodeStats {

@@ -23,7 +23,8 @@ pub(crate) struct KeyRef<'a> {
     hash: u64,
 }
 
-/// Hashes keys under a random seed, so that nobody outside can choose keys that collide.
+/// Hashes keys under a random seed of this process: keys that collide cannot be prepared without
+/// measuring single look-ups.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyHasher(KeySeed);
 

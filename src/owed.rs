@@ -17,7 +17,21 @@ const MAX_AGE: Duration = Duration::from_secs(600);
 /// What one peer has missed, by group.
 #[derive(Default)]
 pub(crate) struct Owed {
-    groups: Mutex<HashMap<String, Missed>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    groups: HashMap<String, Missed>,
+    /// How much has been taken out and is not known to have arrived.
+    under_way: usize,
+}
+
+impl State {
+    fn len(&self) -> usize {
+        let owed: usize = self.groups.values().map(Missed::len).sum();
+        owed + self.under_way
+    }
 }
 
 /// What a peer has missed of one group.
@@ -34,8 +48,8 @@ pub(crate) enum Missed {
 impl Owed {
     /// Notes that the peer has missed the removal of `keys`, or of all.
     pub(crate) fn add(&self, group: &str, missed: Missed) {
-        let mut groups = self.groups.lock();
-        let before = groups.remove(group);
+        let mut state = self.state.lock();
+        let before = state.groups.remove(group);
         let sum = match (before, missed) {
             (None, missed) => missed,
             (Some(Missed::All), _) | (_, Missed::All) => Missed::All,
@@ -51,34 +65,42 @@ impl Owed {
                 Missed::Keys { keys, since }
             }
         };
-        groups.insert(group.to_owned(), sum.bounded());
+        state.groups.insert(group.to_owned(), sum.bounded());
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.groups.lock().is_empty()
+        self.len() == 0
     }
 
-    /// How many groups and keys are owed.
+    /// How many groups and keys are owed, until they have arrived.
     pub(crate) fn len(&self) -> usize {
-        let groups = self.groups.lock();
-        groups.values().map(Missed::len).sum()
+        self.state.lock().len()
     }
 
     /// Gives up keys that have been owed for too long, in favour of their whole group.
     pub(crate) fn age(&self, now: Instant) {
-        for missed in self.groups.lock().values_mut() {
+        for missed in self.state.lock().groups.values_mut() {
             if missed.is_old(now) {
                 *missed = Missed::All;
             }
         }
     }
 
-    /// Takes out all that is owed, to deliver it. What does not arrive is to be added again.
+    /// Takes out all that is owed, to deliver it. What does not arrive is to be added again, and
+    /// then the delivery [ended](Owed::end_delivery).
     pub(crate) fn take(&self) -> Vec<(String, Missed)> {
-        let groups = std::mem::take(&mut *self.groups.lock());
+        let groups = {
+            let mut state = self.state.lock();
+            state.under_way = state.len();
+            std::mem::take(&mut state.groups)
+        };
         let mut groups: Vec<_> = groups.into_iter().collect();
         groups.sort_by(|a, b| a.0.cmp(&b.0));
         groups
+    }
+
+    pub(crate) fn end_delivery(&self) {
+        self.state.lock().under_way = 0;
     }
 }
 
@@ -127,6 +149,8 @@ mod tests {
             ("h".to_owned(), Missed::All),
         ];
         assert_eq!(owed.take(), expected);
+        assert_eq!(owed.len(), 3, "not before it has arrived");
+        owed.end_delivery();
         assert!(owed.is_empty());
     }
 

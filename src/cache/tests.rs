@@ -194,52 +194,55 @@ fn half_the_budget_fits_whatever_the_number_of_shards() {
 #[test]
 fn the_counters_are_right_after_many_threads() {
     const THREADS: u32 = 8;
-    const STEPS: u32 = 10_000;
+    const ROUNDS: u32 = 400;
+    const STEPS: u32 = 50;
     let clock = Clock::manual();
     let cache = Cache::new(20_000, 5_000, 4, clock.clone());
-    thread::scope(|scope| {
-        for number in 0..THREADS {
-            let (cache, clock) = (&cache, &clock);
-            scope.spawn(move || {
-                // A fixed stream for each thread (xorshift); the interleaving is the machine's.
-                let mut random = 0x9E37_79B9_u32.wrapping_mul(number + 1);
-                let mut next = move |below: u32| {
-                    random ^= random << 13;
-                    random ^= random >> 17;
-                    random ^= random << 5;
-                    random % below
-                };
-                for _ in 0..STEPS {
-                    let name = next(64).to_string();
-                    let key = cache.hash(&name);
-                    match next(20) {
-                        0 => cache.remove(key),
-                        1 if next(50) == 0 => cache.clear(),
-                        1 => clock.advance(Duration::from_millis(1)),
-                        2..=9 => {
-                            let place = [Place::Main, Place::Hot][next(2) as usize];
-                            let life = [None, Some(Duration::from_millis(next(20).into()))];
-                            let life = life[next(2) as usize];
-                            let expires = life.map(|life| clock.now() + life);
-                            let weight = 200 + next(1_000) as usize;
-                            let stale = AtomicBool::new(next(10) == 0);
-                            cache.insert(
-                                place,
-                                key,
-                                Entry::new(next(100), weight, expires),
-                                &stale,
-                            );
+    for round in 0..ROUNDS {
+        thread::scope(|scope| {
+            for number in 0..THREADS {
+                let (cache, clock) = (&cache, &clock);
+                scope.spawn(move || {
+                    // A fixed stream for each thread (xorshift); the interleaving is the machine's.
+                    let mut random = 0x9E37_79B9_u32.wrapping_mul(round * THREADS + number + 1);
+                    let mut next = move |below: u32| {
+                        random ^= random << 13;
+                        random ^= random >> 17;
+                        random ^= random << 5;
+                        random % below
+                    };
+                    for _ in 0..STEPS {
+                        let name = next(64).to_string();
+                        let key = cache.hash(&name);
+                        match next(20) {
+                            0 => cache.remove(key),
+                            1 if next(50) == 0 => cache.clear(),
+                            1 => clock.advance(Duration::from_millis(1)),
+                            2..=9 => {
+                                let place = [Place::Main, Place::Hot][next(2) as usize];
+                                let life = [None, Some(Duration::from_millis(next(20).into()))];
+                                let life = life[next(2) as usize];
+                                let expires = life.map(|life| clock.now() + life);
+                                let weight = 200 + next(1_000) as usize;
+                                let stale = AtomicBool::new(next(10) == 0);
+                                cache.insert(
+                                    place,
+                                    key,
+                                    Entry::new(next(100), weight, expires),
+                                    &stale,
+                                );
+                            }
+                            10 => drop(cache.answer(key, 1)),
+                            _ => drop(cache.get(key)),
                         }
-                        10 => drop(cache.answer(key, 1)),
-                        _ => drop(cache.get(key)),
+                        let taken = (cache.total.taken(), cache.hot.taken());
+                        assert!(taken.0 <= 20_000 && taken.1 <= 5_000, "{taken:?}");
                     }
-                    let taken = (cache.total.taken(), cache.hot.taken());
-                    assert!(taken.0 <= 20_000 && taken.1 <= 5_000, "{taken:?}");
-                }
-            });
-        }
-    });
-    cache.validate();
+                });
+            }
+        });
+        cache.validate();
+    }
     let counts = cache.counts();
     assert!(counts.evictions > 0 && counts.main_hits > 0 && counts.hot_hits > 0);
 }
