@@ -13,6 +13,7 @@
 #[path = "sync/model.rs"]
 mod model;
 #[cfg(not(any(groupcache_model = "loom", groupcache_model = "shuttle")))]
+#[path = "sync/real.rs"]
 mod real;
 
 #[cfg(any(groupcache_model = "loom", groupcache_model = "shuttle"))]

@@ -194,8 +194,8 @@ fn half_the_budget_fits_whatever_the_number_of_shards() {
 #[test]
 fn the_counters_are_right_after_many_threads() {
     const THREADS: u32 = 8;
-    const ROUNDS: u32 = 400;
-    const STEPS: u32 = 50;
+    const ROUNDS: u32 = 100;
+    const STEPS: u32 = 200;
     let clock = Clock::manual();
     let cache = Cache::new(20_000, 5_000, 4, clock.clone());
     for round in 0..ROUNDS {

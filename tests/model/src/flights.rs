@@ -120,7 +120,8 @@ impl World {
     /// A get with the cache: loads the version of the source and keeps it, unless the flight is
     /// stale.
     fn read(&self) -> u64 {
-        if let Some(cached) = *self.cache.lock() {
+        let cached = *self.cache.lock();
+        if let Some(cached) = cached {
             return cached;
         }
         match self.join("k", Deadline::NEVER) {
@@ -309,6 +310,23 @@ pub fn hand_over_or_join() {
     };
     assert!(possible, "{hurried:?} {joined:?}");
     ended(leader);
+    world.end();
+}
+
+/// The oldest waiter leaves as the lead is handed to it: it goes on to the next.
+pub fn hand_over_or_drop() {
+    let world = World::new();
+    let guard = world.first("k");
+    let leaving = world.seat("k", Deadline::NEVER);
+    let next = world.seat("k", Deadline::NEVER);
+    let leader = start(&world, |world| guard.hand_over(world.clock.now()));
+    let leaving = start(&world, |_| drop(leaving));
+    let next = start(&world, |world| world.wait(next, Ok(2)));
+    let joined = world.get("k", Ok(3));
+    assert!([Got::Led(Ok(3)), Got::Shared(Ok(2))].contains(&joined));
+    assert_eq!(ended(next), Got::Led(Ok(2)));
+    ended(leader);
+    ended(leaving);
     world.end();
 }
 

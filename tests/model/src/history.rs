@@ -140,7 +140,7 @@ pub fn stamp(key: &str, began: Moment) -> String {
 }
 
 #[allow(clippy::unwrap_used)] // only values with a stamp are ever made
-fn read_stamp(bytes: &str) -> (String, Moment) {
+pub(crate) fn read_stamp(bytes: &str) -> (String, Moment) {
     let (key, began) = bytes.rsplit_once('@').unwrap();
     (key.to_owned(), began.parse().unwrap())
 }

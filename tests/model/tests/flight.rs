@@ -12,6 +12,7 @@ use loom::model::Builder;
 /// Far more than any scenario needs: one that takes longer fails, as it would not be complete.
 const LONGEST: Duration = Duration::from_secs(300);
 
+#[allow(clippy::print_stdout)] // what was explored is part of the result
 fn explore(name: &str, scenario: fn()) {
     let preemptions = std::env::var("GROUPCACHE_PREEMPTIONS").ok();
     let preemptions: usize = preemptions.and_then(|text| text.parse().ok()).unwrap_or(3);
@@ -52,6 +53,7 @@ explored! {
     time_up
     hand_over
     hand_over_or_join
+    hand_over_or_drop
     callback
     callback_leads
     stale
