@@ -254,7 +254,10 @@ impl<V> Cache<V> {
                 .map_or(0, |shard| shard.bytes(place))
         };
         // The shard of the new value gives way if it holds its part. Else one that holds more.
-        let mean = shards().map(|index| bytes(&index)).sum::<usize>() / self.shards.len();
+        let held = shards()
+            .map(|index| bytes(&index))
+            .fold(0, usize::saturating_add);
+        let mean = held / self.shards.len();
         let index = shards().find(|index| bytes(index) >= mean.max(1))?;
         let shard = self.shards[index].get()?;
         let entry = shard
