@@ -306,18 +306,75 @@ fn values_are_dropped_without_any_lock_held() {
     assert_eq!(dropped.try_iter().count(), 3, "removed and cleared");
 }
 
+/// Other tests run in this process too: one that counts has a process of its own. Tells whether
+/// this is it; if not, it has run there.
+fn is_alone(test: &str) -> bool {
+    const CHILD: &str = "GROUPCACHE_TEST_CHILD";
+    if std::env::var_os(CHILD).is_some() {
+        return true;
+    }
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            &format!("p5_bounds::{test}"),
+            "--exact",
+            "--nocapture",
+            "--test-threads=1",
+        ])
+        .env(CHILD, "1")
+        .status()
+        .unwrap();
+    assert!(child.success());
+    false
+}
+
+fn sockets() -> usize {
+    let files = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let targets = files.filter_map(|file| std::fs::read_link(file.path()).ok());
+    targets
+        .filter(|target| target.to_string_lossy().starts_with("socket:"))
+        .count()
+}
+
+#[test]
+fn dropping_nodes_and_servers_leaves_no_thread_and_no_socket() {
+    if !is_alone("dropping_nodes_and_servers_leaves_no_thread_and_no_socket") {
+        return;
+    }
+    let listeners: Vec<_> = (0..3)
+        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    let address =
+        |listener: &std::net::TcpListener| format!("http://{}", listener.local_addr().unwrap());
+    let addresses: Vec<String> = listeners.iter().map(address).collect();
+    let mut parts = Vec::new();
+    for (listener, address) in listeners.into_iter().zip(&addresses) {
+        let node = Node::new(address).unwrap();
+        let group = node
+            .group_builder("g", 1 << 20)
+            .build(|key| Ok(Value::from(key)))
+            .unwrap();
+        let server = groupcache_sync::Server::from_listener(&node, listener).unwrap();
+        node.set_peers(&addresses).unwrap();
+        parts.push((node, group, server));
+    }
+    together(6, |thread| {
+        for key in 0..100 {
+            let key = key.to_string();
+            let got = parts[thread % 3]
+                .1
+                .get_timeout(&key, Duration::from_secs(60));
+            assert_eq!(got.unwrap(), Value::from(key));
+        }
+    });
+    assert!(threads_of_ours() > 0 && sockets() > 3);
+    drop(parts);
+    eventually("all threads have ended", || threads_of_ours() == 0);
+    eventually("all sockets are closed", || sockets() == 0);
+}
+
 #[test]
 fn dropping_everything_leaves_no_thread() {
-    // Other tests run in this process too: this one counts in a process of its own.
-    const CHILD: &str = "GROUPCACHE_TEST_CHILD";
-    if std::env::var_os(CHILD).is_none() {
-        let name = "p5_bounds::dropping_everything_leaves_no_thread";
-        let child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args([name, "--exact", "--nocapture", "--test-threads=1"])
-            .env(CHILD, "1")
-            .status()
-            .unwrap();
-        assert!(child.success());
+    if !is_alone("dropping_everything_leaves_no_thread") {
         return;
     }
     let cluster = Cluster::with(

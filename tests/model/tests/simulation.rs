@@ -65,7 +65,7 @@ impl Plan {
             nodes: 3 + random.below(3) as usize,
             keys: 1 + random.below(3) as usize,
             clients: 2 + random.below(3),
-            operations: 4 + random.below(8),
+            operations: 5 + random.below(16),
             changes,
             cuts,
             crashes,
