@@ -332,90 +332,80 @@ impl<V: Clone> Cache<V> {
     /// Looks `key` up for a local caller.
     #[inline]
     pub(crate) fn get(&self, key: KeyRef<'_>) -> Lookup<V> {
-        let Some(shard) = self.shards[key.shard(self.shards.len())].get() else {
-            return Lookup::Miss { unreported: 0 };
-        };
-        let mut state = shard.state.lock();
-        let State { lru, counts } = &mut *state;
-        let seen = lru.get(key, &self.clock, |place, entry| {
+        let found = self.look(key, |counts, place, entry| {
             entry.rate.count(1);
             match place {
                 Place::Main => counts.main_hits += 1,
                 Place::Hot => counts.hot_hits += 1,
             }
-            Found {
-                value: entry.value.clone(),
-                place,
-                expires: entry.expires,
-            }
+            Found::of(place, entry)
         });
-        match seen {
-            Seen::Kept(found) => Lookup::Hit(found),
-            Seen::Nothing => Lookup::Miss { unreported: 0 },
-            Seen::Expired(place, entry) => {
-                shard.publish(&state.lru);
-                drop(state);
-                self.expire(place, &entry)
-            }
+        match found {
+            Ok(found) => Lookup::Hit(found),
+            Err(unreported) => Lookup::Miss { unreported },
         }
     }
 
     /// Looks `key` up once more for one who has just begun to lead. Counts for nothing.
     pub(crate) fn recheck(&self, key: KeyRef<'_>) -> Option<Found<V>> {
-        let shard = self.shards[key.shard(self.shards.len())].get()?;
-        let mut state = shard.state.lock();
-        let seen = state.lru.get(key, &self.clock, |place, entry| Found {
-            value: entry.value.clone(),
-            place,
-            expires: entry.expires,
-        });
-        match seen {
-            Seen::Kept(found) => Some(found),
-            Seen::Nothing => None,
-            Seen::Expired(place, entry) => {
-                shard.publish(&state.lru);
-                drop(state);
-                self.expire(place, &entry);
-                None
-            }
-        }
+        self.look(key, |_, place, entry| Found::of(place, entry))
+            .ok()
     }
 
     /// Looks `key` up for a peer that had `hits` of its own since it last asked; also gives the
     /// rate of requests from the whole cluster.
     pub(crate) fn answer(&self, key: KeyRef<'_>, hits: u32) -> Option<(Found<V>, f64)> {
-        let shard = self.shards[key.shard(self.shards.len())].get()?;
         let now = self.clock.now();
-        let mut state = shard.state.lock();
-        let seen = state.lru.get(key, &self.clock, |place, entry| {
+        let found = self.look(key, |_, place, entry| {
             entry.rate.count(hits.saturating_add(1));
-            let found = Found {
-                value: entry.value.clone(),
-                place,
-                expires: entry.expires,
-            };
-            (found, entry.rate.per_second(now))
+            (Found::of(place, entry), entry.rate.per_second(now))
         });
-        match seen {
-            Seen::Kept(found) => Some(found),
-            Seen::Nothing => None,
+        found.ok()
+    }
+
+    /// Reads what is kept of `key`. If that is nothing: how many hits a copy had that expired just
+    /// now, which its owner does not know of.
+    #[inline]
+    fn look<R>(
+        &self,
+        key: KeyRef<'_>,
+        read: impl FnOnce(&mut Counts, Place, &mut Entry<V>) -> R,
+    ) -> Result<R, u32> {
+        let shard = self.shards[key.shard(self.shards.len())]
+            .get()
+            .ok_or(0_u32)?;
+        let mut state = shard.state.lock();
+        let State { lru, counts } = &mut *state;
+        match lru.get(key, &self.clock, |place, entry| read(counts, place, entry)) {
+            Seen::Kept(found) => Ok(found),
+            Seen::Nothing => Err(0),
             Seen::Expired(place, entry) => {
                 shard.publish(&state.lru);
                 drop(state);
-                self.expire(place, &entry);
-                None
+                Err(self.expire(place, &entry))
             }
         }
     }
 
+    /// Accounts for an entry that has expired and left; gives the hits nobody knows of.
     #[cold]
-    fn expire(&self, place: Place, entry: &Entry<V>) -> Lookup<V> {
+    fn expire(&self, place: Place, entry: &Entry<V>) -> u32 {
         self.release(place, entry.weight);
-        let unreported = match place {
+        match place {
             Place::Main => 0,
             Place::Hot => entry.rate.fresh(),
-        };
-        Lookup::Miss { unreported }
+        }
+    }
+}
+
+impl<V: Clone> Found<V> {
+    #[inline]
+    fn of(place: Place, entry: &Entry<V>) -> Found<V> {
+        Found {
+            value: entry.value.clone(),
+            place,
+            expires: entry.expires,
+        }
     }
 }
 
