@@ -61,7 +61,16 @@ struct Crew<T: Payload> {
 struct Seat<T: Payload> {
     number: u64,
     deadline: Deadline,
+    /// Whether it can lead at once, without a thread of the pool.
+    can_lead: bool,
     slot: Arc<Slot<Delivery<T>>>,
+}
+
+/// What one who comes to a flight finds.
+enum Seating<T: Payload> {
+    Seat(u64),
+    Lead(Guard<T>),
+    Landed(Landing<T>),
 }
 
 /// How a flight ended.
@@ -118,12 +127,7 @@ impl<T: Payload> Flights<T> {
             Ok(flight) => flight,
             Err(guard) => return Part::Lead(guard),
         };
-        if can_lead {
-            if let Some(guard) = flight.take_queued() {
-                return Part::Lead(guard);
-            }
-        }
-        Part::Wait(self.board.seat(flight, deadline))
+        self.board.seat(flight, deadline, can_lead)
     }
 
     /// Marks the flight of `key` stale, if one is under way.
@@ -181,20 +185,25 @@ impl<T: Payload> Board<T> {
         })
     }
 
-    fn seat(&self, flight: Arc<Flight<T>>, deadline: Deadline) -> Waiter<T> {
+    /// A seat in `flight`, or its lead, if it is queued and one `can_lead`.
+    fn seat(&self, flight: Arc<Flight<T>>, deadline: Deadline, can_lead: bool) -> Part<T> {
         let slot = Slot::new();
-        let (number, landed) = flight.take_seat(&slot, deadline);
-        if let Some(landing) = landed {
-            // It landed since it was found in the table: the result is as good as if waited for.
-            let _ = slot.fill(landing.into());
-        }
-        Waiter {
+        let number = match flight.take_seat(&slot, deadline, can_lead) {
+            Seating::Lead(guard) => return Part::Lead(guard),
+            Seating::Seat(number) => number,
+            Seating::Landed(landing) => {
+                // It landed since it was found in the table: as good as if waited for.
+                let _ = slot.fill(landing.into());
+                0
+            }
+        };
+        Part::Wait(Waiter {
             waits: Arc::clone(&self.waits),
             flight,
             slot,
             number,
             deadline,
-        }
+        })
     }
 
     /// Takes `flight` out of the table, but never its successor (I3).
@@ -233,22 +242,31 @@ impl<T: Payload> Flight<T> {
         self.crew.lock().queued.take()
     }
 
+    /// Under one lock, as [`Guard::queue`]: one who can lead never sits beside a queued guard.
     fn take_seat(
         &self,
         slot: &Arc<Slot<Delivery<T>>>,
         deadline: Deadline,
-    ) -> (u64, Option<Landing<T>>) {
+        can_lead: bool,
+    ) -> Seating<T> {
         let mut crew = self.crew.lock();
+        if let Some(landing) = &crew.landed {
+            return Seating::Landed(landing.clone());
+        }
+        if can_lead {
+            if let Some(guard) = crew.queued.take() {
+                return Seating::Lead(guard);
+            }
+        }
         crew.seats_given += 1;
         let number = crew.seats_given;
-        if crew.landed.is_none() {
-            crew.waiters.push(Seat {
-                number,
-                deadline,
-                slot: Arc::clone(slot),
-            });
-        }
-        (number, crew.landed.clone())
+        crew.waiters.push(Seat {
+            number,
+            deadline,
+            can_lead,
+            slot: Arc::clone(slot),
+        });
+        Seating::Seat(number)
     }
 
     fn leave(&self, number: u64) {
@@ -312,17 +330,45 @@ impl<T: Payload> Guard<T> {
         self.land(Landing::Released);
     }
 
-    /// Waits for this very flight, which somebody else is about to lead.
-    pub(crate) fn waiter(&self, deadline: Deadline) -> Waiter<T> {
-        self.board.seat(Arc::clone(&self.flight), deadline)
-    }
-
-    /// Leaves the guard in the flight for whoever can lead first.
-    pub(crate) fn queue(self) -> Queued<T> {
+    /// Leaves the guard in the flight for whoever can lead first, and waits for the flight until
+    /// `deadline`. A waiter that can lead at once gets the lead now: it may hold the very thread of
+    /// the pool that the guard would wait for.
+    pub(crate) fn queue(self, deadline: Deadline) -> (Waiter<T>, Queued<T>) {
         let flight = Arc::clone(&self.flight);
+        let slot = Slot::new();
+        let number = match flight.take_seat(&slot, deadline, false) {
+            Seating::Seat(number) => number,
+            // It has neither landed nor been queued: the guard of both is this one.
+            Seating::Lead(_) | Seating::Landed(_) => 0,
+        };
+        let waiter = Waiter {
+            waits: Arc::clone(&self.board.waits),
+            flight: Arc::clone(&flight),
+            slot,
+            number,
+            deadline,
+        };
         flight.leader.store(NOBODY, Ordering::SeqCst);
-        flight.crew.lock().queued = Some(self);
-        Queued { flight }
+        let mut guard = Some(self);
+        while let Some(queueing) = guard.take() {
+            let heir = {
+                let mut crew = flight.crew.lock();
+                match crew.waiters.iter().position(|seat| seat.can_lead) {
+                    Some(position) => Some((crew.waiters.remove(position), queueing)),
+                    None => {
+                        crew.queued = Some(queueing);
+                        None
+                    }
+                }
+            };
+            if let Some((seat, leading)) = heir {
+                // One who gave up meanwhile gives it back.
+                if let Err(Delivery::Lead(back)) = seat.slot.fill(Delivery::Lead(leading)) {
+                    guard = Some(back);
+                }
+            }
+        }
+        (waiter, Queued { flight })
     }
 
     fn land(&mut self, landing: Landing<T>) {
@@ -568,11 +614,29 @@ mod tests {
     #[test]
     fn a_queued_flight_is_led_by_whoever_can() {
         let fixture = Fixture::new();
-        let queued = fixture.lead("k").queue();
+        let (_waiter, queued) = fixture.lead("k").queue(Deadline::NEVER);
         assert!(queued.is_waiting());
         let guard = fixture.lead("k");
         assert!(queued.take().is_none());
         guard.finish(Ok(5));
+    }
+
+    #[test]
+    fn a_flight_that_is_queued_while_one_waits_who_can_lead_is_led_by_that_one() {
+        let fixture = Fixture::new();
+        let guard = fixture.lead("k");
+        let key = fixture.hasher.hash("k");
+        let Part::Wait(able) = fixture.flights.join(key, Deadline::NEVER, true) else {
+            panic!("it is led already");
+        };
+        let (waiter, queued) = guard.queue(Deadline::NEVER);
+        assert!(!queued.is_waiting());
+        let Ok(Delivery::Lead(guard)) = able.wait(&fixture.clock) else {
+            panic!("it holds the thread that the load would wait for");
+        };
+        guard.finish(Ok(4));
+        let delivery = waiter.wait(&fixture.clock);
+        assert!(matches!(delivery, Ok(Delivery::Finished(Ok(4)))));
     }
 
     #[test]

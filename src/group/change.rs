@@ -110,9 +110,10 @@ impl<V: Cacheable> Group<V> {
         // owned and once for the copies made meanwhile.
         let remotes = group.cluster.members().remotes();
         group.invalidate_all();
-        group.cluster.tell_all(&remotes, tell);
+        let mut unreached = group.cluster.tell_all(&remotes, tell);
         group.invalidate_all();
-        reached_all(group.cluster.tell_all(&remotes, tell))
+        unreached.extend(group.cluster.tell_all(&remotes, tell));
+        reached_all(unreached)
     }
 }
 

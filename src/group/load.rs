@@ -84,8 +84,8 @@ impl<V: Cacheable> Shared<V> {
         deadline: Deadline,
         role: Role,
     ) -> Result<Queueing<V>, Error> {
-        let waiter = guard.waiter(deadline);
-        let queued = Arc::new(guard.queue());
+        let (waiter, queued) = guard.queue(deadline);
+        let queued = Arc::new(queued);
         let job = PooledLoad {
             group: Arc::clone(self),
             queued: Arc::clone(&queued),

@@ -429,8 +429,7 @@ pub fn stale_twice_and_a_get() {
 pub fn queued() {
     let world = World::new();
     let guard = world.first("k");
-    let caller = guard.waiter(Deadline::NEVER);
-    let queued = guard.queue();
+    let (caller, queued) = guard.queue(Deadline::NEVER);
     let pool = start(&world, move |world| {
         let guard = queued.take()?;
         Some(world.finish(guard, Ok(1)))
@@ -452,8 +451,8 @@ pub fn queued() {
 pub fn queued_and_given_up() {
     let world = World::new();
     let guard = world.first("k");
-    let caller = guard.waiter(world.soon());
-    let queued = Arc::new(guard.queue());
+    let (caller, queued) = guard.queue(world.soon());
+    let queued = Arc::new(queued);
     let pools = Arc::clone(&queued);
     let pool = start(&world, move |world| {
         let guard = pools.take()?;
