@@ -3,7 +3,7 @@
 //! What is owed is always a removal, never a value, so that delivering it late or twice only costs
 //! a load. It is bounded: where too many keys are owed, or for too long, the whole group is.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use crate::sync::Mutex;
@@ -38,7 +38,7 @@ impl State {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Missed {
     Keys {
-        keys: HashSet<String>,
+        keys: BTreeSet<String>,
         since: Instant,
     },
     /// So much that everything is to be removed.
