@@ -334,3 +334,54 @@ fn a_set_that_its_owner_missed_leaves_no_value_anywhere() {
     settle(&cluster, 0);
     (0..2).for_each(|node| assert_eq!(seen(&cluster, node, &key), 2));
 }
+
+/// Refuses the first call and takes all others.
+struct RefusesOnce(Arc<AtomicU64>);
+
+impl groupcache_sync::Transport for RefusesOnce {
+    fn link(
+        &self,
+        _: &groupcache_sync::Peer,
+        _: &groupcache_sync::Limits,
+    ) -> Arc<dyn groupcache_sync::Link> {
+        Arc::new(RefusesOnce(Arc::clone(&self.0)))
+    }
+}
+
+impl groupcache_sync::Link for RefusesOnce {
+    fn call(
+        &self,
+        _: &groupcache_sync::Call,
+        _: Duration,
+    ) -> Result<groupcache_sync::Reply, groupcache_sync::CallError> {
+        if self.0.fetch_add(1, Ordering::SeqCst) == 0 {
+            let reason = "refused".to_owned();
+            return Err(groupcache_sync::CallError::Unreachable(reason));
+        }
+        Ok(groupcache_sync::Reply {
+            status: 200,
+            header: Some("v=1;s=ok".to_owned()),
+            body: Vec::new(),
+        })
+    }
+}
+
+#[test]
+fn a_clear_names_who_was_missed_in_any_of_its_rounds() {
+    // Between the rounds a value may have been fetched from the one that was missed in the first.
+    let node = groupcache_sync::Node::builder("http://me:1")
+        .unwrap()
+        .clock(Clock::manual())
+        .transport(Arc::new(RefusesOnce(Arc::default())))
+        .build()
+        .unwrap();
+    let group = node
+        .group_builder("g", 1 << 20)
+        .build(|key| Ok(Value::from(key)))
+        .unwrap();
+    node.set_peers(["http://me:1", "http://other:1"]).unwrap();
+    let Err(Error::Unreached { peers }) = group.clear() else {
+        panic!("the peer that was missed in the first round must be named");
+    };
+    assert_eq!(peers.len(), 1);
+}
