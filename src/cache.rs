@@ -1,36 +1,67 @@
 //! `Cache<V>`: the main and hot values of a group, in shards, under one budget in bytes.
 //!
-//! A shard is a lock around an [`Lru`]; the policy is there, the locking here. The budget is one
+//! A shard is a lock around a [`Store`]; the policy is there, the locking here. The budget is one
 //! for all shards, so a value of half of it fits however many shards there are. Room is made before
 //! a value is kept, so the bytes never exceed the budget, not even for a moment (I4).
 //!
-//! Values are dropped after unlocking (I1). A hit touches its shard and nothing else.
+//! Values are dropped, and whoever listens is told of them, after unlocking (I1). A hit touches its
+//! shard and nothing else.
 
-use std::time::Instant;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use crate::deadline::Clock;
+use crate::entry::{Entry, Expiry, Life, MAX_WEIGHT, Place, Tick, tick, ticks};
 use crate::key::{KeyHasher, KeyRef};
-use crate::lru::{Entry, Lru, Place, Seen};
+use crate::policy::Item;
+use crate::store::{EvictionCause, Gone, Seen, Store, Use};
 use crate::sync::{
-    AtomicBool, AtomicU64, AtomicUsize, CachePadded, Mutex, OnceLock, Ordering, thread,
+    AtomicBool, AtomicU64, AtomicUsize, CachePadded, Mutex, OnceLock, Ordering, processors, thread,
 };
 
-/// What an entry is charged on top of its key and its value, in bytes: the list node, its place in
-/// the table, the reference counts and the allocator's rounding.
-pub const ENTRY_OVERHEAD: usize = 192;
+/// What an entry is charged on top of its key and its value, in bytes: its cell and its part of the
+/// index, of what the policy remembers, and of what allocators round up.
+pub const ENTRY_OVERHEAD: usize = 160;
+
+/// The capacity for which there is one shard more: the policy of a shard wants some hundred entries.
+const SHARD_BYTES: usize = 256 << 10;
+
+/// Shards for each processor, at most, and in all.
+const SHARDS_PER_PROCESSOR: usize = 16;
+const MOST_SHARDS: usize = 256;
+
+/// How much of its part a shard may lack and still make room itself.
+const SLACK: usize = 16;
+
+/// Expired entries that leave while a shard is locked once.
+const SWEEP: usize = 32;
 
 pub(crate) struct Cache<V> {
     /// Made when first used: an empty group costs next to nothing.
-    shards: Vec<OnceLock<CachePadded<Shard<V>>>>,
+    shards: Vec<OnceLock<Box<CachePadded<Shard<V>>>>>,
     hasher: KeyHasher,
     clock: Clock,
     /// Main and hot together.
     total: Budget,
     /// Hot alone.
     hot: Budget,
-    /// No entry expires before this, in nanoseconds since `start`.
+    /// No entry leaves for its age before this tick.
     soonest_expiry: AtomicU64,
     start: Instant,
+    grace: Grace,
+    listener: Option<Listener<V>>,
+}
+
+/// What is told of values that leave.
+pub(crate) type Listener<V> = Box<dyn Fn(&str, &V, EvictionCause) + Send + Sync>;
+
+/// How long past its expiry a value that this process owns still serves.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Grace {
+    /// While it is renewed.
+    pub(crate) revalidate: Duration,
+    /// If its load fails.
+    pub(crate) if_error: Duration,
 }
 
 struct Shard<V> {
@@ -39,22 +70,32 @@ struct Shard<V> {
     bytes: [AtomicUsize; 2],
 }
 
+#[repr(C)] // as `Policy`
 struct State<V> {
-    lru: Lru<V>,
+    main_hits: u64,
+    store: Store<V>,
     counts: Counts,
 }
 
 /// What happened in a cache, and what is in it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
+    /// Of one shard: in its [`State`].
     pub(crate) main_hits: u64,
     pub(crate) hot_hits: u64,
+    pub(crate) stale_hits: u64,
+    pub(crate) stand_ins: u64,
     pub(crate) evictions: u64,
+    pub(crate) rejections: u64,
+    pub(crate) expirations: u64,
     pub(crate) main_items: usize,
     pub(crate) hot_items: usize,
     pub(crate) main_bytes: usize,
     pub(crate) hot_bytes: usize,
 }
+
+/// The hits in main of a shard, and what else happened there.
+type Tally<'a> = (&'a mut u64, &'a mut Counts);
 
 /// A value found in the cache.
 #[derive(Clone, Debug)]
@@ -62,36 +103,55 @@ pub(crate) struct Found<V> {
     pub(crate) value: V,
     pub(crate) place: Place,
     pub(crate) expires: Option<Instant>,
+    /// Whether it is past its expiry, and is to be renewed.
+    pub(crate) is_stale: bool,
 }
 
 /// What a local look-up found.
-pub(crate) enum Lookup<V> {
-    Hit(Found<V>),
+pub(crate) enum Lookup<R, V> {
+    /// What was read of a value.
+    Hit(R),
+    /// A value past its expiry, to be renewed.
+    Stale(Found<V>),
     /// Nothing. A copy that expired just now had this many hits that its owner does not know of.
-    Miss {
-        unreported: u32,
-    },
+    Miss { unreported: u32 },
+}
+
+/// What has left and is to be dropped. Mostly there is one.
+struct Leaving<V> {
+    first: Option<Gone<V>>,
+    more: Vec<Gone<V>>,
 }
 
 impl<V> Cache<V> {
+    /// `shards` of them, or as many as suit the capacity and the machine.
     pub(crate) fn new(
         capacity: usize,
         hot_capacity: usize,
-        shards: usize,
+        shards: Option<usize>,
         clock: Clock,
     ) -> Cache<V> {
+        let shards = shards.map_or_else(|| shards_for(capacity), usize::next_power_of_two);
         let start = clock.now();
         Cache {
-            shards: (0..shards.next_power_of_two())
-                .map(|_| OnceLock::new())
-                .collect(),
+            shards: (0..shards).map(|_| OnceLock::new()).collect(),
             hasher: KeyHasher::new(),
             clock,
             total: Budget::new(capacity),
             hot: Budget::new(hot_capacity),
-            soonest_expiry: AtomicU64::new(u64::MAX),
+            soonest_expiry: AtomicU64::new(Tick::MAX),
             start,
+            grace: Grace::default(),
+            listener: None,
         }
+    }
+
+    pub(crate) fn with_grace(self, grace: Grace) -> Cache<V> {
+        Cache { grace, ..self }
+    }
+
+    pub(crate) fn with_listener(self, listener: Option<Listener<V>>) -> Cache<V> {
+        Cache { listener, ..self }
     }
 
     #[inline]
@@ -105,21 +165,25 @@ impl<V> Cache<V> {
             Place::Main => &self.total,
             Place::Hot => &self.hot,
         };
-        weight <= budget.capacity.min(self.total.capacity)
+        weight <= budget.capacity.min(self.total.capacity).min(MAX_WEIGHT)
     }
 
+    #[inline]
     fn shard(&self, key: KeyRef<'_>) -> &Shard<V> {
-        self.shards[key.shard(self.shards.len())].get_or_init(|| CachePadded::new(Shard::new()))
+        self.shards[key.shard(self.shards.len())].get_or_init(|| {
+            let grace = self.grace.revalidate.max(self.grace.if_error);
+            Box::new(CachePadded::new(Shard::new(Store::new(tick_of(grace)))))
+        })
     }
 
     fn made_shards(&self) -> impl Iterator<Item = &Shard<V>> {
         self.shards
             .iter()
             .filter_map(OnceLock::get)
-            .map(|shard| &**shard)
+            .map(|shard| &***shard)
     }
 
-    /// Keeps `entry`, unless it is too large or `stale` is set; tells whether it is kept.
+    /// Keeps a value, unless it is too large or `stale` is set; tells whether it is kept.
     ///
     /// The mark is looked at under the lock of the shard. One who invalidates sets it before taking
     /// that lock: either the value is kept before and removed by it, or it is not kept (P2).
@@ -127,36 +191,64 @@ impl<V> Cache<V> {
         &self,
         place: Place,
         key: KeyRef<'_>,
-        entry: Entry<V>,
+        value: V,
+        weight: usize,
+        expires: Option<Instant>,
         stale: &AtomicBool,
     ) -> bool {
-        let weight = entry.weight;
         if !self.fits(place, weight) {
             return false;
         }
-        let mut leaving = Vec::new();
-        self.reserve(place, key, weight, &mut leaving);
-        let refused = {
-            let shard = self.shard(key);
-            let mut state = shard.state.lock();
+        let expires = expires.map_or(Expiry::NEVER, |at| Expiry::at(tick(self.start, at)));
+        let entry = Entry::new(key, value, weight, expires);
+        let mut leaving = Leaving::new();
+        let (kept, refused) = self.insert_entry(place, key, entry, stale, &mut leaving);
+        drop(refused);
+        self.dismiss(leaving);
+        kept
+    }
+
+    /// Makes room and keeps `entry`, or gives it back.
+    fn insert_entry(
+        &self,
+        place: Place,
+        key: KeyRef<'_>,
+        entry: Entry<V>,
+        stale: &AtomicBool,
+        leaving: &mut Leaving<V>,
+    ) -> (bool, Option<Entry<V>>) {
+        let weight = entry.weight();
+        let shard = self.shard(key);
+        let mut state = shard.state.lock();
+        loop {
             if stale.load(Ordering::Acquire) {
-                Some(entry)
-            } else {
-                if let Some(expires) = entry.expires {
-                    self.note_expiry(expires);
-                }
-                if let Some((place, replaced)) = state.lru.insert(place, key, entry) {
-                    self.release(place, replaced.weight);
-                    leaving.push(replaced);
-                }
-                shard.publish(&state.lru);
-                None
+                return (false, Some(entry));
             }
-        };
-        if refused.is_some() {
-            self.release(place, weight);
+            let Err(lack) = self.take(place, weight) else {
+                break;
+            };
+            let is_time = self.may_have_expired();
+            if !is_time && self.gives_way(shard, lack) {
+                if let Some(gone) = state.evict(shard, lack, key, weight) {
+                    self.release(gone.place, gone.entry.weight());
+                    leaving.push(gone);
+                    continue;
+                }
+            }
+            drop(state);
+            self.make_room(lack, key, weight, leaving);
+            state = shard.state.lock();
         }
-        refused.is_none()
+        let drop_tick = state.store.drop_tick(place, entry.expires);
+        if let Some(tick) = drop_tick {
+            self.soonest_expiry.fetch_min(tick, Ordering::Relaxed);
+        }
+        if let Some(replaced) = state.store.insert(place, key, entry) {
+            self.release(replaced.place, replaced.entry.weight());
+            leaving.push(replaced);
+        }
+        shard.publish(&state.store);
+        (true, None)
     }
 
     /// Removes the value of `key`.
@@ -164,12 +256,13 @@ impl<V> Cache<V> {
         let shard = self.shard(key);
         let removed = {
             let mut state = shard.state.lock();
-            let removed = state.lru.remove(key);
-            shard.publish(&state.lru);
+            let removed = state.store.remove(key);
+            shard.publish(&state.store);
             removed
         };
-        if let Some((place, entry)) = removed {
-            self.release(place, entry.weight);
+        if let Some(gone) = removed {
+            self.release(gone.place, gone.entry.weight());
+            self.tell(&gone.entry, gone.cause);
         }
     }
 
@@ -178,13 +271,66 @@ impl<V> Cache<V> {
         for shard in self.made_shards() {
             let removed = {
                 let mut state = shard.state.lock();
-                let removed = std::mem::replace(&mut state.lru, Lru::new());
-                shard.publish(&state.lru);
+                let removed = state.store.take_all();
+                shard.publish(&state.store);
                 removed
             };
             self.release(Place::Main, removed.bytes(Place::Main));
             self.release(Place::Hot, removed.bytes(Place::Hot));
+            if self.listener.is_some() {
+                for entry in removed.into_entries() {
+                    self.tell(&entry, EvictionCause::Removed);
+                }
+            }
         }
+    }
+
+    /// Lets those go whose time is over. Never holds a lock for more than some dozens of them.
+    pub(crate) fn sweep(&self) {
+        if !self.may_have_expired() {
+            return;
+        }
+        let now = self.now();
+        // Whoever keeps an expiring value from now on lowers it again, as this does in the end.
+        self.soonest_expiry.store(Tick::MAX, Ordering::Relaxed);
+        let mut soonest = Tick::MAX;
+        for shard in self.made_shards() {
+            loop {
+                let (expired, left) = shard.pop_expired(now);
+                let is_done = expired.len() < SWEEP;
+                for gone in expired {
+                    self.release(gone.place, gone.entry.weight());
+                    self.tell(&gone.entry, gone.cause);
+                }
+                if is_done {
+                    soonest = soonest.min(left);
+                    break;
+                }
+            }
+        }
+        self.soonest_expiry.fetch_min(soonest, Ordering::Relaxed);
+    }
+
+    /// Whether anything in here leaves for its age, now or later.
+    pub(crate) fn expires(&self) -> bool {
+        self.soonest_expiry.load(Ordering::Relaxed) != Tick::MAX
+    }
+
+    /// The `n` keys most asked for of late, with the number of requests, the most wanted first.
+    pub(crate) fn hottest(&self, n: usize) -> Vec<(String, u64)> {
+        let mut all: Vec<(u64, String)> = Vec::new();
+        for shard in self.made_shards() {
+            let state = shard.state.lock();
+            let mut wanted: Vec<_> = state.store.requests().collect();
+            wanted.sort_unstable_by(|a, b| b.1.total_cmp(&a.1));
+            let wanted = wanted.into_iter().take(n);
+            all.extend(wanted.map(|(entry, requests)| (requests as u64, entry.key().to_owned())));
+        }
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        all.truncate(n);
+        all.into_iter()
+            .map(|(requests, key)| (key, requests))
+            .collect()
     }
 
     /// The bytes are those of the budget, which counts a value from before it is kept, so that they
@@ -199,28 +345,31 @@ impl<V> Cache<V> {
         };
         self.made_shards().fold(counts, |mut sum, shard| {
             let state = shard.state.lock();
-            sum.main_hits += state.counts.main_hits;
+            sum.main_hits += state.main_hits;
             sum.hot_hits += state.counts.hot_hits;
+            sum.stale_hits += state.counts.stale_hits;
+            sum.stand_ins += state.counts.stand_ins;
             sum.evictions += state.counts.evictions;
-            sum.main_items += state.lru.len(Place::Main);
-            sum.hot_items += state.lru.len(Place::Hot);
+            sum.rejections += state.counts.rejections;
+            sum.expirations += state.counts.expirations;
+            sum.main_items += state.store.len(Place::Main);
+            sum.hot_items += state.store.len(Place::Hot);
             sum
         })
     }
 
-    /// Takes `weight` off the budgets, making room as long as there is none.
-    ///
-    /// If nothing is left to evict, the room is held by threads between this and `insert`, which
-    /// wait for nobody: so this ends.
-    fn reserve(&self, place: Place, key: KeyRef<'_>, weight: usize, leaving: &mut Vec<Entry<V>>) {
+    /// Takes `weight` off the budgets, or says which of them lacks it.
+    fn take(&self, place: Place, weight: usize) -> Result<(), Place> {
+        if place == Place::Hot && !self.hot.try_take(weight) {
+            return Err(Place::Hot);
+        }
+        if self.total.try_take(weight) {
+            return Ok(());
+        }
         if place == Place::Hot {
-            while !self.hot.try_take(weight) {
-                self.evict_or_yield(&[Place::Hot], key, leaving);
-            }
+            self.hot.give_back(weight);
         }
-        while !self.total.try_take(weight) {
-            self.evict_or_yield(&[Place::Main, Place::Hot], key, leaving);
-        }
+        Err(Place::Main)
     }
 
     fn release(&self, place: Place, weight: usize) {
@@ -230,77 +379,125 @@ impl<V> Cache<V> {
         self.total.give_back(weight);
     }
 
-    fn evict_or_yield(&self, places: &[Place], key: KeyRef<'_>, leaving: &mut Vec<Entry<V>>) {
-        let evicted = self.evict_expired().or_else(|| {
+    /// Whether this shard holds about its part of `place`, and so makes room for its own values.
+    fn gives_way(&self, shard: &Shard<V>, place: Place) -> bool {
+        let held = shard.bytes(place);
+        let mean = self.held(place) / self.shards.len();
+        held > 0 && held >= mean - mean / SLACK
+    }
+
+    fn held(&self, place: Place) -> usize {
+        let hot = self.hot.taken();
+        match place {
+            Place::Main => self.total.taken().saturating_sub(hot),
+            Place::Hot => hot,
+        }
+    }
+
+    /// Lets something go, of what has expired if there is any, else where there is most of it.
+    ///
+    /// If nothing is left to evict, the room is held by threads that took it and have not kept
+    /// their value yet. They wait for nobody, so this ends.
+    fn make_room(&self, lack: Place, key: KeyRef<'_>, weight: usize, leaving: &mut Leaving<V>) {
+        let gone = self.evict_expired().or_else(|| {
+            let places: &[Place] = match lack {
+                Place::Main => &[Place::Main, Place::Hot],
+                Place::Hot => &[Place::Hot],
+            };
             places
                 .iter()
-                .find_map(|&place| self.evict_least_used(place, key))
+                .find_map(|&place| self.evict_anywhere(place, key, weight))
         });
-        match evicted {
-            Some((place, entry)) => {
-                self.release(place, entry.weight);
-                leaving.push(entry);
+        match gone {
+            Some(gone) => {
+                self.release(gone.place, gone.entry.weight());
+                leaving.push(gone);
             }
             None => thread::yield_now(),
         }
     }
 
-    fn evict_least_used(&self, place: Place, key: KeyRef<'_>) -> Option<(Place, Entry<V>)> {
+    /// Evicts from a shard that holds more than its part.
+    fn evict_anywhere(&self, place: Place, key: KeyRef<'_>, weight: usize) -> Option<Gone<V>> {
         let home = key.shard(self.shards.len());
-        let shards = || (0..self.shards.len()).map(|step| (home + step) % self.shards.len());
-        let bytes = |index: &usize| {
-            self.shards[*index]
-                .get()
-                .map_or(0, |shard| shard.bytes(place))
+        let shards = || {
+            (0..self.shards.len())
+                .filter_map(|step| self.shards[(home + step) % self.shards.len()].get())
         };
-        // The shard of the new value gives way if it holds its part. Else one that holds more.
-        let held = shards()
-            .map(|index| bytes(&index))
-            .fold(0, usize::saturating_add);
+        let held: usize = shards().map(|shard| shard.bytes(place)).sum();
         let mean = held / self.shards.len();
-        let index = shards().find(|index| bytes(index) >= mean.max(1))?;
-        let shard = self.shards[index].get()?;
-        let entry = shard
-            .state
-            .lock()
-            .evict(shard, |lru| lru.pop_least_used(place))?;
-        Some((place, entry))
+        let shard = shards().find(|shard| shard.bytes(place) >= mean.max(1))?;
+        let mut state = shard.state.lock();
+        state.evict(shard, place, key, weight)
     }
 
     /// Takes out an entry that has expired, if there may be one.
-    fn evict_expired(&self) -> Option<(Place, Entry<V>)> {
-        let soonest = self.soonest_expiry.load(Ordering::Relaxed);
-        if soonest == u64::MAX {
+    fn evict_expired(&self) -> Option<Gone<V>> {
+        if !self.may_have_expired() {
             return None;
         }
-        let now = self.clock.now();
-        if soonest > self.nanos(now) {
-            return None;
-        }
+        let now = self.now();
         // Whoever keeps an expiring value from now on lowers it again, as this does in the end.
-        let noted = self.soonest_expiry.swap(u64::MAX, Ordering::Relaxed);
-        let mut left = u64::MAX;
-        let evicted = self.made_shards().find_map(|shard| {
+        let noted = self.soonest_expiry.swap(Tick::MAX, Ordering::Relaxed);
+        let mut left = Tick::MAX;
+        let expired = self.made_shards().find_map(|shard| {
             let mut state = shard.state.lock();
-            let evicted = state.evict(shard, |lru| lru.pop_expired(now));
-            let soonest = state.lru.soonest_expiry();
-            left = left.min(soonest.map_or(u64::MAX, |expires| self.nanos(expires)));
-            evicted
+            let expired = state.pop_expired(shard, now);
+            left = left.min(state.store.soonest_expiry().unwrap_or(Tick::MAX));
+            expired
         });
-        let next = if evicted.is_some() { noted } else { left };
+        let next = if expired.is_some() { noted } else { left };
         self.soonest_expiry.fetch_min(next, Ordering::Relaxed);
-        evicted
+        expired
     }
 
-    fn note_expiry(&self, expires: Instant) {
-        self.soonest_expiry
-            .fetch_min(self.nanos(expires), Ordering::Relaxed);
+    fn may_have_expired(&self) -> bool {
+        let soonest = self.soonest_expiry.load(Ordering::Relaxed);
+        soonest != Tick::MAX && soonest <= self.now()
     }
 
-    fn nanos(&self, instant: Instant) -> u64 {
-        let since = instant.saturating_duration_since(self.start);
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX - 1)
+    fn now(&self) -> Tick {
+        tick(self.start, self.clock.now())
     }
+
+    fn instant(&self, expires: Expiry) -> Option<Instant> {
+        Some(self.start + ticks(expires.tick()?))
+    }
+
+    fn dismiss(&self, leaving: Leaving<V>) {
+        for gone in leaving.first.into_iter().chain(leaving.more) {
+            self.tell(&gone.entry, gone.cause);
+        }
+    }
+
+    /// Tells the listener, if there is one, of a value that has left.
+    fn tell(&self, entry: &Entry<V>, cause: EvictionCause) {
+        let Some(listener) = &self.listener else {
+            return;
+        };
+        // What it broke of its own by panicking is its owner's affair; nothing here is lent to it.
+        let told = catch_unwind(AssertUnwindSafe(|| {
+            listener(entry.key(), &entry.value, cause)
+        }));
+        if told.is_err() {
+            log::warn!(target: "groupcache", "an eviction listener panicked; the cache goes on");
+        }
+    }
+}
+
+/// How many shards suit a capacity on this machine.
+fn shards_for(capacity: usize) -> usize {
+    let most = (SHARDS_PER_PROCESSOR * processors()).clamp(1, MOST_SHARDS);
+    let shards = (capacity / SHARD_BYTES).clamp(1, most);
+    // The power of two that is not more.
+    1 << shards.ilog2()
+}
+
+/// A duration as a number of ticks.
+fn tick_of(duration: Duration) -> Tick {
+    let now = Instant::now();
+    now.checked_add(duration)
+        .map_or(Tick::MAX, |end| tick(now, end))
 }
 
 #[cfg(test)]
@@ -310,14 +507,14 @@ impl<V> Cache<V> {
         let mut sums = [0; 2];
         for shard in self.made_shards() {
             let state = shard.state.lock();
-            state.lru.validate();
+            state.store.validate();
             for place in [Place::Main, Place::Hot] {
-                assert_eq!(shard.bytes(place), state.lru.bytes(place), "{place:?}");
-                sums[place as usize] += state.lru.bytes(place);
+                assert_eq!(shard.bytes(place), state.store.bytes(place), "{place:?}");
+                sums[place as usize] += state.store.bytes(place);
             }
             let soonest = self.soonest_expiry.load(Ordering::Relaxed);
-            let expiry = state.lru.soonest_expiry();
-            assert!(expiry.is_none_or(|expires| soonest <= self.nanos(expires)));
+            let expiry = state.store.soonest_expiry();
+            assert!(expiry.is_none_or(|expires| soonest <= expires));
         }
         let [main, hot] = sums;
         assert_eq!(self.hot.taken(), hot, "I4");
@@ -329,91 +526,192 @@ impl<V> Cache<V> {
 }
 
 impl<V: Clone> Cache<V> {
-    /// Looks `key` up for a local caller.
+    /// Looks `key` up for a local caller; `read` is for a value that is not past its expiry.
+    ///
+    /// This is the path of a hit: one lock, and nothing is moved that the caller does not want.
     #[inline]
-    pub(crate) fn get(&self, key: KeyRef<'_>) -> Lookup<V> {
-        let found = self.look(key, |counts, place, entry| {
-            entry.rate.count(1);
-            match place {
-                Place::Main => counts.main_hits += 1,
-                Place::Hot => counts.hot_hits += 1,
-            }
-            Found::of(place, entry)
-        });
-        match found {
-            Ok(found) => Lookup::Hit(found),
-            Err(unreported) => Lookup::Miss { unreported },
+    pub(crate) fn get<R>(
+        &self,
+        key: KeyRef<'_>,
+        read: impl FnOnce(&Cache<V>, Place, &Entry<V>) -> R,
+    ) -> Lookup<R, V> {
+        let Some(shard) = self.shards[key.shard(self.shards.len())].get() else {
+            return Lookup::Miss { unreported: 0 };
+        };
+        let mut state = shard.state.lock();
+        let State {
+            main_hits, store, ..
+        } = &mut *state;
+        if let Some(entry) = store.get_fresh(key, || self.now()) {
+            *main_hits += 1;
+            entry.count_hit(*main_hits);
+            return Lookup::Hit(read(self, Place::Main, entry));
+        }
+        drop(state);
+        self.get_other(key, read)
+    }
+
+    /// As [`get`](Cache::get), where there is no fresh value in main.
+    #[cold]
+    fn get_other<R>(
+        &self,
+        key: KeyRef<'_>,
+        read: impl FnOnce(&Cache<V>, Place, &Entry<V>) -> R,
+    ) -> Lookup<R, V> {
+        let found = self.look(
+            key,
+            Use::Counts,
+            |(main_hits, counts), place, entry, life| {
+                if !self.serves(life) {
+                    return Lookup::Miss { unreported: 0 };
+                }
+                let hits = match place {
+                    Place::Main => &mut *main_hits,
+                    Place::Hot => &mut counts.hot_hits,
+                };
+                *hits += 1;
+                entry.count_hit(*hits);
+                if life == Life::Fresh {
+                    return Lookup::Hit(read(self, place, entry));
+                }
+                counts.stale_hits += 1;
+                Lookup::Stale(self.found(place, entry, life))
+            },
+        );
+        found.unwrap_or_else(|unreported| Lookup::Miss { unreported })
+    }
+
+    /// Whether a value is given out without waiting for another.
+    fn serves(&self, life: Life) -> bool {
+        match life {
+            Life::Fresh => true,
+            Life::Stale(since) => ticks(since) < self.grace.revalidate,
+            Life::Over => false,
         }
     }
 
     /// Looks `key` up once more for one who has just begun to lead. Counts for nothing.
     pub(crate) fn recheck(&self, key: KeyRef<'_>) -> Option<Found<V>> {
-        self.look(key, |_, place, entry| Found::of(place, entry))
-            .ok()
+        let found = self.look(key, Use::Peeks, |_, place, entry, life| {
+            (life == Life::Fresh).then(|| self.found(place, entry, life))
+        });
+        found.ok().flatten()
+    }
+
+    /// A value past its expiry that may stand in for a load that failed.
+    pub(crate) fn stand_in(&self, key: KeyRef<'_>) -> Option<Found<V>> {
+        let if_error = self.grace.if_error;
+        if if_error.is_zero() {
+            return None;
+        }
+        let found = self.look(
+            key,
+            Use::Peeks,
+            |(_, counts), place, entry, life| match life {
+                Life::Stale(since) if ticks(since) < if_error => {
+                    counts.stand_ins += 1;
+                    Some(self.found(place, entry, life))
+                }
+                _ => None,
+            },
+        );
+        found.ok().flatten()
     }
 
     /// Looks `key` up for a peer that had `hits` of its own since it last asked; also gives the
     /// rate of requests from the whole cluster.
     pub(crate) fn answer(&self, key: KeyRef<'_>, hits: u32) -> Option<(Found<V>, f64)> {
         let now = self.clock.now();
-        let found = self.look(key, |_, place, entry| {
-            entry.rate.count(hits.saturating_add(1));
-            (Found::of(place, entry), entry.rate.per_second(now))
-        });
-        found.ok()
+        let read = |_: Tally<'_>, place, entry: &mut Entry<V>, life| {
+            if !self.serves(life) {
+                return None;
+            }
+            let fresh = std::mem::take(&mut entry.hits)
+                .saturating_add(hits)
+                .saturating_add(1);
+            Some((self.found(place, entry, life), fresh))
+        };
+        let measure = |store: &mut Store<V>, found: Option<(Found<V>, u32)>| {
+            let (found, fresh) = found?;
+            let rate = store.rate(key, found.place, fresh, now);
+            Some((found, rate))
+        };
+        self.look_and(key, Use::Counts, read, measure).ok()?
     }
 
     /// Reads what is kept of `key`. If that is nothing: how many hits a copy had that expired just
     /// now, which its owner does not know of.
-    #[inline]
     fn look<R>(
         &self,
         key: KeyRef<'_>,
-        read: impl FnOnce(&mut Counts, Place, &mut Entry<V>) -> R,
+        counts: Use,
+        read: impl FnOnce(Tally<'_>, Place, &mut Entry<V>, Life) -> R,
     ) -> Result<R, u32> {
+        self.look_and(key, counts, read, |_, found| found)
+    }
+
+    /// As [`look`](Cache::look); `then` goes on while the shard is still locked.
+    fn look_and<R, T>(
+        &self,
+        key: KeyRef<'_>,
+        counts: Use,
+        read: impl FnOnce(Tally<'_>, Place, &mut Entry<V>, Life) -> R,
+        then: impl FnOnce(&mut Store<V>, R) -> T,
+    ) -> Result<T, u32> {
         let shard = self.shards[key.shard(self.shards.len())]
             .get()
             .ok_or(0_u32)?;
         let mut state = shard.state.lock();
-        let State { lru, counts } = &mut *state;
-        match lru.get(key, &self.clock, |place, entry| read(counts, place, entry)) {
-            Seen::Kept(found) => Ok(found),
+        let State {
+            main_hits,
+            store,
+            counts: all,
+        } = &mut *state;
+        let seen = store.get(
+            key,
+            counts,
+            || self.now(),
+            |place, entry, life| read((main_hits, all), place, entry, life),
+        );
+        match seen {
+            Seen::Kept(found) => Ok(then(store, found)),
             Seen::Nothing => Err(0),
-            Seen::Expired(place, entry) => {
-                shard.publish(&state.lru);
+            Seen::Expired(gone) => {
+                all.expirations += 1;
+                shard.publish(&state.store);
                 drop(state);
-                Err(self.expire(place, &entry))
+                Err(self.account_for(&gone))
             }
         }
     }
 
     /// Accounts for an entry that has expired and left; gives the hits nobody knows of.
     #[cold]
-    fn expire(&self, place: Place, entry: &Entry<V>) -> u32 {
-        self.release(place, entry.weight);
-        match place {
+    fn account_for(&self, gone: &Gone<V>) -> u32 {
+        self.release(gone.place, gone.entry.weight());
+        self.tell(&gone.entry, gone.cause);
+        match gone.place {
             Place::Main => 0,
-            Place::Hot => entry.rate.fresh(),
+            Place::Hot => gone.entry.hits,
         }
     }
-}
 
-impl<V: Clone> Found<V> {
-    #[inline]
-    fn of(place: Place, entry: &Entry<V>) -> Found<V> {
+    pub(crate) fn found(&self, place: Place, entry: &Entry<V>, life: Life) -> Found<V> {
         Found {
             value: entry.value.clone(),
             place,
-            expires: entry.expires,
+            expires: self.instant(entry.expires),
+            is_stale: life != Life::Fresh,
         }
     }
 }
 
 impl<V> Shard<V> {
-    fn new() -> Shard<V> {
+    fn new(store: Store<V>) -> Shard<V> {
         Shard {
             state: Mutex::new(State {
-                lru: Lru::new(),
+                store,
+                main_hits: 0,
                 counts: Counts::default(),
             }),
             bytes: [AtomicUsize::new(0), AtomicUsize::new(0)],
@@ -424,24 +722,61 @@ impl<V> Shard<V> {
         self.bytes[place as usize].load(Ordering::Relaxed)
     }
 
-    fn publish(&self, lru: &Lru<V>) {
+    fn publish(&self, store: &Store<V>) {
         for place in [Place::Main, Place::Hot] {
-            self.bytes[place as usize].store(lru.bytes(place), Ordering::Relaxed);
+            self.bytes[place as usize].store(store.bytes(place), Ordering::Relaxed);
         }
+    }
+
+    /// Takes out some of those that expired at `now` or before; also says when the next one does.
+    fn pop_expired(&self, now: Tick) -> (Vec<Gone<V>>, Tick) {
+        let mut state = self.state.lock();
+        let expired = std::iter::from_fn(|| state.pop_expired(self, now))
+            .take(SWEEP)
+            .collect();
+        (expired, state.store.soonest_expiry().unwrap_or(Tick::MAX))
     }
 }
 
 impl<V> State<V> {
     /// Takes an entry out of `shard`, whose state this is.
-    fn evict<E>(
+    fn evict(
         &mut self,
         shard: &Shard<V>,
-        pop: impl FnOnce(&mut Lru<V>) -> Option<E>,
-    ) -> Option<E> {
-        let evicted = pop(&mut self.lru)?;
+        place: Place,
+        key: KeyRef<'_>,
+        weight: usize,
+    ) -> Option<Gone<V>> {
+        let gone = self.store.evict(place, key, weight)?;
         self.counts.evictions += 1;
-        shard.publish(&self.lru);
-        Some(evicted)
+        if gone.cause == EvictionCause::Rejected {
+            self.counts.rejections += 1;
+        }
+        shard.publish(&self.store);
+        Some(gone)
+    }
+
+    fn pop_expired(&mut self, shard: &Shard<V>, now: Tick) -> Option<Gone<V>> {
+        let gone = self.store.pop_expired(now)?;
+        self.counts.expirations += 1;
+        shard.publish(&self.store);
+        Some(gone)
+    }
+}
+
+impl<V> Leaving<V> {
+    fn new() -> Leaving<V> {
+        Leaving {
+            first: None,
+            more: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, gone: Gone<V>) {
+        match self.first {
+            None => self.first = Some(gone),
+            Some(_) => self.more.push(gone),
+        }
     }
 }
 

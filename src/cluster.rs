@@ -12,7 +12,7 @@ use crate::peer::{Call, CallError, Limits, Link, Peer, Reply, Transport};
 use crate::pool::Pool;
 use crate::ring::{Member, Ring};
 use crate::stats::{CircuitState, Counter, NodeStats, PeerStats};
-use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, RwLock, spawn_scoped, thread};
+use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, RwLock, Weak, spawn_scoped, thread};
 use crate::waits::Waits;
 use crate::wire::{self, Nonsense, Status};
 
@@ -96,7 +96,15 @@ pub(crate) struct Cluster {
     transport: Arc<dyn Transport>,
     members: RwLock<Arc<Members>>,
     keeper: Keeper,
+    /// What lets its expired values go: the groups.
+    sweeps: Mutex<Vec<Weak<dyn Sweep>>>,
     ring_mismatches: Counter,
+}
+
+/// Something that keeps values which expire.
+pub(crate) trait Sweep: Send + Sync {
+    /// Lets those go whose time is over; tells whether there are others that will expire.
+    fn sweep(&self) -> bool;
 }
 
 impl Cluster {
@@ -122,6 +130,7 @@ impl Cluster {
             transport,
             members: RwLock::new(Arc::new(alone)),
             keeper: Keeper::default(),
+            sweeps: Mutex::new(Vec::new()),
             ring_mismatches: Counter::default(),
         })
     }
@@ -269,7 +278,15 @@ impl Cluster {
         }
     }
 
-    fn ring_keeper(self: &Arc<Self>) {
+    /// Has `sweep` called about once a second from when [`ring_keeper`](Cluster::ring_keeper) is
+    /// called until it says that there is nothing more.
+    pub(crate) fn add_sweep(&self, sweep: Weak<dyn Sweep>) {
+        let mut sweeps = self.sweeps.lock();
+        sweeps.retain(|sweep| sweep.strong_count() > 0);
+        sweeps.push(sweep);
+    }
+
+    pub(crate) fn ring_keeper(self: &Arc<Self>) {
         let cluster = Arc::downgrade(self);
         self.keeper.ring(&self.clock, || {
             move || cluster.upgrade().map(|cluster| cluster.keep())
@@ -328,11 +345,15 @@ impl Cluster {
         unreached.into_inner()
     }
 
-    /// The keeper's round: probes the peers that are away, so that no caller has to, and delivers
-    /// what the others are owed. Tells whether there is more to do soon.
+    /// The keeper's round: lets expired values go, probes the peers that are away, so that no caller
+    /// has to, and delivers what the others are owed. Tells whether there is more to do soon.
     fn keep(self: &Arc<Self>) -> bool {
         let now = self.clock.now();
+        let sweeps = self.sweeps.lock().clone();
         let mut more = false;
+        for sweep in sweeps.iter().filter_map(Weak::upgrade) {
+            more |= sweep.sweep();
+        }
         for remote in self.members().remotes() {
             remote.owed.age(now);
             let is_back = !remote.circuit.is_open() || self.probe(&remote);

@@ -155,6 +155,12 @@ impl<T: Payload> Flights<T> {
         }
     }
 
+    /// Whether there is a flight of `key` that can be joined.
+    pub(crate) fn is_under_way(&self, key: KeyRef<'_>) -> bool {
+        let table = self.board.table(key).lock();
+        table.contains_key(&key as &dyn Hashed)
+    }
+
     /// How many flights can be joined now.
     pub(crate) fn len(&self) -> usize {
         self.board

@@ -1,6 +1,7 @@
 //! The loading process: `Group`, from a get to its value.
 //!
-//! 1. Is the value in local memory, in the main or the hot cache? Use it.
+//! 1. Is the value in local memory, in the main or the hot cache? Use it. If it has expired a short
+//!    while ago, use it too and have it renewed (`renew.rs`).
 //! 2. Otherwise one thread per key goes on, the leader of the flight; the others wait for it.
 //! 3. The leader looks in the caches once more, then asks the ring who owns the key.
 //! 4. This process: the loader runs. Another: fetch from there. If that one is away: load here.
@@ -15,6 +16,7 @@ mod builder;
 mod change;
 mod fetch;
 mod load;
+mod renew;
 mod serve;
 
 use std::fmt;
@@ -30,14 +32,14 @@ use crate::cache::{Cache, ENTRY_OVERHEAD, Found, Lookup};
 use crate::cluster::{Cluster, Owner};
 use crate::codec::Codec;
 use crate::deadline::Deadline;
+use crate::entry::{Entry, Life, Place};
 use crate::error::Error;
 use crate::flight::{Delivery, Flights, Guard, Missed, Waiter};
 use crate::hot::Mirroring;
 use crate::key::{KeyRef, MAX_KEY_BYTES};
 use crate::loader::Loader;
-use crate::lru::{Entry, Place};
 use crate::stats::{Counter, GroupStats};
-use crate::sync::{Arc, AtomicU64};
+use crate::sync::{Arc, AtomicBool, AtomicU64};
 use crate::value::{Cacheable, Value};
 use crate::wire;
 
@@ -88,10 +90,14 @@ pub enum Source {
     Load,
     /// Another thread that was asking for the same key.
     Joined,
+    /// Memory, past its expiry: while it is being renewed, or because its load failed
+    /// ([`stale_while_revalidate`](GroupBuilder::stale_while_revalidate),
+    /// [`stale_if_error`](GroupBuilder::stale_if_error)).
+    Stale,
 }
 
 impl fmt::Display for Source {
-    /// In lower case: `main`, `hot`, `peer`, `load`, `joined`.
+    /// In lower case: `main`, `hot`, `peer`, `load`, `joined`, `stale`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Source::Main => "main",
@@ -99,6 +105,7 @@ impl fmt::Display for Source {
             Source::Peer => "peer",
             Source::Load => "load",
             Source::Joined => "joined",
+            Source::Stale => "stale",
         })
     }
 }
@@ -129,6 +136,8 @@ struct Shared<V: Cacheable> {
     fetches: Flights<Outcome<V>>,
     cluster: Arc<Cluster>,
     counters: Counters,
+    /// Whether the keeper comes to let expired values go.
+    is_swept: AtomicBool,
     /// Numbers the fetches, to mirror one in ten of those whose owner measures no rate.
     dice: AtomicU64,
 }
@@ -173,6 +182,7 @@ impl<V> From<Found<V>> for Landed<V> {
         Landed {
             value: found.value,
             source: match found.place {
+                _ if found.is_stale => Source::Stale,
                 Place::Main => Source::Main,
                 Place::Hot => Source::Hot,
             },
@@ -193,7 +203,7 @@ impl<V: Cacheable> Group<V> {
     /// loader failed, [`Error::Cycle`] inside a loader that waits for itself,
     /// [`Error::KeyTooLong`], [`Error::ValueTooLarge`].
     pub fn get(&self, key: &str) -> Result<V, Error> {
-        self.0.get(key, Deadline::NEVER).map(|landed| landed.value)
+        self.0.get_value(key, Deadline::NEVER)
     }
 
     /// As [`get`](Group::get), but waits no longer than `timeout`.
@@ -206,7 +216,7 @@ impl<V: Cacheable> Group<V> {
     /// Also [`Error::Deadline`], and [`Error::Overloaded`] if no loader thread became free in time.
     pub fn get_timeout(&self, key: &str, timeout: Duration) -> Result<V, Error> {
         let deadline = Deadline::after(self.0.cluster.clock.now(), timeout);
-        self.0.get(key, deadline).map(|landed| landed.value)
+        self.0.get_value(key, deadline)
     }
 
     /// As [`get_timeout`](Group::get_timeout), but waits until `instant`.
@@ -215,9 +225,7 @@ impl<V: Cacheable> Group<V> {
     ///
     /// As [`get_timeout`](Group::get_timeout).
     pub fn get_deadline(&self, key: &str, instant: Instant) -> Result<V, Error> {
-        self.0
-            .get(key, Deadline::at(instant))
-            .map(|landed| landed.value)
+        self.0.get_value(key, Deadline::at(instant))
     }
 
     /// As [`get_deadline`](Group::get_deadline), and also tells where the value came from and how
@@ -227,7 +235,7 @@ impl<V: Cacheable> Group<V> {
     ///
     /// As [`get_timeout`](Group::get_timeout).
     pub fn get_with(&self, key: &str, deadline: Deadline) -> Result<Got<V>, Error> {
-        let landed = self.0.get(key, deadline)?;
+        let landed = self.0.get_landed(key, deadline)?;
         let remaining = Deadline::remaining(landed.deadline(), self.0.cluster.clock.now());
         Ok(Got {
             value: landed.value,
@@ -236,14 +244,28 @@ impl<V: Cacheable> Group<V> {
         })
     }
 
-    /// The value of `key` if it is in this process's memory. Never blocks, loads or fetches.
+    /// The value of `key` if it is in this process's memory. Never blocks, loads or fetches, not
+    /// even to renew a value that is stale but still of use.
     #[must_use]
     pub fn try_get(&self, key: &str) -> Option<V> {
         let shared = &*self.0;
-        match shared.cache.get(shared.cache.hash(key)) {
-            Lookup::Hit(found) => Some(found.value),
+        let read = |_: &Cache<V>, _, entry: &Entry<V>| entry.value.clone();
+        match shared.cache.get(shared.cache.hash(key), read) {
+            Lookup::Hit(value) => Some(value),
+            Lookup::Stale(found) => Some(found.value),
             Lookup::Miss { .. } => None,
         }
+    }
+
+    /// The `n` keys that were asked for most in this process and have their values in its memory,
+    /// with about how many requests there were for each: since the value was stored, or, of keys
+    /// that peers ask for, over about the last minute. The most wanted first.
+    ///
+    /// Looks at every entry, one shard of the cache after the other: for people and reports, not
+    /// for every request.
+    #[must_use]
+    pub fn hottest(&self, n: usize) -> Vec<(String, u64)> {
+        self.0.cache.hottest(n)
     }
 
     /// The group's name.
@@ -275,27 +297,62 @@ impl<V> Landed<V> {
 
 impl<V: Cacheable> Shared<V> {
     #[inline]
-    fn get(self: &Arc<Self>, key: &str, deadline: Deadline) -> Outcome<V> {
+    fn get_value(self: &Arc<Self>, key: &str, deadline: Deadline) -> Result<V, Error> {
         let key = self.cache.hash(key);
-        match self.cache.get(key) {
-            Lookup::Hit(found) => Ok(found.into()),
-            Lookup::Miss { unreported } => self.bring(key, deadline, unreported),
+        match self.cache.get(key, |_, _, entry| entry.value.clone()) {
+            Lookup::Hit(value) => Ok(value),
+            other => Ok(self.get_otherwise(key, deadline, other)?.value),
+        }
+    }
+
+    fn get_landed(self: &Arc<Self>, key: &str, deadline: Deadline) -> Outcome<V> {
+        let key = self.cache.hash(key);
+        let read = |cache: &Cache<V>, place, entry: &Entry<V>| {
+            Landed::from(cache.found(place, entry, Life::Fresh))
+        };
+        match self.cache.get(key, read) {
+            Lookup::Hit(landed) => Ok(landed),
+            other => self.get_otherwise(key, deadline, other),
+        }
+    }
+
+    /// What a look-up that was no hit comes to.
+    #[cold]
+    fn get_otherwise<R>(
+        self: &Arc<Self>,
+        key: KeyRef<'_>,
+        deadline: Deadline,
+        lookup: Lookup<R, V>,
+    ) -> Outcome<V> {
+        match lookup {
+            Lookup::Stale(found) => self.use_stale(key, found, deadline),
+            Lookup::Miss { unreported } => self.bring(key, deadline, unreported, Count::Yes),
+            Lookup::Hit(_) => self.bring(key, deadline, 0, Count::Yes),
         }
     }
 
     /// Steps 2 to 5.
     #[cold]
-    fn bring(self: &Arc<Self>, key: KeyRef<'_>, deadline: Deadline, unreported: u32) -> Outcome<V> {
+    fn bring(
+        self: &Arc<Self>,
+        key: KeyRef<'_>,
+        deadline: Deadline,
+        unreported: u32,
+        count: Count,
+    ) -> Outcome<V> {
         check_key(key.text())?;
         match self.cluster.members().owner(key.text()) {
-            Owner::This => self.load(key, deadline, Role::Owner, Count::Yes),
-            Owner::Peer(owner) => self.fetch(key, &owner, deadline, unreported),
+            Owner::This => {
+                let outcome = self.load(key, deadline, Role::Owner, count);
+                self.or_stand_in(key, outcome)
+            }
+            Owner::Peer(owner) => self.fetch(key, &owner, deadline, unreported, count),
         }
     }
 
     /// Step 5. Values without life and those too large to travel are not kept.
     fn keep(
-        &self,
+        self: &Arc<Self>,
         guard: &Guard<Outcome<V>>,
         place: Place,
         landed: &Landed<V>,
@@ -312,8 +369,12 @@ impl<V: Cacheable> Shared<V> {
             return;
         }
         let key = guard.key().as_ref();
-        let entry = Entry::new(landed.value.clone(), charge(key, weight), landed.expires);
-        self.cache.insert(place, key, entry, guard.stale());
+        let (value, weight) = (landed.value.clone(), charge(key, weight));
+        self.cache
+            .insert(place, key, value, weight, landed.expires, guard.stale());
+        if landed.expires.is_some() {
+            self.have_swept();
+        }
     }
 
     /// Step 3: the flight that ended just before this one began may have left the value.
@@ -377,6 +438,10 @@ impl<V: Cacheable> Shared<V> {
             served_hits: counters.served_hits.get(),
             removes: counters.removes.get(),
             evictions: counts.evictions,
+            rejections: counts.rejections,
+            expirations: counts.expirations,
+            stale_hits: counts.stale_hits,
+            stand_ins: counts.stand_ins,
             main_items: counts.main_items as u64,
             hot_items: counts.hot_items as u64,
             main_bytes: counts.main_bytes as u64,

@@ -14,17 +14,8 @@ const MEMORY: Duration = Duration::from_secs(60);
 const SHORTEST_SPAN: Duration = Duration::from_secs(10);
 
 /// How often a key is asked for: an exponentially decaying average that is exact from the start.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Rate {
-    /// Requests counted since the rate was last read. A hit only adds to this, and never asks for
-    /// the time.
-    fresh: u32,
-    /// The past, once somebody has read the rate: most entries of most caches never get one.
-    past: Option<Box<Past>>,
-}
-
-#[derive(Clone, Debug)]
-struct Past {
     /// Requests before `at`, decayed.
     requests: f32,
     /// Seconds that `requests` was collected over, decayed likewise.
@@ -33,32 +24,28 @@ struct Past {
 }
 
 impl Rate {
-    #[inline]
-    pub(crate) fn count(&mut self, requests: u32) {
-        self.fresh = self.fresh.saturating_add(requests);
+    pub(crate) fn new(now: Instant) -> Rate {
+        Rate {
+            requests: 0.0,
+            span: 0.0,
+            at: now,
+        }
     }
 
-    /// Requests counted since the rate was last read.
-    pub(crate) fn fresh(&self) -> u32 {
-        self.fresh
-    }
-
-    /// Requests per second, over about the last minute.
-    pub(crate) fn per_second(&mut self, now: Instant) -> f64 {
-        let fresh = std::mem::take(&mut self.fresh) as f32;
-        let past = self.past.get_or_insert_with(|| {
-            Box::new(Past {
-                requests: 0.0,
-                span: 0.0,
-                at: now,
-            })
-        });
-        let elapsed = now.saturating_duration_since(past.at);
+    /// Requests per second over about the last minute, of which `fresh` are since this was last
+    /// asked.
+    pub(crate) fn per_second(&mut self, fresh: u32, now: Instant) -> f64 {
+        let elapsed = now.saturating_duration_since(self.at);
         let kept = (-elapsed.as_secs_f32() / MEMORY.as_secs_f32()).exp();
-        past.requests = past.requests * kept + fresh;
-        past.span = past.span * kept + MEMORY.as_secs_f32() * (1.0 - kept);
-        past.at = now;
-        f64::from(past.requests / past.span.max(SHORTEST_SPAN.as_secs_f32()))
+        self.requests = self.requests * kept + fresh as f32;
+        self.span = self.span * kept + MEMORY.as_secs_f32() * (1.0 - kept);
+        self.at = now;
+        f64::from(self.requests / self.span.max(SHORTEST_SPAN.as_secs_f32()))
+    }
+
+    /// Requests over about the last minute, as of when they were last asked for.
+    pub(crate) fn requests(&self) -> f64 {
+        f64::from(self.requests)
     }
 }
 
@@ -102,30 +89,26 @@ mod tests {
     #[test]
     fn a_steady_stream_is_measured_from_the_start() {
         let start = Instant::now();
-        let mut rate = Rate::default();
-        rate.per_second(start);
+        let mut rate = Rate::new(start);
         for second in 1..=30 {
-            rate.count(50);
-            rate.per_second(start + Duration::from_secs(second));
+            rate.per_second(50, start + Duration::from_secs(second));
         }
-        let measured = rate.per_second(start + Duration::from_secs(30));
+        let measured = rate.per_second(0, start + Duration::from_secs(30));
         assert!((measured - 50.0).abs() < 2.0, "{measured}");
     }
 
     #[test]
     fn one_request_is_not_a_stream() {
-        let mut rate = Rate::default();
-        rate.count(1);
-        assert!(rate.per_second(Instant::now()) < 0.2);
+        let now = Instant::now();
+        assert!(Rate::new(now).per_second(1, now) < 0.2);
     }
 
     #[test]
     fn a_rate_cools() {
         let start = Instant::now();
-        let mut rate = Rate::default();
-        rate.count(10_000);
-        let hot = rate.per_second(start);
-        let later = rate.per_second(start + Duration::from_secs(300));
+        let mut rate = Rate::new(start);
+        let hot = rate.per_second(10_000, start);
+        let later = rate.per_second(0, start + Duration::from_secs(300));
         assert!(later < hot / 50.0, "{hot} {later}");
     }
 

@@ -53,6 +53,12 @@ impl<'a> KeyRef<'a> {
         self.hash
     }
 
+    /// The half of the hash that finds the key within its shard.
+    #[inline]
+    pub(crate) fn short_hash(self) -> u32 {
+        self.hash as u32
+    }
+
     pub(crate) fn to_key(self) -> Key {
         Key {
             text: Arc::from(self.text),
@@ -65,8 +71,8 @@ impl<'a> KeyRef<'a> {
         (self.hash >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Which of `shards` (a power of two) the key lives in. The table inside a shard uses the low
-    /// bits and the top seven, so this takes some in between.
+    /// Which of `shards` (a power of two) the key lives in. What is inside a shard uses the low half
+    /// of the hash, so this takes bits of the high one.
     #[inline]
     pub(crate) fn shard(self, shards: usize) -> usize {
         (self.hash >> 32) as usize & (shards - 1)
@@ -84,6 +90,48 @@ impl Key {
         KeyRef {
             text: &self.text,
             hash: self.hash,
+        }
+    }
+}
+
+/// The text of a key that is kept. Short ones need no memory of their own.
+#[derive(Debug)]
+pub(crate) enum Text {
+    Short { len: u8, bytes: [u8; SHORT] },
+    Long(Box<str>),
+}
+
+/// The longest key that is kept in place: with it a [`Text`] is as large as a `String`.
+const SHORT: usize = 22;
+
+impl Text {
+    pub(crate) fn new(text: &str) -> Text {
+        let mut bytes = [0; SHORT];
+        match bytes.get_mut(..text.len()) {
+            Some(start) => {
+                start.copy_from_slice(text.as_bytes());
+                Text::Short {
+                    len: text.len() as u8,
+                    bytes,
+                }
+            }
+            None => Text::Long(Box::from(text)),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        match self {
+            Text::Short { len, bytes } => &bytes[..usize::from(*len).min(SHORT)],
+            Text::Long(text) => text.as_bytes(),
+        }
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            // It was text when it was made.
+            Text::Short { .. } => std::str::from_utf8(self.as_bytes()).unwrap_or_default(),
+            Text::Long(text) => text,
         }
     }
 }
@@ -204,6 +252,22 @@ mod tests {
         let wanted = hasher.hash("a key");
         assert_eq!(table.get(&wanted as &dyn Hashed), Some(&7));
         assert_eq!(table.get(&hasher.hash("another") as &dyn Hashed), None);
+    }
+
+    #[test]
+    fn a_text_is_what_it_was_made_of() {
+        for text in [
+            "",
+            "a",
+            "größe",
+            &"x".repeat(SHORT),
+            &"x".repeat(SHORT + 1),
+            &"ß".repeat(11),
+        ] {
+            assert_eq!(Text::new(text).as_str(), text);
+            assert_eq!(Text::new(text).as_bytes(), text.as_bytes());
+        }
+        assert_eq!(size_of::<Text>(), 24);
     }
 
     #[test]

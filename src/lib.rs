@@ -26,7 +26,7 @@
 //! The code reads in this order; each step is a file.
 //!
 //! 1. Is the value in local memory, because this process owns the key (*main* cache) or because it
-//!    is popular (*hot* cache)? `group.rs`, `cache.rs`, `lru.rs`, `hot.rs`
+//!    is popular (*hot* cache)? `group.rs`, `cache.rs`, `store.rs`, `policy.rs`, `lru.rs`, `hot.rs`
 //! 2. Otherwise one thread per key goes on, the *leader* of the *flight*; the others wait, each with
 //!    its own deadline. `flight.rs`, `waits.rs`, `slot.rs`, `deadline.rs`
 //! 3. The leader looks in the caches once more, then asks the ring who owns the key. `cluster.rs`,
@@ -51,6 +51,7 @@ mod client;
 mod cluster;
 mod codec;
 mod deadline;
+mod entry;
 mod error;
 mod flight;
 mod group;
@@ -65,11 +66,13 @@ mod memory;
 mod node;
 mod owed;
 mod peer;
+mod policy;
 mod pool;
 mod ring;
 mod server;
 mod slot;
 mod stats;
+mod store;
 mod sync;
 #[cfg(feature = "tiny_http")]
 mod tiny;
@@ -94,6 +97,7 @@ pub use node::{Begin, Node, NodeBuilder};
 pub use peer::{Call, CallError, Limits, Link, Peer, Reply, Transport};
 pub use server::{HttpRequest, HttpResponse, Server, ServerBuilder};
 pub use stats::{CircuitState, GroupStats, NodeStats, PeerStats};
+pub use store::EvictionCause;
 #[cfg(feature = "tiny_http")]
 pub use tiny::{TinyServer, TinyServerBuilder, answer_tiny_http};
 pub use value::{Cacheable, Value};

@@ -36,6 +36,14 @@ pub struct GroupStats {
     pub removes: u64,
     /// Entries that made room for others.
     pub evictions: u64,
+    /// Those of them that were new, and asked for less often than what they would have displaced.
+    pub rejections: u64,
+    /// Entries that left because their time was over.
+    pub expirations: u64,
+    /// Those of the hits that found a value past its expiry, which is being renewed.
+    pub stale_hits: u64,
+    /// Gets that were answered with a value past its expiry because its load failed.
+    pub stand_ins: u64,
     /// Entries this node owns.
     pub main_items: u64,
     /// Mirrored entries.

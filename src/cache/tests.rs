@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::lru::tests::{OPERATIONS, config, life, place};
+use crate::store::tests::{OPERATIONS, config, life, place};
 
 const KEYS: usize = 16;
 const CAPACITY: usize = 2_000;
@@ -64,9 +64,9 @@ struct Stored {
 }
 
 impl Cache<u32> {
-    fn sum(&self, of: impl Fn(&Lru<u32>) -> usize) -> usize {
+    fn sum(&self, of: impl Fn(&Store<u32>) -> usize) -> usize {
         self.made_shards()
-            .map(|shard| of(&shard.state.lock().lru))
+            .map(|shard| of(&shard.state.lock().store))
             .sum()
     }
 }
@@ -81,7 +81,7 @@ proptest! {
         operations in prop::collection::vec(operation(), OPERATIONS),
     ) {
         let clock = Clock::manual();
-        let cache = Cache::new(CAPACITY, hot_capacity, shards, clock.clone());
+        let cache = Cache::new(CAPACITY, hot_capacity, Some(shards), clock.clone());
         let names: Vec<String> = (0..KEYS).map(|key| format!("key {key}")).collect();
         let mut stored: HashMap<usize, Stored> = HashMap::new();
         let mut hits = [0, 0];
@@ -98,8 +98,11 @@ proptest! {
             };
             match operation {
                 Operation::Get(key) => {
-                    let found = match cache.get(cache.hash(&names[key])) {
-                        Lookup::Hit(found) => Some(found),
+                    let read = |cache: &Cache<u32>, place, entry: &Entry<u32>| {
+                        cache.found(place, entry, Life::Fresh)
+                    };
+                    let found = match cache.get(cache.hash(&names[key]), read) {
+                        Lookup::Hit(found) | Lookup::Stale(found) => Some(found),
                         Lookup::Miss { .. } => None,
                     };
                     if let Some(found) = &found {
@@ -117,23 +120,24 @@ proptest! {
                     let expires = life.map(|life| now + Duration::from_millis(life));
                     let room = weight <= CAPACITY - cache.total.taken()
                         && (place == Place::Main || weight <= hot_capacity - cache.hot.taken());
-                    let expired = cache.sum(|lru| lru.expired(now));
-                    let evictions = cache.counts().evictions;
+                    let left = |counts: Counts| counts.evictions + counts.expirations;
+                    let before = left(cache.counts());
+                    let evictions_before = cache.counts().evictions;
 
-                    let entry = Entry::new(number, weight, expires);
-                    let kept = cache.insert(place, hashed, entry, &AtomicBool::new(stale));
+                    let mark = AtomicBool::new(stale);
+                    let kept = cache.insert(place, hashed, number, weight, expires, &mark);
 
                     let limit = match place {
                         Place::Main => CAPACITY,
                         Place::Hot => hot_capacity,
                     };
                     prop_assert_eq!(kept, weight <= limit && !stale);
-                    let evicted = cache.counts().evictions - evictions;
-                    if room || weight > limit {
+                    let evicted = left(cache.counts()) - before;
+                    if room || weight > limit || stale {
                         prop_assert_eq!(evicted, 0, "nothing goes without need");
                     }
-                    if evicted > expired as u64 {
-                        let left = cache.sum(|lru| lru.expired(now));
+                    if cache.counts().evictions > evictions_before {
+                        let left = cache.sum(|store| store.expired(tick(cache.start, now)));
                         let own = usize::from(kept && expires == Some(now));
                         prop_assert_eq!(left, own, "the expired go first");
                     }
@@ -165,13 +169,13 @@ proptest! {
 #[test]
 fn a_weight_that_cannot_be_is_refused_whatever_the_capacity() {
     for capacity in [0, 1, CAPACITY, usize::MAX - 1, usize::MAX] {
-        let cache = Cache::new(capacity, capacity, 4, Clock::manual());
+        let cache = Cache::new(capacity, capacity, Some(4), Clock::manual());
         let fresh = AtomicBool::new(false);
         for (key, place) in [("a", Place::Main), ("b", Place::Hot), ("c", Place::Main)] {
             for weight in [1, usize::MAX / 2, usize::MAX - 1, usize::MAX] {
-                let entry = Entry::new(0_u32, weight, None);
-                let kept = cache.insert(place, cache.hash(key), entry, &fresh);
-                assert_eq!(kept, weight <= capacity, "{weight} in {capacity}");
+                let kept = cache.insert(place, cache.hash(key), 0_u32, weight, None, &fresh);
+                let fits = weight <= capacity.min(MAX_WEIGHT);
+                assert_eq!(kept, fits, "{weight} in {capacity}");
                 cache.validate();
             }
         }
@@ -181,11 +185,11 @@ fn a_weight_that_cannot_be_is_refused_whatever_the_capacity() {
 #[test]
 fn half_the_budget_fits_whatever_the_number_of_shards() {
     for shards in [1, 4, 64] {
-        let cache = Cache::new(CAPACITY, 0, shards, Clock::manual());
+        let cache = Cache::new(CAPACITY, 0, Some(shards), Clock::manual());
         let fresh = AtomicBool::new(false);
         for key in ["a", "b"] {
-            let entry = Entry::new(0_u32, CAPACITY / 2, None);
-            assert!(cache.insert(Place::Main, cache.hash(key), entry, &fresh));
+            let half = CAPACITY / 2;
+            assert!(cache.insert(Place::Main, cache.hash(key), 0_u32, half, None, &fresh));
         }
         assert_eq!(cache.counts().main_items, 2, "both are there");
     }
@@ -197,7 +201,7 @@ fn the_counters_are_right_after_many_threads() {
     const ROUNDS: u32 = 100;
     const STEPS: u32 = 200;
     let clock = Clock::manual();
-    let cache = Cache::new(20_000, 5_000, 4, clock.clone());
+    let cache = Cache::new(20_000, 5_000, Some(4), clock.clone());
     for round in 0..ROUNDS {
         thread::scope(|scope| {
             for number in 0..THREADS {
@@ -225,15 +229,11 @@ fn the_counters_are_right_after_many_threads() {
                                 let expires = life.map(|life| clock.now() + life);
                                 let weight = 200 + next(1_000) as usize;
                                 let stale = AtomicBool::new(next(10) == 0);
-                                cache.insert(
-                                    place,
-                                    key,
-                                    Entry::new(next(100), weight, expires),
-                                    &stale,
-                                );
+                                cache.insert(place, key, next(100), weight, expires, &stale);
                             }
                             10 => drop(cache.answer(key, 1)),
-                            _ => drop(cache.get(key)),
+                            11 => cache.sweep(),
+                            _ => drop(cache.get(key, |_, _, _| ())),
                         }
                         let taken = (cache.total.taken(), cache.hot.taken());
                         assert!(taken.0 <= 20_000 && taken.1 <= 5_000, "{taken:?}");

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use super::{Counters, Group, Lives, Registry, Shared, Weigher};
-use crate::cache::{Cache, ENTRY_OVERHEAD};
+use crate::cache::{Cache, ENTRY_OVERHEAD, Grace, Listener};
 use crate::cluster::Cluster;
 use crate::codec::{Bytes, Codec};
 use crate::error::Error;
 use crate::flight::Flights;
 use crate::hot::Mirroring;
 use crate::loader::{FromClosure, LoadError, Loader};
-use crate::sync::{Arc, AtomicU64, processors};
+use crate::store::EvictionCause;
+use crate::sync::{Arc, AtomicBool, AtomicU64};
 use crate::value::{Cacheable, Value};
 
 /// The longest name of a group, in bytes.
@@ -47,6 +48,8 @@ pub struct GroupBuilder<V: Cacheable = Value> {
     hot_ttl: Duration,
     hot_threshold: f64,
     hand_on_load_errors: bool,
+    grace: Grace,
+    listener: Option<Listener<V>>,
     shards: Option<usize>,
 }
 
@@ -80,12 +83,15 @@ impl GroupBuilder<Value> {
             hot_ttl: Duration::from_secs(30),
             hot_threshold: 1.0,
             hand_on_load_errors: false,
+            grace: Grace::default(),
+            listener: None,
             shards: None,
         }
     }
 
     /// Makes this a group of values of another type, by the codec that turns them into bytes for
-    /// peers. Defaults to [`Bytes`], for groups of [`Value`].
+    /// peers. Defaults to [`Bytes`], for groups of [`Value`]. Give the weigher and the listener
+    /// after it: they are of the new type.
     pub fn codec<T: Cacheable>(self, codec: impl Codec<T>) -> GroupBuilder<T> {
         GroupBuilder {
             cluster: self.cluster,
@@ -101,6 +107,8 @@ impl GroupBuilder<Value> {
             hot_ttl: self.hot_ttl,
             hot_threshold: self.hot_threshold,
             hand_on_load_errors: self.hand_on_load_errors,
+            grace: self.grace,
+            listener: None,
             shards: self.shards,
         }
     }
@@ -162,8 +170,63 @@ impl<V: Cacheable> GroupBuilder<V> {
         self
     }
 
-    /// Sets how many locks the cache is spread over, rounded up to a power of two. Defaults to
-    /// four for each processor.
+    /// Sets for how long past its expiry a value is still given out by the process that owns it,
+    /// while the node's loader threads renew it, once ("stale while revalidate", RFC 5861). Nobody
+    /// waits for a renewal. Defaults to zero: nobody gets a value past its expiry.
+    ///
+    /// Such a get has [`Source::Stale`](crate::Source::Stale) and counts in
+    /// [`GroupStats::stale_hits`](crate::GroupStats::stale_hits). A removal holds for such values
+    /// as for any other.
+    pub fn stale_while_revalidate(mut self, time: Duration) -> Self {
+        self.grace.revalidate = time;
+        self
+    }
+
+    /// Sets for how long past its expiry a value is given out by the process that owns it if its
+    /// load fails, panics or takes longer than the caller waits ("stale if error", RFC 5861).
+    /// Defaults to zero: the caller gets the error.
+    ///
+    /// Such a get has [`Source::Stale`](crate::Source::Stale) and counts in
+    /// [`GroupStats::stand_ins`](crate::GroupStats::stand_ins). A loader that says there is no
+    /// value has not failed: what was kept is forgotten.
+    pub fn stale_if_error(mut self, time: Duration) -> Self {
+        self.grace.if_error = time;
+        self
+    }
+
+    /// Sets what is told of every value that leaves the memory of this process: its key, itself
+    /// and why. Defaults to nobody.
+    ///
+    /// It is called without any lock held, on the thread that made the value leave, which may be
+    /// one of a caller or one of the node's own: be quick. It may use the group. A panic in it is
+    /// logged, and goes no further. Values that were too large to be kept never were in memory.
+    ///
+    /// ```
+    /// use groupcache_sync::{EvictionCause, Group, Node, Value};
+    /// use std::sync::mpsc;
+    ///
+    /// let (sender, gone) = mpsc::channel();
+    /// let node = Node::new("http://127.0.0.1:7000")?;
+    /// let group: Group = node
+    ///     .group_builder("files", 1 << 20)
+    ///     .eviction_listener(move |key, _, cause| drop(sender.send((key.to_owned(), cause))))
+    ///     .build(|key| Ok(Value::from(key)))?;
+    /// group.get("a")?;
+    /// group.remove("a")?;
+    /// assert_eq!(gone.recv(), Ok(("a".to_owned(), EvictionCause::Removed)));
+    /// # Ok::<(), groupcache_sync::Error>(())
+    /// ```
+    pub fn eviction_listener(
+        mut self,
+        listener: impl Fn(&str, &V, EvictionCause) + Send + Sync + 'static,
+    ) -> Self {
+        self.listener = Some(Box::new(listener));
+        self
+    }
+
+    /// Sets how many locks the cache is spread over, rounded up to a power of two. Each has a part
+    /// of the entries and its own part of the eviction policy, which wants some hundred of them.
+    /// Defaults to one for each 256 KiB of capacity, but no more than sixteen for each processor.
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
         self
@@ -193,7 +256,6 @@ impl<V: Cacheable> GroupBuilder<V> {
     pub fn build_with(self, loader: impl Loader<V>) -> Result<Group<V>, Error> {
         self.check()?;
         let hot_bytes = self.hot_bytes.unwrap_or(self.capacity_bytes / 8);
-        let shards = self.shards.unwrap_or_else(|| 4 * processors());
         let clock = self.cluster.clock.clone();
         let group = Arc::new(Shared {
             name: self.name,
@@ -214,13 +276,17 @@ impl<V: Cacheable> GroupBuilder<V> {
                 },
             },
             hand_on_load_errors: self.hand_on_load_errors,
-            cache: Cache::new(self.capacity_bytes, hot_bytes, shards, clock),
+            cache: Cache::new(self.capacity_bytes, hot_bytes, self.shards, clock)
+                .with_grace(self.grace)
+                .with_listener(self.listener),
             loads: Flights::new(Arc::clone(&self.cluster.waits)),
             fetches: Flights::new(Arc::clone(&self.cluster.waits)),
             cluster: self.cluster,
             counters: Counters::default(),
+            is_swept: AtomicBool::new(false),
             dice: AtomicU64::new(0),
         });
+        group.cluster.add_sweep(group.as_sweep());
         self.registry.add(&group)?;
         Ok(Group(group))
     }

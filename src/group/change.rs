@@ -9,9 +9,10 @@ use std::time::Duration;
 use super::{Group, Shared, charge, check_key};
 use crate::change::Change;
 use crate::cluster::{Failure, Owner, Remote, batches};
+use crate::entry::Place;
 use crate::error::{Error, Unreached};
+use crate::key::KeyRef;
 use crate::loader::{self, Loaded};
-use crate::lru::{Entry, Place};
 use crate::sync::{Arc, AtomicBool};
 use crate::value::{Cacheable, Value};
 use crate::wire;
@@ -121,10 +122,14 @@ impl<V: Cacheable> Shared<V> {
     /// Forgets `key` on this node, and what is being loaded or fetched of it.
     pub(super) fn invalidate(&self, key: &str) {
         let key = self.cache.hash(key);
+        self.mark_stale(key);
+        self.cache.remove(key);
+    }
+
+    fn mark_stale(&self, key: KeyRef<'_>) {
         self.counters.removes.add();
         self.loads.mark_stale(key);
         self.fetches.mark_stale(key);
-        self.cache.remove(key);
     }
 
     pub(super) fn invalidate_all(&self) {
@@ -142,13 +147,19 @@ impl<V: Cacheable> Shared<V> {
         if weight > max {
             return Err(Error::ValueTooLarge { bytes: weight, max });
         }
-        self.invalidate(key);
+        let key = self.cache.hash(key);
+        self.mark_stale(key);
         let expires = life.and_then(|life| self.cluster.clock.now().checked_add(life));
-        if life != Some(Duration::ZERO) {
-            let key = self.cache.hash(key);
-            let entry = Entry::new(value, charge(key, weight), expires);
-            let never_stale = AtomicBool::new(false);
-            self.cache.insert(Place::Main, key, entry, &never_stale);
+        let never_stale = AtomicBool::new(false);
+        let weight = charge(key, weight);
+        let is_kept = life != Some(Duration::ZERO)
+            && self
+                .cache
+                .insert(Place::Main, key, value, weight, expires, &never_stale);
+        if !is_kept {
+            self.cache.remove(key);
+        } else if expires.is_some() {
+            self.have_swept();
         }
         Ok(())
     }

@@ -5,11 +5,11 @@ use super::{Count, Landed, Outcome, Shared, Source, Waited};
 use crate::cluster::{Failure, Remote};
 use crate::codec::CodecError;
 use crate::deadline::Deadline;
+use crate::entry::Place;
 use crate::error::Error;
 use crate::flight::{Guard, Part};
 use crate::key::KeyRef;
 use crate::loader;
-use crate::lru::Place;
 use crate::peer::{Call, Reply};
 use crate::ring::hash_of_key;
 use crate::sync::{Arc, Ordering};
@@ -36,8 +36,8 @@ impl<V: Cacheable> Shared<V> {
         owner: &Arc<Remote>,
         deadline: Deadline,
         unreported: u32,
+        mut count: Count,
     ) -> Outcome<V> {
-        let mut count = Count::Yes;
         loop {
             match self.fetches.join(key, deadline, true) {
                 Part::Lead(guard) => {
@@ -92,7 +92,7 @@ impl<V: Cacheable> Shared<V> {
 
     /// What a fetch comes to; `None` if the value is to be loaded here.
     fn use_fetched(
-        &self,
+        self: &Arc<Self>,
         guard: &Guard<Outcome<V>>,
         owner: &Remote,
         fetched: Result<Fetched, Failure>,
@@ -213,7 +213,7 @@ impl<V: Cacheable> Shared<V> {
     }
 
     /// Keeps a copy of what was fetched if it is popular. `None` if it cannot be decoded here.
-    fn mirror(&self, guard: &Guard<Outcome<V>>, answer: Answer) -> Option<Landed<V>> {
+    fn mirror(self: &Arc<Self>, guard: &Guard<Outcome<V>>, answer: Answer) -> Option<Landed<V>> {
         let now = self.cluster.clock.now();
         let decoded = loader::run(|| {
             let value = self.codec.decode(answer.value)?;

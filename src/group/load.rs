@@ -2,13 +2,13 @@
 
 use super::{Count, Landed, Outcome, Shared, Source, Waited, charge, lost_leader};
 use crate::deadline::Deadline;
+use crate::entry::Place;
 use crate::error::Error;
 use crate::flight::{Delivery, Guard, Missed, Part, Queued, Waiter};
 use crate::key::KeyRef;
 use crate::loader::{self, Load, LoadError, Loaded};
-use crate::lru::Place;
 use crate::pool::{Job, Refused};
-use crate::sync::Arc;
+use crate::sync::{Arc, Ordering};
 use crate::value::Cacheable;
 
 /// On whose account a value is loaded.
@@ -108,7 +108,12 @@ impl<V: Cacheable> Shared<V> {
         })
     }
 
-    fn run_loader(&self, guard: Guard<Outcome<V>>, deadline: Deadline, role: Role) -> Outcome<V> {
+    fn run_loader(
+        self: &Arc<Self>,
+        guard: Guard<Outcome<V>>,
+        deadline: Deadline,
+        role: Role,
+    ) -> Outcome<V> {
         let leading = guard.lead();
         let key = guard.key().clone();
         self.counters.loads.add();
@@ -120,7 +125,10 @@ impl<V: Cacheable> Shared<V> {
         });
         let outcome = match loaded {
             Ok(Ok((loaded, weight))) => Ok(self.keep_loaded(&guard, loaded, weight, role)),
-            Ok(Err(LoadError::NotFound)) => Err(Error::NotFound),
+            Ok(Err(LoadError::NotFound)) => {
+                self.forget_stale(&guard);
+                Err(Error::NotFound)
+            }
             Ok(Err(LoadError::Failed(source))) => Err(Error::Load { source }),
             Err(panicked) => Err(Error::Panicked {
                 message: panicked.0.into(),
@@ -134,9 +142,16 @@ impl<V: Cacheable> Shared<V> {
         outcome
     }
 
+    /// Lets a value go that is past its expiry: there is none any more.
+    fn forget_stale(&self, guard: &Guard<Outcome<V>>) {
+        if !guard.stale().load(Ordering::Acquire) {
+            self.cache.remove(guard.key().as_ref());
+        }
+    }
+
     /// Puts what was loaded where it belongs.
     fn keep_loaded(
-        &self,
+        self: &Arc<Self>,
         guard: &Guard<Outcome<V>>,
         loaded: Loaded<V>,
         weight: usize,

@@ -180,6 +180,9 @@ impl<V: Cacheable> Serve for Shared<V> {
         let hashed = self.cache.hash(key);
         if let Some((found, rate)) = self.cache.answer(hashed, terms.hits) {
             self.counters.served_hits.add();
+            if found.is_stale {
+                self.renew(hashed);
+            }
             return Begun::Ready(self.respond_with(key, &found.value, found.expires, Some(rate)));
         }
         let now = self.cluster.clock.now();
@@ -308,7 +311,7 @@ impl<V: Cacheable> Shared<V> {
     }
 
     fn respond(&self, key: &str, outcome: Outcome<V>) -> Response {
-        match outcome {
+        match self.or_stand_in(self.cache.hash(key), outcome) {
             // Just loaded: there is no rate yet.
             Ok(landed) => self.respond_with(key, &landed.value, landed.expires, Some(0.0)),
             Err(error) => self.respond_to_error(&error),

@@ -8,7 +8,8 @@ use std::path::Path;
 /// left of it and those of the levels before.
 const LEVELS: &[&[&str]] = &[
     &[
-        "sync", "deadline", "slot", "value", "key", "ring", "hot", "lru", "http1",
+        "sync", "deadline", "slot", "value", "key", "ring", "hot", "policy", "entry", "lru",
+        "store", "http1",
     ],
     &[
         "codec", "waits", "flight", "loader", "stats", "wire", "auth",
