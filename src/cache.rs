@@ -107,14 +107,13 @@ pub(crate) struct Found<V> {
     pub(crate) is_stale: bool,
 }
 
-/// What a local look-up found.
-pub(crate) enum Lookup<R, V> {
-    /// What was read of a value.
-    Hit(R),
-    /// A value past its expiry, to be renewed.
+/// Why a local look-up is no hit.
+pub(crate) enum Miss<V> {
+    /// There is a value past its expiry, to be renewed.
     Stale(Found<V>),
-    /// Nothing. A copy that expired just now had this many hits that its owner does not know of.
-    Miss { unreported: u32 },
+    /// There is nothing. A copy that expired just now had this many hits that its owner does not
+    /// know of.
+    Absent { unreported: u32 },
 }
 
 /// What has left and is to be dropped. Mostly there is one.
@@ -534,9 +533,9 @@ impl<V: Clone> Cache<V> {
         &self,
         key: KeyRef<'_>,
         read: impl FnOnce(&Cache<V>, Place, &Entry<V>) -> R,
-    ) -> Lookup<R, V> {
+    ) -> Result<R, Miss<V>> {
         let Some(shard) = self.shards[key.shard(self.shards.len())].get() else {
-            return Lookup::Miss { unreported: 0 };
+            return Err(Miss::Absent { unreported: 0 });
         };
         let mut state = shard.state.lock();
         let State {
@@ -545,7 +544,7 @@ impl<V: Clone> Cache<V> {
         if let Some(entry) = store.get_fresh(key, || self.now()) {
             *main_hits += 1;
             entry.count_hit(*main_hits);
-            return Lookup::Hit(read(self, Place::Main, entry));
+            return Ok(read(self, Place::Main, entry));
         }
         drop(state);
         self.get_other(key, read)
@@ -557,13 +556,13 @@ impl<V: Clone> Cache<V> {
         &self,
         key: KeyRef<'_>,
         read: impl FnOnce(&Cache<V>, Place, &Entry<V>) -> R,
-    ) -> Lookup<R, V> {
+    ) -> Result<R, Miss<V>> {
         let found = self.look(
             key,
             Use::Counts,
             |(main_hits, counts), place, entry, life| {
                 if !self.serves(life) {
-                    return Lookup::Miss { unreported: 0 };
+                    return Err(Miss::Absent { unreported: 0 });
                 }
                 let hits = match place {
                     Place::Main => &mut *main_hits,
@@ -572,13 +571,13 @@ impl<V: Clone> Cache<V> {
                 *hits += 1;
                 entry.count_hit(*hits);
                 if life == Life::Fresh {
-                    return Lookup::Hit(read(self, place, entry));
+                    return Ok(read(self, place, entry));
                 }
                 counts.stale_hits += 1;
-                Lookup::Stale(self.found(place, entry, life))
+                Err(Miss::Stale(self.found(place, entry, life)))
             },
         );
-        found.unwrap_or_else(|unreported| Lookup::Miss { unreported })
+        found.unwrap_or_else(|unreported| Err(Miss::Absent { unreported }))
     }
 
     /// Whether a value is given out without waiting for another.

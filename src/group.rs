@@ -28,7 +28,7 @@ pub(crate) use serve::{Begun, Registry, Serve};
 
 use load::Role;
 
-use crate::cache::{Cache, ENTRY_OVERHEAD, Found, Lookup};
+use crate::cache::{Cache, ENTRY_OVERHEAD, Found, Miss};
 use crate::cluster::{Cluster, Owner};
 use crate::codec::Codec;
 use crate::deadline::Deadline;
@@ -251,9 +251,9 @@ impl<V: Cacheable> Group<V> {
         let shared = &*self.0;
         let read = |_: &Cache<V>, _, entry: &Entry<V>| entry.value.clone();
         match shared.cache.get(shared.cache.hash(key), read) {
-            Lookup::Hit(value) => Some(value),
-            Lookup::Stale(found) => Some(found.value),
-            Lookup::Miss { .. } => None,
+            Ok(value) => Some(value),
+            Err(Miss::Stale(found)) => Some(found.value),
+            Err(Miss::Absent { .. }) => None,
         }
     }
 
@@ -300,8 +300,8 @@ impl<V: Cacheable> Shared<V> {
     fn get_value(self: &Arc<Self>, key: &str, deadline: Deadline) -> Result<V, Error> {
         let key = self.cache.hash(key);
         match self.cache.get(key, |_, _, entry| entry.value.clone()) {
-            Lookup::Hit(value) => Ok(value),
-            other => Ok(self.get_otherwise(key, deadline, other)?.value),
+            Ok(value) => Ok(value),
+            Err(miss) => Ok(self.get_elsewhere(key, deadline, miss)?.value),
         }
     }
 
@@ -311,23 +311,21 @@ impl<V: Cacheable> Shared<V> {
             Landed::from(cache.found(place, entry, Life::Fresh))
         };
         match self.cache.get(key, read) {
-            Lookup::Hit(landed) => Ok(landed),
-            other => self.get_otherwise(key, deadline, other),
+            Ok(landed) => Ok(landed),
+            Err(miss) => self.get_elsewhere(key, deadline, miss),
         }
     }
 
-    /// What a look-up that was no hit comes to.
     #[cold]
-    fn get_otherwise<R>(
+    fn get_elsewhere(
         self: &Arc<Self>,
         key: KeyRef<'_>,
         deadline: Deadline,
-        lookup: Lookup<R, V>,
+        miss: Miss<V>,
     ) -> Outcome<V> {
-        match lookup {
-            Lookup::Stale(found) => self.use_stale(key, found, deadline),
-            Lookup::Miss { unreported } => self.bring(key, deadline, unreported, Count::Yes),
-            Lookup::Hit(_) => self.bring(key, deadline, 0, Count::Yes),
+        match miss {
+            Miss::Stale(found) => self.use_stale(key, found, deadline),
+            Miss::Absent { unreported } => self.bring(key, deadline, unreported, Count::Yes),
         }
     }
 

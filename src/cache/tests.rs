@@ -102,8 +102,8 @@ proptest! {
                         cache.found(place, entry, Life::Fresh)
                     };
                     let found = match cache.get(cache.hash(&names[key]), read) {
-                        Lookup::Hit(found) | Lookup::Stale(found) => Some(found),
-                        Lookup::Miss { .. } => None,
+                        Ok(found) | Err(Miss::Stale(found)) => Some(found),
+                        Err(Miss::Absent { .. }) => None,
                     };
                     if let Some(found) = &found {
                         hits[found.place as usize] += 1;

@@ -4,6 +4,7 @@
 
 mod api;
 mod cluster;
+mod expiry;
 mod layout;
 mod loaders;
 mod p1_one_load;
