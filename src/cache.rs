@@ -107,15 +107,6 @@ pub(crate) struct Found<V> {
     pub(crate) is_stale: bool,
 }
 
-/// Why a local look-up is no hit.
-pub(crate) enum Miss<V> {
-    /// There is a value past its expiry, to be renewed.
-    Stale(Found<V>),
-    /// There is nothing. A copy that expired just now had this many hits that its owner does not
-    /// know of.
-    Absent { unreported: u32 },
-}
-
 /// What has left and is to be dropped. Mostly there is one.
 struct Leaving<V> {
     first: Option<Gone<V>>,
@@ -525,59 +516,46 @@ impl<V> Cache<V> {
 }
 
 impl<V: Clone> Cache<V> {
-    /// Looks `key` up for a local caller; `read` is for a value that is not past its expiry.
+    /// The value of `key` in main, if it is not past its expiry.
     ///
-    /// This is the path of a hit: one lock, and nothing is moved that the caller does not want.
+    /// This is the path of most hits: one lock, and nothing is moved but the value. Whoever finds
+    /// nothing here asks [`get`](Cache::get).
     #[inline]
-    pub(crate) fn get<R>(
-        &self,
-        key: KeyRef<'_>,
-        read: impl FnOnce(&Cache<V>, Place, &Entry<V>) -> R,
-    ) -> Result<R, Miss<V>> {
-        let Some(shard) = self.shards[key.shard(self.shards.len())].get() else {
-            return Err(Miss::Absent { unreported: 0 });
-        };
+    pub(crate) fn get_main(&self, key: KeyRef<'_>) -> Option<V> {
+        let shard = self.shards[key.shard(self.shards.len())].get()?;
         let mut state = shard.state.lock();
         let State {
             main_hits, store, ..
         } = &mut *state;
-        if let Some(entry) = store.get_fresh(key, || self.now()) {
-            *main_hits += 1;
-            entry.count_hit(*main_hits);
-            return Ok(read(self, Place::Main, entry));
-        }
-        drop(state);
-        self.get_other(key, read)
+        let entry = store.get_fresh(key, || self.now())?;
+        *main_hits += 1;
+        entry.count_hit(*main_hits);
+        Some(entry.value.clone())
     }
 
-    /// As [`get`](Cache::get), where there is no fresh value in main.
-    #[cold]
-    fn get_other<R>(
-        &self,
-        key: KeyRef<'_>,
-        read: impl FnOnce(&Cache<V>, Place, &Entry<V>) -> R,
-    ) -> Result<R, Miss<V>> {
+    /// Looks `key` up for a local caller. If there is nothing: how many hits a copy had that expired
+    /// just now, which its owner does not know of.
+    pub(crate) fn get(&self, key: KeyRef<'_>) -> Result<Found<V>, u32> {
         let found = self.look(
             key,
             Use::Counts,
             |(main_hits, counts), place, entry, life| {
                 if !self.serves(life) {
-                    return Err(Miss::Absent { unreported: 0 });
+                    return Err(0);
                 }
                 let hits = match place {
-                    Place::Main => &mut *main_hits,
+                    Place::Main => main_hits,
                     Place::Hot => &mut counts.hot_hits,
                 };
                 *hits += 1;
                 entry.count_hit(*hits);
-                if life == Life::Fresh {
-                    return Ok(read(self, place, entry));
+                if life != Life::Fresh {
+                    counts.stale_hits += 1;
                 }
-                counts.stale_hits += 1;
-                Err(Miss::Stale(self.found(place, entry, life)))
+                Ok(self.found(place, entry, life))
             },
         );
-        found.unwrap_or_else(|unreported| Err(Miss::Absent { unreported }))
+        found.and_then(|found| found)
     }
 
     /// Whether a value is given out without waiting for another.
@@ -695,7 +673,7 @@ impl<V: Clone> Cache<V> {
         }
     }
 
-    pub(crate) fn found(&self, place: Place, entry: &Entry<V>, life: Life) -> Found<V> {
+    fn found(&self, place: Place, entry: &Entry<V>, life: Life) -> Found<V> {
         Found {
             value: entry.value.clone(),
             place,

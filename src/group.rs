@@ -28,11 +28,11 @@ pub(crate) use serve::{Begun, Registry, Serve};
 
 use load::Role;
 
-use crate::cache::{Cache, ENTRY_OVERHEAD, Found, Miss};
+use crate::cache::{Cache, ENTRY_OVERHEAD, Found};
 use crate::cluster::{Cluster, Owner};
 use crate::codec::Codec;
 use crate::deadline::Deadline;
-use crate::entry::{Entry, Life, Place};
+use crate::entry::Place;
 use crate::error::Error;
 use crate::flight::{Delivery, Flights, Guard, Missed, Waiter};
 use crate::hot::Mirroring;
@@ -235,7 +235,7 @@ impl<V: Cacheable> Group<V> {
     ///
     /// As [`get_timeout`](Group::get_timeout).
     pub fn get_with(&self, key: &str, deadline: Deadline) -> Result<Got<V>, Error> {
-        let landed = self.0.get_landed(key, deadline)?;
+        let landed = self.0.get(self.0.cache.hash(key), deadline)?;
         let remaining = Deadline::remaining(landed.deadline(), self.0.cluster.clock.now());
         Ok(Got {
             value: landed.value,
@@ -249,12 +249,9 @@ impl<V: Cacheable> Group<V> {
     #[must_use]
     pub fn try_get(&self, key: &str) -> Option<V> {
         let shared = &*self.0;
-        let read = |_: &Cache<V>, _, entry: &Entry<V>| entry.value.clone();
-        match shared.cache.get(shared.cache.hash(key), read) {
-            Ok(value) => Some(value),
-            Err(Miss::Stale(found)) => Some(found.value),
-            Err(Miss::Absent { .. }) => None,
-        }
+        let key = shared.cache.hash(key);
+        let elsewhere = || Some(shared.cache.get(key).ok()?.value);
+        shared.cache.get_main(key).or_else(elsewhere)
     }
 
     /// The `n` keys that were asked for most in this process and have their values in its memory,
@@ -299,38 +296,22 @@ impl<V: Cacheable> Shared<V> {
     #[inline]
     fn get_value(self: &Arc<Self>, key: &str, deadline: Deadline) -> Result<V, Error> {
         let key = self.cache.hash(key);
-        match self.cache.get(key, |_, _, entry| entry.value.clone()) {
-            Ok(value) => Ok(value),
-            Err(miss) => Ok(self.get_elsewhere(key, deadline, miss)?.value),
-        }
-    }
-
-    fn get_landed(self: &Arc<Self>, key: &str, deadline: Deadline) -> Outcome<V> {
-        let key = self.cache.hash(key);
-        let read = |cache: &Cache<V>, place, entry: &Entry<V>| {
-            Landed::from(cache.found(place, entry, Life::Fresh))
-        };
-        match self.cache.get(key, read) {
-            Ok(landed) => Ok(landed),
-            Err(miss) => self.get_elsewhere(key, deadline, miss),
+        match self.cache.get_main(key) {
+            Some(value) => Ok(value),
+            None => Ok(self.get(key, deadline)?.value),
         }
     }
 
     #[cold]
-    fn get_elsewhere(
-        self: &Arc<Self>,
-        key: KeyRef<'_>,
-        deadline: Deadline,
-        miss: Miss<V>,
-    ) -> Outcome<V> {
-        match miss {
-            Miss::Stale(found) => self.use_stale(key, found, deadline),
-            Miss::Absent { unreported } => self.bring(key, deadline, unreported, Count::Yes),
+    fn get(self: &Arc<Self>, key: KeyRef<'_>, deadline: Deadline) -> Outcome<V> {
+        match self.cache.get(key) {
+            Ok(found) if found.is_stale => self.use_stale(key, found, deadline),
+            Ok(found) => Ok(found.into()),
+            Err(unreported) => self.bring(key, deadline, unreported, Count::Yes),
         }
     }
 
     /// Steps 2 to 5.
-    #[cold]
     fn bring(
         self: &Arc<Self>,
         key: KeyRef<'_>,
