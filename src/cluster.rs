@@ -324,6 +324,9 @@ impl Cluster {
         remotes: &[Arc<Remote>],
         tell: impl Fn(&Arc<Remote>) -> Result<(), Failure> + Sync,
     ) -> Vec<Unreached> {
+        if remotes.is_empty() {
+            return Vec::new();
+        }
         let next = AtomicUsize::new(0);
         let unreached = Mutex::new(Vec::new());
         let work = || {

@@ -185,6 +185,33 @@ fn expiry_against_gets() {
 }
 
 #[test]
+fn renewals_against_removes() {
+    explore(|| {
+        let world = World::with(
+            1,
+            |group| {
+                group
+                    .ttl(SECOND)
+                    .stale_while_revalidate(2 * SECOND)
+                    .stale_if_error(2 * SECOND)
+            },
+            |_, stamp| Ok(Value::from(stamp)),
+        );
+        world.get(0, "k");
+        world.clock.advance(SECOND + SECOND / 2);
+        let remove = part(|world| {
+            world.remove(0, "k");
+            world.get(0, "k");
+        });
+        let set = part(|world| {
+            world.set(0, "k");
+            world.get(0, "k");
+        });
+        run(world, vec![gets(0, "k", 3), gets(0, "k", 2), remove, set]).end();
+    });
+}
+
+#[test]
 fn a_small_cache_with_evictions() {
     explore(|| {
         let capacity = 2 * (groupcache_sync::ENTRY_OVERHEAD + 10);

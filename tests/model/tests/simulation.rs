@@ -38,6 +38,9 @@ struct Plan {
     lists: bool,
     /// The life of values, if they have one.
     life: Option<Duration>,
+    /// How long past it a value serves while it is renewed, and stands in for a load that failed.
+    renewal: Duration,
+    stand_in: Duration,
     /// In percent of the loads.
     failing_loads: u64,
     slow_loads: u64,
@@ -71,6 +74,8 @@ impl Plan {
             crashes,
             lists,
             life: expires.then(|| SECOND + random.up_to(3 * SECOND)),
+            renewal: random.up_to(2 * SECOND),
+            stand_in: random.up_to(4 * SECOND),
             failing_loads: if fails { 20 } else { 0 },
             slow_loads: if slow { 30 } else { 0 },
             calm,
@@ -140,7 +145,10 @@ impl Simulation {
         let mut group = node.group_builder("g", 1 << 20).shards(2);
         group = group.hot_threshold(0.0).hot_ttl(HOT_LIFE);
         if let Some(life) = self.plan.life {
-            group = group.ttl(life);
+            group = group
+                .ttl(life)
+                .stale_while_revalidate(self.plan.renewal)
+                .stale_if_error(self.plan.stand_in);
         }
         let (time, record) = (Arc::clone(&self.time), Arc::clone(&self.record));
         let (random, settled) = (Arc::clone(&self.random), Arc::clone(&self.settled));
