@@ -1,7 +1,11 @@
 //! A get whose value is in this process's memory: ours, and what could stand in its place.
 //!
 //! All contenders hold 10,000 keys of 15 bytes with values of 128 bytes, none of which ever leaves.
-//! The anchor is a bare LRU in as many shards as ours has, with nothing around it.
+//! The anchors are a bare LRU in shards, with nothing around it, and `quick_cache`.
+//!
+//! Two more cells write: one set in ten gets (`mixed`), and nothing but sets of 100,000 keys into
+//! room for 10,000 (`inserts`). A set of ours is `Group::set`, which also finds the owner and ends
+//! what loads under way would bring.
 
 #![allow(
     clippy::print_stdout,
@@ -13,6 +17,7 @@
 use std::hash::BuildHasher;
 use std::hint::black_box;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::process::ExitCode;
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -21,7 +26,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_utils::CachePadded;
 use groupcache_async::{Groupcache, GroupcachePeer, ValueLoader};
-use groupcache_sync::{Group, Node, Value};
+use groupcache_sync::{ENTRY_OVERHEAD, Group, Node, Value};
 use groupcache_sync_benches::{Bars, Draw, Failure, Options, Table, median, nanos, ratio, rotated};
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -32,26 +37,46 @@ const VALUE: [u8; 128] = [7; 128];
 /// Room enough that nothing is evicted, however unevenly the shards are filled.
 const ROOM: usize = 4 * KEYS;
 
-/// How ours may compare with the anchor.
-const BAR: f64 = 1.3;
+/// Keys of the cell that inserts.
+const MANY_KEYS: usize = 100_000;
+
+/// How a hit of ours may compare with a bare LRU, and with quick_cache; and how a write may with the
+/// faster of quick_cache and moka.
+const LRU_BAR: f64 = 1.3;
+const QUICK_BAR: f64 = 1.0;
+const WRITE_BAR: f64 = 1.2;
 
 const OURS: usize = 0;
-const ANCHOR: usize = 1;
+const LRU: usize = 1;
+const QUICK: usize = 2;
+const MOKA: usize = 3;
 
-/// What one thread gets, again and again.
+/// What one thread gets, again and again, and how many of a hundred are sets instead.
 struct Work<'a> {
     keys: &'a [String],
     picks: &'a [u32],
+    writes: usize,
     start: &'a Barrier,
 }
 
 impl Work<'_> {
-    /// Gets every pick and takes the time. `get` returns the length of the value.
-    fn time(&self, mut get: impl FnMut(&str) -> usize) -> Duration {
+    /// Gets or sets every pick and takes the time. `get` returns the length of the value.
+    fn time(&self, mut get: impl FnMut(&str) -> usize, mut set: impl FnMut(&str)) -> Duration {
         self.start.wait();
         let begin = Instant::now();
-        for &pick in self.picks {
-            black_box(get(&self.keys[pick as usize]));
+        if self.writes == 0 {
+            for &pick in self.picks {
+                black_box(get(&self.keys[pick as usize]));
+            }
+            return begin.elapsed();
+        }
+        for (number, &pick) in self.picks.iter().enumerate() {
+            let key = &self.keys[pick as usize];
+            if number % 100 < self.writes {
+                set(key);
+            } else {
+                black_box(get(key));
+            }
         }
         begin.elapsed()
     }
@@ -61,7 +86,12 @@ impl Work<'_> {
 trait Contender: Sync {
     fn name(&self) -> &'static str;
 
-    /// Gets all picks on this thread.
+    /// Whether it can be set from outside.
+    fn writes(&self) -> bool {
+        true
+    }
+
+    /// Gets or sets all picks on this thread.
     fn run(&self, work: &Work<'_>) -> Duration;
 }
 
@@ -71,10 +101,11 @@ struct Ours {
 }
 
 impl Ours {
-    fn new(keys: &[String]) -> Result<Ours, Failure> {
+    fn new(keys: &[String], room: usize) -> Result<Ours, Failure> {
         let node = Node::new("http://127.0.0.1:1")?;
+        let weight = 15 + VALUE.len() + ENTRY_OVERHEAD;
         let group = node
-            .group_builder("local", ROOM * (VALUE.len() + 256))
+            .group_builder("local", room * weight)
             .build(|_| Ok(Value::from(&VALUE)))?;
         for key in keys {
             group.get(key)?;
@@ -92,10 +123,15 @@ impl Contender for Ours {
     }
 
     fn run(&self, work: &Work<'_>) -> Duration {
-        work.time(|key| match self.group.get(key) {
+        let get = |key: &str| match self.group.get(key) {
             Ok(value) => value.len(),
             Err(error) => panic!("{error}"),
-        })
+        };
+        let set = |key: &str| match self.group.set(key, Value::from(&VALUE)) {
+            Ok(()) => {}
+            Err(error) => panic!("{error}"),
+        };
+        work.time(get, set)
     }
 }
 
@@ -109,14 +145,16 @@ struct ShardedLru<S> {
 }
 
 impl<S: BuildHasher + Clone> ShardedLru<S> {
-    fn new(name: &'static str, hasher: S, keys: &[String]) -> ShardedLru<S> {
-        // As many as ours has by default.
-        let shards = 4 * thread::available_parallelism().map_or(4, std::num::NonZero::get);
-        let shard =
-            |_| CachePadded::new(Mutex::new(LruCache::unbounded_with_hasher(hasher.clone())));
+    fn new(name: &'static str, hasher: S, keys: &[String], room: usize) -> ShardedLru<S> {
+        // As many as ours has at most by default.
+        let shards = 16 * thread::available_parallelism().map_or(4, std::num::NonZero::get);
+        let shards = shards.next_power_of_two();
+        let room = NonZero::new(room / shards).expect("room in every shard");
+        let lru = || LruCache::with_hasher(room, hasher.clone());
+        let shard = |_| CachePadded::new(Mutex::new(lru()));
         let cache = ShardedLru {
             name,
-            shards: (0..shards.next_power_of_two()).map(shard).collect(),
+            shards: (0..shards).map(shard).collect(),
             hasher,
         };
         for key in keys {
@@ -139,18 +177,24 @@ impl<S: BuildHasher + Clone + Send + Sync> Contender for ShardedLru<S> {
     }
 
     fn run(&self, work: &Work<'_>) -> Duration {
-        work.time(|key| {
+        let get = |key: &str| {
             let value = self.shard(key).lock().get(key).cloned();
             value.expect("nothing is evicted").len()
-        })
+        };
+        let set = |key: &str| {
+            let value = Bytes::copy_from_slice(&VALUE);
+            let gone = self.shard(key).lock().push(Arc::from(key), value);
+            drop(gone);
+        };
+        work.time(get, set)
     }
 }
 
 struct QuickCache(quick_cache::sync::Cache<Box<str>, Bytes>);
 
 impl QuickCache {
-    fn new(keys: &[String]) -> QuickCache {
-        let cache = quick_cache::sync::Cache::new(ROOM);
+    fn new(keys: &[String], room: usize) -> QuickCache {
+        let cache = quick_cache::sync::Cache::new(room);
         for key in keys {
             cache.insert(key.as_str().into(), Bytes::copy_from_slice(&VALUE));
         }
@@ -164,15 +208,17 @@ impl Contender for QuickCache {
     }
 
     fn run(&self, work: &Work<'_>) -> Duration {
-        work.time(|key| self.0.get(key).expect("nothing is evicted").len())
+        let get = |key: &str| self.0.get(key).expect("nothing is evicted").len();
+        let set = |key: &str| self.0.insert(key.into(), Bytes::copy_from_slice(&VALUE));
+        work.time(get, set)
     }
 }
 
 struct Moka(moka::sync::Cache<Arc<str>, Bytes>);
 
 impl Moka {
-    fn new(keys: &[String]) -> Moka {
-        let cache = moka::sync::Cache::new(ROOM as u64);
+    fn new(keys: &[String], room: usize) -> Moka {
+        let cache = moka::sync::Cache::new(room as u64);
         for key in keys {
             cache.insert(key.as_str().into(), Bytes::copy_from_slice(&VALUE));
         }
@@ -187,7 +233,9 @@ impl Contender for Moka {
     }
 
     fn run(&self, work: &Work<'_>) -> Duration {
-        work.time(|key| self.0.get(key).expect("nothing is evicted").len())
+        let get = |key: &str| self.0.get(key).expect("nothing is evicted").len();
+        let set = |key: &str| self.0.insert(key.into(), Bytes::copy_from_slice(&VALUE));
+        work.time(get, set)
     }
 }
 
@@ -231,6 +279,10 @@ impl Contender for AsyncGroupcache {
         "groupcache (async)"
     }
 
+    fn writes(&self) -> bool {
+        false
+    }
+
     fn run(&self, work: &Work<'_>) -> Duration {
         let runtime = runtime().expect("a runtime for this thread");
         // As `Work::time`, but inside of the future: to enter the runtime for each get costs more.
@@ -257,6 +309,10 @@ struct Cell {
     name: String,
     threads: usize,
     draw: Draw,
+    /// Of a hundred picks.
+    writes: usize,
+    /// Whether there are more keys than there is room for.
+    crowded: bool,
 }
 
 fn cells() -> Vec<Cell> {
@@ -272,9 +328,20 @@ fn cells() -> Vec<Cell> {
         ),
         threads,
         draw,
+        writes: 0,
+        crowded: false,
     };
     let rows = [1, 2].map(|threads| draws.map(|draw| cell(threads, draw)));
-    rows.into_iter().flatten().collect()
+    let mixed = Cell {
+        writes: 10,
+        ..cell(1, ("mixed 90/10", Draw::Uniform))
+    };
+    let inserts = Cell {
+        writes: 100,
+        crowded: true,
+        ..cell(1, ("inserts", Draw::Uniform))
+    };
+    rows.into_iter().flatten().chain([mixed, inserts]).collect()
 }
 
 /// Nanoseconds per get and thread, by round and contender.
@@ -303,6 +370,7 @@ fn measure(
                 let work = Work {
                     keys,
                     picks,
+                    writes: cell.writes,
                     start: &start,
                 };
                 scope.spawn(move || contender.run(&work))
@@ -319,7 +387,12 @@ fn measure(
     let round = |round: usize| {
         let mut times = vec![0.0; contenders.len()];
         for at in rotated(contenders.len(), round) {
-            times[at] = run(&*contenders[at]);
+            let takes_part = cell.writes == 0 || contenders[at].writes();
+            times[at] = if takes_part {
+                run(&*contenders[at])
+            } else {
+                f64::NAN
+            };
         }
         times
     };
@@ -327,73 +400,74 @@ fn measure(
     (0..options.rounds(21)).map(round).collect()
 }
 
-fn main() -> Result<ExitCode, Failure> {
-    let options = Options::from_args();
-    let keys: Vec<String> = (0..KEYS).map(|key| format!("key-{key:011}")).collect();
-    let mut contenders: Vec<Box<dyn Contender>> = vec![
-        Box::new(Ours::new(&keys)?),
-        Box::new(ShardedLru::new(
-            "sharded mutex LRU",
-            lru::DefaultHasher::default(),
-            &keys,
-        )),
-        // The same with the hash of std, which resists chosen keys as ours does.
-        Box::new(ShardedLru::new(
-            "the same, SipHash",
-            std::hash::RandomState::new(),
-            &keys,
-        )),
-        Box::new(QuickCache::new(&keys)),
-        Box::new(Moka::new(&keys)),
-        Box::new(AsyncGroupcache::new(&keys)?),
+/// All that take part, filled with these keys.
+fn contenders(
+    keys: &[String],
+    room: usize,
+    options: &Options,
+) -> Result<Vec<Box<dyn Contender>>, Failure> {
+    let std_hasher = std::hash::RandomState::new();
+    let hasher = lru::DefaultHasher::default();
+    let mut all: Vec<Box<dyn Contender>> = vec![
+        Box::new(Ours::new(keys, room)?),
+        Box::new(ShardedLru::new("sharded mutex LRU", hasher, keys, room)),
+        Box::new(QuickCache::new(keys, room)),
+        Box::new(Moka::new(keys, room)),
+        // The first LRU with the hash of std.
+        Box::new(ShardedLru::new("the same, SipHash", std_hasher, keys, room)),
+        Box::new(AsyncGroupcache::new(keys)?),
     ];
     let mut at = 0;
-    contenders.retain(|contender| {
+    all.retain(|contender| {
         at += 1;
-        at <= ANCHOR + 1 || options.compares_with(contender.name())
+        at <= MOKA + 1 || options.compares_with(contender.name())
     });
-    let names = || {
-        contenders
-            .iter()
-            .map(|contender| contender.name().to_owned())
-    };
-    let columns = || ["per get and thread".to_owned()].into_iter().chain(names());
-    let mut times = Table::new(columns());
-    let mut ratios = Table::new(
-        ["ours divided by".to_owned()]
-            .into_iter()
-            .chain(names().skip(1)),
-    );
-    let mut against_anchor = Vec::new();
+    Ok(all)
+}
+
+fn main() -> Result<ExitCode, Failure> {
+    let options = Options::from_args();
+    let keys: Vec<String> = (0..MANY_KEYS).map(|key| format!("key-{key:011}")).collect();
+    let roomy = contenders(&keys[..KEYS], ROOM, &options)?;
+    let crowded = contenders(&[], KEYS, &options)?;
+    let names = || roomy.iter().map(|contender| contender.name().to_owned());
+    let head = |title: &str| [title.to_owned()].into_iter();
+    let mut times = Table::new(head("per call and thread").chain(names()));
+    let mut ratios = Table::new(head("ours divided by").chain(names().skip(1)));
+    let mut bars = Vec::new();
     for cell in cells().iter().filter(|cell| options.wants(&cell.name)) {
-        let rounds = measure(cell, &contenders, &keys, &options);
+        let (contenders, keys) = if cell.crowded {
+            (&crowded, &keys[..])
+        } else {
+            (&roomy, &keys[..KEYS])
+        };
+        let rounds = measure(cell, contenders, keys, &options);
         let time = |at: usize| median(rounds.iter().map(|round| round[at]));
         let against = |at: usize| median(rounds.iter().map(|round| round[OURS] / round[at]));
         let all = 0..contenders.len();
-        times.row(
-            [cell.name.clone()]
-                .into_iter()
-                .chain(all.clone().map(|at| nanos(time(at)))),
-        );
-        ratios.row(
-            [cell.name.clone()]
-                .into_iter()
-                .chain(all.skip(1).map(|at| ratio(against(at)))),
-        );
-        against_anchor.push((cell.name.clone(), against(ANCHOR)));
+        let row = head(&cell.name);
+        times.row(row.chain(all.clone().map(|at| nanos(time(at)))));
+        let row = head(&cell.name);
+        ratios.row(row.chain(all.skip(1).map(|at| ratio(against(at)))));
+        let mut bar = |rival: &str, against: f64, bar: f64| {
+            bars.push((format!("{}: ours / {rival}", cell.name), against, bar));
+        };
+        if cell.writes == 0 {
+            bar("sharded mutex LRU", against(LRU), LRU_BAR);
+            bar("quick_cache", against(QUICK), QUICK_BAR);
+        } else {
+            let faster = against(QUICK).max(against(MOKA));
+            bar("the faster of quick_cache and moka", faster, WRITE_BAR);
+        }
     }
     println!("\nMedians of {} rounds\n", options.rounds(21));
     times.print();
     println!("\nMedian ratios within a round: below 1 is in our favour\n");
     ratios.print();
     println!();
-    let mut bars = Bars::default();
-    for (cell, against) in against_anchor {
-        bars.hold(
-            &format!("{cell}: ours / {}", contenders[ANCHOR].name()),
-            against,
-            BAR,
-        );
+    let mut held = Bars::default();
+    for (name, against, bar) in bars {
+        held.hold(&name, against, bar);
     }
-    Ok(bars.exit_code(options.check))
+    Ok(held.exit_code(options.check))
 }
