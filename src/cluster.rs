@@ -57,6 +57,9 @@ impl Members {
     }
 
     pub(crate) fn owner(&self, key: &str) -> Owner {
+        if let [None] = self.remotes[..] {
+            return Owner::This; // it is alone: the ring says nothing else
+        }
         let remote = self
             .ring
             .owner(key.as_bytes())

@@ -7,6 +7,10 @@
 //! ```text
 //! cargo bench -p groupcache-sync-benches --bench local_hit -- [--quick] [--check]
 //!     [--rounds N] [--only PART-OF-CELL]… [--with PART-OF-RIVAL]…
+//! cargo bench -p groupcache-sync-benches --bench hit_ratio -- [--quick] [--check]
+//!     [--traces FOLDER] [--seeds N] [--only PART-OF-CELL]… [--shards] [--plot FILE.svg]
+//! cargo bench -p groupcache-sync-benches --bench memory -- [--quick] [--check]
+//!     [--only PART-OF-CELL]…
 //! ```
 
 #![allow(
@@ -20,13 +24,17 @@
 
 mod draw;
 mod options;
+mod plot;
 mod rounds;
 mod table;
+mod trace;
 
 pub use draw::{Draw, Rng};
 pub use options::Options;
+pub use plot::Plot;
 pub use rounds::{median, percentile, rotated};
 pub use table::{Bars, Table, nanos, ratio};
+pub use trace::Trace;
 
 /// The error of a contender that cannot be set up or that failed.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -1,5 +1,7 @@
 //! What the command line asks for.
 
+use std::path::PathBuf;
+
 /// The options of a benchmark.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -14,6 +16,14 @@ pub struct Options {
     pub with: Vec<String>,
     /// The number of rounds, if it was given.
     pub rounds: Option<usize>,
+    /// How often to run what has a random seed, if it was given.
+    pub seeds: Option<usize>,
+    /// The folder with traces that are too large for the repository.
+    pub traces: Option<PathBuf>,
+    /// Compare numbers of shards, too.
+    pub shards: bool,
+    /// Where to draw the result.
+    pub plot: Option<PathBuf>,
 }
 
 impl Options {
@@ -26,6 +36,10 @@ impl Options {
             only: Vec::new(),
             with: Vec::new(),
             rounds: None,
+            seeds: None,
+            traces: None,
+            shards: false,
+            plot: None,
         };
         let mut args = std::env::args().skip(1);
         while let Some(arg) = args.next() {
@@ -36,10 +50,14 @@ impl Options {
                 "--only" => options.only.extend(args.next()),
                 "--with" => options.with.extend(args.next()),
                 "--rounds" => options.rounds = args.next().and_then(|text| text.parse().ok()),
+                "--seeds" => options.seeds = args.next().and_then(|text| text.parse().ok()),
+                "--traces" => options.traces = args.next().map(PathBuf::from),
+                "--shards" => options.shards = true,
+                "--plot" => options.plot = args.next().map(PathBuf::from),
                 other => {
                     eprintln!(
                         "{other:?}: give --quick, --check, --rounds N, --only PART-OF-CELL, \
-                         --with PART-OF-RIVAL"
+                         --with PART-OF-RIVAL, --seeds N, --traces FOLDER, --shards, --plot FILE"
                     );
                     std::process::exit(2);
                 }
@@ -53,6 +71,13 @@ impl Options {
     pub fn rounds(&self, full: usize) -> usize {
         let rounds = self.rounds.unwrap_or(if self.quick { 3 } else { full });
         rounds.max(1)
+    }
+
+    /// How often to run what has a random seed: `full`, or once with `--quick`.
+    #[must_use]
+    pub fn seeds(&self, full: usize) -> usize {
+        let seeds = self.seeds.unwrap_or(if self.quick { 1 } else { full });
+        seeds.max(1)
     }
 
     /// Whether the cell of this name is to run.

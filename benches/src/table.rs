@@ -58,7 +58,15 @@ pub struct Bars {
 impl Bars {
     /// Prints whether `value` stays within `limit`.
     pub fn hold(&mut self, what: &str, value: f64, limit: f64) {
-        let passed = value <= limit;
+        self.note(value <= limit, what, value, limit);
+    }
+
+    /// Prints whether `value` comes up to `limit`.
+    pub fn reach(&mut self, what: &str, value: f64, limit: f64) {
+        self.note(value >= limit, what, value, limit);
+    }
+
+    fn note(&mut self, passed: bool, what: &str, value: f64, limit: f64) {
         if !passed {
             self.missed += 1;
         }
