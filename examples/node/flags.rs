@@ -27,6 +27,7 @@ pub(crate) struct Flags {
     pub(crate) hot_bytes: Option<usize>,
     pub(crate) hot_ttl: Option<Duration>,
     pub(crate) ttl: Option<Duration>,
+    pub(crate) stale: Option<Duration>,
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) fetch_timeout: Option<Duration>,
     pub(crate) loader_threads: Option<usize>,
@@ -93,6 +94,11 @@ const FLAGS: &[(&str, &str, &str)] = &[
         "--ttl-ms",
         "N",
         "the life of values whose origin names none (default: until evicted)",
+    ),
+    (
+        "--stale-ms",
+        "N",
+        "how long past its life a value serves while it is renewed or its origin fails (default: 0)",
     ),
     (
         "--connect-timeout-ms",
@@ -177,6 +183,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Asked, Failu
         hot_bytes: given.size("--hot-bytes", 0)?,
         hot_ttl: given.millis("--hot-ttl-ms", 0)?,
         ttl: given.millis("--ttl-ms", 0)?,
+        stale: given.millis("--stale-ms", 0)?,
         connect_timeout: given.millis("--connect-timeout-ms", 1)?,
         fetch_timeout: given.millis("--fetch-timeout-ms", 1)?,
         loader_threads: given.size("--loader-threads", 1)?,

@@ -235,6 +235,9 @@ fn group(flags: &Flags, node: &Node) -> Result<Group, Failure> {
     if let Some(ttl) = flags.ttl {
         builder = builder.ttl(ttl);
     }
+    if let Some(stale) = flags.stale {
+        builder = builder.stale_while_revalidate(stale).stale_if_error(stale);
+    }
     let group = builder.build_with(Origin::new(&flags.origin));
     group.map_err(|error| match error {
         Error::InvalidSetting { setting, reason } => {

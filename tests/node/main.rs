@@ -117,6 +117,16 @@ fn a_popular_value_is_mirrored() {
 }
 
 #[test]
+fn a_value_past_its_life_serves_while_it_is_renewed() {
+    let origin = Origin::start();
+    let node = Process::start(&origin, &["--ttl-ms", "1", "--stale-ms", "3600000"]);
+    assert_eq!(node.get("k").source, "load");
+    eventually("it is past its life", || node.get("k").source == "stale");
+    eventually("it is renewed", || origin.asked("k") >= 2);
+    assert!(node.count("stale_hits") > 0);
+}
+
+#[test]
 fn what_the_origin_does_not_have_is_not_found_and_what_fails_is_not_cached() {
     let origin = Origin::start();
     let cluster = Cluster::start(2, &origin, STEADY);
