@@ -443,7 +443,10 @@ impl Cell {
     }
 
     fn best_rival(&self) -> f64 {
-        RIVALS.map(|kind| self.hits(kind)).into_iter().fold(0.0, f64::max)
+        RIVALS
+            .map(|kind| self.hits(kind))
+            .into_iter()
+            .fold(0.0, f64::max)
     }
 
     fn row(&self) -> Vec<String> {
@@ -527,7 +530,14 @@ fn mean(cells: &[Cell], kind: Kind) -> f64 {
 
 /// The table of all cells, and their bars.
 fn compare(cells: &[Cell], options: &Options, bars: &mut Bars) {
-    let names = ["entries", "ours", "least-most", "LRU", "quick_cache", "moka"];
+    let names = [
+        "entries",
+        "ours",
+        "least-most",
+        "LRU",
+        "quick_cache",
+        "moka",
+    ];
     let more = ["ours - best", "moka over by"];
     let mut table = Table::new(names.into_iter().chain(more));
     for cell in cells {
@@ -540,12 +550,19 @@ fn compare(cells: &[Cell], options: &Options, bars: &mut Bars) {
     row.extend(means.map(points));
     row.extend([difference(ahead), String::new()]);
     table.row(row);
-    println!("\nHits of 100 requests; ours: median of {} seeds\n", options.seeds(5));
+    println!(
+        "\nHits of 100 requests; ours: median of {} seeds\n",
+        options.seeds(5)
+    );
     table.print();
     println!("\nThe mean is without what is made here (scan, zipf).\n");
     for cell in cells {
         let (hard, hard_bar) = HARD_CELL;
-        let bar = if cell.name == hard { hard_bar } else { CELL_BAR };
+        let bar = if cell.name == hard {
+            hard_bar
+        } else {
+            CELL_BAR
+        };
         let ahead = cell.hits(OURS) - cell.best_rival();
         bars.reach(&format!("{}: ours - best", cell.name), ahead, bar);
     }
@@ -576,7 +593,9 @@ fn compare_shards(cells: &[Cell], bars: &mut Bars) {
 /// Room in bytes instead of entries.
 fn compare_sized(options: &Options, bars: &mut Bars) -> Result<(), Failure> {
     let name = |mebibytes: usize| format!("{SIZED} {mebibytes} MiB");
-    let sizes = MEBIBYTES.into_iter().filter(|&size| options.wants(&name(size)));
+    let sizes = MEBIBYTES
+        .into_iter()
+        .filter(|&size| options.wants(&name(size)));
     let sizes: Vec<usize> = sizes.collect();
     let Some(folder) = options.traces.as_deref().filter(|_| !sizes.is_empty()) else {
         return Ok(());
@@ -596,9 +615,17 @@ fn compare_sized(options: &Options, bars: &mut Bars) -> Result<(), Failure> {
     for cell in &cells {
         // Above, not just as good.
         let objects = cell.hits(OURS) - cell.hits(Kind::Lru);
-        bars.reach(&format!("{}: objects, ours - LRU", cell.name), objects, 0.01);
+        bars.reach(
+            &format!("{}: objects, ours - LRU", cell.name),
+            objects,
+            0.01,
+        );
         let bytes = cell.byte_hits(OURS) - cell.byte_hits(Kind::Lru);
-        bars.reach(&format!("{}: bytes, ours - LRU", cell.name), bytes, BYTES_BAR);
+        bars.reach(
+            &format!("{}: bytes, ours - LRU", cell.name),
+            bytes,
+            BYTES_BAR,
+        );
     }
     Ok(())
 }

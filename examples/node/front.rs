@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use groupcache_sync::{
-    CircuitState, Deadline, Error, Group, HttpRequest, HttpResponse, Loaded, Node, Source, Value,
-};
+use groupcache_sync::{Deadline, Error, Group, HttpRequest, HttpResponse, Loaded, Node, Value};
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, json};
 
@@ -63,17 +61,9 @@ impl Front {
 
     fn get(&self, key: &str, deadline: Deadline) -> Result<HttpResponse, HttpResponse> {
         let got = self.group.get_with(key, deadline).map_err(refusal)?;
-        let source = match got.source {
-            Source::Main => "main",
-            Source::Hot => "hot",
-            Source::Peer => "peer",
-            Source::Load => "load",
-            Source::Joined => "joined",
-            _ => "other",
-        };
         Ok(HttpResponse::new(200)
             .header("Content-Type", "application/octet-stream")
-            .header("X-Cache", source)
+            .header("X-Cache", &got.source.to_string())
             .body(got.value))
     }
 
@@ -115,11 +105,7 @@ impl Front {
                 "address": peer.address,
                 "this": peer.is_this_node,
                 "ring_share": peer.ring_share,
-                "circuit": match peer.circuit {
-                    CircuitState::Closed => "closed",
-                    CircuitState::Open => "open",
-                    _ => "other",
-                },
+                "circuit": peer.circuit.to_string(),
                 "calls": peer.calls,
                 "call_errors": peer.call_errors,
             })
