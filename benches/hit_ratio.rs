@@ -27,7 +27,7 @@ use lru::LruCache;
 /// How far ours may be below the best of the others, in points (hundredths of all requests).
 const CELL_BAR: f64 = -0.5;
 
-/// The same for a cell where a window of half a percent and one of a third are both wrong.
+/// A cell with a bar of its own.
 const HARD_CELL: (&str, f64) = ("multi3 600", -1.0);
 
 /// How far the mean over all cells must be above the best mean of the others.

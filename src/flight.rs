@@ -515,13 +515,16 @@ mod tests {
         }
 
         fn lead(&self, key: &str) -> Guard<Result> {
-            match self
-                .flights
-                .join(self.hasher.hash(key), Deadline::NEVER, true)
-            {
+            match self.join_able(key) {
                 Part::Lead(guard) => guard,
                 Part::Wait(_) => panic!("{key} is led already"),
             }
+        }
+
+        /// Joins as one who can lead at once.
+        fn join_able(&self, key: &str) -> Part<Result> {
+            self.flights
+                .join(self.hasher.hash(key), Deadline::NEVER, true)
         }
 
         fn wait(&self, key: &str, deadline: Deadline) -> Waiter<Result> {
@@ -631,8 +634,7 @@ mod tests {
     fn a_flight_that_is_queued_while_one_waits_who_can_lead_is_led_by_that_one() {
         let fixture = Fixture::new();
         let guard = fixture.lead("k");
-        let key = fixture.hasher.hash("k");
-        let Part::Wait(able) = fixture.flights.join(key, Deadline::NEVER, true) else {
+        let Part::Wait(able) = fixture.join_able("k") else {
             panic!("it is led already");
         };
         let (waiter, queued) = guard.queue(Deadline::NEVER);
@@ -691,5 +693,123 @@ mod tests {
             drop(fixture.wait("k", Deadline::NEVER));
         }
         assert!(guard.flight.crew.lock().waiters.is_empty());
+    }
+
+    #[test]
+    fn all_flights_at_once_become_stale_and_still_serve_those_who_wait() {
+        let fixture = Fixture::new();
+        let guards = ["a", "b", "c"].map(|key| fixture.lead(key));
+        let waiter = fixture.wait("b", Deadline::NEVER);
+        fixture.flights.mark_all_stale();
+        assert_eq!(fixture.flights.len(), 0, "nobody joins them any more");
+        for guard in guards {
+            assert!(guard.stale().load(Ordering::Acquire));
+            guard.finish(Ok(6));
+        }
+        let delivery = waiter.wait(&fixture.clock);
+        assert!(matches!(delivery, Ok(Delivery::Finished(Ok(6)))));
+    }
+
+    #[test]
+    fn a_queued_guard_can_be_taken_once_and_ends_its_flight_if_nobody_does() {
+        let fixture = Fixture::new();
+        let (waiter, queued) = fixture.lead("taken").queue(Deadline::NEVER);
+        let guard = queued.take().expect("nobody else has taken it");
+        assert!(queued.take().is_none());
+        drop(queued);
+        guard.finish(Ok(5));
+        let delivery = waiter.wait(&fixture.clock);
+        assert!(matches!(delivery, Ok(Delivery::Finished(Ok(5)))));
+
+        let (waiter, queued) = fixture.lead("left").queue(Deadline::NEVER);
+        drop(queued);
+        assert_eq!(fixture.flights.len(), 0);
+        // Not waited for: if the flight did not end, that would never end either.
+        assert!(matches!(
+            waiter.slot.close(),
+            Closed::Full(Delivery::Abandoned)
+        ));
+    }
+
+    #[test]
+    fn a_waiter_sees_whether_the_flight_is_queued() {
+        let fixture = Fixture::new();
+        let guard = fixture.lead("k");
+        let other = fixture.wait("k", Deadline::NEVER);
+        assert!(!other.is_queued());
+        let (own, queued) = guard.queue(Deadline::NEVER);
+        assert!(other.is_queued() && own.is_queued());
+        let guard = queued.take();
+        assert!(!other.is_queued() && !own.is_queued());
+        drop(guard);
+    }
+
+    #[test]
+    fn a_callback_gets_what_a_waiting_thread_would_unless_its_waiter_is_dropped() {
+        let fixture = Fixture::new();
+        let guard = fixture.lead("k");
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let call_with = |name: &'static str| {
+            let sender = sender.clone();
+            let waiter = fixture.wait("k", Deadline::NEVER);
+            waiter.then(move |delivery| {
+                let finished = matches!(delivery, Delivery::Finished(Ok(8)));
+                sender.send((name, finished)).unwrap();
+            });
+            waiter
+        };
+        let kept = call_with("kept");
+        drop(call_with("dropped"));
+        guard.finish(Ok(8));
+        drop(kept);
+        assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [("kept", true)]);
+    }
+
+    /// One whose deadline came has closed its slot, and not yet left its seat.
+    fn gives_up(fixture: &Fixture) -> Waiter<Result> {
+        let Part::Wait(waiter) = fixture.join_able("k") else {
+            panic!("it is led already");
+        };
+        assert!(matches!(waiter.slot.close(), Closed::Unfilled));
+        waiter
+    }
+
+    #[test]
+    fn a_lead_handed_to_one_who_is_giving_up_goes_to_the_next() {
+        let fixture = Fixture::new();
+        let guard = fixture.lead("k");
+        let _gone = gives_up(&fixture);
+        let heir = fixture.wait("k", Deadline::NEVER);
+        guard.hand_over(fixture.clock.now());
+        let Ok(Delivery::Lead(guard)) = heir.wait(&fixture.clock) else {
+            panic!("the next must lead");
+        };
+        guard.finish(Ok(1));
+    }
+
+    #[test]
+    fn a_lead_passed_on_to_one_who_is_giving_up_goes_to_the_next() {
+        let fixture = Fixture::new();
+        let guard = fixture.lead("k");
+        let too_late = fixture.wait("k", Deadline::NEVER);
+        let _gone = gives_up(&fixture);
+        let heir = fixture.wait("k", Deadline::NEVER);
+        guard.hand_over(fixture.clock.now());
+        drop(too_late);
+        let Ok(Delivery::Lead(guard)) = heir.wait(&fixture.clock) else {
+            panic!("the next must lead");
+        };
+        guard.finish(Ok(1));
+    }
+
+    #[test]
+    fn a_flight_whose_only_able_waiter_is_giving_up_is_queued() {
+        let fixture = Fixture::new();
+        let guard = fixture.lead("k");
+        let _gone = gives_up(&fixture);
+        let (waiter, queued) = guard.queue(Deadline::NEVER);
+        queued.take().expect("it waits for a thread").finish(Ok(2));
+        let delivery = waiter.wait(&fixture.clock);
+        assert!(matches!(delivery, Ok(Delivery::Finished(Ok(2)))));
     }
 }

@@ -505,4 +505,94 @@ mod tests {
         );
         assert!(write(200, Persistence::Stated).contains("Connection: keep-alive\r\n"));
     }
+
+    #[test]
+    fn a_request_line_may_be_as_long_as_its_limit() {
+        let head = |line: usize| {
+            let frame = "GET / HTTP/1.1\r\n".len();
+            let path = "a".repeat(line - frame);
+            format!("GET /{path} HTTP/1.1\r\nHost: h\r\n\r\n").into_bytes()
+        };
+        assert_eq!(status_of(&head(MAX_LINE)), 200);
+        assert_eq!(status_of(&head(MAX_LINE + 1)), 414);
+        let unfinished = vec![b'a'; MAX_LINE];
+        assert_eq!(Scan::default().advance(&unfinished), Ok(None));
+    }
+
+    #[test]
+    fn a_head_may_be_as_long_as_its_limit() {
+        let head = |length: usize| {
+            let start = "GET / HTTP/1.1\r\nHost: h\r\nX: ";
+            let value = "b".repeat(length - start.len() - "\r\n\r\n".len());
+            format!("{start}{value}\r\n\r\n").into_bytes()
+        };
+        assert_eq!(status_of(&head(MAX_HEAD)), 200);
+        assert_eq!(status_of(&head(MAX_HEAD + 1)), 431);
+        let unfinished = &head(MAX_HEAD + 2);
+        assert_eq!(Scan::default().advance(&unfinished[..MAX_HEAD]), Ok(None));
+    }
+
+    #[test]
+    fn bytes_beyond_the_head_are_not_taken_for_part_of_it() {
+        let bytes = b"GET / HTTP/1.1\r\nHost: h\r\n\r\nGET /b";
+        let refusal = parse(bytes, &mut field_room()).map(|_| ()).unwrap_err();
+        assert_eq!(refusal.status, 400);
+    }
+
+    #[test]
+    fn only_a_client_of_the_newer_version_is_told_to_continue() {
+        let expects = |version: &str, expect: &str| {
+            let head = format!("PUT / HTTP/1.{version}\r\nHost: h\r\n{expect}\r\n");
+            parse(head.as_bytes(), &mut field_room())
+                .unwrap()
+                .expects_continue
+        };
+        assert!(expects("1", "Expect: 100-continue\r\n"));
+        assert!(!expects("0", "Expect: 100-continue\r\n"));
+        assert!(!expects("1", ""));
+        assert!(!expects("0", ""));
+    }
+
+    #[test]
+    fn headers_that_say_nothing_about_the_message_are_ignored() {
+        // Each as long as one that matters, with a value that would matter there.
+        let others = "From: other\r\nCookie: miracles\r\nUser-Agent: close\r\n\
+             Accept-Charset: utf-8\r\nIf-Modified-Since: chunked\r\nX: a\tb\r\n";
+        let head = format!("GET / HTTP/1.1\r\nHost: h\r\n{others}\r\n");
+        let expected = ("GET".to_owned(), "/".to_owned(), 0, Persistence::Implied);
+        assert_eq!(read(head.as_bytes()), Ok(expected));
+    }
+
+    #[test]
+    fn every_status_in_use_has_the_reason_of_the_standard() {
+        let reasons = [
+            (200, "OK"),
+            (201, "Created"),
+            (202, "Accepted"),
+            (204, "No Content"),
+            (207, "Multi-Status"),
+            (301, "Moved Permanently"),
+            (302, "Found"),
+            (304, "Not Modified"),
+            (400, "Bad Request"),
+            (401, "Unauthorized"),
+            (403, "Forbidden"),
+            (404, "Not Found"),
+            (405, "Method Not Allowed"),
+            (408, "Request Timeout"),
+            (413, "Content Too Large"),
+            (414, "URI Too Long"),
+            (417, "Expectation Failed"),
+            (429, "Too Many Requests"),
+            (431, "Request Header Fields Too Large"),
+            (500, "Internal Server Error"),
+            (502, "Bad Gateway"),
+            (503, "Service Unavailable"),
+            (504, "Gateway Timeout"),
+            (299, "Other"),
+        ];
+        for (status, expected) in reasons {
+            assert_eq!(reason(status), expected);
+        }
+    }
 }

@@ -266,4 +266,13 @@ mod tests {
     fn group_and_key_cannot_be_confused() {
         assert_ne!(hash_of_key("ab", "c"), hash_of_key("a", "bc"));
     }
+
+    #[test]
+    fn a_lookup_begins_at_the_first_point_of_its_slice() {
+        // Four slices: two points in the first, none in the second, one in each of the others.
+        let points = [(0, 0), (1 << 61, 1), (2 << 62, 0), (3 << 62, 1)];
+        assert_eq!(starts_of_slices(&points, 4, 62), [0, 2, 2, 3]);
+        // None in the first, and none after the second.
+        assert_eq!(starts_of_slices(&[(1 << 62, 0)], 4, 62), [0, 0, 1, 1]);
+    }
 }

@@ -685,4 +685,95 @@ mod tests {
         }
         assert!(Command::decode(&[]).is_err());
     }
+
+    #[test]
+    fn only_paths_of_the_protocol_are_ours() {
+        for ours in ["/_groupcache/", "/_groupcache/g", "/_groupcache/g/k"] {
+            assert!(is_ours(ours), "{ours}");
+        }
+        for other in ["", "/", "/_groupcache", "/other", "/x/_groupcache/g"] {
+            assert!(!is_ours(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_encoded_key_may_be_as_long_as_the_limit() {
+        let key = "k".repeat(MAX_KEY_BYTES);
+        let path = target("g", Some(&key));
+        assert_eq!(
+            parse_target(&path),
+            Ok(Target::Key("g".into(), key.as_str().into()))
+        );
+    }
+
+    #[test]
+    fn terms_that_are_not_set_are_not_sent() {
+        assert_eq!(Terms::default().to_header(), "v=1");
+    }
+
+    /// All headers of `response`, and its body in one piece, whose length must be the declared one.
+    fn sent(response: &Response) -> (Vec<(&'static str, &str)>, Vec<u8>) {
+        let body = response.body().concat();
+        assert_eq!(response.body_len(), body.len());
+        (response.headers().collect(), body)
+    }
+
+    #[test]
+    fn a_response_with_a_value_is_a_message_that_ends_with_it() {
+        let answer = Answer {
+            value: Value::from("the value"),
+            rate: Some(2.0),
+            remaining: None,
+            key_hash: Some(42),
+        };
+        let response = Response::value(0xabc, answer.clone());
+        let (headers, body) = sent(&response);
+        let expected = [
+            ("Content-Type", "application/x-protobuf"),
+            (HEADER, "v=1;s=ok;r=abc"),
+        ];
+        assert_eq!(headers, expected);
+        assert!(body.ends_with(b"the value"));
+        assert_eq!(Answer::decode(body), Ok(answer));
+    }
+
+    #[test]
+    fn a_response_without_a_value_is_a_text_for_people() {
+        let kind = ("Content-Type", "text/plain; charset=utf-8");
+        let response = Response::text(Status::NotFound, 1, "no such value");
+        let (headers, body) = sent(&response);
+        assert_eq!(headers, [kind, (HEADER, "v=1;s=not-found;r=1")]);
+        assert_eq!(body, b"no such value\n");
+
+        let response = Response::text(Status::WrongMethod, 1, "no");
+        let (headers, _) = sent(&response);
+        let allow = ("Allow", "GET, PUT, DELETE");
+        assert_eq!(headers, [kind, (HEADER, "v=1;s=wrong-method;r=1"), allow]);
+    }
+
+    #[test]
+    fn a_bare_value_of_any_length_survives() {
+        // The length of the length changes at 128.
+        for length in [0, 1, 127, 128, 20_000] {
+            let answer = Answer {
+                value: Value::from(vec![7; length]),
+                rate: None,
+                remaining: None,
+                key_hash: None,
+            };
+            let (_, body) = sent(&Response::value(1, answer.clone()));
+            assert_eq!(Answer::decode(body), Ok(answer), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn the_asker_learns_the_ring_and_the_length_of_what_is_too_large() {
+        let header = Response::too_large(0xabc, 70_000).header;
+        assert_eq!(ring_of(&header), Some(0xabc));
+        assert_eq!(length_of(&header), Some(70_000));
+        for silent in ["", "v=1", "r=zz;n=-1"] {
+            assert_eq!(ring_of(silent), None, "{silent}");
+            assert_eq!(length_of(silent), None, "{silent}");
+        }
+    }
 }
