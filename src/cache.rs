@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use crate::deadline::Clock;
-use crate::entry::{Entry, Expiry, Life, MAX_WEIGHT, Place, Tick, tick, ticks};
+use crate::entry::{Entry, Expiry, Life, MAX_WEIGHT, Place, Tick, tick, ticks, whole_ticks};
 use crate::key::{KeyHasher, KeyRef};
 use crate::policy::Item;
 use crate::store::{EvictionCause, Gone, Seen, Store, Use};
@@ -162,7 +162,7 @@ impl<V> Cache<V> {
     fn shard(&self, key: KeyRef<'_>) -> &Shard<V> {
         self.shards[key.shard(self.shards.len())].get_or_init(|| {
             let grace = self.grace.revalidate.max(self.grace.if_error);
-            Box::new(CachePadded::new(Shard::new(Store::new(tick_of(grace)))))
+            Box::new(CachePadded::new(Shard::new(Store::new(whole_ticks(grace)))))
         })
     }
 
@@ -481,13 +481,6 @@ fn shards_for(capacity: usize) -> usize {
     let shards = (capacity / SHARD_BYTES).clamp(1, most);
     // The power of two that is not more.
     1 << shards.ilog2()
-}
-
-/// A duration as a number of ticks.
-fn tick_of(duration: Duration) -> Tick {
-    let now = Instant::now();
-    now.checked_add(duration)
-        .map_or(Tick::MAX, |end| tick(now, end))
 }
 
 #[cfg(test)]

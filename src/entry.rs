@@ -91,9 +91,13 @@ const TICKS_PER_SECOND: u64 = 125_000;
 
 /// The tick of an instant, rounded down: nothing lives longer than it should.
 pub(crate) fn tick(start: Instant, instant: Instant) -> Tick {
-    let since = instant.saturating_duration_since(start);
-    let ticks = since.as_secs().saturating_mul(TICKS_PER_SECOND);
-    ticks.saturating_add(u64::from(since.subsec_nanos() / TICK_NANOS))
+    whole_ticks(instant.saturating_duration_since(start))
+}
+
+/// The ticks that a time has, rounded down.
+pub(crate) fn whole_ticks(time: Duration) -> Tick {
+    let ticks = time.as_secs().saturating_mul(TICKS_PER_SECOND);
+    ticks.saturating_add(u64::from(time.subsec_nanos() / TICK_NANOS))
 }
 
 /// How long so many ticks take.

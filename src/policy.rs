@@ -333,3 +333,6 @@ impl<T> std::fmt::Debug for Policy<T> {
 pub(crate) const fn cell_bytes<T>() -> usize {
     size_of::<Cell<T>>()
 }
+
+#[cfg(test)]
+mod tests;
