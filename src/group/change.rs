@@ -122,20 +122,29 @@ impl<V: Cacheable> Shared<V> {
     /// Forgets `key` on this node, and what is being loaded or fetched of it.
     pub(super) fn invalidate(&self, key: &str) {
         let key = self.cache.hash(key);
+        self.counters.removes.add();
         self.mark_stale(key);
         self.cache.remove(key);
+        self.mark_stale(key);
     }
 
+    /// Once before the cached value goes, so that what is being loaded is not kept any more; and
+    /// once after that: a flight that began in between may have found the old value there, and is
+    /// not to be joined any more.
     fn mark_stale(&self, key: KeyRef<'_>) {
-        self.counters.removes.add();
         self.loads.mark_stale(key);
         self.fetches.mark_stale(key);
     }
 
-    pub(super) fn invalidate_all(&self) {
+    fn mark_all_stale(&self) {
         self.loads.mark_all_stale();
         self.fetches.mark_all_stale();
+    }
+
+    pub(super) fn invalidate_all(&self) {
+        self.mark_all_stale();
         self.cache.clear();
+        self.mark_all_stale();
     }
 
     /// Gives `key` a value on this node, which owns it.
@@ -148,6 +157,7 @@ impl<V: Cacheable> Shared<V> {
             return Err(Error::ValueTooLarge { bytes: weight, max });
         }
         let key = self.cache.hash(key);
+        self.counters.removes.add();
         self.mark_stale(key);
         let expires = life.and_then(|life| self.cluster.clock.now().checked_add(life));
         let never_stale = AtomicBool::new(false);
@@ -161,6 +171,7 @@ impl<V: Cacheable> Shared<V> {
         } else if expires.is_some() {
             self.have_swept();
         }
+        self.mark_stale(key);
         Ok(())
     }
 

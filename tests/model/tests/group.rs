@@ -106,6 +106,23 @@ fn two_removes_against_gets() {
     });
 }
 
+/// Small, so that many of its schedules are explored: a flight that finds the old value in the cache
+/// while that is being removed must not be joined later.
+#[test]
+fn remove_against_a_second_flight() {
+    explore(|| {
+        let remove = part(|world| {
+            world.remove(0, "k");
+            world.get(0, "k");
+        });
+        run(
+            World::new(1),
+            vec![gets(0, "k", 1), gets(0, "k", 1), remove],
+        )
+        .end();
+    });
+}
+
 #[test]
 fn remove_in_a_cluster() {
     explore(|| {
