@@ -353,7 +353,7 @@ impl Contender for Moka<'_> {
             self.cache.insert(key, self.weight.of(key));
         }
         self.requests += 1;
-        if self.requests % 64 == 0 {
+        if self.requests.is_multiple_of(64) {
             self.cache.run_pending_tasks();
             let entries = self.cache.entry_count() as usize;
             self.over = self.over.max(entries.saturating_sub(self.room));

@@ -24,7 +24,7 @@ use crate::sync::{
 pub const ENTRY_OVERHEAD: usize = 160;
 
 /// The capacity for which there is one shard more: the policy of a shard wants some hundred entries.
-const SHARD_BYTES: usize = 256 << 10;
+const SHARD_BYTES: usize = 512 << 10;
 
 /// Shards for each processor, at most, and in all.
 const SHARDS_PER_PROCESSOR: usize = 16;
@@ -284,8 +284,10 @@ impl<V> Cache<V> {
         // Whoever keeps an expiring value from now on lowers it again, as this does in the end.
         self.soonest_expiry.store(Tick::MAX, Ordering::Relaxed);
         let mut soonest = Tick::MAX;
-        for shard in self.made_shards() {
-            loop {
+        let mut shards: Vec<_> = self.made_shards().collect();
+        // In turns, so that nobody who waits for one of them has to wait for all that goes there.
+        while !shards.is_empty() {
+            shards.retain(|shard| {
                 let (expired, left) = shard.pop_expired(now);
                 let is_done = expired.len() < SWEEP;
                 for gone in expired {
@@ -294,9 +296,10 @@ impl<V> Cache<V> {
                 }
                 if is_done {
                     soonest = soonest.min(left);
-                    break;
                 }
-            }
+                !is_done
+            });
+            thread::yield_now();
         }
         self.soonest_expiry.fetch_min(soonest, Ordering::Relaxed);
     }

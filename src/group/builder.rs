@@ -226,7 +226,7 @@ impl<V: Cacheable> GroupBuilder<V> {
 
     /// Sets how many locks the cache is spread over, rounded up to a power of two. Each has a part
     /// of the entries and its own part of the eviction policy, which wants some hundred of them.
-    /// Defaults to one for each 256 KiB of capacity, but no more than sixteen for each processor.
+    /// Defaults to one for each 512 KiB of capacity, but no more than sixteen for each processor.
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
         self

@@ -51,7 +51,7 @@ const ALL: u8 = USED | MAX_COUNT;
 const NONE: At = At::MAX;
 
 /// An array that is full grows by this part: memory counts for more than a rare move.
-const GROWTH: usize = 4;
+const GROWTH: usize = 16;
 
 #[repr(C)] // as `Policy`
 pub(super) struct Table<T> {
@@ -165,7 +165,7 @@ impl<T: Item> Table<T> {
             return at;
         }
         if self.cells.len() == self.cells.capacity() {
-            let more = (self.cells.len() / GROWTH).max(4);
+            let more = (self.cells.len() / GROWTH).max(16);
             self.cells.reserve_exact(more);
         }
         self.cells.push(cell);
