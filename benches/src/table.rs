@@ -84,6 +84,9 @@ impl Bars {
 /// A time for a table, in nanoseconds with one digit.
 #[must_use]
 pub fn nanos(time: f64) -> String {
+    if time.is_nan() {
+        return "–".to_owned(); // it took no part
+    }
     if time >= 10_000.0 {
         return format!(
             "{:.1} us",
@@ -96,5 +99,8 @@ pub fn nanos(time: f64) -> String {
 /// A ratio for a table.
 #[must_use]
 pub fn ratio(value: f64) -> String {
+    if value.is_nan() {
+        return "–".to_owned();
+    }
     format!("{value:.2}x")
 }
