@@ -7,8 +7,12 @@
 //! Values are dropped, and whoever listens is told of them, after unlocking (I1). A hit touches its
 //! shard and nothing else.
 
+mod budget;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
+
+use budget::Budget;
 
 use crate::deadline::Clock;
 use crate::entry::{Entry, Expiry, Life, MAX_WEIGHT, Place, Tick, tick, ticks, whole_ticks};
@@ -750,35 +754,6 @@ impl<V> Leaving<V> {
             None => self.first = Some(gone),
             Some(_) => self.more.push(gone),
         }
-    }
-}
-
-/// Bytes that can be taken until none are left.
-struct Budget {
-    capacity: usize,
-    taken: AtomicUsize,
-}
-
-impl Budget {
-    fn new(capacity: usize) -> Budget {
-        Budget {
-            capacity,
-            taken: AtomicUsize::new(0),
-        }
-    }
-
-    fn try_take(&self, bytes: usize) -> bool {
-        let take = |taken: usize| taken.checked_add(bytes).filter(|&sum| sum <= self.capacity);
-        let relaxed = Ordering::Relaxed;
-        self.taken.fetch_update(relaxed, relaxed, take).is_ok()
-    }
-
-    fn taken(&self) -> usize {
-        self.taken.load(Ordering::Relaxed)
-    }
-
-    fn give_back(&self, bytes: usize) {
-        self.taken.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 

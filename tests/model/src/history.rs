@@ -27,20 +27,14 @@ struct Got {
     value_key: String,
 }
 
-/// A run of a loader.
-#[derive(Clone, Debug)]
-struct Load {
-    key: String,
-    began: Moment,
-}
-
 /// The history of one run. Its own locks are not modelled: they are held for no time at all.
 #[derive(Debug, Default)]
 pub struct History {
     now: AtomicU64,
     changes: Mutex<Vec<Change>>,
     gets: Mutex<Vec<Got>>,
-    loads: Mutex<Vec<Load>>,
+    /// The keys of all loads.
+    loads: Mutex<Vec<String>>,
 }
 
 #[allow(clippy::unwrap_used)] // a poisoned lock means that the run has failed already
@@ -53,11 +47,7 @@ impl History {
     /// Notes that a load begins; returns the bytes that tell so.
     pub fn load_begins(&self, key: &str) -> String {
         let began = self.tick();
-        let load = Load {
-            key: key.to_owned(),
-            began,
-        };
-        self.loads.lock().unwrap().push(load);
+        self.loads.lock().unwrap().push(key.to_owned());
         stamp(key, began)
     }
 
@@ -99,7 +89,7 @@ impl History {
             .lock()
             .unwrap()
             .iter()
-            .filter(|load| load.key == key)
+            .filter(|loaded| *loaded == key)
             .count()
     }
 
