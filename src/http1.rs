@@ -1,14 +1,17 @@
-//! HTTP/1: bytes to heads of requests, and heads of responses to bytes. Pure: no socket, no lock,
-//! no clock.
+//! HTTP/1: bytes to heads of requests and back, and of responses (`response.rs` reads those). Pure:
+//! no socket, no lock, no clock.
 //!
 //! Strict on purpose. Where two readers of the same bytes could disagree on where a request ends,
 //! one of them can be made to see a request that the other never saw; so what the standard calls
 //! malformed is refused, also where it allows leniency. A refused request ends its connection.
 
+mod response;
+
 use std::io::Write as _;
 use std::mem::MaybeUninit;
 
 pub(crate) use httparse::Header as Field;
+pub(crate) use response::{BodyLength, Chunks, Malformed, parse_response, response_head_len};
 
 /// The longest request line: the longest key, its group and room to spare.
 pub(crate) const MAX_LINE: usize = 17 << 10;
@@ -285,6 +288,33 @@ pub(crate) fn may_have_body(status: u16) -> bool {
     !matches!(status, 100..=199 | 204 | 304)
 }
 
+/// Appends the head of a request. The headers must be free of control characters.
+pub(crate) fn write_request_head<'n, 'v>(
+    out: &mut Vec<u8>,
+    method: &str,
+    target: &str,
+    headers: impl Iterator<Item = (&'n str, &'v str)>,
+    body_len: usize,
+) {
+    for part in [method, " ", target, " HTTP/1.1\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+    write_fields(out, headers);
+    if body_len > 0 {
+        // Writing to a `Vec` cannot fail.
+        let _ = write!(out, "Content-Length: {body_len}\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_fields<'n, 'v>(out: &mut Vec<u8>, headers: impl Iterator<Item = (&'n str, &'v str)>) {
+    for (name, value) in headers {
+        for part in [name, ": ", value, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
+}
+
 /// Appends the head of a response. The headers must be free of control characters.
 pub(crate) fn write_head<'n, 'v>(
     out: &mut Vec<u8>,
@@ -295,11 +325,7 @@ pub(crate) fn write_head<'n, 'v>(
 ) {
     // Writing to a `Vec` cannot fail.
     let _ = write!(out, "HTTP/1.1 {status} {}\r\n", reason(status));
-    for (name, value) in headers {
-        for part in [name, ": ", value, "\r\n"] {
-            out.extend_from_slice(part.as_bytes());
-        }
-    }
+    write_fields(out, headers);
     if may_have_body(status) {
         let _ = write!(out, "Content-Length: {body_len}\r\n");
     }

@@ -1,0 +1,230 @@
+//! `Connection`: one request to a peer at a time, and its answer.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use super::socket::Socket;
+use crate::http1::{
+    BodyLength, Chunks, Malformed, Persistence, field_room, parse_response, response_head_len,
+    write_request_head,
+};
+use crate::peer::{Call, CallError, Reply};
+use crate::wire::HEADER;
+
+/// What is read at once until the length of a body is known: most answers whole.
+const INPUT: usize = 8 << 10;
+
+/// A body up to this length is sent in one piece with its head.
+const SENT_AT_ONCE: usize = 16 << 10;
+
+/// What is reserved for a body before its first byte is here.
+const MAX_RESERVED: usize = 1 << 20;
+
+/// How many answers may only announce another one.
+const MAX_INTERIM: usize = 8;
+
+pub(super) struct Connection {
+    socket: Socket,
+    output: Vec<u8>,
+    input: Vec<u8>,
+    unread: Range<usize>,
+    /// Whether a byte of the answer has come.
+    is_answered: bool,
+    /// Whether the next byte will be the first of the next answer.
+    is_reusable: bool,
+    idle_since: Instant,
+}
+
+/// Why there is no answer.
+pub(super) enum Failed {
+    /// The other side closed before it said anything: perhaps it has not seen the request.
+    Unseen(io::Error),
+    Answered(CallError),
+}
+
+impl From<Malformed> for Failed {
+    fn from(malformed: Malformed) -> Failed {
+        Failed::Answered(CallError::Nonsense(malformed.0.to_owned()))
+    }
+}
+
+impl Connection {
+    pub(super) fn open(address: SocketAddr, timeout: Duration) -> io::Result<Connection> {
+        Ok(Connection {
+            socket: Socket::connect(address, timeout)?,
+            output: Vec::new(),
+            input: vec![0; INPUT],
+            unread: 0..0,
+            is_answered: false,
+            is_reusable: false,
+            idle_since: Instant::now(),
+        })
+    }
+
+    /// Whether another request can be sent on it, as far as is known without asking the system.
+    pub(super) fn is_reusable(&self) -> bool {
+        self.is_reusable
+    }
+
+    pub(super) fn idle_since(&self) -> Instant {
+        self.idle_since
+    }
+
+    /// Whether the other side has not closed it, which takes calls to the system.
+    pub(super) fn is_open(&self) -> bool {
+        self.socket.is_quiet()
+    }
+
+    /// Sends `call` and reads the answer, whose body may have `max_body` bytes, until `until`.
+    pub(super) fn exchange(
+        &mut self,
+        call: &Call,
+        host: &str,
+        max_body: usize,
+        until: Instant,
+    ) -> Result<Reply, Failed> {
+        self.is_reusable = false;
+        self.is_answered = false;
+        self.unread = 0..0;
+        self.socket.set_deadline(until);
+        let sent = self.send(call, host);
+        // One that does not want all of a request may say so before it closes.
+        let received = self.receive(max_body);
+        self.idle_since = Instant::now();
+        match (sent, received) {
+            (Err(error), Err(_)) => Err(self.failed(error)),
+            (Err(_), Ok(reply)) => {
+                self.is_reusable = false;
+                Ok(reply)
+            }
+            (Ok(()), received) => received,
+        }
+    }
+
+    fn send(&mut self, call: &Call, host: &str) -> io::Result<()> {
+        let header = (!call.header.is_empty()).then_some((HEADER, &*call.header));
+        let headers = [("Host", host)].into_iter().chain(header);
+        let (method, target, body) = (call.method, &call.target, &call.body);
+        self.output.clear();
+        write_request_head(&mut self.output, method, target, headers, body.len());
+        if body.len() <= SENT_AT_ONCE {
+            self.output.extend_from_slice(body);
+            return self.socket.write_all(&self.output);
+        }
+        self.socket.write_all(&self.output)?;
+        self.socket.write_all(body)
+    }
+
+    fn receive(&mut self, max_body: usize) -> Result<Reply, Failed> {
+        for _ in 0..=MAX_INTERIM {
+            let length = self.read_head()?;
+            let (head, rest) = self.input[self.unread.clone()].split_at(length);
+            let mut room = field_room();
+            let head = parse_response(head, &mut room)?;
+            let (status, length_of_body) = (head.status, head.body);
+            let header = head.field(HEADER).map(str::to_owned);
+            let stays = head.persistence != Persistence::Close;
+            let is_interim = head.is_interim();
+            self.unread.start = self.unread.end - rest.len();
+            if is_interim {
+                continue;
+            }
+            let body = match length_of_body {
+                BodyLength::Known(length) => self.read_body(length, max_body)?,
+                BodyLength::Chunked => self.read_chunks(max_body)?,
+            };
+            self.is_reusable = stays && self.unread.is_empty();
+            return Ok(Reply {
+                status,
+                header,
+                body,
+            });
+        }
+        Err(Malformed("the answer is announced again and again").into())
+    }
+
+    /// Reads until a head is here; gives its length.
+    fn read_head(&mut self) -> Result<usize, Failed> {
+        let mut searched = 0;
+        loop {
+            let bytes = &self.input[self.unread.clone()];
+            if let Some(length) = response_head_len(bytes, searched)? {
+                return Ok(length);
+            }
+            searched = bytes.len();
+            self.read_more()?;
+        }
+    }
+
+    fn read_body(&mut self, length: u64, max: usize) -> Result<Vec<u8>, Failed> {
+        if length > max as u64 {
+            return Err(Malformed("the body of the answer is too large").into());
+        }
+        let length = length as usize; // it is no more than `max`
+        // What a peer announces is no reason to allocate it.
+        let mut body = Vec::with_capacity(length.min(MAX_RESERVED));
+        let here = self.unread.len().min(length);
+        body.extend_from_slice(&self.input[self.unread.start..self.unread.start + here]);
+        self.unread.start += here;
+        let missing = (length - here) as u64;
+        if missing > 0 {
+            let read = (&mut self.socket).take(missing).read_to_end(&mut body);
+            read.map_err(|error| self.failed(error))?;
+            if body.len() < length {
+                return Err(self.failed(ErrorKind::UnexpectedEof.into()));
+            }
+        }
+        Ok(body)
+    }
+
+    fn read_chunks(&mut self, max: usize) -> Result<Vec<u8>, Failed> {
+        let (mut chunks, mut body) = (Chunks::Size, Vec::new());
+        loop {
+            let bytes = &self.input[self.unread.clone()];
+            self.unread.start += chunks.advance(bytes, &mut body, max)?;
+            if chunks == Chunks::Done {
+                return Ok(body);
+            }
+            self.read_more()?;
+        }
+    }
+
+    /// Reads what comes next, behind what is unread.
+    fn read_more(&mut self) -> Result<(), Failed> {
+        if self.unread.end == self.input.len() {
+            self.input.copy_within(self.unread.clone(), 0);
+            self.unread = 0..self.unread.len();
+        }
+        if self.unread.end == self.input.len() {
+            self.input.resize(2 * self.input.len(), 0);
+        }
+        let read = self.socket.read(&mut self.input[self.unread.end..]);
+        match read {
+            Ok(0) => Err(self.failed(ErrorKind::UnexpectedEof.into())),
+            Ok(count) => {
+                self.unread.end += count;
+                self.is_answered = true;
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    fn failed(&self, error: io::Error) -> Failed {
+        match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => Failed::Answered(CallError::Timeout),
+            ErrorKind::UnexpectedEof
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::BrokenPipe
+                if !self.is_answered =>
+            {
+                Failed::Unseen(error)
+            }
+            _ => Failed::Answered(CallError::Unreachable(error.to_string())),
+        }
+    }
+}
