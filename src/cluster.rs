@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::change::Change;
 use crate::circuit::Circuit;
 use crate::deadline::{Clock, Deadline};
+use crate::dialect::{Dialect, Spoken};
 use crate::error::{Error, Unreached};
 use crate::keeper::Keeper;
 use crate::owed::{Missed, Owed};
@@ -29,6 +30,8 @@ pub(crate) enum Failure {
     Deadline,
     /// The peer is away: refused, silent, nonsense, or known to be so.
     Away(String),
+    /// The peer speaks a dialect that has no such request.
+    Unsupported,
 }
 
 /// A peer other than this node.
@@ -36,6 +39,7 @@ pub(crate) struct Remote {
     pub(crate) peer: Peer,
     link: Arc<dyn Link>,
     circuit: Circuit,
+    spoken: Spoken,
     /// The removals it has missed.
     owed: Owed,
     calls: Counter,
@@ -87,6 +91,7 @@ pub(crate) struct Settings {
     pub(crate) fallback_life: Duration,
     pub(crate) max_value: usize,
     pub(crate) allow_absent: bool,
+    pub(crate) dialect: Dialect,
 }
 
 /// What the groups of a node share. Holds no group, so there is no cycle.
@@ -120,7 +125,7 @@ impl Cluster {
         transport: Arc<dyn Transport>,
     ) -> Arc<Cluster> {
         let alone = Members {
-            ring: ring_of(std::slice::from_ref(&this)),
+            ring: ring_of(settings.dialect, std::slice::from_ref(&this)),
             remotes: vec![None],
             peers: vec![this.clone()],
         };
@@ -159,9 +164,13 @@ impl Cluster {
                     id: self.this.name().into(),
                 });
             }
+            let dialect = self.settings.dialect;
+            peers
+                .iter()
+                .try_for_each(|peer| check_weight(dialect, peer))?;
             let remote = |peer: &Peer| (!self.is_this(peer)).then(|| self.remote(&old, peer));
             let new = Arc::new(Members {
-                ring: ring_of(&peers),
+                ring: ring_of(dialect, &peers),
                 remotes: peers.iter().map(remote).collect(),
                 peers,
             });
@@ -204,6 +213,11 @@ impl Cluster {
                     peer: peer.clone(),
                     link: self.transport.link(peer, &self.settings.limits),
                     circuit: Circuit::default(),
+                    // A native cluster has no others.
+                    spoken: Spoken::new(match self.settings.dialect {
+                        Dialect::Native => Some(Dialect::Native),
+                        Dialect::Golang => None,
+                    }),
                     owed: Owed::default(),
                     calls: Counter::default(),
                     errors: Counter::default(),
@@ -234,7 +248,7 @@ impl Cluster {
         let outcome = remote
             .link
             .call(call, timeout)
-            .and_then(|reply| self.read(reply, read));
+            .and_then(|reply| self.read(remote, reply, read));
         match outcome {
             Ok(result) => {
                 self.succeeded(remote);
@@ -250,6 +264,7 @@ impl Cluster {
 
     fn read<R>(
         &self,
+        remote: &Remote,
         reply: Reply,
         read: impl FnOnce(Status, Reply) -> Result<R, Nonsense>,
     ) -> Result<R, CallError> {
@@ -257,11 +272,51 @@ impl Cluster {
         if ring.is_some_and(|ring| ring != self.members().fingerprint()) {
             self.ring_mismatches.add();
         }
-        let status = Status::of(reply.status, reply.header.as_deref());
+        let status = match self.note_spoken(remote, &reply) {
+            Dialect::Native => Status::of(reply.status, reply.header.as_deref()),
+            Dialect::Golang => Some(Status::of_golang(reply.status)),
+        };
         let status = status.ok_or_else(|| {
             CallError::Nonsense(format!("an answer with status {}", reply.status))
         })?;
         read(status, reply).map_err(|nonsense| CallError::Nonsense(nonsense.0.to_owned()))
+    }
+
+    /// What an answer is spoken in.
+    pub(crate) fn spoken(&self, reply: &Reply) -> Dialect {
+        self.settings.dialect.spoken(reply.header.is_some())
+    }
+
+    /// A peer may speak another dialect after a restart, so every answer tells.
+    fn note_spoken(&self, remote: &Remote, reply: &Reply) -> Dialect {
+        let dialect = self.spoken(reply);
+        if remote.spoken.set(dialect) {
+            log::info!(
+                target: "groupcache", peer:% = remote.peer, dialect:% = dialect;
+                "what the peer speaks is known"
+            );
+        }
+        dialect
+    }
+
+    /// What a peer speaks: as its last answer showed, or as it answers now.
+    fn ask_dialect(self: &Arc<Self>, remote: &Arc<Remote>) -> Result<Dialect, Failure> {
+        if let Some(dialect) = remote.speaks() {
+            return Ok(dialect);
+        }
+        let limit = self.settings.fetch_timeout;
+        self.call(remote, &hello(), limit, Deadline::NEVER, |_, reply| {
+            Ok(self.spoken(&reply))
+        })
+    }
+
+    /// How long a peer may take for the answer to a GET. One that is not known to be native may be
+    /// unable to say that it is still loading.
+    pub(crate) fn patience_with(&self, remote: &Remote) -> Duration {
+        match remote.speaks() {
+            Some(Dialect::Native) => self.settings.fetch_timeout,
+            _ => self.settings.fetch_timeout.max(self.settings.load_timeout),
+        }
     }
 
     fn succeeded(&self, remote: &Remote) {
@@ -296,8 +351,26 @@ impl Cluster {
         });
     }
 
-    /// Tells a peer of a change. What it misses it is owed.
+    /// Tells a peer of a change. What it misses it is owed, unless it cannot be told at all.
     pub(crate) fn tell(
+        self: &Arc<Self>,
+        remote: &Arc<Remote>,
+        group: &str,
+        change: &Change<'_>,
+    ) -> Result<(), Failure> {
+        let told = match self.ask_dialect(remote) {
+            Ok(Dialect::Native) => self.tell_native(remote, group, change),
+            Ok(Dialect::Golang) => Err(Failure::Unsupported),
+            Err(failure) => Err(failure),
+        };
+        if matches!(told, Err(Failure::Deadline | Failure::Away(_))) {
+            remote.owed.add(group, change.missed(self.clock.now()));
+            self.ring_keeper();
+        }
+        told
+    }
+
+    fn tell_native(
         self: &Arc<Self>,
         remote: &Arc<Remote>,
         group: &str,
@@ -305,20 +378,17 @@ impl Cluster {
     ) -> Result<(), Failure> {
         let call = change.call(group, self.members().fingerprint());
         let limit = self.settings.fetch_timeout;
-        let told = self.call(remote, &call, limit, Deadline::NEVER, |status, _| {
+        let told = self.call(remote, &call, limit, Deadline::NEVER, |status, reply| {
             match status {
+                // Another process than the last time.
+                _ if self.spoken(&reply) == Dialect::Golang => Ok(Err(Failure::Unsupported)),
                 // A peer without the group has nothing of it.
                 Status::Ok | Status::NoSuchGroup => Ok(Ok(())),
                 Status::TooLarge => Ok(Err(Failure::Away("the value is too large for it".into()))),
                 _ => Err(Nonsense("it refuses the change")),
             }
         });
-        let told = told.and_then(|told| told);
-        if told.is_err() {
-            remote.owed.add(group, change.missed(self.clock.now()));
-            self.ring_keeper();
-        }
-        told
+        told.and_then(|told| told)
     }
 
     /// Runs `tell` for all `remotes` at the same time, and returns who was not reached.
@@ -372,21 +442,13 @@ impl Cluster {
     }
 
     fn probe(&self, remote: &Remote) -> bool {
-        let probe = Call {
-            method: "GET",
-            target: wire::BASE.to_owned(),
-            header: String::new(),
-            body: Vec::new(),
-        };
         // Any answer shows that it is there.
-        let answered = remote
-            .link
-            .call(&probe, self.settings.fetch_timeout)
-            .is_ok();
-        if answered {
+        let answer = remote.link.call(&hello(), self.settings.fetch_timeout);
+        if let Ok(reply) = &answer {
+            self.note_spoken(remote, reply);
             self.succeeded(remote);
         }
-        answered
+        answer.is_ok()
     }
 
     fn deliver(self: &Arc<Self>, remote: &Arc<Remote>) {
@@ -416,6 +478,7 @@ impl Cluster {
                 is_this_node: remote.is_none(),
                 ring_share: members.ring.share(at),
                 circuit: remote.map_or(CircuitState::Closed, Remote::circuit_state),
+                dialect: remote.map_or(Some(Dialect::Native), Remote::speaks),
                 calls: remote.map_or(0, |remote| remote.calls.get()),
                 call_errors: remote.map_or(0, |remote| remote.errors.get()),
                 owed: remote.map_or(0, |remote| remote.owed.len() as u64),
@@ -432,13 +495,22 @@ impl Cluster {
 }
 
 impl Remote {
+    /// What it speaks, as its last answer showed; `None` if there was none yet.
+    pub(crate) fn speaks(&self) -> Option<Dialect> {
+        self.spoken.get()
+    }
+
     pub(crate) fn unreached(&self, failure: &Failure) -> Unreached {
         Unreached {
             peer: self.peer.name().to_owned(),
             reason: match failure {
                 Failure::Deadline => "no time left".to_owned(),
                 Failure::Away(reason) => reason.clone(),
+                Failure::Unsupported => {
+                    "unsupported: golang/groupcache can neither remove nor set".to_owned()
+                }
             },
+            unsupported: matches!(failure, Failure::Unsupported),
         }
     }
 
@@ -456,12 +528,37 @@ pub(crate) fn batches<'a>(keys: &'a [&'a str]) -> impl Iterator<Item = &'a [&'a 
     keys.chunks(KEYS_OF_A_REQUEST)
 }
 
-fn ring_of(peers: &[Peer]) -> Ring {
+/// The smallest request that every peer answers.
+fn hello() -> Call {
+    Call {
+        method: "GET",
+        target: wire::BASE.to_owned(),
+        header: String::new(),
+        body: Vec::new(),
+    }
+}
+
+fn ring_of(dialect: Dialect, peers: &[Peer]) -> Ring {
     let member = |peer: &Peer| Member {
-        id: peer.id.clone(),
+        id: match dialect {
+            Dialect::Native => peer.id.clone(),
+            Dialect::Golang => peer.spelled.clone(),
+        },
         weight: peer.weight,
     };
-    Ring::new(&peers.iter().map(member).collect::<Vec<_>>())
+    let members: Vec<Member> = peers.iter().map(member).collect();
+    match dialect {
+        Dialect::Native => Ring::new(&members),
+        Dialect::Golang => Ring::golang(&members),
+    }
+}
+
+pub(crate) fn check_weight(dialect: Dialect, peer: &Peer) -> Result<(), Error> {
+    if dialect == Dialect::Golang && peer.weight != 1.0 {
+        let reason = "the ring of golang/groupcache knows no weights: leave it at 1";
+        return Err(Error::peer(peer.name(), reason));
+    }
+    Ok(())
 }
 
 /// The list without repetitions; the same id at two addresses is an error.
@@ -470,7 +567,7 @@ fn without_doubles(peers: Vec<Peer>) -> Result<Vec<Peer>, Error> {
     for peer in peers {
         match unique.iter().find(|other| other.id == peer.id) {
             None => unique.push(peer),
-            Some(other) if *other == peer => {}
+            Some(other) if other.is_same(&peer) => {}
             Some(other) => {
                 let reason = format!("it stands in the list twice, also as {}", other.address());
                 return Err(Error::peer(&peer.id, reason));

@@ -106,6 +106,9 @@ pub struct Unreached {
     pub peer: String,
     /// Why.
     pub reason: String,
+    /// Whether it cannot be told at all, as it speaks a [`Dialect`](crate::Dialect) that has no
+    /// such change. Any other peer is told to remove the value as soon as it answers.
+    pub unsupported: bool,
 }
 
 impl Error {

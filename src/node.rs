@@ -5,8 +5,9 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::client::Http;
-use crate::cluster::{Cluster, Owner, Settings};
+use crate::cluster::{Cluster, Owner, Settings, check_weight};
 use crate::deadline::Clock;
+use crate::dialect::Dialect;
 use crate::error::Error;
 use crate::group::{Begun, GroupBuilder, Pending, Registry, Serve};
 use crate::peer::{Limits, Peer, Transport};
@@ -90,6 +91,7 @@ impl Node {
             loader_threads: 16,
             max_value: 16 << 20,
             allow_absent: false,
+            dialect: Dialect::Native,
             clock: Clock::system(),
             transport: Arc::new(Http),
         })
@@ -203,12 +205,18 @@ impl Node {
     /// For engines that must not hold a thread meanwhile; all others use [`answer`](Node::answer).
     #[must_use]
     pub fn begin(&self, request: &Request<'_>) -> Begin {
-        match self.find(request) {
+        let asker = self.dialect().spoken(request.terms.native);
+        match self.find(request, asker) {
             Err(response) => Begin::Ready(response),
             Ok((group, None)) => Begin::Ready(match request.method {
                 "POST" => group.answer_command(request.body),
-                _ => self.respond(Status::WrongMethod, "a group takes POST only"),
+                _ => self.respond_wrong_method("POST"),
             }),
+            // Go runs every method as a GET and answers 200. Who wanted to remove something would
+            // take that for done, so here such a request is refused.
+            Ok(_) if asker == Dialect::Golang && request.method != "GET" => {
+                Begin::Ready(self.respond_wrong_method("GET"))
+            }
             Ok((group, Some(key))) => match request.method {
                 "GET" => match group.begin_get(&key, &request.terms) {
                     Begun::Ready(response) => Begin::Ready(response),
@@ -216,9 +224,7 @@ impl Node {
                 },
                 "PUT" => Begin::Ready(group.answer_put(&key, request.body)),
                 "DELETE" => Begin::Ready(group.answer_delete(&key)),
-                _ => {
-                    Begin::Ready(self.respond(Status::WrongMethod, "a key takes GET, PUT, DELETE"))
-                }
+                _ => Begin::Ready(self.respond_wrong_method("GET, PUT, DELETE")),
             },
         }
     }
@@ -234,9 +240,12 @@ impl Node {
     }
 
     /// The group and the key that a request is about, or the answer that there are none.
-    fn find<'a>(&self, request: &Request<'a>) -> Result<Found<'a>, Response> {
-        let (group, key) = match parse_target(request.target) {
+    fn find<'a>(&self, request: &Request<'a>, asker: Dialect) -> Result<Found<'a>, Response> {
+        let (group, key) = match parse_target(request.target, asker) {
             Ok(Target::Key(group, key)) => (group, Some(key)),
+            Ok(Target::Group(_)) if asker == Dialect::Golang => {
+                return Err(self.respond(Status::BadRequest, "bad request"));
+            }
             Ok(Target::Group(group)) => (group, None),
             Ok(Target::Node) => return Err(self.respond(Status::Ok, "alive")),
             Err(BadTarget::Elsewhere) => {
@@ -251,8 +260,19 @@ impl Node {
         };
         match self.0.registry.find(&group) {
             Some(found) => Ok((found, key)),
-            None => Err(self.respond(Status::NoSuchGroup, "no such group")),
+            None => {
+                let text = format!("no such group: {group}");
+                Err(self.respond(Status::NoSuchGroup, &text))
+            }
         }
+    }
+
+    fn dialect(&self) -> Dialect {
+        self.0.cluster.settings.dialect
+    }
+
+    fn respond_wrong_method(&self, allow: &'static str) -> Response {
+        Response::wrong_method(self.0.cluster.members().fingerprint(), allow)
     }
 
     pub(crate) fn respond(&self, status: Status, text: &str) -> Response {
@@ -305,6 +325,7 @@ pub struct NodeBuilder {
     loader_threads: usize,
     max_value: usize,
     allow_absent: bool,
+    dialect: Dialect,
     clock: Clock,
     transport: Arc<dyn Transport>,
 }
@@ -359,6 +380,12 @@ impl NodeBuilder {
         self
     }
 
+    /// Sets the protocol between peers, the same on all nodes. Defaults to [`Dialect::Native`].
+    pub fn dialect(mut self, dialect: Dialect) -> NodeBuilder {
+        self.dialect = dialect;
+        self
+    }
+
     /// Sets where the time comes from. Defaults to the system's monotonic clock.
     pub fn clock(mut self, clock: Clock) -> NodeBuilder {
         self.clock = clock;
@@ -375,7 +402,8 @@ impl NodeBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] if a setting cannot be used.
+    /// [`Error::InvalidSetting`] if a setting cannot be used, [`Error::InvalidPeer`] if this node has
+    /// a weight and the dialect knows none.
     pub fn build(self) -> Result<Node, Error> {
         Error::check_positive("connect_timeout", self.connect_timeout)?;
         Error::check_positive("fetch_timeout", self.fetch_timeout)?;
@@ -384,6 +412,7 @@ impl NodeBuilder {
             let reason = "without a thread no peer is ever answered; give it 1 or more";
             return Err(Error::setting("loader_threads", reason));
         }
+        check_weight(self.dialect, &self.this)?;
         let settings = Settings {
             limits: Limits {
                 connect_timeout: self.connect_timeout,
@@ -394,6 +423,7 @@ impl NodeBuilder {
             fallback_life: self.fallback_life,
             max_value: self.max_value,
             allow_absent: self.allow_absent,
+            dialect: self.dialect,
         };
         let pool = Pool::new(self.loader_threads);
         let cluster = Cluster::new(self.this, settings, self.clock, pool, self.transport);

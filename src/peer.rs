@@ -10,7 +10,8 @@ use crate::sync::Arc;
 /// A member of the cluster: a place on the ring, and an address.
 ///
 /// Made of an address, `"http://10.0.0.5:7000"`, which is then its id too. All nodes must name a
-/// peer by the same id: a peer under two names is two peers to the ring.
+/// peer by the same id: a peer under two names is two peers to the ring. In the ring of
+/// [`Dialect::Golang`](crate::Dialect::Golang) even two spellings of an address are two names.
 ///
 /// ```
 /// use groupcache_sync::Peer;
@@ -22,6 +23,8 @@ use crate::sync::Arc;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Peer {
     pub(crate) id: String,
+    /// The id, or the address as it was given: Go hashes it letter by letter.
+    pub(crate) spelled: String,
     host: String,
     port: u16,
     pub(crate) weight: f64,
@@ -50,6 +53,7 @@ impl Peer {
         }
         Ok(Peer {
             id: format!("http://{host}:{port}"),
+            spelled: address.to_owned(),
             host,
             port,
             weight: 1.0,
@@ -61,6 +65,7 @@ impl Peer {
     #[must_use]
     pub fn id(mut self, id: impl Into<String>) -> Peer {
         self.id = id.into();
+        self.spelled.clone_from(&self.id);
         self
     }
 
@@ -78,6 +83,11 @@ impl Peer {
         }
         self.weight = weight;
         Ok(self)
+    }
+
+    /// Whether it is the same peer, however its address is spelled.
+    pub(crate) fn is_same(&self, other: &Peer) -> bool {
+        self.id == other.id && self.address() == other.address() && self.weight == other.weight
     }
 
     /// Its name on the ring.

@@ -2,6 +2,9 @@
 //!
 //! Every peer stands at many points of a circle of 64-bit hashes; a key belongs to the first point
 //! at or after its own hash. A peer that comes or goes moves only the keys next to its points.
+//! `ring/golang.rs` makes the same of the points and the hash of golang/groupcache.
+
+mod golang;
 
 use siphasher::sip::SipHasher13;
 
@@ -23,12 +26,15 @@ pub(crate) struct Member {
 #[derive(Debug)]
 pub(crate) struct Ring {
     /// Sorted by hash; equal hashes by member id, so that the order of the list never matters.
+    /// (Go's rule is another one, and leaves no equal hashes.)
     points: Vec<(u64, u32)>,
     /// Where the points of each of the equal slices of the circle start: a lookup reads one of
     /// these and then walks a point or two, instead of searching the whole circle.
     starts: Vec<u32>,
     /// How far a hash is shifted to give its slice.
     shift: u32,
+    /// The hash of a key.
+    hash: fn(&[u8]) -> u64,
     /// Share of the circle by position in the list the ring was made of.
     shares: Vec<f64>,
     fingerprint: u64,
@@ -50,13 +56,25 @@ impl Ring {
         for point in &mut points {
             point.1 = by_id[point.1 as usize] as u32;
         }
+        let fingerprint = fingerprint_of(members, &by_id);
+        Ring::of(points, members.len(), hash, fingerprint)
+    }
+
+    /// The ring with these points, sorted, of so many members.
+    fn of(
+        points: Vec<(u64, u32)>,
+        members: usize,
+        hash: fn(&[u8]) -> u64,
+        fingerprint: u64,
+    ) -> Ring {
         let slices = points.len().next_power_of_two().max(2);
         let shift = u64::BITS - slices.trailing_zeros();
         Ring {
             starts: starts_of_slices(&points, slices, shift),
             shift,
-            shares: shares_of(&points, members.len()),
-            fingerprint: fingerprint_of(members, &by_id),
+            hash,
+            shares: shares_of(&points, members),
+            fingerprint,
             points,
         }
     }
@@ -64,7 +82,7 @@ impl Ring {
     /// The position, in the list the ring was made of, of the member that owns `key`; `None` if
     /// the ring is empty.
     pub(crate) fn owner(&self, key: &[u8]) -> Option<usize> {
-        let hash = hash(key);
+        let hash = (self.hash)(key);
         let slice = (hash >> self.shift) as usize;
         let mut index = self.starts[slice] as usize;
         while let Some(&(point, member)) = self.points.get(index) {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::dialect::Dialect;
 use crate::sync::{AtomicU64, Ordering};
 
 /// What happened in a group on this node since it was built.
@@ -86,6 +87,9 @@ pub struct PeerStats {
     pub ring_share: f64,
     /// Whether calls to it go out, or it failed too often.
     pub circuit: CircuitState,
+    /// What it speaks: the dialect of the cluster or the native one, as its last answer showed.
+    /// `None` if it has not answered yet.
+    pub dialect: Option<Dialect>,
     /// Calls made to it.
     pub calls: u64,
     /// Calls that failed: refused, silent or nonsense. Probes of a peer that is away are not counted.

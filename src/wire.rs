@@ -17,6 +17,10 @@
 //! | `r` | both | fingerprint of the sender's ring, hexadecimal |
 //! | `s` | answer | [`Status`], which is finer than HTTP's |
 //! | `n` | answer | length of a value that is too large to be sent |
+//!
+//! What a Go peer spells in another way is in `wire/golang.rs`.
+
+mod golang;
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -26,6 +30,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
+use crate::dialect::Dialect;
 use crate::key::MAX_KEY_BYTES;
 use crate::value::Value;
 
@@ -82,8 +87,9 @@ pub(crate) fn is_ours(target: &str) -> bool {
     target.starts_with(BASE)
 }
 
-/// Reads a path: split first, then decode, so that an encoded `/` stays part of its key.
-pub(crate) fn parse_target(target: &str) -> Result<Target<'_>, BadTarget> {
+/// Reads a path as one who speaks `dialect` spells it: split first, then decode, so that an encoded
+/// `/` stays part of its key.
+pub(crate) fn parse_target(target: &str, dialect: Dialect) -> Result<Target<'_>, BadTarget> {
     let rest = target.strip_prefix(BASE).ok_or(BadTarget::Elsewhere)?;
     if rest.is_empty() {
         return Ok(Target::Node);
@@ -97,7 +103,7 @@ pub(crate) fn parse_target(target: &str) -> Result<Target<'_>, BadTarget> {
         ));
     }
     let Some((group, key)) = rest.split_once('/') else {
-        return Ok(Target::Group(decode(rest)?));
+        return Ok(Target::Group(unescape(rest, dialect)?));
     };
     if group.is_empty() {
         return Err(BadTarget::Malformed("the group has no name"));
@@ -105,7 +111,17 @@ pub(crate) fn parse_target(target: &str) -> Result<Target<'_>, BadTarget> {
     if key.len() > MAX_KEY_BYTES {
         return Err(BadTarget::TooLong);
     }
-    Ok(Target::Key(decode(group)?, decode(key)?))
+    Ok(Target::Key(
+        unescape(group, dialect)?,
+        unescape(key, dialect)?,
+    ))
+}
+
+fn unescape(text: &str, dialect: Dialect) -> Result<Cow<'_, str>, BadTarget> {
+    match dialect {
+        Dialect::Native => decode(text),
+        Dialect::Golang => Ok(Cow::Owned(decode(&golang::with_spaces(text))?.into_owned())),
+    }
 }
 
 fn decode(text: &str) -> Result<Cow<'_, str>, BadTarget> {
@@ -212,8 +228,11 @@ pub(crate) enum Status {
     WrongMethod,
     /// Not a path of the protocol.
     Elsewhere,
+    /// It comes from a Go peer and is no value: what it means only people can tell.
+    Foreign,
 }
 
+/// Those that are sent.
 const STATUSES: [(Status, u16, &str); 11] = [
     (Status::Ok, 200, "ok"),
     (Status::Loading, 202, "loading"),
@@ -303,6 +322,8 @@ impl<'a> Request<'a> {
 pub struct Response {
     status: Status,
     header: String,
+    /// The methods to use instead, if the method was wrong.
+    allow: Option<&'static str>,
     head: Vec<u8>,
     value: Option<Value>,
 }
@@ -312,6 +333,7 @@ impl Response {
         Response {
             status,
             header: format!("v={VERSION};s={};r={ring:x}", status.name()),
+            allow: None,
             head: Vec::new(),
             value: None,
         }
@@ -321,6 +343,14 @@ impl Response {
     pub(crate) fn text(status: Status, ring: u64, text: &str) -> Response {
         let mut response = Response::new(status, ring);
         response.head = format!("{text}\n").into_bytes();
+        response
+    }
+
+    /// That this path takes other methods.
+    pub(crate) fn wrong_method(ring: u64, allow: &'static str) -> Response {
+        let text = format!("this path takes {allow} only");
+        let mut response = Response::text(Status::WrongMethod, ring, &text);
+        response.allow = Some(allow);
         response
     }
 
@@ -353,7 +383,7 @@ impl Response {
             Status::Ok => "application/x-protobuf",
             _ => "text/plain; charset=utf-8",
         };
-        let allow = (self.status == Status::WrongMethod).then_some(("Allow", "GET, PUT, DELETE"));
+        let allow = self.allow.map(|allow| ("Allow", allow));
         [("Content-Type", kind), (HEADER, self.header.as_str())]
             .into_iter()
             .chain(allow)
@@ -534,12 +564,16 @@ pub(crate) fn length_of(header: &str) -> Option<usize> {
 mod tests {
     use super::*;
 
+    fn parse(target: &str) -> Result<Target<'_>, BadTarget> {
+        parse_target(target, Dialect::Native)
+    }
+
     fn round_trip(group: &str, key: &str) {
         let target = target(group, Some(key));
         let clean =
             |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#' | b'.' | b'+');
         assert!(target.bytes().all(clean), "{target}");
-        let parsed = parse_target(&target).unwrap();
+        let parsed = parse(&target).unwrap();
         assert_eq!(parsed, Target::Key(group.into(), key.into()));
         assert_eq!(encoded_len(key), target.rsplit_once('/').unwrap().1.len());
     }
@@ -577,18 +611,15 @@ mod tests {
 
     #[test]
     fn bad_paths_are_told_apart() {
-        assert_eq!(parse_target("/other"), Err(BadTarget::Elsewhere));
-        assert_eq!(parse_target("/_groupcache/"), Ok(Target::Node));
-        assert_eq!(
-            parse_target("/_groupcache/g"),
-            Ok(Target::Group("g".into()))
-        );
+        assert_eq!(parse("/other"), Err(BadTarget::Elsewhere));
+        assert_eq!(parse("/_groupcache/"), Ok(Target::Node));
+        assert_eq!(parse("/_groupcache/g"), Ok(Target::Group("g".into())));
         for bad in ["/k", "g/%zz", "g/%f", "g/%ff", "g/a?b", "g/a#b", "g/a\0"] {
-            let parsed = parse_target(&format!("{BASE}{bad}")).map(|_| ());
+            let parsed = parse(&format!("{BASE}{bad}")).map(|_| ());
             assert!(matches!(parsed, Err(BadTarget::Malformed(_))), "{bad}");
         }
         let long = format!("{BASE}g/{}", "k".repeat(MAX_KEY_BYTES + 1));
-        assert_eq!(parse_target(&long), Err(BadTarget::TooLong));
+        assert_eq!(parse(&long), Err(BadTarget::TooLong));
     }
 
     #[test]
@@ -701,7 +732,7 @@ mod tests {
         let key = "k".repeat(MAX_KEY_BYTES);
         let path = target("g", Some(&key));
         assert_eq!(
-            parse_target(&path),
+            parse(&path),
             Ok(Target::Key("g".into(), key.as_str().into()))
         );
     }
@@ -745,7 +776,7 @@ mod tests {
         assert_eq!(headers, [kind, (HEADER, "v=1;s=not-found;r=1")]);
         assert_eq!(body, b"no such value\n");
 
-        let response = Response::text(Status::WrongMethod, 1, "no");
+        let response = Response::wrong_method(1, "GET, PUT, DELETE");
         let (headers, _) = sent(&response);
         let allow = ("Allow", "GET, PUT, DELETE");
         assert_eq!(headers, [kind, (HEADER, "v=1;s=wrong-method;r=1"), allow]);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::time::Duration;
 
-use groupcache_sync::Peer;
+use groupcache_sync::{Dialect, Peer};
 
 use crate::Failure;
 use crate::origin;
@@ -31,6 +31,7 @@ pub(crate) struct Flags {
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) fetch_timeout: Option<Duration>,
     pub(crate) loader_threads: Option<usize>,
+    pub(crate) dialect: Dialect,
     pub(crate) engine: Engine,
 }
 
@@ -118,7 +119,7 @@ const FLAGS: &[(&str, &str, &str)] = &[
     (
         "--dialect",
         "native|golang",
-        "the protocol between peers (default: native)",
+        "the protocol between peers; golang: to share keys with Go processes (default: native)",
     ),
     (
         "--engine",
@@ -156,9 +157,10 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Asked, Failu
     if given.text("--secret-file").is_some() {
         return Err(Failure::usage("--secret-file: not yet supported"));
     }
-    if given.one_of("--dialect", &["native", "golang"])? == Some("golang") {
-        return Err(Failure::usage("--dialect golang: not yet supported"));
-    }
+    let dialect = match given.one_of("--dialect", &["native", "golang"])? {
+        Some("golang") => Dialect::Golang,
+        _ => Dialect::Native,
+    };
     let engine = match given.one_of("--engine", &["threads", "tiny_http"])? {
         #[cfg(feature = "tiny_http")]
         Some("tiny_http") => Engine::TinyHttp,
@@ -187,6 +189,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Asked, Failu
         connect_timeout: given.millis("--connect-timeout-ms", 1)?,
         fetch_timeout: given.millis("--fetch-timeout-ms", 1)?,
         loader_threads: given.size("--loader-threads", 1)?,
+        dialect,
         engine,
     })))
 }

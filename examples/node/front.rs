@@ -106,6 +106,7 @@ impl Front {
                 "this": peer.is_this_node,
                 "ring_share": peer.ring_share,
                 "circuit": peer.circuit.to_string(),
+                "dialect": peer.dialect.map(|dialect| dialect.to_string()),
                 "calls": peer.calls,
                 "call_errors": peer.call_errors,
             })

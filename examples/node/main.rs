@@ -211,7 +211,9 @@ fn node(flags: &Flags, address: SocketAddr) -> Result<Node, Failure> {
         );
     }
     let invalid = |error| Failure::usage(format!("--self: {error}"));
-    let mut builder = Node::builder(&this).map_err(invalid)?;
+    let mut builder = Node::builder(&this)
+        .map_err(invalid)?
+        .dialect(flags.dialect);
     if let Some(timeout) = flags.connect_timeout {
         builder = builder.connect_timeout(timeout);
     }

@@ -5,6 +5,7 @@ use super::{Count, Landed, Outcome, Shared, Source, Waited};
 use crate::cluster::{Failure, Remote};
 use crate::codec::CodecError;
 use crate::deadline::Deadline;
+use crate::dialect::Dialect;
 use crate::entry::Place;
 use crate::error::Error;
 use crate::flight::{Guard, Part};
@@ -26,6 +27,8 @@ enum Fetched {
     StillLoading,
     Overloaded,
     NoSuchGroup,
+    /// A Go peer has no value, for whatever reason.
+    Foreign,
 }
 
 impl<V: Cacheable> Shared<V> {
@@ -117,9 +120,14 @@ impl<V: Cacheable> Shared<V> {
                 );
                 None
             }
-            Ok(Fetched::LoadFailed(_) | Fetched::StillLoading | Fetched::Overloaded) => None,
+            Ok(
+                Fetched::LoadFailed(_)
+                | Fetched::StillLoading
+                | Fetched::Overloaded
+                | Fetched::Foreign,
+            ) => None,
             Err(Failure::Deadline) => Some(Err(Error::Deadline)),
-            Err(Failure::Away(_)) => None,
+            Err(Failure::Away(_) | Failure::Unsupported) => None,
         }
     }
 
@@ -158,9 +166,8 @@ impl<V: Cacheable> Shared<V> {
                 body: Vec::new(),
             };
             let read = |status, reply| self.read_answer(key, status, reply);
-            let answer = self
-                .cluster
-                .call(owner, &call, settings.fetch_timeout, deadline, read)?;
+            let limit = self.cluster.patience_with(owner);
+            let answer = self.cluster.call(owner, &call, limit, deadline, read)?;
             if let Some(fetched) = answer {
                 return Ok(fetched);
             }
@@ -184,10 +191,12 @@ impl<V: Cacheable> Shared<V> {
         status: Status,
         reply: Reply,
     ) -> Result<Option<Fetched>, Nonsense> {
+        let is_native = self.cluster.spoken(&reply) == Dialect::Native;
         Ok(Some(match status {
             Status::Ok => {
                 let answer = Answer::decode(reply.body)?;
-                if answer.key_hash != Some(hash_of_key(&self.name, key.text())) {
+                // A Go peer does not say which key its answer belongs to.
+                if is_native && answer.key_hash != Some(hash_of_key(&self.name, key.text())) {
                     return Err(Nonsense("the answer belongs to another key"));
                 }
                 Fetched::Value(answer)
@@ -195,6 +204,7 @@ impl<V: Cacheable> Shared<V> {
             Status::Loading => return Ok(None),
             Status::NotFound => Fetched::NotFound,
             Status::NoSuchGroup => Fetched::NoSuchGroup,
+            Status::Foreign => Fetched::Foreign,
             Status::Overloaded => Fetched::Overloaded,
             Status::TooLarge => Fetched::TooLarge(
                 reply

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::load::Role;
 use super::{Outcome, Shared};
 use crate::deadline::{Clock, Deadline};
+use crate::dialect::Dialect;
 use crate::error::Error;
 use crate::flight::{Delivery, Part, Queued, Waiter};
 use crate::loader;
@@ -141,6 +142,8 @@ trait Seats: Send + Sync {
 
 struct SeatsOf<V: Cacheable> {
     group: Arc<Shared<V>>,
+    /// What the asker speaks.
+    asker: Dialect,
     /// Where a load was queued on behalf of this request.
     queued: Mutex<Option<Arc<Queued<Outcome<V>>>>>,
     waiters: Mutex<Vec<Waiter<Outcome<V>>>>,
@@ -153,10 +156,11 @@ impl<V: Cacheable> Seats for SeatsOf<V> {
         if let Some(guard) = guard {
             // It never began: it goes to one who can wait longer, and the asker loads it itself.
             guard.hand_over(self.group.cluster.clock.now());
-            return self.group.respond_to_error(&Error::Overloaded);
+            return self.group.respond_to_error(&Error::Overloaded, self.asker);
         }
         let is_queued = self.waiters.lock().last().is_some_and(Waiter::is_queued);
-        let status = if is_queued {
+        // A Go peer cannot be told to ask again.
+        let status = if is_queued || self.asker == Dialect::Golang {
             Status::Overloaded
         } else {
             Status::Loading
@@ -177,13 +181,15 @@ impl<V: Cacheable> Seats for SeatsOf<V> {
 impl<V: Cacheable> Serve for Shared<V> {
     fn begin_get(self: Arc<Self>, key: &str, terms: &Terms) -> Begun {
         self.counters.served.add();
+        let asker = self.cluster.settings.dialect.spoken(terms.native);
         let hashed = self.cache.hash(key);
         if let Some((found, rate)) = self.cache.answer(hashed, terms.hits) {
             self.counters.served_hits.add();
             if found.is_stale {
                 self.renew(hashed);
             }
-            return Begun::Ready(self.respond_with(key, &found.value, found.expires, Some(rate)));
+            let (value, expires) = (&found.value, found.expires);
+            return Begun::Ready(self.respond_with(key, value, expires, Some(rate), asker));
         }
         let now = self.cluster.clock.now();
         let patience = terms.patience.unwrap_or(self.cluster.settings.load_timeout);
@@ -193,6 +199,7 @@ impl<V: Cacheable> Serve for Shared<V> {
             .map_or(Deadline::NEVER, |remaining| Deadline::after(now, remaining));
         let seats = Arc::new(SeatsOf {
             group: Arc::clone(&self),
+            asker,
             queued: Mutex::new(None),
             waiters: Mutex::new(Vec::new()),
         });
@@ -200,7 +207,7 @@ impl<V: Cacheable> Serve for Shared<V> {
             Part::Wait(waiter) => waiter,
             Part::Lead(guard) => {
                 let guard = match self.land_if_cached(guard) {
-                    Ok(landed) => return Begun::Ready(self.respond(key, Ok(landed))),
+                    Ok(landed) => return Begun::Ready(self.respond(key, Ok(landed), asker)),
                     Err(guard) => guard,
                 };
                 match self.queue_load(guard, load_deadline, Role::Owner) {
@@ -208,7 +215,7 @@ impl<V: Cacheable> Serve for Shared<V> {
                         *seats.queued.lock() = Some(queued);
                         waiter
                     }
-                    Err(error) => return Begun::Ready(self.respond_to_error(&error)),
+                    Err(error) => return Begun::Ready(self.respond_to_error(&error, asker)),
                 }
             }
         };
@@ -240,7 +247,7 @@ impl<V: Cacheable> Serve for Shared<V> {
         };
         match self.put(key, value, life) {
             Ok(()) => Response::new(Status::Ok, self.ring()),
-            Err(error) => self.respond_to_error(&error),
+            Err(error) => self.respond_to_error(&error, Dialect::Native),
         }
     }
 
@@ -282,18 +289,18 @@ impl<V: Cacheable> SeatsOf<V> {
     ) {
         let seats = Arc::clone(self);
         let landed = move |delivery| {
-            let group = &seats.group;
+            let (group, asker) = (&seats.group, seats.asker);
             let response = match delivery {
-                Delivery::Finished(outcome) => group.respond(&key, outcome),
-                Delivery::Abandoned => group.respond(&key, Err(super::lost_leader())),
-                Delivery::Released => group.respond_to_error(&Error::Overloaded),
+                Delivery::Finished(outcome) => group.respond(&key, outcome, asker),
+                Delivery::Abandoned => group.respond(&key, Err(super::lost_leader()), asker),
+                Delivery::Released => group.respond_to_error(&Error::Overloaded, asker),
                 Delivery::Lead(guard) => {
                     match group.queue_load(guard, load_deadline, Role::Owner) {
                         Ok((waiter, queued)) => {
                             *seats.queued.lock() = Some(queued);
                             return seats.follow(key, waiter, load_deadline, answer);
                         }
-                        Err(error) => group.respond_to_error(&error),
+                        Err(error) => group.respond_to_error(&error, asker),
                     }
                 }
             };
@@ -310,11 +317,11 @@ impl<V: Cacheable> Shared<V> {
         self.cluster.members().fingerprint()
     }
 
-    fn respond(&self, key: &str, outcome: Outcome<V>) -> Response {
+    fn respond(&self, key: &str, outcome: Outcome<V>, asker: Dialect) -> Response {
         match self.or_stand_in(self.cache.hash(key), outcome) {
             // Just loaded: there is no rate yet.
-            Ok(landed) => self.respond_with(key, &landed.value, landed.expires, Some(0.0)),
-            Err(error) => self.respond_to_error(&error),
+            Ok(landed) => self.respond_with(key, &landed.value, landed.expires, Some(0.0), asker),
+            Err(error) => self.respond_to_error(&error, asker),
         }
     }
 
@@ -324,23 +331,31 @@ impl<V: Cacheable> Shared<V> {
         value: &V,
         expires: Option<Instant>,
         rate: Option<f64>,
+        asker: Dialect,
     ) -> Response {
         let bytes: Value = match self.encode_for_peers(value) {
             Ok(bytes) => bytes,
-            Err(error) => return self.respond_to_error(&error),
+            Err(error) => return self.respond_to_error(&error, asker),
         };
-        let now = self.cluster.clock.now();
-        let answer = Answer {
+        let mut answer = Answer {
             value: bytes,
             rate,
-            remaining: expires.map(|expires| expires.saturating_duration_since(now)),
-            key_hash: Some(hash_of_key(&self.name, key)),
+            remaining: None,
+            key_hash: None,
         };
+        // Go has no such fields.
+        if asker == Dialect::Native {
+            let now = self.cluster.clock.now();
+            answer.remaining = expires.map(|expires| expires.saturating_duration_since(now));
+            answer.key_hash = Some(hash_of_key(&self.name, key));
+        }
         Response::value(self.ring(), answer)
     }
 
-    fn respond_to_error(&self, error: &Error) -> Response {
+    fn respond_to_error(&self, error: &Error, asker: Dialect) -> Response {
         let status = match error {
+            // In Go that is an error of the getter as any other, and 404 means another thing.
+            Error::NotFound if asker == Dialect::Golang => Status::LoadFailed,
             Error::NotFound => Status::NotFound,
             Error::Overloaded | Error::Thread { .. } => Status::Overloaded,
             Error::ValueTooLarge { bytes, .. } => return Response::too_large(self.ring(), *bytes),

@@ -8,8 +8,8 @@ use std::path::Path;
 /// left of it and those of the levels before.
 const LEVELS: &[&[&str]] = &[
     &[
-        "sync", "deadline", "slot", "value", "key", "ring", "hot", "policy", "entry", "lru",
-        "store", "http1",
+        "sync", "deadline", "dialect", "slot", "value", "key", "ring", "hot", "policy", "entry",
+        "lru", "store", "http1",
     ],
     &[
         "codec", "waits", "flight", "loader", "stats", "wire", "auth",

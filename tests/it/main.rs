@@ -5,6 +5,7 @@
 mod api;
 mod cluster;
 mod expiry;
+mod golang;
 mod layout;
 mod loaders;
 mod p1_one_load;

@@ -560,6 +560,29 @@ fn the_origin_says_how_long_values_live() {
 }
 
 #[test]
+fn nodes_of_a_go_cluster_share_keys_and_removals() {
+    let origin = Origin::start();
+    let args = [STEADY, &["--dialect", "golang"]].concat();
+    let cluster = Cluster::start(2, &origin, &args);
+    for number in 0..20 {
+        let key = format!("go-{number}");
+        let owner = cluster.owner(&key);
+        assert_eq!(cluster[1 - owner].get(&key).source, "peer");
+        assert_eq!(cluster[1 - owner].put(&key, "set").status, 200);
+        assert_eq!(cluster[owner].get(&key).text(), "set");
+    }
+    assert_eq!(cluster.count("ring_mismatches"), 0);
+    let stats = cluster[0].stats();
+    for peer in stats["peers"].as_array().unwrap() {
+        assert_eq!(peer["dialect"], "native", "{stats}");
+    }
+    let native = Process::start(&origin, STEADY);
+    native.set_peers(&[&cluster[0].url, &cluster[1].url, &native.url]);
+    cluster[0].set_peers(&[&cluster[0].url, &cluster[1].url, &native.url]);
+    assert_ne!(native.stats()["ring"], cluster[0].stats()["ring"]);
+}
+
+#[test]
 fn the_command_line_says_what_is_wrong_with_it() {
     let good = [
         "--listen",
@@ -585,10 +608,6 @@ fn the_command_line_says_what_is_wrong_with_it() {
         (
             with(&["--dialect=klingon"]),
             &["--dialect", "native or golang"],
-        ),
-        (
-            with(&["--dialect", "golang"]),
-            &["--dialect", "not yet supported"],
         ),
         (
             with(&["--secret-file", "/x"]),
