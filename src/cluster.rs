@@ -567,7 +567,7 @@ fn without_doubles(peers: Vec<Peer>) -> Result<Vec<Peer>, Error> {
     for peer in peers {
         match unique.iter().find(|other| other.id == peer.id) {
             None => unique.push(peer),
-            Some(other) if other.is_same(&peer) => {}
+            Some(other) if *other == peer => {}
             Some(other) => {
                 let reason = format!("it stands in the list twice, also as {}", other.address());
                 return Err(Error::peer(&peer.id, reason));

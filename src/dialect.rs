@@ -29,7 +29,9 @@ pub enum Dialect {
     /// **A Go owner** can neither say "not found" nor "still loading". Whatever it answers but a
     /// value has the asker load for itself, as Go does; it may take as long as
     /// [`load_timeout`](crate::NodeBuilder::load_timeout). Its values come without a life: a
-    /// mirrored copy has the longest life of such copies. Keys with empty segments or with `.` or
+    /// mirrored copy has the longest life of such copies. One larger than
+    /// [`max_value`](crate::NodeBuilder::max_value) cannot be used, and looks like a failure of the
+    /// peer: set that to the largest there is. Keys with empty segments or with `.` or
     /// `..` as one (`/x`, `a//b`, `../a`) do not reach a Go owner behind Go's `ServeMux`, which
     /// redirects them: every asker loads these for itself.
     ///

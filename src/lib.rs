@@ -39,6 +39,9 @@
 //! Peers are answered by `group/serve.rs`, behind [`Node::begin`] and [`Node::answer`]; the engines
 //! `server.rs`, `tiny.rs` and `memory.rs` bring requests there. `group/change.rs` removes and sets.
 //!
+//! Peers may also be processes of golang/groupcache: see [`Dialect::Golang`], `dialect.rs`,
+//! `ring/golang.rs` and `wire/golang.rs`.
+//!
 //! # Features
 //!
 //! `tiny_http` (default), `json`, `msgpack`, `test-util`: see the README.

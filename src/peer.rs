@@ -20,7 +20,7 @@ use crate::sync::Arc;
 /// assert_eq!(peer.address(), "http://10.0.0.5:7000");
 /// # Ok::<(), groupcache_sync::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Peer {
     pub(crate) id: String,
     /// The id, or the address as it was given: Go hashes it letter by letter.
@@ -85,11 +85,6 @@ impl Peer {
         Ok(self)
     }
 
-    /// Whether it is the same peer, however its address is spelled.
-    pub(crate) fn is_same(&self, other: &Peer) -> bool {
-        self.id == other.id && self.address() == other.address() && self.weight == other.weight
-    }
-
     /// Its name on the ring.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -112,6 +107,16 @@ impl Peer {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+}
+
+/// However the address was spelled.
+impl PartialEq for Peer {
+    fn eq(&self, other: &Peer) -> bool {
+        self.id == other.id
+            && self.host == other.host
+            && self.port == other.port
+            && self.weight == other.weight
     }
 }
 
