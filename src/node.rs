@@ -346,8 +346,8 @@ impl NodeBuilder {
     }
 
     /// Sets how long a load may take where nobody can say that it is still under way: for peers
-    /// that do not speak this crate's dialect, and for a get inside a loader, which could otherwise
-    /// wait for ever for loads that wait for it. Defaults to 10 s.
+    /// that do not speak this crate's dialect, whichever side asks, and for a get inside a loader,
+    /// which could otherwise wait for ever for loads that wait for it. Defaults to 10 s.
     pub fn load_timeout(mut self, timeout: Duration) -> NodeBuilder {
         self.load_timeout = timeout;
         self
@@ -380,7 +380,7 @@ impl NodeBuilder {
         self
     }
 
-    /// Sets the protocol between peers, the same on all nodes. Defaults to [`Dialect::Native`].
+    /// Sets the protocol between peers, the same on all of them. Defaults to [`Dialect::Native`].
     pub fn dialect(mut self, dialect: Dialect) -> NodeBuilder {
         self.dialect = dialect;
         self
