@@ -27,10 +27,7 @@ impl Change<'_> {
         };
         let (method, key, body) = match self {
             Change::Remove([key]) => ("DELETE", Some(*key), Vec::new()),
-            Change::Remove(keys) => {
-                let keys = keys.iter().map(|&key| key.to_owned()).collect();
-                ("POST", None, Command::Remove(keys).encode())
-            }
+            Change::Remove(keys) => ("POST", None, Command::Remove(keys.to_vec()).encode()),
             Change::Put { key, body } => ("PUT", Some(*key), body.clone()),
             Change::Clear => ("POST", None, Command::Clear.encode()),
         };

@@ -10,15 +10,12 @@ use crate::error::{Error, Unreached};
 use crate::keeper::Keeper;
 use crate::owed::{Missed, Owed};
 use crate::peer::{Call, CallError, Limits, Link, Peer, Reply, Transport};
-use crate::pool::Pool;
+use crate::pool::{Pool, each_at_once};
 use crate::ring::{Member, Ring};
 use crate::stats::{CircuitState, Counter, NodeStats, PeerStats};
-use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, RwLock, Weak, spawn_scoped, thread};
+use crate::sync::{Arc, Mutex, RwLock, Weak};
 use crate::waits::Waits;
 use crate::wire::{self, Nonsense, Status};
-
-/// How many peers are told of a change at the same time.
-const PARALLEL_CALLS: usize = 16;
 
 /// How many keys one request removes: about 1 MiB if all are as long as can be.
 const KEYS_OF_A_REQUEST: usize = 64;
@@ -80,6 +77,16 @@ impl Members {
 pub(crate) enum Owner {
     This,
     Peer(Arc<Remote>),
+}
+
+impl PartialEq for Owner {
+    fn eq(&self, other: &Owner) -> bool {
+        match (self, other) {
+            (Owner::This, Owner::This) => true,
+            (Owner::Peer(one), Owner::Peer(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
 }
 
 /// The settings of a node that its groups need.
@@ -397,28 +404,10 @@ impl Cluster {
         remotes: &[Arc<Remote>],
         tell: impl Fn(&Arc<Remote>) -> Result<(), Failure> + Sync,
     ) -> Vec<Unreached> {
-        if remotes.is_empty() {
-            return Vec::new();
-        }
-        let next = AtomicUsize::new(0);
-        let unreached = Mutex::new(Vec::new());
-        let work = || {
-            while let Some(remote) = remotes.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Err(failure) = tell(remote) {
-                    unreached.lock().push(remote.unreached(&failure));
-                }
-            }
-        };
-        thread::scope(|scope| {
-            for _ in 1..remotes.len().min(PARALLEL_CALLS) {
-                // Without more threads this one does it all, one after the other.
-                if spawn_scoped(scope, work).is_err() {
-                    break;
-                }
-            }
-            work();
+        let told = each_at_once(remotes, |remote| {
+            tell(remote).err().map(|failure| remote.unreached(&failure))
         });
-        unreached.into_inner()
+        told.into_iter().flatten().collect()
     }
 
     /// The keeper's round: lets expired values go, probes the peers that are away, so that no caller

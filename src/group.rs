@@ -12,18 +12,21 @@
 //! `fetches`. Waits go from fetch to load and never back, so nodes whose rings disagree can neither
 //! loop nor deadlock.
 
+mod batch;
 mod builder;
 mod change;
 mod fetch;
 mod load;
+mod many;
 mod renew;
+mod seats;
 mod serve;
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 pub use builder::GroupBuilder;
-pub use serve::Pending;
+pub use seats::Pending;
 pub(crate) use serve::{Begun, Registry, Serve};
 
 use load::Role;
@@ -37,7 +40,7 @@ use crate::error::Error;
 use crate::flight::{Delivery, Flights, Guard, Missed, Waiter};
 use crate::hot::Mirroring;
 use crate::key::{KeyRef, MAX_KEY_BYTES};
-use crate::loader::Loader;
+use crate::loader::{BatchLoader, Loader};
 use crate::stats::{Counter, GroupStats};
 use crate::sync::{Arc, AtomicBool, AtomicU64};
 use crate::value::{Cacheable, Value};
@@ -126,6 +129,7 @@ pub struct Got<V> {
 struct Shared<V: Cacheable> {
     name: String,
     loader: Box<dyn Loader<V>>,
+    batch_loader: Option<BatchLoader<V>>,
     codec: Box<dyn Codec<V>>,
     weigher: Option<Weigher<V>>,
     lives: Lives,
@@ -236,12 +240,91 @@ impl<V: Cacheable> Group<V> {
     /// As [`get_timeout`](Group::get_timeout).
     pub fn get_with(&self, key: &str, deadline: Deadline) -> Result<Got<V>, Error> {
         let landed = self.0.get(self.0.cache.hash(key), deadline)?;
-        let remaining = Deadline::remaining(landed.deadline(), self.0.cluster.clock.now());
-        Ok(Got {
-            value: landed.value,
-            source: landed.source,
-            remaining,
-        })
+        Ok(landed.got(self.0.cluster.clock.now()))
+    }
+
+    /// The values of many keys, in the order of `keys`. Blocks until all are here.
+    ///
+    /// What is in memory is taken from there. All other keys that one peer owns are asked for in
+    /// one request (a peer that does not know such requests is asked for one after the other), all
+    /// peers at the same time. The keys that this process owns are loaded at once if the group has
+    /// a [`batch_loader`](GroupBuilder::batch_loader), else by this thread with the help of the
+    /// node's loader threads; their owners do the same with theirs. A key that stands in `keys`
+    /// more than once costs as much as one.
+    ///
+    /// Inside a loader everything happens on its thread, one peer after the other.
+    ///
+    /// ```
+    /// use groupcache_sync::{Error, Group, LoadError, Node, Value};
+    ///
+    /// let node = Node::new("http://127.0.0.1:7000")?;
+    /// let squares: Group = node.group_builder("squares", 1 << 20).build(|key| {
+    ///     let number: u32 = key.parse().map_err(|_| LoadError::NotFound)?;
+    ///     Ok(Value::from((number * number).to_string()))
+    /// })?;
+    /// let found = squares.get_many(&["3", "x", "4"]);
+    /// assert_eq!(found[0].as_ref().unwrap().as_bytes(), b"9");
+    /// assert!(matches!(found[1], Err(Error::NotFound)));
+    /// assert_eq!(found[2].as_ref().unwrap().as_bytes(), b"16");
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// For each key by itself, as [`get`](Group::get).
+    pub fn get_many<K: AsRef<str>>(&self, keys: &[K]) -> Vec<Result<V, Error>> {
+        self.values_of(keys, Deadline::NEVER)
+    }
+
+    /// As [`get_many`](Group::get_many), but waits no longer than `timeout` in all. Loads run on
+    /// the node's loader threads, and complete even if they take longer.
+    ///
+    /// # Errors
+    ///
+    /// For each key by itself, as [`get_timeout`](Group::get_timeout).
+    pub fn get_many_timeout<K: AsRef<str>>(
+        &self,
+        keys: &[K],
+        timeout: Duration,
+    ) -> Vec<Result<V, Error>> {
+        self.values_of(keys, Deadline::after(self.0.cluster.clock.now(), timeout))
+    }
+
+    /// As [`get_many_timeout`](Group::get_many_timeout), but waits until `instant`.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_many_timeout`](Group::get_many_timeout).
+    pub fn get_many_deadline<K: AsRef<str>>(
+        &self,
+        keys: &[K],
+        instant: Instant,
+    ) -> Vec<Result<V, Error>> {
+        self.values_of(keys, Deadline::at(instant))
+    }
+
+    /// As [`get_many_deadline`](Group::get_many_deadline), and also tells of each value where it
+    /// came from and how long it lives.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_many_timeout`](Group::get_many_timeout).
+    pub fn get_many_with<K: AsRef<str>>(
+        &self,
+        keys: &[K],
+        deadline: Deadline,
+    ) -> Vec<Result<Got<V>, Error>> {
+        let outcomes = self.0.get_many(keys, deadline);
+        let now = self.0.cluster.clock.now();
+        let got = |outcome: Outcome<V>| outcome.map(|landed| landed.got(now));
+        outcomes.into_iter().map(got).collect()
+    }
+
+    fn values_of<K: AsRef<str>>(&self, keys: &[K], deadline: Deadline) -> Vec<Result<V, Error>> {
+        let outcomes = self.0.get_many(keys, deadline).into_iter();
+        outcomes
+            .map(|outcome| outcome.map(|landed| landed.value))
+            .collect()
     }
 
     /// The value of `key` if it is in this process's memory. Never blocks, loads or fetches, not
@@ -282,6 +365,14 @@ impl<V> Landed<V> {
     /// The end of its life.
     fn deadline(&self) -> Deadline {
         self.expires.map_or(Deadline::NEVER, Deadline::at)
+    }
+
+    fn got(self, now: Instant) -> Got<V> {
+        Got {
+            remaining: self.deadline().remaining(now),
+            value: self.value,
+            source: self.source,
+        }
     }
 
     fn joined(self) -> Landed<V> {

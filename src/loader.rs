@@ -1,6 +1,7 @@
 //! `Loader`: where values come from when no cache has them.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -113,6 +114,10 @@ pub trait Loader<V>: Send + Sync + 'static {
     /// [`LoadError::NotFound`] if there is none, [`LoadError::Failed`] for all else.
     fn load(&self, load: &Load<'_>) -> Result<Loaded<V>, LoadError>;
 }
+
+/// Loads many values at once; keys without one are absent.
+pub(crate) type BatchLoader<V> =
+    Box<dyn Fn(&[&str]) -> Result<HashMap<String, Loaded<V>>, LoadError> + Send + Sync>;
 
 /// A closure as a loader.
 pub(crate) struct FromClosure<F>(pub(crate) F);

@@ -14,7 +14,7 @@ use crate::peer::{Limits, Peer, Transport};
 use crate::pool::Pool;
 use crate::stats::{GroupStats, NodeStats};
 use crate::sync::Arc;
-use crate::wire::{BadTarget, Request, Response, Status, Target, parse_target};
+use crate::wire::{BadTarget, MAX_COMMAND, Request, Response, Status, Target, parse_target};
 
 /// Bytes of a message besides its value.
 const MESSAGE_OVERHEAD: usize = 1 << 10;
@@ -208,20 +208,17 @@ impl Node {
         let asker = self.dialect().spoken(request.terms.native);
         match self.find(request, asker) {
             Err(response) => Begin::Ready(response),
-            Ok((group, None)) => Begin::Ready(match request.method {
-                "POST" => group.answer_command(request.body),
-                _ => self.respond_wrong_method("POST"),
-            }),
+            Ok((group, None)) => match request.method {
+                "POST" => group.begin_command(request.body, &request.terms).into(),
+                _ => Begin::Ready(self.respond_wrong_method("POST")),
+            },
             // Go runs every method as a GET and answers 200. Who wanted to remove something would
             // take that for done, so here such a request is refused.
             Ok(_) if asker == Dialect::Golang && request.method != "GET" => {
                 Begin::Ready(self.respond_wrong_method("GET"))
             }
             Ok((group, Some(key))) => match request.method {
-                "GET" => match group.begin_get(&key, &request.terms) {
-                    Begun::Ready(response) => Begin::Ready(response),
-                    Begun::Pending(pending) => Begin::Pending(pending),
-                },
+                "GET" => group.begin_get(&key, &request.terms).into(),
                 "PUT" => Begin::Ready(group.answer_put(&key, request.body)),
                 "DELETE" => Begin::Ready(group.answer_delete(&key)),
                 _ => Begin::Ready(self.respond_wrong_method("GET, PUT, DELETE")),
@@ -311,6 +308,15 @@ pub enum Begin {
     Ready(Response),
     /// The answer takes a load.
     Pending(Pending),
+}
+
+impl From<Begun> for Begin {
+    fn from(begun: Begun) -> Begin {
+        match begun {
+            Begun::Ready(response) => Begin::Ready(response),
+            Begun::Pending(pending) => Begin::Pending(pending),
+        }
+    }
 }
 
 /// The settings of a node, all with a default. Made by [`Node::builder`].
@@ -416,7 +422,10 @@ impl NodeBuilder {
         let settings = Settings {
             limits: Limits {
                 connect_timeout: self.connect_timeout,
-                max_body: self.max_value.saturating_add(MESSAGE_OVERHEAD),
+                max_body: self
+                    .max_value
+                    .max(MAX_COMMAND)
+                    .saturating_add(MESSAGE_OVERHEAD),
             },
             fetch_timeout: self.fetch_timeout,
             load_timeout: self.load_timeout,

@@ -7,7 +7,7 @@ use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::sync::{Arc, Condvar, Mutex, thread};
+use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, spawn_scoped, thread};
 
 /// How many jobs may wait for a thread.
 const MAX_QUEUED: usize = 1_024;
@@ -91,6 +91,11 @@ impl Pool {
         Ok(())
     }
 
+    /// How many threads there may be.
+    pub(crate) fn max_threads(&self) -> usize {
+        self.shared.max_threads
+    }
+
     /// How many threads there are, and how many of them are inside a job.
     pub(crate) fn threads(&self) -> (usize, usize) {
         let state = self.shared.state.lock();
@@ -162,6 +167,37 @@ impl Drop for Pool {
             log::warn!(target: "groupcache", threads = left; "loader threads left inside their loaders");
         }
     }
+}
+
+/// How many threads [`each_at_once`] uses at most.
+const AT_ONCE: usize = 16;
+
+/// Runs `work` for all `items` at the same time, on this thread and on others that end with it.
+/// What comes of it is in no order.
+pub(crate) fn each_at_once<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let take_turns = || {
+        let turns = std::iter::from_fn(|| items.get(next.fetch_add(1, Ordering::Relaxed)));
+        turns.map(&work).collect::<Vec<R>>()
+    };
+    if items.len() < 2 {
+        return take_turns();
+    }
+    let done = Mutex::new(Vec::with_capacity(items.len()));
+    let work_along = || {
+        let results = take_turns();
+        done.lock().extend(results);
+    };
+    thread::scope(|scope| {
+        for _ in 1..items.len().min(AT_ONCE) {
+            // Without more threads this one does it all, one after the other.
+            if spawn_scoped(scope, work_along).is_err() {
+                break;
+            }
+        }
+        work_along();
+    });
+    done.into_inner()
 }
 
 #[cfg(test)]

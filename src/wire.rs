@@ -14,12 +14,14 @@
 //! | `h` | request | local hits of the mirrored key since it was last fetched |
 //! | `w` | request | milliseconds after which the owner answers `loading` |
 //! | `d` | request | milliseconds until the caller gives up; absent if never |
+//! | `m` | request | the longest body that the asker takes, in bytes; for batches |
 //! | `r` | both | fingerprint of the sender's ring, hexadecimal |
 //! | `s` | answer | [`Status`], which is finer than HTTP's |
 //! | `n` | answer | length of a value that is too large to be sent |
 //!
 //! What a Go peer spells in another way is in `wire/golang.rs`.
 
+mod command;
 mod golang;
 
 use std::borrow::Cow;
@@ -29,6 +31,8 @@ use std::time::Duration;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+
+pub(crate) use command::{BatchWriter, Command, Item, MAX_COMMAND, MAX_KEYS, decode_batch};
 
 use crate::dialect::Dialect;
 use crate::key::MAX_KEY_BYTES;
@@ -149,6 +153,7 @@ pub(crate) struct Terms {
     pub(crate) patience: Option<Duration>,
     pub(crate) remaining: Option<Duration>,
     pub(crate) ring: Option<u64>,
+    pub(crate) max_body: Option<usize>,
 }
 
 impl Terms {
@@ -163,6 +168,7 @@ impl Terms {
                 "w" => terms.patience = parse_millis(value).or(terms.patience),
                 "d" => terms.remaining = parse_millis(value).or(terms.remaining),
                 "r" => terms.ring = u64::from_str_radix(value, 16).ok().or(terms.ring),
+                "m" => terms.max_body = value.parse().ok().or(terms.max_body),
                 _ => {}
             }
         }
@@ -183,6 +189,9 @@ impl Terms {
         }
         if let Some(ring) = self.ring {
             let _ = write!(header, ";r={ring:x}");
+        }
+        if let Some(max_body) = self.max_body {
+            let _ = write!(header, ";m={max_body}");
         }
         header
     }
@@ -255,6 +264,11 @@ impl Status {
 
     fn name(self) -> &'static str {
         self.row().2
+    }
+
+    fn named(name: &str) -> Option<Status> {
+        let row = STATUSES.iter().find(|row| row.2 == name)?;
+        Some(row.0)
     }
 
     fn row(self) -> (Status, u16, &'static str) {
@@ -362,6 +376,22 @@ impl Response {
         response
     }
 
+    /// The answer to a request for one key.
+    pub(crate) fn of(ring: u64, item: Item) -> Response {
+        match item {
+            Item::Value(answer) => Response::value(ring, answer),
+            Item::TooLarge(length) => Response::too_large(ring, length),
+            Item::Status(status, text) => Response::text(status, ring, &text),
+        }
+    }
+
+    /// The answer to a batch.
+    pub(crate) fn batch(ring: u64, batch: BatchWriter) -> Response {
+        let mut response = Response::new(Status::Ok, ring);
+        response.head = batch.finish();
+        response
+    }
+
     pub(crate) fn value(ring: u64, answer: Answer) -> Response {
         let mut response = Response::new(Status::Ok, ring);
         let (head, value) = answer.encode();
@@ -425,6 +455,15 @@ struct GetResponse {
     remaining_ms: Option<u64>,
     #[prost(fixed64, optional, tag = "101")]
     key_hash: Option<u64>,
+    /// In a batch, where there is no HTTP status: the name of a [`Status`] other than `ok`.
+    #[prost(string, optional, tag = "102")]
+    status: Option<String>,
+    /// What [`Status`] needs to be understood: the length of a value that is too large.
+    #[prost(uint64, optional, tag = "103")]
+    length: Option<u64>,
+    /// Why there is no value, in words.
+    #[prost(string, optional, tag = "104")]
+    text: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -439,28 +478,21 @@ struct SetRequest {
     remaining_ms: Option<u64>,
 }
 
-/// A command for a whole group.
-#[derive(Clone, PartialEq, Message)]
-struct CommandMessage {
-    #[prost(bool, tag = "1")]
-    clear: bool,
-    #[prost(string, repeated, tag = "2")]
-    remove: Vec<String>,
-}
-
 /// Why bytes are no message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Nonsense(pub(crate) &'static str);
+
+const NO_MESSAGE: Nonsense = Nonsense("the body is no protocol buffer message");
 
 impl Answer {
     /// The body in two parts, the second of which is the value itself. Protocol buffers may be cut
     /// like this: the bytes of two messages, one after the other, are the bytes of their union.
     fn encode(self) -> (Vec<u8>, Value) {
         let rest = GetResponse {
-            value: None,
             minute_qps: self.rate,
             remaining_ms: self.remaining.map(life_millis),
             key_hash: self.key_hash,
+            ..GetResponse::default()
         };
         const VALUE: u32 = 1;
         let length = self.value.len() as u64;
@@ -473,15 +505,19 @@ impl Answer {
     }
 
     pub(crate) fn decode(body: Vec<u8>) -> Result<Answer, Nonsense> {
-        let message = GetResponse::decode(bytes::Bytes::from(body))
-            .map_err(|_| Nonsense("the body is no protocol buffer message"))?;
-        let value = message.value.unwrap_or_default();
-        Ok(Answer {
-            value: Value::copy_from(&value),
+        let message = GetResponse::decode(bytes::Bytes::from(body)).map_err(|_| NO_MESSAGE)?;
+        Ok(message.into())
+    }
+}
+
+impl From<GetResponse> for Answer {
+    fn from(message: GetResponse) -> Answer {
+        Answer {
+            value: Value::copy_from(message.value.as_deref().unwrap_or_default()),
             rate: message.minute_qps,
             remaining: message.remaining_ms.map(Duration::from_millis),
             key_hash: message.key_hash,
-        })
+        }
     }
 }
 
@@ -503,8 +539,7 @@ pub(crate) fn decode_set(
     key: &str,
     body: &[u8],
 ) -> Result<(Value, Option<Duration>), Nonsense> {
-    let message =
-        SetRequest::decode(body).map_err(|_| Nonsense("the body is no protocol buffer message"))?;
+    let message = SetRequest::decode(body).map_err(|_| NO_MESSAGE)?;
     let named = (message.group.as_deref(), message.key.as_deref());
     if named != (Some(group), Some(key)) {
         return Err(Nonsense("the body and the path name different keys"));
@@ -512,41 +547,6 @@ pub(crate) fn decode_set(
     let value = message.value.ok_or(Nonsense("the body has no value"))?;
     let life = message.remaining_ms.map(Duration::from_millis);
     Ok((Value::copy_from(&value), life))
-}
-
-/// What a `POST` asks of a group.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Command {
-    /// Remove these keys.
-    Remove(Vec<String>),
-    /// Remove everything.
-    Clear,
-}
-
-impl Command {
-    pub(crate) fn encode(self) -> Vec<u8> {
-        let message = match self {
-            Command::Remove(remove) => CommandMessage {
-                clear: false,
-                remove,
-            },
-            Command::Clear => CommandMessage {
-                clear: true,
-                remove: Vec::new(),
-            },
-        };
-        message.encode_to_vec()
-    }
-
-    pub(crate) fn decode(body: &[u8]) -> Result<Command, Nonsense> {
-        let message = CommandMessage::decode(body)
-            .map_err(|_| Nonsense("the body is no protocol buffer message"))?;
-        match (message.clear, message.remove) {
-            (true, _) => Ok(Command::Clear),
-            (false, keys) if !keys.is_empty() => Ok(Command::Remove(keys)),
-            _ => Err(Nonsense("the body holds no command that this node knows")),
-        }
-    }
 }
 
 /// The fingerprint of the ring of whoever answered.
@@ -677,6 +677,7 @@ mod tests {
             patience: Some(Duration::from_millis(500)),
             remaining: Some(Duration::from_millis(900)),
             ring: Some(0xabc),
+            max_body: Some(1 << 20),
         };
         assert_eq!(Terms::parse(&terms.to_header()), terms);
         let newer = format!("{};x=1;;y;w=oops", terms.to_header());
@@ -706,15 +707,6 @@ mod tests {
         assert_eq!(decode_set("g", "k", &body), Ok((Value::from("v"), life)));
         assert!(decode_set("g", "other", &body).is_err());
         assert!(decode_set("g", "k", b"\xff").is_err());
-    }
-
-    #[test]
-    fn a_command_survives() {
-        let remove = Command::Remove(vec![String::new(), "k".to_owned()]);
-        for command in [remove, Command::Clear] {
-            assert_eq!(Command::decode(&command.clone().encode()), Ok(command));
-        }
-        assert!(Command::decode(&[]).is_err());
     }
 
     #[test]

@@ -85,8 +85,9 @@ impl Front {
             )
         })?;
         let mut values = Map::new();
-        for key in keys {
-            let value = match self.group.get_with(&key, deadline) {
+        let answers = self.group.get_many_with(&keys, deadline);
+        for (key, answer) in keys.into_iter().zip(answers) {
+            let value = match answer {
                 Ok(got) => json!({ "value": BASE64.encode(&got.value) }),
                 Err(Error::NotFound) => json!({ "missing": true }),
                 Err(error) => json!({ "error": error.to_string() }),

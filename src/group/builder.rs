@@ -1,5 +1,6 @@
 //! `GroupBuilder`: the settings of a group.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::{Counters, Group, Lives, Registry, Shared, Weigher};
@@ -9,7 +10,7 @@ use crate::codec::{Bytes, Codec};
 use crate::error::Error;
 use crate::flight::Flights;
 use crate::hot::Mirroring;
-use crate::loader::{FromClosure, LoadError, Loader};
+use crate::loader::{BatchLoader, FromClosure, LoadError, Loaded, Loader};
 use crate::store::EvictionCause;
 use crate::sync::{Arc, AtomicBool, AtomicU64};
 use crate::value::{Cacheable, Value};
@@ -41,6 +42,7 @@ pub struct GroupBuilder<V: Cacheable = Value> {
     capacity_bytes: usize,
     codec: Box<dyn Codec<V>>,
     weigher: Option<Weigher<V>>,
+    batch_loader: Option<BatchLoader<V>>,
     ttl: Option<Duration>,
     max_ttl: Option<Duration>,
     jitter: f64,
@@ -76,6 +78,7 @@ impl GroupBuilder<Value> {
             capacity_bytes,
             codec: Box::new(Bytes),
             weigher: None,
+            batch_loader: None,
             ttl: None,
             max_ttl: None,
             jitter: 0.0,
@@ -90,8 +93,8 @@ impl GroupBuilder<Value> {
     }
 
     /// Makes this a group of values of another type, by the codec that turns them into bytes for
-    /// peers. Defaults to [`Bytes`], for groups of [`Value`]. Give the weigher and the listener
-    /// after it: they are of the new type.
+    /// peers. Defaults to [`Bytes`], for groups of [`Value`]. Give the weigher, the listener and the
+    /// batch loader after it: they are of the new type.
     pub fn codec<T: Cacheable>(self, codec: impl Codec<T>) -> GroupBuilder<T> {
         GroupBuilder {
             cluster: self.cluster,
@@ -100,6 +103,7 @@ impl GroupBuilder<Value> {
             capacity_bytes: self.capacity_bytes,
             codec: Box::new(codec),
             weigher: None,
+            batch_loader: None,
             ttl: self.ttl,
             max_ttl: self.max_ttl,
             jitter: self.jitter,
@@ -224,6 +228,38 @@ impl<V: Cacheable> GroupBuilder<V> {
         self
     }
 
+    /// Sets a loader of many values at once, for [`get_many`](Group::get_many): it gives the values
+    /// of all keys that have one, from up to 1,024 keys. Defaults to none: each is then loaded by
+    /// the group's [`Loader`], which goes on to load single values. An error fails all the keys.
+    ///
+    /// ```
+    /// use groupcache_sync::{Group, LoadError, Node, Value};
+    /// use std::collections::HashMap;
+    ///
+    /// let node = Node::new("http://127.0.0.1:7000")?;
+    /// let names: Group = node
+    ///     .group_builder("names", 1 << 20)
+    ///     .batch_loader(|keys| {
+    ///         // SELECT id, name FROM users WHERE id IN (...)
+    ///         let rows = keys.iter().filter(|key| !key.is_empty());
+    ///         Ok(rows.map(|key| (key.to_string(), Value::from(*key))).collect::<HashMap<_, _>>())
+    ///     })
+    ///     .build(|key| Ok(Value::from(key)))?;
+    /// assert!(names.get_many(&["1", "2"]).iter().all(Result::is_ok));
+    /// assert!(names.get_many(&["", "2"])[0].is_err());
+    /// # Ok::<(), groupcache_sync::Error>(())
+    /// ```
+    pub fn batch_loader<L: Into<Loaded<V>>>(
+        mut self,
+        load: impl Fn(&[&str]) -> Result<HashMap<String, L>, LoadError> + Send + Sync + 'static,
+    ) -> Self {
+        self.batch_loader = Some(Box::new(move |keys| {
+            let found = load(keys)?.into_iter();
+            Ok(found.map(|(key, value)| (key, value.into())).collect())
+        }));
+        self
+    }
+
     /// Sets how many locks the cache is spread over, rounded up to a power of two. Each has a part
     /// of the entries and its own part of the eviction policy, which wants some hundred of them.
     /// Defaults to one for each 512 KiB of capacity, but no more than sixteen for each processor.
@@ -260,6 +296,7 @@ impl<V: Cacheable> GroupBuilder<V> {
         let group = Arc::new(Shared {
             name: self.name,
             loader: Box::new(loader),
+            batch_loader: self.batch_loader,
             codec: self.codec,
             weigher: self.weigher,
             lives: Lives {

@@ -1,5 +1,7 @@
 //! Step 4, where another process owns the key: ask it, and load here if it is away.
 
+use std::time::{Duration, Instant};
+
 use super::load::Role;
 use super::{Count, Landed, Outcome, Shared, Source, Waited};
 use crate::cluster::{Failure, Remote};
@@ -15,10 +17,11 @@ use crate::peer::{Call, Reply};
 use crate::ring::hash_of_key;
 use crate::sync::{Arc, Ordering};
 use crate::value::Cacheable;
-use crate::wire::{self, Answer, Nonsense, Status, Terms};
+use crate::wire::{self, Answer, Item, Nonsense, Status, Terms};
 
 /// What the owner of a key answers.
-enum Fetched {
+#[derive(Clone)]
+pub(super) enum Fetched {
     Value(Answer),
     NotFound,
     TooLarge(usize),
@@ -29,6 +32,20 @@ enum Fetched {
     NoSuchGroup,
     /// A Go peer has no value, for whatever reason.
     Foreign,
+}
+
+impl Fetched {
+    /// What an item of a batch says; `None` if the owner is still loading.
+    pub(super) fn of(item: Item) -> Option<Fetched> {
+        Some(match item {
+            Item::Value(answer) => Fetched::Value(answer),
+            Item::TooLarge(bytes) => Fetched::TooLarge(bytes),
+            Item::Status(Status::Loading, _) => return None,
+            Item::Status(Status::NotFound, _) => Fetched::NotFound,
+            Item::Status(Status::Overloaded, _) => Fetched::Overloaded,
+            Item::Status(_, text) => Fetched::LoadFailed(text),
+        })
+    }
 }
 
 impl<V: Cacheable> Shared<V> {
@@ -61,7 +78,7 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    fn lead_fetch(
+    pub(super) fn lead_fetch(
         self: &Arc<Self>,
         guard: Guard<Outcome<V>>,
         owner: &Arc<Remote>,
@@ -83,18 +100,22 @@ impl<V: Cacheable> Shared<V> {
             }
         };
         drop(leading);
+        self.end_fetch(guard, outcome.clone());
+        outcome
+    }
+
+    pub(super) fn end_fetch(&self, guard: Guard<Outcome<V>>, outcome: Outcome<V>) {
         match outcome {
             // This caller's time or place is up, not the flight's (I6).
             Err(Error::Deadline | Error::Overloaded) => {
                 guard.hand_over(self.cluster.clock.now());
             }
-            _ => guard.finish(outcome.clone()),
+            outcome => guard.finish(outcome),
         }
-        outcome
     }
 
     /// What a fetch comes to; `None` if the value is to be loaded here.
-    fn use_fetched(
+    pub(super) fn use_fetched(
         self: &Arc<Self>,
         guard: &Guard<Outcome<V>>,
         owner: &Remote,
@@ -113,17 +134,11 @@ impl<V: Cacheable> Shared<V> {
                     message: message.into(),
                 }))
             }
-            Ok(Fetched::NoSuchGroup) => {
-                log::warn!(
-                    target: "groupcache", peer:% = owner.peer, group = self.name.as_str();
-                    "the peer has no such group; its keys are loaded here"
-                );
-                None
-            }
             Ok(
                 Fetched::LoadFailed(_)
                 | Fetched::StillLoading
                 | Fetched::Overloaded
+                | Fetched::NoSuchGroup
                 | Fetched::Foreign,
             ) => None,
             Err(Failure::Deadline) => Some(Err(Error::Deadline)),
@@ -131,7 +146,6 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    /// Asks the owner, again and again as long as it is loading: a slow load is no failure.
     fn ask(
         &self,
         owner: &Arc<Remote>,
@@ -139,49 +153,92 @@ impl<V: Cacheable> Shared<V> {
         deadline: Deadline,
         unreported: u32,
     ) -> Result<Fetched, Failure> {
-        let settings = &self.cluster.settings;
-        let clock = &self.cluster.clock;
-        let patience = settings.fetch_timeout / 2;
-        // Loads of several processes that wait for each other in a circle would wait for ever.
-        let until = if loader::inside_a_loader() {
-            Deadline::after(clock.now(), settings.load_timeout)
-        } else {
-            Deadline::NEVER
-        };
-        let mut terms = Terms {
-            native: true,
-            hits: unreported,
-            patience: Some(patience),
-            remaining: None,
-            ring: Some(self.cluster.members().fingerprint()),
-        };
         self.counters.fetches.add();
+        self.ask_singly(owner, key, deadline, unreported)
+    }
+
+    /// Asks the owner, again and again as long as it is loading: a slow load is no failure.
+    pub(super) fn ask_singly(
+        &self,
+        owner: &Arc<Remote>,
+        key: KeyRef<'_>,
+        deadline: Deadline,
+        mut unreported: u32,
+    ) -> Result<Fetched, Failure> {
+        let until = self.end_of_patience();
         loop {
-            let asked = clock.now();
-            terms.remaining = deadline.remaining(asked);
+            let asked = self.cluster.clock.now();
             let call = Call {
                 method: "GET",
                 target: wire::target(&self.name, Some(key.text())),
-                header: terms.to_header(),
+                header: self.terms(deadline, unreported).to_header(),
                 body: Vec::new(),
             };
             let read = |status, reply| self.read_answer(key, status, reply);
             let limit = self.cluster.patience_with(owner);
             let answer = self.cluster.call(owner, &call, limit, deadline, read)?;
             if let Some(fetched) = answer {
+                if matches!(fetched, Fetched::NoSuchGroup) {
+                    self.note_missing_group(owner);
+                }
                 return Ok(fetched);
             }
-            let now = clock.now();
-            if until.is_past(now) {
-                return Ok(Fetched::StillLoading);
+            if let Some(end) = self.still_loading(asked, self.patience(), until) {
+                return end;
             }
-            if now.saturating_duration_since(asked) < patience / 2 {
-                return Err(Failure::Away(
-                    "it answers `loading` without waiting".to_owned(),
-                ));
-            }
-            terms.hits = 0;
+            unreported = 0;
         }
+    }
+
+    /// What is said along with a request.
+    pub(super) fn terms(&self, deadline: Deadline, hits: u32) -> Terms {
+        Terms {
+            native: true,
+            hits,
+            patience: Some(self.patience()),
+            remaining: deadline.remaining(self.cluster.clock.now()),
+            ring: Some(self.cluster.members().fingerprint()),
+            max_body: None,
+        }
+    }
+
+    /// How long an owner may wait for its loads before it says that they are under way.
+    pub(super) fn patience(&self) -> Duration {
+        self.cluster.settings.fetch_timeout / 2
+    }
+
+    /// When an owner that is still loading is not asked again: loads of several processes that wait
+    /// for each other in a circle would wait for ever.
+    pub(super) fn end_of_patience(&self) -> Deadline {
+        if loader::inside_a_loader() {
+            let limit = self.cluster.settings.load_timeout;
+            return Deadline::after(self.cluster.clock.now(), limit);
+        }
+        Deadline::NEVER
+    }
+
+    /// What to make of an owner that is still loading what it was asked for at `asked`, with so much
+    /// `patience`; `None` is to ask again.
+    pub(super) fn still_loading(
+        &self,
+        asked: Instant,
+        patience: Duration,
+        until: Deadline,
+    ) -> Option<Result<Fetched, Failure>> {
+        let now = self.cluster.clock.now();
+        if until.is_past(now) {
+            return Some(Ok(Fetched::StillLoading));
+        }
+        let reason = "it answers `loading` without waiting";
+        let is_hasty = now.saturating_duration_since(asked) < patience / 2;
+        is_hasty.then(|| Err(Failure::Away(reason.to_owned())))
+    }
+
+    pub(super) fn note_missing_group(&self, owner: &Remote) {
+        log::warn!(
+            target: "groupcache", peer:% = owner.peer, group = self.name.as_str();
+            "the peer has no such group; its keys are loaded here"
+        );
     }
 
     /// What an answer says; `None` if the owner is still loading.

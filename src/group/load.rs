@@ -1,14 +1,16 @@
 //! Step 4, where this process loads: by this thread, by the pool, or by whoever does already.
 
-use super::{Count, Landed, Outcome, Shared, Source, Waited, charge, lost_leader};
+use std::collections::HashMap;
+
+use super::{BatchLoader, Count, Landed, Outcome, Shared, Source, Waited, charge, lost_leader};
 use crate::deadline::Deadline;
 use crate::entry::Place;
 use crate::error::Error;
 use crate::flight::{Delivery, Guard, Missed, Part, Queued, Waiter};
 use crate::key::KeyRef;
-use crate::loader::{self, Load, LoadError, Loaded};
+use crate::loader::{self, Load, LoadError, Loaded, Panicked};
 use crate::pool::{Job, Refused};
-use crate::sync::{Arc, Ordering};
+use crate::sync::{Arc, AtomicUsize, Ordering};
 use crate::value::Cacheable;
 
 /// On whose account a value is loaded.
@@ -47,7 +49,8 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    fn lead_load(
+    /// Loads the value of a flight that this thread leads.
+    pub(super) fn lead_load(
         self: &Arc<Self>,
         guard: Guard<Outcome<V>>,
         deadline: Deadline,
@@ -60,7 +63,17 @@ impl<V: Cacheable> Shared<V> {
         if leads_at_once(deadline) {
             return self.run_loader(guard, deadline, role);
         }
-        let (waiter, queued) = self.queue_load(guard, deadline, role)?;
+        let queueing = self.queue_load(guard, deadline, role)?;
+        self.wait_for_load(queueing, deadline, role)
+    }
+
+    /// Waits for a load that was left to the pool.
+    pub(super) fn wait_for_load(
+        self: &Arc<Self>,
+        (waiter, queued): Queueing<V>,
+        deadline: Deadline,
+        role: Role,
+    ) -> Outcome<V> {
         match waiter.wait(&self.cluster.clock) {
             Ok(Delivery::Finished(outcome)) => outcome,
             Err(Missed::Deadline) => match queued.take() {
@@ -84,15 +97,9 @@ impl<V: Cacheable> Shared<V> {
         deadline: Deadline,
         role: Role,
     ) -> Result<Queueing<V>, Error> {
-        let (waiter, queued) = guard.queue(deadline);
-        let queued = Arc::new(queued);
-        let job = PooledLoad {
-            group: Arc::clone(self),
-            queued: Arc::clone(&queued),
-            deadline,
-            role,
-        };
-        let Err(refused) = self.cluster.pool.submit(Box::new(job)) else {
+        let (waiter, queued) = queue(guard, deadline);
+        let queued_here = [Arc::clone(&queued)];
+        let Err(refused) = self.have_loaded(queued_here.into(), deadline, role) else {
             return Ok((waiter, queued));
         };
         let Some(guard) = queued.take() else {
@@ -100,44 +107,108 @@ impl<V: Cacheable> Shared<V> {
         };
         drop(waiter);
         guard.hand_over(self.cluster.clock.now());
-        Err(match refused {
-            Refused::Full | Refused::Closed => Error::Overloaded,
-            Refused::NoThread(source) => Error::Thread {
-                source: Arc::new(source),
-            },
-        })
+        Err(refused)
     }
 
-    fn run_loader(
+    /// Has loads that wait in their flights run by the pool: by one thread if all are loaded at
+    /// once, else by as many as there are.
+    pub(super) fn have_loaded(
+        self: &Arc<Self>,
+        queued: Arc<[Arc<Queued<Outcome<V>>>]>,
+        deadline: Deadline,
+        role: Role,
+    ) -> Result<(), Error> {
+        let pool = &self.cluster.pool;
+        let jobs = match self.batch_loader {
+            Some(_) => queued.len().min(1),
+            None => queued.len().min(pool.max_threads()),
+        };
+        let next = Arc::new(AtomicUsize::new(0));
+        for job in 0..jobs {
+            let submitted = pool.submit(Box::new(PooledLoads {
+                group: Arc::clone(self),
+                queued: Arc::clone(&queued),
+                next: Arc::clone(&next),
+                deadline,
+                role,
+            }));
+            match submitted {
+                Ok(()) => {}
+                Err(_) if job > 0 => break, // those that were taken do it all
+                Err(Refused::Full | Refused::Closed) => return Err(Error::Overloaded),
+                Err(Refused::NoThread(source)) => {
+                    return Err(Error::Thread {
+                        source: Arc::new(source),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn run_loader(
         self: &Arc<Self>,
         guard: Guard<Outcome<V>>,
         deadline: Deadline,
         role: Role,
     ) -> Outcome<V> {
         let leading = guard.lead();
-        let key = guard.key().clone();
         self.counters.loads.add();
         // Weighing is foreign code too, as a codec may be.
         let loaded = loader::run(|| {
-            let loaded = self.loader.load(&Load::new(key.text(), deadline))?;
-            let weight = self.weigh(&loaded.value);
-            Ok((loaded, weight))
+            let load = Load::new(guard.key().text(), deadline);
+            self.loader.load(&load).map(|loaded| self.weighed(loaded))
         });
-        let outcome = match loaded {
-            Ok(Ok((loaded, weight))) => Ok(self.keep_loaded(&guard, loaded, weight, role)),
-            Ok(Err(LoadError::NotFound)) => {
-                self.forget_stale(&guard);
-                Err(Error::NotFound)
-            }
-            Ok(Err(LoadError::Failed(source))) => Err(Error::Load { source }),
-            Err(panicked) => Err(Error::Panicked {
-                message: panicked.0.into(),
-            }),
-        };
-        if outcome.is_err() {
-            self.counters.load_errors.add();
-        }
         drop(leading);
+        self.land_load(guard, outcome_of(loaded), role)
+    }
+
+    /// Loads the values of several flights at once.
+    pub(super) fn run_batch_loader(
+        self: &Arc<Self>,
+        load_many: &BatchLoader<V>,
+        guards: Vec<Guard<Outcome<V>>>,
+        role: Role,
+    ) -> Vec<Outcome<V>> {
+        let leading: Vec<_> = guards.iter().map(Guard::lead).collect();
+        self.counters.loads.add_many(guards.len());
+        let loaded = loader::run(|| {
+            let keys: Vec<&str> = guards.iter().map(|guard| guard.key().text()).collect();
+            let found = load_many(&keys)?;
+            let weighed = |(key, loaded)| (key, self.weighed(loaded));
+            Ok(found.into_iter().map(weighed).collect::<HashMap<_, _>>())
+        });
+        drop(leading);
+        let mut loaded = outcome_of(loaded);
+        let land = |guard: Guard<Outcome<V>>| {
+            let of_key = match &mut loaded {
+                Ok(found) => found.remove(guard.key().text()).ok_or(Error::NotFound),
+                Err(error) => Err(error.clone()),
+            };
+            self.land_load(guard, of_key, role)
+        };
+        guards.into_iter().map(land).collect()
+    }
+
+    fn weighed(&self, loaded: Loaded<V>) -> (Loaded<V>, usize) {
+        let weight = self.weigh(&loaded.value);
+        (loaded, weight)
+    }
+
+    /// Ends the flight of a load.
+    fn land_load(
+        self: &Arc<Self>,
+        guard: Guard<Outcome<V>>,
+        loaded: Result<(Loaded<V>, usize), Error>,
+        role: Role,
+    ) -> Outcome<V> {
+        let outcome = loaded.map(|(loaded, weight)| self.keep_loaded(&guard, loaded, weight, role));
+        if let Err(error) = &outcome {
+            self.counters.load_errors.add();
+            if matches!(error, Error::NotFound) {
+                self.forget_stale(&guard);
+            }
+        }
         guard.finish(outcome.clone());
         outcome
     }
@@ -179,31 +250,65 @@ impl<V: Cacheable> Shared<V> {
 }
 
 /// The seat of one whose load is queued, and the hold on that.
-type Queueing<V> = (Waiter<Outcome<V>>, Arc<Queued<Outcome<V>>>);
+pub(super) type Queueing<V> = (Waiter<Outcome<V>>, Arc<Queued<Outcome<V>>>);
 
-/// A load that the pool runs.
-struct PooledLoad<V: Cacheable> {
+/// Leaves a guard in its flight, for whoever can lead first.
+pub(super) fn queue<V: Cacheable>(guard: Guard<Outcome<V>>, deadline: Deadline) -> Queueing<V> {
+    let (waiter, queued) = guard.queue(deadline);
+    (waiter, Arc::new(queued))
+}
+
+/// Loads that the pool runs; several jobs may share them.
+struct PooledLoads<V: Cacheable> {
     group: Arc<Shared<V>>,
-    queued: Arc<Queued<Outcome<V>>>,
+    queued: Arc<[Arc<Queued<Outcome<V>>>]>,
+    /// The first that no job has looked at.
+    next: Arc<AtomicUsize>,
     deadline: Deadline,
     role: Role,
 }
 
-impl<V: Cacheable> Job for PooledLoad<V> {
+impl<V: Cacheable> Job for PooledLoads<V> {
     fn run(self: Box<Self>) {
-        if let Some(guard) = self.queued.take() {
-            // Its outcome reaches those who wait, by the guard.
-            let _ = self.group.run_loader(guard, self.deadline, self.role);
+        // What comes of a load reaches those who wait, by its guard.
+        if let Some(load_many) = self
+            .group
+            .batch_loader
+            .as_ref()
+            .filter(|_| self.queued.len() > 1)
+        {
+            let guards = self.queued.iter().filter_map(|queued| queued.take());
+            let _ = self
+                .group
+                .run_batch_loader(load_many, guards.collect(), self.role);
+            return;
+        }
+        while let Some(queued) = self.queued.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            if let Some(guard) = queued.take() {
+                let _ = self.group.run_loader(guard, self.deadline, self.role);
+            }
         }
     }
 
     fn is_wanted(&self) -> bool {
-        self.queued.is_waiting()
+        self.queued.iter().any(|queued| queued.is_waiting())
+    }
+}
+
+/// What running a loader came to.
+fn outcome_of<T>(loaded: Result<Result<T, LoadError>, Panicked>) -> Result<T, Error> {
+    match loaded {
+        Ok(Ok(loaded)) => Ok(loaded),
+        Ok(Err(LoadError::NotFound)) => Err(Error::NotFound),
+        Ok(Err(LoadError::Failed(source))) => Err(Error::Load { source }),
+        Err(panicked) => Err(Error::Panicked {
+            message: panicked.0.into(),
+        }),
     }
 }
 
 /// Whether a get with this deadline runs a load itself: if it may take as long as it likes, and
 /// always inside a loader, which must not wait for another thread of the pool.
-fn leads_at_once(deadline: Deadline) -> bool {
+pub(super) fn leads_at_once(deadline: Deadline) -> bool {
     deadline.is_never() || loader::inside_a_loader()
 }

@@ -3,7 +3,7 @@
 //! Its client escapes a key as a part of a query, so a space comes as `+`; its server answers 200
 //! with a value, and 400, 404 or 500 with a text. There are no other methods, headers or fields.
 
-use super::Status;
+use super::{Answer, Item, Status};
 
 /// Turns what Go's `url.QueryEscape` made of spaces back into what percent-encoding makes of them.
 /// A `+` of the key itself comes as `%2B`.
@@ -18,6 +18,25 @@ impl Status {
             200 => Status::Ok,
             404 => Status::NoSuchGroup,
             _ => Status::Foreign,
+        }
+    }
+}
+
+impl Item {
+    /// The same as Go could say it.
+    pub(crate) fn for_golang(self) -> Item {
+        match self {
+            // There are no such fields.
+            Item::Value(answer) => Item::Value(Answer {
+                remaining: None,
+                key_hash: None,
+                ..answer
+            }),
+            // An error of the getter as any other: 404 means another thing.
+            Item::Status(Status::NotFound, text) => Item::Status(Status::LoadFailed, text),
+            // Nobody there would ask again.
+            Item::Status(Status::Loading, text) => Item::Status(Status::Overloaded, text),
+            item => item,
         }
     }
 }

@@ -8,6 +8,7 @@ mod expiry;
 mod golang;
 mod layout;
 mod loaders;
+mod many;
 mod p1_one_load;
 mod p2_invalidation;
 mod p3_right_bytes;

@@ -223,8 +223,8 @@ fn a_body_over_the_limit_costs_nothing() {
     let node = node.max_value(10 << 10).build().unwrap();
     let server = serve(&node);
     let mut client = Client::new(server.local_addr());
-    client.send("PUT /_groupcache/g/k HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n");
-    client.send_bytes(&[b'x'; 100_000]);
+    client.send("PUT /_groupcache/g/k HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n");
+    client.send_bytes(&[b'x'; 2_000_000]);
     assert_eq!(client.answer().status, 413);
     assert_eq!(client.get("k").status, 404, "the connection can be used");
 }

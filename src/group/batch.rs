@@ -1,0 +1,132 @@
+//! Asking an owner for many keys at once.
+
+use std::time::Duration;
+
+use super::Shared;
+use super::fetch::Fetched;
+use super::many::Wanted;
+use crate::cluster::{Failure, Remote};
+use crate::deadline::Deadline;
+use crate::dialect::Dialect;
+use crate::peer::{Call, Reply};
+use crate::ring::hash_of_key;
+use crate::sync::Arc;
+use crate::value::Cacheable;
+use crate::wire::{
+    self, Command, Item, MAX_COMMAND, MAX_KEYS, Nonsense, Status, Terms, decode_batch,
+};
+
+/// What one request for many keys comes to.
+enum Batch {
+    /// What there is to say of the first of the keys.
+    Items(Vec<Item>),
+    NoSuchGroup,
+    /// The peer does not know such requests.
+    Unknown,
+}
+
+impl<V: Cacheable> Shared<V> {
+    /// Asks the owner for all of `wanted`, in as few requests as can be, again and again as long as
+    /// it is loading. Has `settle` called with what it says of each, at once: others wait for it.
+    pub(super) fn ask_many(
+        &self,
+        owner: &Arc<Remote>,
+        wanted: &[Wanted<'_>],
+        deadline: Deadline,
+        mut settle: impl FnMut(usize, Result<Fetched, Failure>),
+    ) {
+        // From here on `at` is the place among those that are asked for.
+        let in_order = wanted.iter().enumerate();
+        let mut open: Vec<_> = in_order.map(|(at, &one)| Wanted { at, ..one }).collect();
+        self.counters.fetches.add_many(open.len());
+        let until = self.end_of_patience();
+        let rest = loop {
+            // A request for one key is a simpler one, and Go knows no other.
+            if open.len() < 2 || owner.speaks() != Some(Dialect::Native) {
+                break None;
+            }
+            let asked = self.cluster.clock.now();
+            let items = match self.ask_batch(owner, &open, deadline) {
+                Ok(Batch::Items(items)) => items,
+                Ok(Batch::Unknown) => break None,
+                Ok(Batch::NoSuchGroup) => break Some(Ok(Fetched::NoSuchGroup)),
+                Err(failure) => break Some(Err(failure)),
+            };
+            let mut loading = Vec::new();
+            let answered = items.len();
+            for (one, item) in open.drain(..answered).zip(items) {
+                match Fetched::of(item) {
+                    Some(answer) => settle(one.at, Ok(answer)),
+                    None => loading.push(one.reported()),
+                }
+            }
+            let is_all_loading = loading.len() == answered;
+            open.append(&mut loading);
+            if is_all_loading {
+                if let Some(end) = self.still_loading(asked, self.patience_of_batch(), until) {
+                    break Some(end);
+                }
+            }
+        };
+        for one in open {
+            let ask = || self.ask_singly(owner, one.key, deadline, one.unreported);
+            settle(one.at, rest.clone().unwrap_or_else(ask));
+        }
+    }
+
+    /// Less than for one key: what is loaded already waits for what is not.
+    fn patience_of_batch(&self) -> Duration {
+        self.patience() / 4
+    }
+
+    /// Asks for as many of `open`, from the first, as go into one request.
+    fn ask_batch(
+        &self,
+        owner: &Arc<Remote>,
+        open: &[Wanted<'_>],
+        deadline: Deadline,
+    ) -> Result<Batch, Failure> {
+        let mut room = MAX_COMMAND;
+        let keys: Vec<(&str, u32)> = open
+            .iter()
+            .map(|one| (one.key.text(), one.unreported))
+            .take(MAX_KEYS)
+            .take_while(|(key, _)| {
+                let taken = room.checked_sub(key.len() + KEY_OVERHEAD);
+                room = taken.unwrap_or(room);
+                taken.is_some()
+            })
+            .collect();
+        let hashes = || keys.iter().map(|(key, _)| hash_of_key(&self.name, key));
+        let terms = Terms {
+            patience: Some(self.patience_of_batch()),
+            max_body: Some(self.cluster.settings.limits.max_body),
+            ..self.terms(deadline, 0)
+        };
+        let call = Call {
+            method: "POST",
+            target: wire::target(&self.name, None),
+            header: terms.to_header(),
+            body: Command::Get(keys.clone()).encode(),
+        };
+        let limit = self.cluster.settings.fetch_timeout;
+        let read = |status, reply: Reply| match status {
+            Status::Ok => match decode_batch(reply.body, hashes())? {
+                items if items.is_empty() => Err(Nonsense("it answers for no key")),
+                items => Ok(Batch::Items(items)),
+            },
+            Status::NoSuchGroup => Ok(Batch::NoSuchGroup),
+            // How older nodes say that they do not know the command.
+            Status::BadRequest | Status::WrongMethod | Status::Foreign => Ok(Batch::Unknown),
+            _ => Err(Nonsense("it refuses the request")),
+        };
+        let batch = self.cluster.call(owner, &call, limit, deadline, read)?;
+        if matches!(batch, Batch::NoSuchGroup) {
+            self.note_missing_group(owner);
+        }
+        Ok(batch)
+    }
+}
+
+/// What a key takes in a command besides its bytes.
+const KEY_OVERHEAD: usize = 16;

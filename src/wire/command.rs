@@ -1,0 +1,359 @@
+//! Commands: what a `POST` asks of a whole group, and the answer to a batch.
+//!
+//! Written and read by hand, unlike the other messages: the other side chooses how many keys there
+//! are, so they are read without a copy, and only as many as are allowed.
+
+use bytes::Bytes;
+use prost::Message;
+use prost::encoding::{
+    DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint,
+    encoded_len_varint, key_len, skip_field,
+};
+
+use super::{Answer, GetResponse, NO_MESSAGE, Nonsense, Status};
+
+/// The most keys of one command.
+pub(crate) const MAX_KEYS: usize = 1_024;
+
+/// How many bytes a command may have for the sake of its keys; one key alone may be longer.
+pub(crate) const MAX_COMMAND: usize = 1 << 20;
+
+const CLEAR: u32 = 1;
+const REMOVE: u32 = 2;
+const GET: u32 = 3;
+const HITS: u32 = 4;
+
+/// What a `POST` asks of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Command<'a> {
+    /// Answer the values of these keys, whose mirrored copies had so many hits since they were
+    /// last fetched.
+    Get(Vec<(&'a str, u32)>),
+    /// Remove these keys.
+    Remove(Vec<&'a str>),
+    /// Remove everything.
+    Clear,
+}
+
+impl<'a> Command<'a> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Command::Get(keys) => {
+                out.reserve(keys.iter().map(|(key, _)| key.len() + 8).sum());
+                for (key, _) in keys {
+                    encode_bytes(GET, key.as_bytes(), &mut out);
+                }
+                // Most keys never had a mirrored copy.
+                if keys.iter().any(|&(_, hits)| hits > 0) {
+                    let mut packed = Vec::with_capacity(keys.len());
+                    for &(_, hits) in keys {
+                        encode_varint(hits.into(), &mut packed);
+                    }
+                    encode_bytes(HITS, &packed, &mut out);
+                }
+            }
+            Command::Remove(keys) => {
+                for key in keys {
+                    encode_bytes(REMOVE, key.as_bytes(), &mut out);
+                }
+            }
+            Command::Clear => {
+                encode_key(CLEAR, WireType::Varint, &mut out);
+                encode_varint(1, &mut out);
+            }
+        }
+        out
+    }
+
+    pub(crate) fn decode(body: &'a [u8]) -> Result<Command<'a>, Nonsense> {
+        let (mut get, mut remove, mut clear) = (Vec::new(), Vec::new(), false);
+        let mut hits: &[u8] = &[];
+        let mut rest = body;
+        while !rest.is_empty() {
+            match read_field(&mut rest)? {
+                Field::Bytes(GET, key) => get.push((text(key)?, 0)),
+                Field::Bytes(REMOVE, key) => remove.push(text(key)?),
+                Field::Bytes(HITS, packed) => hits = packed,
+                Field::Number(CLEAR, number) => clear = number != 0,
+                _ => {}
+            }
+            if get.len().max(remove.len()) > MAX_KEYS {
+                return Err(Nonsense("the body names too many keys"));
+            }
+        }
+        for (_, hits_of_key) in &mut get {
+            if hits.is_empty() {
+                break;
+            }
+            let number = decode_varint(&mut hits).map_err(|_| NO_MESSAGE)?;
+            *hits_of_key = u32::try_from(number).unwrap_or(u32::MAX);
+        }
+        match (clear, remove, get) {
+            (true, ..) => Ok(Command::Clear),
+            (_, keys, _) if !keys.is_empty() => Ok(Command::Remove(keys)),
+            (.., keys) if !keys.is_empty() => Ok(Command::Get(keys)),
+            _ => Err(Nonsense("the body holds no command that this node knows")),
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> Result<&str, Nonsense> {
+    std::str::from_utf8(bytes).map_err(|_| Nonsense("a key is not UTF-8"))
+}
+
+fn encode_bytes(tag: u32, bytes: &[u8], out: &mut Vec<u8>) {
+    encode_key(tag, WireType::LengthDelimited, out);
+    encode_varint(bytes.len() as u64, out);
+    out.extend_from_slice(bytes);
+}
+
+enum Field<'a> {
+    Bytes(u32, &'a [u8]),
+    Number(u32, u64),
+    Other,
+}
+
+/// Takes the next field off `rest`.
+fn read_field<'a>(rest: &mut &'a [u8]) -> Result<Field<'a>, Nonsense> {
+    let (tag, wire_type) = decode_key(rest).map_err(|_| NO_MESSAGE)?;
+    match wire_type {
+        WireType::LengthDelimited => {
+            let length = decode_varint(rest).map_err(|_| NO_MESSAGE)?;
+            let length = usize::try_from(length).map_err(|_| NO_MESSAGE)?;
+            let (bytes, behind) = rest.split_at_checked(length).ok_or(NO_MESSAGE)?;
+            *rest = behind;
+            Ok(Field::Bytes(tag, bytes))
+        }
+        WireType::Varint => {
+            let number = decode_varint(rest).map_err(|_| NO_MESSAGE)?;
+            Ok(Field::Number(tag, number))
+        }
+        other => {
+            skip_field(other, tag, rest, DecodeContext::default()).map_err(|_| NO_MESSAGE)?;
+            Ok(Field::Other)
+        }
+    }
+}
+
+/// What there is to say about one key of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Item {
+    Value(Answer),
+    /// Why there is no value, and in words.
+    Status(Status, String),
+    /// The value has so many bytes, which is more than may travel.
+    TooLarge(usize),
+}
+
+const ITEM: u32 = 1;
+
+/// The answer to [`Command::Get`]: an item for each of the first keys, in their order. Those whose
+/// items did not fit are to be asked for again.
+pub(crate) struct BatchWriter {
+    body: Vec<u8>,
+    max: usize,
+    is_empty: bool,
+}
+
+impl BatchWriter {
+    /// An answer of up to `max` bytes, unless its first item alone is larger.
+    pub(crate) fn new(max: usize) -> BatchWriter {
+        BatchWriter {
+            body: Vec::new(),
+            max,
+            is_empty: true,
+        }
+    }
+
+    /// Adds the item of the next key; tells whether there was room for it.
+    pub(crate) fn push(&mut self, key_hash: u64, item: Item) -> bool {
+        let of_status = |status: Status| GetResponse {
+            key_hash: Some(key_hash),
+            status: Some(status.name().to_owned()),
+            ..GetResponse::default()
+        };
+        let (head, value) = match item {
+            Item::Value(answer) => {
+                let (head, value) = answer.encode();
+                (head, Some(value))
+            }
+            Item::Status(status, text) => {
+                let mut message = of_status(status);
+                message.text = (!text.is_empty()).then_some(text);
+                (message.encode_to_vec(), None)
+            }
+            Item::TooLarge(length) => {
+                let mut message = of_status(Status::TooLarge);
+                message.length = Some(length as u64);
+                (message.encode_to_vec(), None)
+            }
+        };
+        let value = value.as_deref().unwrap_or_default();
+        let length = head.len() + value.len();
+        let taken = key_len(ITEM) + encoded_len_varint(length as u64) + length;
+        if !self.is_empty && self.body.len() + taken > self.max {
+            return false;
+        }
+        self.is_empty = false;
+        encode_key(ITEM, WireType::LengthDelimited, &mut self.body);
+        encode_varint(length as u64, &mut self.body);
+        self.body.extend_from_slice(&head);
+        self.body.extend_from_slice(value);
+        true
+    }
+
+    pub(crate) fn finish(self) -> Vec<u8> {
+        self.body
+    }
+}
+
+/// Reads the answer to a batch: the items of the first of the keys with these hashes.
+pub(crate) fn decode_batch(
+    body: Vec<u8>,
+    mut key_hashes: impl Iterator<Item = u64>,
+) -> Result<Vec<Item>, Nonsense> {
+    let body = Bytes::from(body);
+    let mut items = Vec::with_capacity(key_hashes.size_hint().0);
+    let mut rest = &body[..];
+    while !rest.is_empty() {
+        let Field::Bytes(ITEM, item) = read_field(&mut rest)? else {
+            continue; // of a newer node
+        };
+        let expected = key_hashes.next();
+        let expected = expected.ok_or(Nonsense("it answers more than it was asked"))?;
+        let message = GetResponse::decode(body.slice_ref(item)).map_err(|_| NO_MESSAGE)?;
+        if message.key_hash != Some(expected) {
+            return Err(Nonsense("the answer belongs to another key"));
+        }
+        items.push(Item::from(message));
+    }
+    Ok(items)
+}
+
+impl From<GetResponse> for Item {
+    fn from(message: GetResponse) -> Item {
+        let Some(name) = &message.status else {
+            return Item::Value(message.into());
+        };
+        match (Status::named(name), message.length) {
+            (Some(Status::Ok), _) => Item::Value(message.into()),
+            (Some(Status::TooLarge), length) => {
+                Item::TooLarge(usize::try_from(length.unwrap_or(0)).unwrap_or(usize::MAX))
+            }
+            // What a newer node says of its loads, this one can only take for a failure.
+            (status, _) => Item::Status(
+                status.unwrap_or(Status::LoadFailed),
+                message.text.unwrap_or_default(),
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::Value;
+    use std::time::Duration;
+
+    #[test]
+    fn a_command_survives() {
+        let long = "k".repeat(20_000);
+        for command in [
+            Command::Clear,
+            Command::Remove(vec!["a", "", "\u{1f600}"]),
+            Command::Get(vec![("a", 0), (&long, 0)]),
+            Command::Get(vec![("a", 0), ("b", 7), ("", u32::MAX)]),
+        ] {
+            assert_eq!(Command::decode(&command.encode()), Ok(command));
+        }
+    }
+
+    #[test]
+    fn what_is_no_command_is_refused() {
+        let too_many = Command::Remove(vec!["k"; MAX_KEYS + 1]).encode();
+        let bodies: [&[u8]; 8] = [
+            b"",
+            b"\x0a",                                         // a field without its length
+            b"\x1a\x05ab",                                   // longer than the body
+            b"\x1a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", // longer than memory
+            b"\x12\x01\xff",                                 // no UTF-8
+            b"\xa8\x06\x01",                                 // only what is not known
+            b"\x1a\x01a\x22\x01\x80",                        // a number without its end
+            &too_many,
+        ];
+        for body in bodies {
+            assert!(Command::decode(body).is_err(), "{}", body.escape_ascii());
+        }
+        let most = Command::Get(vec![("k", 1); MAX_KEYS]);
+        assert_eq!(Command::decode(&most.encode()), Ok(most));
+    }
+
+    #[test]
+    fn fields_of_newer_nodes_are_ignored() {
+        let mut body = Command::Get(vec![("a", 3)]).encode();
+        body.extend_from_slice(b"\xa8\x06\x01\xb2\x06\x02xy\xbd\x06abcd");
+        assert_eq!(Command::decode(&body), Ok(Command::Get(vec![("a", 3)])));
+    }
+
+    fn items() -> Vec<Item> {
+        vec![
+            Item::Value(Answer {
+                value: Value::from("the value"),
+                rate: Some(2.5),
+                remaining: Some(Duration::from_secs(3)),
+                key_hash: Some(0),
+            }),
+            Item::Status(Status::NotFound, String::new()),
+            Item::Status(Status::LoadFailed, "no database".to_owned()),
+            Item::TooLarge(1 << 40),
+            Item::Status(Status::Loading, String::new()),
+            Item::Value(Answer {
+                value: Value::default(),
+                rate: None,
+                remaining: None,
+                key_hash: Some(5),
+            }),
+        ]
+    }
+
+    fn encode(max: usize) -> (Vec<u8>, usize) {
+        let mut writer = BatchWriter::new(max);
+        let pushed = items().into_iter().zip(0..);
+        let count = pushed.take_while(|(item, hash)| writer.push(*hash, item.clone()));
+        let count = count.count();
+        (writer.finish(), count)
+    }
+
+    #[test]
+    fn an_answer_to_a_batch_survives() {
+        let (body, count) = encode(1_000);
+        assert_eq!(count, items().len());
+        assert_eq!(decode_batch(body, 0..6), Ok(items()));
+    }
+
+    #[test]
+    fn an_answer_ends_where_its_room_does_but_is_never_empty() {
+        let (whole, _) = encode(1_000);
+        for max in 0..whole.len() {
+            let (body, count) = encode(max);
+            assert!(count >= 1);
+            assert!(body.len() <= max || count == 1);
+            assert_eq!(decode_batch(body, 0..6).unwrap(), items()[..count]);
+        }
+    }
+
+    #[test]
+    fn an_answer_to_other_keys_or_to_more_is_nonsense() {
+        let (body, _) = encode(1_000);
+        assert!(decode_batch(body.clone(), 0..5).is_err());
+        assert!(decode_batch(body.clone(), 1..7).is_err());
+        for cut in 1..body.len() {
+            let mut cut_off = body.clone();
+            cut_off.truncate(cut);
+            if let Ok(found) = decode_batch(cut_off, 0..6) {
+                assert_eq!(found, items()[..found.len()], "cut at {cut}");
+            }
+        }
+    }
+}
