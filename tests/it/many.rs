@@ -488,7 +488,7 @@ fn a_peer_that_knows_no_batches_is_asked_for_each_key() {
         node: older.clone(),
         batches: Arc::clone(&batches),
     };
-    let node = Node::builder(&address(0))
+    let node = Node::builder(address(0))
         .unwrap()
         .transport(Arc::new(transport))
         .build()
