@@ -11,6 +11,8 @@
 //!     [--traces FOLDER] [--seeds N] [--only PART-OF-CELL]… [--shards] [--plot FILE.svg]
 //! cargo bench -p groupcache-sync-benches --bench memory -- [--quick] [--check]
 //!     [--only PART-OF-CELL]…
+//! cargo bench -p groupcache-sync-benches --bench peer_fetch -- [--quick] [--check]
+//!     [--rounds N] [--only PART-OF-CELL]… [--with PART-OF-RIVAL]…
 //! ```
 
 #![allow(
@@ -25,6 +27,7 @@
 mod draw;
 mod options;
 mod plot;
+mod process;
 mod rounds;
 mod table;
 mod trace;
@@ -32,6 +35,7 @@ mod trace;
 pub use draw::{Draw, Rng};
 pub use options::Options;
 pub use plot::Plot;
+pub use process::{Process, build_go, cpu_time, is_installed};
 pub use rounds::{median, percentile, rotated};
 pub use table::{Bars, Table, nanos, ratio};
 pub use trace::Trace;

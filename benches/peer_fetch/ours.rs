@@ -1,0 +1,93 @@
+//! Our group, whose keys another process owns.
+
+use std::net::SocketAddr;
+
+use groupcache_sync::{Deadline, Group, Node, Peer, Source};
+use groupcache_sync_benches::Failure;
+
+use crate::contender::{Cell, Contender, KEYS, Run, all_keys, run_threads};
+use crate::{Keys, SIZES};
+
+pub(crate) const GROUP: &str = "peer";
+
+pub(crate) struct Ours {
+    name: &'static str,
+    node: Node,
+    group: Group,
+    server: u32,
+}
+
+/// Both processes list the same two peers. Nobody ever asks the client, so it has no listener.
+pub(crate) fn peers(server: SocketAddr) -> Result<[Peer; 2], Failure> {
+    Ok([
+        client()?,
+        Peer::new(&format!("http://{server}"))?.id("server"),
+    ])
+}
+
+fn client() -> Result<Peer, Failure> {
+    Ok(Peer::new("http://127.0.0.1:1")?.id("client"))
+}
+
+impl Ours {
+    /// The hot cache is off, so that every get goes to the server at this address, which is in
+    /// process number `server`.
+    pub(crate) fn new(
+        name: &'static str,
+        address: SocketAddr,
+        server: u32,
+    ) -> Result<Ours, Failure> {
+        let node = Node::builder(client()?)?.build()?;
+        node.set_peers(peers(address)?)?;
+        let group = node
+            .group_builder(GROUP, 64 << 20)
+            .hot_bytes(0)
+            .build(|_| Err("a key of the server was loaded here".into()))?;
+        Ok(Ours {
+            name,
+            node,
+            group,
+            server,
+        })
+    }
+
+    /// Keys that the server owns, each asked for once, so that it is cached there.
+    pub(crate) fn fill(&self) -> Result<Keys, Failure> {
+        let mut keys = Keys::new();
+        for bytes in SIZES {
+            let owned = all_keys(bytes).filter(|key| self.node.owner(key).name() == "server");
+            keys.insert(bytes, owned.take(KEYS).collect());
+        }
+        for key in keys.values().flatten() {
+            let got = self.group.get_with(key, Deadline::NEVER)?;
+            assert_eq!(got.source, Source::Peer);
+        }
+        Ok(keys)
+    }
+}
+
+impl Contender for Ours {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn run(&self, cell: &Cell<'_>) -> Result<Run, Failure> {
+        run_threads(cell, || Ok(|key: &str| Ok(self.group.get(key)?.len())))
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        vec![std::process::id(), self.server]
+    }
+}
+
+impl Drop for Ours {
+    /// Had a get been answered here or joined another, it would not belong into the tables.
+    fn drop(&mut self) {
+        let stats = self.group.stats();
+        assert_eq!(
+            (stats.fetches, stats.fetch_errors),
+            (stats.gets, 0),
+            "{stats:?}"
+        );
+    }
+}
