@@ -13,6 +13,7 @@
 //!     [--only PART-OF-CELL]…
 //! cargo bench -p groupcache-sync-benches --bench peer_fetch -- [--quick] [--check]
 //!     [--rounds N] [--only PART-OF-CELL]… [--with PART-OF-RIVAL]…
+//! cargo bench -p groupcache-sync-benches --bench ring -- [--quick] [--check] [--rounds N]
 //! ```
 
 #![allow(
