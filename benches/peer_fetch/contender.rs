@@ -1,9 +1,8 @@
 //! What takes part, and what it did.
 
-use std::net::{SocketAddr, TcpStream};
 use std::sync::Barrier;
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{io, thread};
 
 use groupcache_sync_benches::{Failure, percentile};
 
@@ -122,12 +121,4 @@ impl Run {
             p99: percentile(times, 0.99) as f64,
         }
     }
-}
-
-/// A plain connection, for the contenders that need no more.
-pub(crate) fn connect(server: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(server)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    Ok(stream)
 }

@@ -6,9 +6,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use groupcache_sync_benches::{Failure, Process, is_installed};
+use groupcache_sync_benches::{Failure, Process, connect, is_installed};
 
-use crate::contender::{Cell, Contender, Run, connect, run_threads, value_of};
+use crate::contender::{Cell, Contender, Run, run_threads, value_of};
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 

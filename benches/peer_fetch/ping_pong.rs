@@ -4,9 +4,9 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
-use groupcache_sync_benches::Failure;
+use groupcache_sync_benches::{Failure, connect};
 
-use crate::contender::{Cell, Contender, Run, connect, run_threads};
+use crate::contender::{Cell, Contender, Run, run_threads};
 
 const REQUEST_BYTES: usize = 64;
 

@@ -13,6 +13,8 @@
 //!     [--only PART-OF-CELL]…
 //! cargo bench -p groupcache-sync-benches --bench peer_fetch -- [--quick] [--check]
 //!     [--rounds N] [--only PART-OF-CELL]… [--with PART-OF-RIVAL]…
+//! cargo bench -p groupcache-sync-benches --bench server -- [--quick] [--check]
+//!     [--only PART-OF-CELL]…
 //! cargo bench -p groupcache-sync-benches --bench ring -- [--quick] [--check] [--rounds N]
 //! ```
 
@@ -26,6 +28,7 @@
 )]
 
 mod draw;
+mod http;
 mod options;
 mod plot;
 mod process;
@@ -34,6 +37,7 @@ mod table;
 mod trace;
 
 pub use draw::{Draw, Rng};
+pub use http::{Http, connect};
 pub use options::Options;
 pub use plot::Plot;
 pub use process::{Process, build_go, cpu_time, is_installed};
