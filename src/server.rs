@@ -9,7 +9,8 @@
 //!    started when needed. Peers and the application have a lane each, because the application may
 //!    wait for peers that wait for us: with one pool, two such processes could block each other.
 //! 3. A busy connection keeps its worker: having answered, the worker waits a moment for the next
-//!    request. Where other connections wait for a worker in vain, it goes behind them instead.
+//!    request. Where other connections wait for a worker in vain, it goes behind them instead, and
+//!    a few workers for each processor serve all in turn.
 //! 4. An answer that takes a load holds no worker: its connection waits in the lobby until the load
 //!    calls back, or until its time is up, whichever takes it out first.
 //!

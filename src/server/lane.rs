@@ -5,7 +5,10 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::connection::BoxedConnection;
-use crate::sync::{AtomicBool, Condvar, Mutex, Ordering, thread, wait_until};
+use crate::sync::{AtomicBool, Condvar, Mutex, Ordering, processors, thread, wait_until};
+
+/// How many threads a processor gets where more connections are busy than there are threads.
+const IN_CROWD_PER_PROCESSOR: usize = 4;
 
 /// How long a thread without work stays.
 const IDLE_LIFE: Duration = Duration::from_secs(10);
@@ -29,8 +32,10 @@ impl Which {
 pub(super) struct Lane {
     which: Which,
     max_threads: usize,
-    /// Whether connections wait for which there is no thread and will be none, to be seen without
-    /// the lock once per request.
+    /// How many threads serve where connections wait in vain for one of their own. More would only
+    /// stand in each other's way, and hold locks while they wait for a processor.
+    max_in_crowd: usize,
+    /// Whether there is a crowd, to be seen without the lock once per request.
     is_crowded: AtomicBool,
     state: Mutex<State>,
     work: Condvar,
@@ -43,15 +48,30 @@ struct State {
     threads: HashMap<thread::ThreadId, thread::JoinHandle<()>>,
     /// They are at their last instructions, or have ended.
     leaving: Vec<thread::JoinHandle<()>>,
-    idle: usize,
+    /// How many threads have a connection.
+    serving: usize,
     closed: bool,
+}
+
+impl State {
+    /// Threads that have no connection. Those that have yet to start or to wake up are among them:
+    /// who waits for them is provided for.
+    fn free(&self) -> usize {
+        self.threads.len() - self.serving
+    }
 }
 
 impl Lane {
     pub(super) fn new(which: Which, max_threads: usize) -> Lane {
+        // The application may block; peers are answered without waiting for anything.
+        let max_in_crowd = match which {
+            Which::Peers => IN_CROWD_PER_PROCESSOR * processors(),
+            Which::Application => max_threads,
+        };
         Lane {
             which,
             max_threads,
+            max_in_crowd,
             is_crowded: AtomicBool::new(false),
             state: Mutex::new(State::default()),
             work: Condvar::new(),
@@ -75,7 +95,11 @@ impl Lane {
             return connections.into_iter().collect();
         }
         for connection in connections {
-            if state.idle <= state.queue.len() && state.threads.len() < self.max_threads {
+            state.queue.push_back(connection);
+            if !self.has_use_for_another(&state) {
+                continue;
+            }
+            if state.free() < state.queue.len() && state.threads.len() < self.max_threads {
                 if let Err(error) = self.start_thread(&mut state, work()) {
                     log::warn!(
                         target: "groupcache",
@@ -84,20 +108,27 @@ impl Lane {
                     );
                 }
             }
-            state.queue.push_back(connection);
             self.work.notify_one();
         }
         self.note_crowd(&state);
         Vec::new()
     }
 
-    /// A thread counts as idle until it has woken up: those who wait for it are provided for.
     fn note_crowd(&self, state: &State) {
-        let is_crowded = state.queue.len() > state.idle && state.threads.len() >= self.max_threads;
+        let is_crowded = self.has_crowd(state);
         // Seldom changed, so that it stays in the caches of all who look.
         if self.is_crowded.load(Ordering::Relaxed) != is_crowded {
             self.is_crowded.store(is_crowded, Ordering::Relaxed);
         }
+    }
+
+    /// Whether more connections have something to do than there may be threads.
+    fn has_crowd(&self, state: &State) -> bool {
+        state.queue.len() + state.serving > self.max_threads
+    }
+
+    fn has_use_for_another(&self, state: &State) -> bool {
+        state.serving < self.max_in_crowd || !self.has_crowd(state)
     }
 
     pub(super) fn start(&self, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
@@ -125,21 +156,20 @@ impl Lane {
         self.is_crowded.load(Ordering::Relaxed)
     }
 
-    /// The next connection for the thread that calls, or `None` if that thread is to end.
-    pub(super) fn next(&self) -> Option<BoxedConnection> {
+    /// The next connection for the thread that calls, or `None` if that thread is to end. It tells
+    /// whether it has served one.
+    pub(super) fn next(&self, has_served: bool) -> Option<BoxedConnection> {
         let mut state = self.state.lock();
+        state.serving -= usize::from(has_served);
         loop {
             if state.closed {
                 break;
             }
-            if let Some(connection) = state.queue.pop_front() {
-                self.note_crowd(&state);
+            if let Some(connection) = self.take(&mut state) {
                 return Some(connection);
             }
             let until = Instant::now() + IDLE_LIFE;
-            state.idle += 1;
             wait_until(&self.work, &mut state, Some(until));
-            state.idle -= 1;
             let is_idle = state.queue.is_empty() && Instant::now() >= until;
             if is_idle && state.threads.len() > 1 {
                 break;
@@ -149,6 +179,24 @@ impl Lane {
         state.leaving.extend(thread);
         self.ended.notify_all();
         None
+    }
+
+    /// The next connection, if there is one and the thread that calls is of use.
+    fn take(&self, state: &mut State) -> Option<BoxedConnection> {
+        if !self.has_use_for_another(state) {
+            return None;
+        }
+        let had_crowd = self.is_crowded();
+        let connection = state.queue.pop_front()?;
+        state.serving += 1;
+        self.note_crowd(state);
+        if had_crowd && !self.is_crowded() {
+            // They were not called while it lasted.
+            for _ in &state.queue {
+                self.work.notify_one();
+            }
+        }
+        Some(connection)
     }
 
     /// Has all threads end once they are done with what they do. Gives what is left to be dropped.

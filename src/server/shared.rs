@@ -79,7 +79,9 @@ impl Shared {
     pub(super) fn work(self: &Arc<Self>, which: Which) -> impl FnOnce() + Send + use<> {
         let shared = Arc::clone(self);
         move || {
-            while let Some(connection) = shared.lane(which).next() {
+            let mut has_served = false;
+            while let Some(connection) = shared.lane(which).next(has_served) {
+                has_served = true;
                 let served = catch_unwind(AssertUnwindSafe(|| shared.serve(connection, which)));
                 if served.is_err() {
                     log::error!(target: "groupcache", "answering a request panicked");

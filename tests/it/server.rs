@@ -233,6 +233,23 @@ fn connections_opened_at_once_are_all_answered() {
 }
 
 #[test]
+fn nobody_is_left_behind_in_a_crowd_or_when_it_ends() {
+    // One worker more or less than there are busy connections, and many more.
+    for (workers, count) in [(15, 16), (16, 16), (64, 66), (3, 40)] {
+        let service = serve(|settings| settings.workers(workers));
+        let answered = together(count, |number| {
+            let mut client = service.connect();
+            // They leave one after the other, so that the crowd ends while some still ask.
+            let requests = 20 * (number + 1);
+            let all = (0..requests).all(|_| client.get("key").status == 200);
+            client.assert_open();
+            all
+        });
+        assert!(answered.into_iter().all(|all| all));
+    }
+}
+
+#[test]
 fn a_connection_is_kept_for_many_requests() {
     let service = serve(|settings| settings);
     let mut client = service.connect();
