@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::change::Change;
 use crate::circuit::Circuit;
+use crate::combiner::{Combiner, Question};
 use crate::deadline::{Clock, Deadline};
 use crate::dialect::{Dialect, Spoken};
 use crate::error::{Error, Unreached};
@@ -13,9 +14,9 @@ use crate::peer::{Call, CallError, Limits, Link, Peer, Reply, Transport};
 use crate::pool::{Pool, each_at_once};
 use crate::ring::{Member, Ring};
 use crate::stats::{CircuitState, Counter, NodeStats, PeerStats};
-use crate::sync::{Arc, Mutex, RwLock, Weak};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, RwLock, Weak, processors};
 use crate::waits::Waits;
-use crate::wire::{self, Nonsense, Status};
+use crate::wire::{self, Item, Nonsense, Status};
 
 /// How many keys one request removes: about 1 MiB if all are as long as can be.
 const KEYS_OF_A_REQUEST: usize = 64;
@@ -35,12 +36,32 @@ pub(crate) enum Failure {
 pub(crate) struct Remote {
     pub(crate) peer: Peer,
     link: Arc<dyn Link>,
+    /// Those who ask it for values.
+    line: Arc<Combiner<Asked, Said>>,
+    knows_batches: AtomicBool,
     circuit: Circuit,
     spoken: Spoken,
     /// The removals it has missed.
     owed: Owed,
     calls: Counter,
     errors: Counter,
+}
+
+/// What a peer says of one of many keys.
+pub(crate) type Said = Result<Item, Failure>;
+
+/// A key that is asked for, perhaps together with others.
+pub(crate) struct Asked {
+    pub(crate) group: String,
+    pub(crate) key: String,
+    /// Hits of a mirrored copy that the owner does not know of.
+    pub(crate) hits: u32,
+}
+
+impl Question for Asked {
+    fn goes_with(&self, other: &Asked) -> bool {
+        self.group == other.group
+    }
 }
 
 /// The members at one moment, swapped whole.
@@ -219,6 +240,9 @@ impl Cluster {
                 Arc::new(Remote {
                     peer: peer.clone(),
                     link: self.transport.link(peer, &self.settings.limits),
+                    // One more than can run, so that none of them idles.
+                    line: Combiner::new(processors() + 1),
+                    knows_batches: AtomicBool::new(true),
                     circuit: Circuit::default(),
                     // A native cluster has no others.
                     spoken: Spoken::new(match self.settings.dialect {
@@ -328,6 +352,7 @@ impl Cluster {
 
     fn succeeded(&self, remote: &Remote) {
         if remote.circuit.succeed() {
+            remote.knows_batches.store(true, Ordering::Relaxed); // it may be a newer one
             log::info!(target: "groupcache", peer:% = remote.peer; "the peer is back");
         }
     }
@@ -484,6 +509,19 @@ impl Cluster {
 }
 
 impl Remote {
+    pub(crate) fn line(&self) -> &Arc<Combiner<Asked, Said>> {
+        &self.line
+    }
+
+    /// Whether it can be asked for many keys at once, as far as is known.
+    pub(crate) fn takes_batches(&self) -> bool {
+        self.speaks() == Some(Dialect::Native) && self.knows_batches.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_no_batches(&self) {
+        self.knows_batches.store(false, Ordering::Relaxed);
+    }
+
     /// What it speaks, as its last answer showed; `None` if there was none yet.
     pub(crate) fn speaks(&self) -> Option<Dialect> {
         self.spoken.get()

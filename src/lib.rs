@@ -53,6 +53,7 @@ mod circuit;
 mod client;
 mod cluster;
 mod codec;
+mod combiner;
 mod deadline;
 mod dialect;
 mod entry;

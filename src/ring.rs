@@ -4,6 +4,8 @@
 //! at or after its own hash. A peer that comes or goes moves only the keys next to its points.
 //! `ring/golang.rs` makes the same of the points and the hash of golang/groupcache.
 
+// The path serves the benchmark of the ring, which takes this file in by its path.
+#[path = "ring/golang.rs"]
 mod golang;
 
 use siphasher::sip::SipHasher13;

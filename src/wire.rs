@@ -182,7 +182,7 @@ impl Terms {
             let _ = write!(header, ";h={}", self.hits);
         }
         if let Some(patience) = self.patience {
-            let _ = write!(header, ";w={}", millis(patience));
+            let _ = write!(header, ";w={}", millis_or_none(patience));
         }
         if let Some(remaining) = self.remaining {
             let _ = write!(header, ";d={}", millis(remaining));
@@ -213,9 +213,14 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(millis).unwrap_or(u64::MAX).max(1)
 }
 
-/// None stays none: a value of zero life is for those who wait, and not to be kept.
-fn life_millis(life: Duration) -> u64 {
-    if life.is_zero() { 0 } else { millis(life) }
+/// None stays none: a value of zero life is for those who wait, and not to be kept; one without
+/// patience waits for no load.
+fn millis_or_none(duration: Duration) -> u64 {
+    if duration.is_zero() {
+        0
+    } else {
+        millis(duration)
+    }
 }
 
 /// How an answer is to be understood; finer than an HTTP status.
@@ -490,7 +495,7 @@ impl Answer {
     fn encode(self) -> (Vec<u8>, Value) {
         let rest = GetResponse {
             minute_qps: self.rate,
-            remaining_ms: self.remaining.map(life_millis),
+            remaining_ms: self.remaining.map(millis_or_none),
             key_hash: self.key_hash,
             ..GetResponse::default()
         };
@@ -527,7 +532,7 @@ pub(crate) fn encode_set(group: &str, key: &str, value: &Value, life: Option<Dur
         group: Some(group.to_owned()),
         key: Some(key.to_owned()),
         value: Some(bytes::Bytes::copy_from_slice(value)),
-        remaining_ms: life.map(life_millis),
+        remaining_ms: life.map(millis_or_none),
     }
     .encode_to_vec()
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::Shared;
 use super::fetch::Fetched;
 use super::many::Wanted;
-use crate::cluster::{Failure, Remote};
+use crate::cluster::{Asked, Failure, Remote, Said};
+use crate::combiner::{Place, Seat};
 use crate::deadline::Deadline;
-use crate::dialect::Dialect;
 use crate::peer::{Call, Reply};
 use crate::ring::hash_of_key;
 use crate::sync::Arc;
@@ -41,12 +41,18 @@ impl<V: Cacheable> Shared<V> {
         self.counters.fetches.add_many(open.len());
         let until = self.end_of_patience();
         let rest = loop {
-            // A request for one key is a simpler one, and Go knows no other.
-            if open.len() < 2 || owner.speaks() != Some(Dialect::Native) {
+            // A request for one key is a simpler one.
+            if open.len() < 2 || !owner.takes_batches() {
                 break None;
             }
             let asked = self.cluster.clock.now();
-            let items = match self.ask_batch(owner, &open, deadline) {
+            let keys = open.iter().map(|one| (one.key.text(), one.unreported));
+            let terms = Terms {
+                patience: Some(self.patience_of_batch()),
+                max_body: Some(self.cluster.settings.limits.max_body),
+                ..self.terms(deadline, 0)
+            };
+            let items = match self.ask_batch(owner, keys, &terms, deadline) {
                 Ok(Batch::Items(items)) => items,
                 Ok(Batch::Unknown) => break None,
                 Ok(Batch::NoSuchGroup) => break Some(Ok(Fetched::NoSuchGroup)),
@@ -79,30 +85,22 @@ impl<V: Cacheable> Shared<V> {
         self.patience() / 4
     }
 
-    /// Asks for as many of `open`, from the first, as go into one request.
-    fn ask_batch(
+    /// Asks for as many of the keys, from the first, as go into one request.
+    fn ask_batch<'a>(
         &self,
         owner: &Arc<Remote>,
-        open: &[Wanted<'_>],
+        keys: impl Iterator<Item = (&'a str, u32)>,
+        terms: &Terms,
         deadline: Deadline,
     ) -> Result<Batch, Failure> {
         let mut room = MAX_COMMAND;
-        let keys: Vec<(&str, u32)> = open
-            .iter()
-            .map(|one| (one.key.text(), one.unreported))
-            .take(MAX_KEYS)
-            .take_while(|(key, _)| {
-                let taken = room.checked_sub(key.len() + KEY_OVERHEAD);
-                room = taken.unwrap_or(room);
-                taken.is_some()
-            })
-            .collect();
-        let hashes = || keys.iter().map(|(key, _)| hash_of_key(&self.name, key));
-        let terms = Terms {
-            patience: Some(self.patience_of_batch()),
-            max_body: Some(self.cluster.settings.limits.max_body),
-            ..self.terms(deadline, 0)
+        let fits = |(key, _): &(&str, u32)| {
+            let taken = room.checked_sub(key.len() + KEY_OVERHEAD);
+            room = taken.unwrap_or(0);
+            taken.is_some()
         };
+        let keys: Vec<(&str, u32)> = keys.take(MAX_KEYS).take_while(fits).collect();
+        let hashes = || keys.iter().map(|(key, _)| hash_of_key(&self.name, key));
         let call = Call {
             method: "POST",
             target: wire::target(&self.name, None),
@@ -121,12 +119,81 @@ impl<V: Cacheable> Shared<V> {
             _ => Err(Nonsense("it refuses the request")),
         };
         let batch = self.cluster.call(owner, &call, limit, deadline, read)?;
-        if matches!(batch, Batch::NoSuchGroup) {
-            self.note_missing_group(owner);
+        match batch {
+            Batch::NoSuchGroup => self.note_missing_group(owner),
+            Batch::Unknown => owner.note_no_batches(),
+            Batch::Items(_) => {}
         }
         Ok(batch)
     }
+
+    /// Asks for a key and for those of all `others` at once, without waiting for loads, and then
+    /// for those who are in line. `None` if this key is to be asked for by itself.
+    pub(super) fn ask_together(
+        &self,
+        owner: &Arc<Remote>,
+        own: (&str, u32),
+        mut place: Place<Asked, Said>,
+        others: Vec<Seat<Asked, Said>>,
+        deadline: Deadline,
+    ) -> Option<Result<Fetched, Failure>> {
+        let said = self.ask_for_all(owner, Some(own), others, deadline);
+        let mut has_failed = matches!(said, Some(Err(_)));
+        while !has_failed {
+            let Some(party) = place.next_party() else {
+                break;
+            };
+            let said = self.ask_for_all(owner, None, party, deadline);
+            has_failed = matches!(said, Some(Err(_)));
+        }
+        drop(place);
+        match said? {
+            Ok(item) => Fetched::of(item).map(Ok),
+            Err(failure) => Some(Err(failure)),
+        }
+    }
+
+    /// Asks for the key of the one who leads, if there is one, and for those of all `others`, who
+    /// are told. Gives what there is to say to the one who leads.
+    fn ask_for_all(
+        &self,
+        owner: &Arc<Remote>,
+        own: Option<(&str, u32)>,
+        others: Vec<Seat<Asked, Said>>,
+        deadline: Deadline,
+    ) -> Option<Said> {
+        let terms = Terms {
+            patience: Some(Duration::ZERO),
+            max_body: Some(COMBINED),
+            ..self.terms(deadline, 0)
+        };
+        let asked = others.iter().map(Seat::question);
+        let asked = asked.map(|asked| (&*asked.key, asked.hits));
+        let batch = self.ask_batch(owner, own.into_iter().chain(asked), &terms, deadline);
+        match batch {
+            Ok(Batch::Items(items)) => {
+                let mut items = items.into_iter();
+                let own = own.and_then(|_| items.next());
+                for (seat, item) in others.into_iter().zip(items) {
+                    seat.answer(Ok(item)); // whose item did not fit asks by itself
+                }
+                own.map(Ok)
+            }
+            Ok(Batch::NoSuchGroup | Batch::Unknown) => None,
+            // The time of the one who leads was up, not that of the others (I6).
+            Err(Failure::Deadline) => Some(Err(Failure::Deadline)),
+            Err(failure) => {
+                for seat in others {
+                    seat.answer(Err(failure.clone()));
+                }
+                Some(Err(failure))
+            }
+        }
+    }
 }
+
+/// The longest answer to several callers together, in bytes: large values gain nothing by it.
+const COMBINED: usize = 1 << 20;
 
 /// What a key takes in a command besides its bytes.
 const KEY_OVERHEAD: usize = 16;

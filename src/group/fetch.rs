@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::load::Role;
 use super::{Count, Landed, Outcome, Shared, Source, Waited};
-use crate::cluster::{Failure, Remote};
+use crate::cluster::{Asked, Failure, Remote};
 use crate::codec::CodecError;
+use crate::combiner::Turn;
 use crate::deadline::Deadline;
 use crate::dialect::Dialect;
 use crate::entry::Place;
@@ -154,7 +155,29 @@ impl<V: Cacheable> Shared<V> {
         unreported: u32,
     ) -> Result<Fetched, Failure> {
         self.counters.fetches.add();
-        self.ask_singly(owner, key, deadline, unreported)
+        if !owner.takes_batches() {
+            return self.ask_singly(owner, key, deadline, unreported);
+        }
+        let asked = || Asked {
+            group: self.name.clone(),
+            key: key.text().to_owned(),
+            hits: unreported,
+        };
+        let turn = owner.line().take_turn(asked, &self.cluster.clock, deadline);
+        let (fetched, unreported) = match turn {
+            Turn::Patient(_place) => {
+                return self.ask_singly(owner, key, deadline, unreported);
+            }
+            Turn::Quick(place, others) => {
+                let own = (key.text(), unreported);
+                (self.ask_together(owner, own, place, others, deadline), 0)
+            }
+            Turn::Answered(Ok(item)) => (Fetched::of(item).map(Ok), 0),
+            Turn::Answered(Err(failure)) => (Some(Err(failure)), 0),
+            Turn::Alone => (None, unreported),
+            Turn::Late => (Some(Err(Failure::Deadline)), 0),
+        };
+        fetched.unwrap_or_else(|| self.ask_singly(owner, key, deadline, unreported))
     }
 
     /// Asks the owner, again and again as long as it is loading: a slow load is no failure.

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::load::{Role, queue};
+use super::load::{Queueing, Role, queue};
 use super::seats::{Form, Order, Pending, Seats};
 use super::{Outcome, Shared};
 use crate::deadline::Deadline;
 use crate::dialect::Dialect;
 use crate::error::Error;
-use crate::flight::Part;
+use crate::flight::{Part, Waiter};
 use crate::key::KeyRef;
 use crate::loader;
 use crate::ring::hash_of_key;
@@ -167,15 +167,59 @@ impl<V: Cacheable> Shared<V> {
         Some(self.item_of_value(key.text(), &found.value, found.expires, rate))
     }
 
-    /// Takes seats in the flights of the keys of which there is nothing to say yet, leads those that
-    /// nobody leads, and leaves their loads to the pool.
+    /// Has those keys loaded of which there is nothing to say yet.
     fn begin_loads(self: &Arc<Self>, mut orders: Vec<Order>, form: Form, terms: &Terms) -> Begun {
         let now = self.cluster.clock.now();
         let patience = terms.patience.unwrap_or(self.cluster.settings.load_timeout);
-        let until = now + patience.min(MAX_PATIENCE);
         let load_deadline = terms
             .remaining
             .map_or(Deadline::NEVER, |remaining| Deadline::after(now, remaining));
+        if patience.is_zero() {
+            for order in orders.iter_mut().filter(|order| order.item.is_none()) {
+                order.item = Some(self.begin_load_for_later(&order.key, load_deadline));
+            }
+        }
+        let until = now + patience.min(MAX_PATIENCE);
+        let (joined, queued) = self.take_seats(&mut orders, until, load_deadline);
+        if joined.is_empty() && queued.is_empty() {
+            let items = orders.into_iter().map(|order| (order.key, order.item));
+            let items = items.filter_map(|(key, item)| Some((key, item?)));
+            return Begun::Ready(self.respond(form, items));
+        }
+        let seats = Seats::new(Arc::clone(self), orders, form, load_deadline);
+        for (at, waiter) in joined {
+            seats.follow(at, waiter);
+        }
+        for (at, queueing) in queued {
+            seats.follow_queued(at, queueing);
+        }
+        Begun::Pending(seats.pending(until))
+    }
+
+    /// Begins a load for which nobody waits: the asker will ask again.
+    fn begin_load_for_later(self: &Arc<Self>, key: &str, load_deadline: Deadline) -> Item {
+        let now = Deadline::at(self.cluster.clock.now());
+        if let Part::Lead(guard) = self.loads.join(self.cache.hash(key), now, false) {
+            match self.land_if_cached(guard) {
+                Ok(landed) => return self.item(key, Ok(landed)),
+                Err(guard) => {
+                    if let Err(error) = self.queue_load(guard, load_deadline, Role::Owner) {
+                        return item_of_error(&error);
+                    }
+                }
+            }
+        }
+        Item::Status(Status::Loading, String::new())
+    }
+
+    /// Takes seats in the flights of the keys of which there is nothing to say yet, leads those that
+    /// nobody leads, and leaves their loads to the pool.
+    fn take_seats(
+        self: &Arc<Self>,
+        orders: &mut [Order],
+        until: Instant,
+        load_deadline: Deadline,
+    ) -> (Numbered<Waiter<Outcome<V>>>, Numbered<Queueing<V>>) {
         let (mut joined, mut led) = (Vec::new(), Vec::new());
         for (at, order) in orders.iter_mut().enumerate() {
             if order.item.is_some() {
@@ -190,38 +234,22 @@ impl<V: Cacheable> Shared<V> {
                 },
             }
         }
-        let holds: Arc<[_]> = led
-            .iter()
-            .map(|(_, (_, queued))| Arc::clone(queued))
-            .collect();
-        let refused = self.have_loaded(holds, load_deadline, Role::Owner).err();
-        let mut queued_here = Vec::with_capacity(led.len());
+        let holds = led.iter().map(|(_, (_, queued))| Arc::clone(queued));
+        let Err(refused) = self.have_loaded(holds.collect(), load_deadline, Role::Owner) else {
+            return (joined, led);
+        };
+        let mut taken_over = Vec::new();
         for (at, (waiter, queued)) in led {
-            match refused
-                .as_ref()
-                .and_then(|error| Some((error, queued.take()?)))
-            {
-                Some((error, guard)) => {
+            match queued.take() {
+                Some(guard) => {
                     drop(waiter); // or the guard would be handed to it
-                    guard.hand_over(now);
-                    orders[at].item = Some(item_of_error(error));
+                    guard.hand_over(self.cluster.clock.now());
+                    orders[at].item = Some(item_of_error(&refused));
                 }
-                None => queued_here.push((at, (waiter, queued))),
+                None => taken_over.push((at, (waiter, queued))),
             }
         }
-        if orders.iter().all(|order| order.item.is_some()) {
-            let items = orders.into_iter().map(|order| (order.key, order.item));
-            let items = items.filter_map(|(key, item)| Some((key, item?)));
-            return Begun::Ready(self.respond(form, items));
-        }
-        let seats = Seats::new(Arc::clone(self), orders, form, load_deadline);
-        joined
-            .into_iter()
-            .for_each(|(at, waiter)| seats.follow(at, waiter));
-        queued_here
-            .into_iter()
-            .for_each(|(at, queueing)| seats.follow_queued(at, queueing));
-        Begun::Pending(seats.pending(until))
+        (joined, taken_over)
     }
 
     /// The answer to a request, of what there is to say of its keys.
@@ -278,6 +306,9 @@ impl<V: Cacheable> Shared<V> {
         Response::of(self.ring(), item_of_error(error))
     }
 }
+
+/// Things, each with the number of the key it is for.
+type Numbered<T> = Vec<(usize, T)>;
 
 /// The longest answer to a batch, in bytes, unless its first value alone is longer.
 const MAX_BATCH: usize = 4 << 20;

@@ -16,7 +16,7 @@ const LEVELS: &[&[&str]] = &[
     ],
     &["error"],
     &[
-        "cache", "pool", "peer", "circuit", "owed", "change", "keeper", "cluster",
+        "cache", "pool", "peer", "combiner", "circuit", "owed", "change", "keeper", "cluster",
     ],
     &["client", "group"],
     &["node"],
