@@ -7,30 +7,26 @@
 //!
 //! What `tiny_http` 0.12 gets wrong and can be mended from outside is mended here, and each place
 //! says what: connections that are never served, 44 ms for every answer over 1 KiB, the end of the
-//! process at the word of a client. What cannot is in the documentation of [`TinyServer`].
+//! process at the word of a client, a server that accepts no more. What cannot is in the documentation of [`TinyServer`].
 
 mod dispatch;
 mod engine;
 mod exchange;
+mod hall;
 mod listen;
+mod watch;
 
-use std::convert::Infallible;
 use std::fmt;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use self::dispatch::Dispatcher;
-use self::engine::{Engine, work};
 pub use self::exchange::answer_tiny_http;
+use self::hall::Halls;
 use crate::error::Error;
 use crate::node::Node;
-use crate::sync::channel::{self, Receiver, RecvTimeoutError, Sender};
-use crate::sync::{Arc, thread};
+use crate::sync::Arc;
 
 const WORKERS: usize = 8;
-
-/// How long threads that have nothing left to do may take to end.
-const GRACE: Duration = Duration::from_secs(1);
 
 /// Serves a node with `tiny_http`. Dropping it stops it: nothing more is taken in, what still
 /// loads is answered "overloaded", and the drop waits up to a second for the threads to end.
@@ -50,12 +46,16 @@ const GRACE: Duration = Duration::from_secs(1);
 ///   bytes (headers and waiting requests) as they like: nothing is bounded and nothing times out;
 /// - take a thread and two descriptors for good with one request for HTTP/2.0, or with one that
 ///   announces a body of more than 64 MiB and more than the node takes;
-/// - hold a worker by sending a body over 1 KiB slowly or not at all;
+/// - hold a worker by sending a body over 1 KiB slowly or not at all (once all are held, a new
+///   server takes over within seconds, up to four times);
 /// - end the process with an announced body of many terabytes on a connection kept open after the
 ///   server stopped.
 ///
 /// If the process runs out of descriptors or threads for a moment, `tiny_http` stops to accept
-/// connections for good. Give it twice as many descriptors as there may be connections. Whatever is
+/// connections for good. A watchdog that asks the server once a second notices that and puts a new
+/// one in its place (except on Linux, once the old one has been idle for a minute); connections
+/// that were made before stay with the old one, which asks to close them. Still, give it twice as
+/// many descriptors as there may be connections. Whatever is
 /// put before it must not share a connection between clients.
 ///
 /// ```no_run
@@ -69,11 +69,8 @@ const GRACE: Duration = Duration::from_secs(1);
 /// # Ok::<(), groupcache_sync::Error>(())
 /// ```
 pub struct TinyServer {
-    engine: Arc<Engine>,
+    halls: Arc<Halls>,
     address: SocketAddr,
-    threads: Vec<thread::JoinHandle<()>>,
-    /// Each thread holds a sender: disconnected once all have ended.
-    ended: Receiver<Infallible>,
 }
 
 impl TinyServer {
@@ -93,7 +90,8 @@ impl TinyServer {
     /// It is set to block, to send without delay (`TCP_NODELAY`), to give up a peer that takes
     /// nothing for 10 s and to probe idle ones. Connections made before that lack these settings,
     /// and only Linux is known to hand them on to the others: elsewhere, or if peers may connect
-    /// that early, set `TCP_NODELAY` before `listen`, or answers over 1 KiB take 44 ms each.
+    /// that early, set `TCP_NODELAY` before `listen`, or answers over 1 KiB take 44 ms each. Should
+    /// `tiny_http` fail, a new socket is opened at its address: nobody else should keep it open.
     ///
     /// # Errors
     ///
@@ -127,8 +125,8 @@ impl TinyServer {
     /// close it: a peer that uses it later waits for its own timeout. So a process should end soon
     /// after, and its peers should drop it from their lists before. Except on Linux, connections
     /// are accepted, though not served, until the last thread has ended.
-    pub fn shutdown(mut self, timeout: Duration) -> bool {
-        self.stop(timeout)
+    pub fn shutdown(self, timeout: Duration) -> bool {
+        self.halls.close(timeout)
     }
 
     fn start(node: &Node, listener: TcpListener, workers: usize) -> Result<TinyServer, Error> {
@@ -139,79 +137,19 @@ impl TinyServer {
                 "tiny_http listens beyond this machine: whoever can connect can exhaust this process"
             );
         }
-        let (engine, events) = Engine::new(node.clone(), listener)?;
-        let (jobs, for_workers) = channel::unbounded();
-        let (kicks, for_rescue) = channel::bounded(listen::MAX_KICKS);
-        let (alive, ended) = channel::bounded(0);
-        let mut server = TinyServer {
-            engine: Arc::clone(&engine),
-            address,
-            threads: Vec::with_capacity(workers + 2),
-            ended,
-        };
-        // What has started when one cannot be started is stopped by the drop of `server`.
-        let dispatcher = Dispatcher::new(Arc::clone(&engine), events, jobs, kicks);
-        server.spawn("groupcache-tiny", &alive, move || dispatcher.run())?;
-        let rescue = move || listen::rescue(address, &for_rescue, || engine.is_accepting());
-        server.spawn("groupcache-tiny-rescue", &alive, rescue)?;
-        for _ in 0..workers {
-            let jobs = for_workers.clone();
-            server.spawn("groupcache-tiny-worker", &alive, move || work(&jobs))?;
-        }
+        let (halls, alarms) = Halls::open(node, listener, workers)?;
+        let watched = Arc::clone(&halls);
+        // Should it fail, the drop of the server stops what has started.
+        let server = TinyServer { halls, address };
+        let watch = move || watch::watch(&watched, &alarms);
+        server.halls.have_watched(watch)?;
         Ok(server)
-    }
-
-    fn spawn(
-        &mut self,
-        name: &str,
-        alive: &Sender<Infallible>,
-        run: impl FnOnce() + Send + 'static,
-    ) -> Result<(), Error> {
-        let alive = alive.clone();
-        let thread = thread::Builder::new().name(name.to_owned());
-        let thread = thread.spawn(move || {
-            run();
-            drop(alive);
-        });
-        self.threads.push(thread.map_err(|error| Error::Thread {
-            source: error.into(),
-        })?);
-        Ok(())
-    }
-
-    fn stop(&mut self, timeout: Duration) -> bool {
-        let threads = std::mem::take(&mut self.threads);
-        if threads.is_empty() {
-            return true; // it has stopped before
-        }
-        let now = Instant::now();
-        let deadline = now.checked_add(timeout);
-        self.engine.stop_accepting();
-        let all_answered = self.engine.wait_until_answered(deadline);
-        self.engine.stop();
-        // The last handle may fall on one of its own threads, which cannot wait for itself.
-        let me = thread::current().id();
-        if threads.iter().any(|thread| thread.thread().id() == me) {
-            return all_answered;
-        }
-        if self.ended.recv_timeout(GRACE) == Err(RecvTimeoutError::Timeout) {
-            log::warn!(
-                target: "groupcache", address:% = self.address;
-                "threads of tiny_http left inside their requests"
-            );
-            return false;
-        }
-        for thread in threads {
-            // It is past its last step. A panic ended it before, and was reported then.
-            let _ = thread.join();
-        }
-        all_answered
     }
 }
 
 impl Drop for TinyServer {
     fn drop(&mut self) {
-        let _ = self.stop(Duration::ZERO);
+        let _ = self.halls.close(Duration::ZERO);
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::engine::{Engine, Event, Job, Place, Ticket};
 use super::exchange::{Exchange, Unread};
+use super::watch::Alarm;
 use crate::group::Pending;
 use crate::sync::Arc;
 use crate::sync::channel::{Receiver, Sender};
@@ -20,7 +21,7 @@ const MAX_PARKED: usize = 4_096;
 const MAX_SEEN: usize = 4_096;
 
 /// How long the dispatcher waits while requests are parked: their deadlines may follow a clock that
-/// is moved by hand.
+/// is moved by hand. So does one that takes no more connections, to see when it may end.
 const TICK: Duration = Duration::from_millis(250);
 
 /// And while there are none.
@@ -35,6 +36,7 @@ pub(super) struct Dispatcher {
     jobs: Sender<Job>,
     /// Dropped with the dispatcher: the rescue then ends.
     kicks: Sender<()>,
+    alarms: Sender<Alarm>,
     seen: HashSet<SocketAddr>,
     parked: BTreeMap<Ticket, Parked>,
     /// Their time was up just when their answers came, which are on their way.
@@ -54,12 +56,14 @@ impl Dispatcher {
         events: Receiver<Event>,
         jobs: Sender<Job>,
         kicks: Sender<()>,
+        alarms: Sender<Alarm>,
     ) -> Dispatcher {
         Dispatcher {
             engine,
             events,
             jobs,
             kicks,
+            alarms,
             seen: HashSet::new(),
             parked: BTreeMap::new(),
             landing: HashMap::new(),
@@ -91,6 +95,9 @@ impl Dispatcher {
         }
         self.hear();
         self.give_up();
+        if self.engine.is_spent() {
+            self.engine.stop();
+        }
     }
 
     fn hear(&mut self) {
@@ -110,7 +117,8 @@ impl Dispatcher {
                 let now = self.engine.node.clock().now();
                 until.saturating_duration_since(now).min(TICK)
             }
-            None => IDLE,
+            None if self.engine.is_accepting() => IDLE,
+            None => TICK,
         }
     }
 
@@ -144,12 +152,11 @@ impl Dispatcher {
     /// peers should find a closed port rather than one where nobody answers.
     fn lose_listener(&self, error: &io::Error) {
         if self.engine.is_accepting() {
-            log::error!(
-                target: "groupcache", error:% = error;
-                "tiny_http has stopped to accept connections; only a new server can"
-            );
+            log::error!(target: "groupcache", error:% = error; "tiny_http cannot accept");
+            self.engine.stop_accepting();
+            // Without a watchdog the server stops.
+            let _ = self.alarms.send(Alarm::Broken);
         }
-        self.engine.close_listener();
     }
 
     fn park(&mut self, exchange: Exchange, pending: Pending, place: Place) {

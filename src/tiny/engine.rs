@@ -20,6 +20,9 @@ use crate::wire::{Response, Status};
 /// to drain has come by then.
 const QUIET: Duration = Duration::from_millis(50);
 
+/// Clients that keep connections for longer without a request will find them dead.
+const KEPT: Duration = Duration::from_secs(60);
+
 /// What all threads of a server share.
 pub(super) struct Engine {
     pub(super) node: Node,
@@ -108,14 +111,25 @@ impl Engine {
     /// Takes no more connections, and asks clients to close theirs.
     pub(super) fn stop_accepting(&self) {
         self.draining.store(true, Ordering::Release);
-        self.close_listener();
-    }
-
-    pub(super) fn close_listener(&self) {
         let listener = self.listener.lock().take();
         if let Some(listener) = listener {
             listen::close(listener);
         }
+        self.server.unblock(); // the dispatcher looks in more often from now on
+    }
+
+    /// Whether nothing is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.under_way.lock().connections.is_empty()
+    }
+
+    /// Whether it takes no more connections, and nothing has come for so long that nobody has any.
+    pub(super) fn is_spent(&self) -> bool {
+        if self.is_accepting() {
+            return false;
+        }
+        let under_way = self.under_way.lock();
+        under_way.connections.is_empty() && under_way.last_arrival.elapsed() >= KEPT
     }
 
     /// Waits until nothing has been under way for a little while, at most until `deadline`; tells

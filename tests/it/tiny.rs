@@ -437,12 +437,19 @@ fn our_threads() -> Vec<String> {
 
 /// Runs the test of this name alone in a process of its own.
 fn alone(name: &str) -> bool {
+    alone_with(name, "$(ulimit -H -n)")
+}
+
+/// The same with so many descriptors.
+fn alone_with(name: &str, descriptors: &str) -> bool {
     const ALONE: &str = "GROUPCACHE_TEST_ALONE";
     if std::env::var_os(ALONE).is_some() {
         return true;
     }
-    let mut test = std::process::Command::new(std::env::current_exe().unwrap());
-    let output = test
+    let shell = format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"");
+    let output = std::process::Command::new("sh")
+        .args(["-c", &shell])
+        .arg(std::env::current_exe().unwrap())
         .args(["--exact", name])
         .env(ALONE, "1")
         .output()
@@ -453,6 +460,78 @@ fn alone(name: &str) -> bool {
         "{text}"
     );
     false
+}
+
+/// Whether a new connection is answered soon.
+fn answers_soon(address: SocketAddr) -> bool {
+    let soon = Duration::from_millis(500);
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, soon) else {
+        return false;
+    };
+    stream.set_read_timeout(Some(soon)).unwrap();
+    let request = b"GET /_groupcache/g/k HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let mut head = [0; 12];
+    stream.write_all(request).is_ok()
+        && stream.read_exact(&mut head).is_ok()
+        && head == *b"HTTP/1.1 200"
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_failure_to_accept_heals() {
+    if !alone_with("tiny::a_failure_to_accept_heals", "96") {
+        return;
+    }
+    let (node, _group) = node();
+    let server = serve(&node);
+    let address = server.local_addr();
+    let mut early = Client::new(address);
+    assert!(early.get("k").says(200, b"value of k"));
+    // Both ends are in this process: at some point `tiny_http` cannot accept its own.
+    let connect = || TcpStream::connect(address).ok();
+    let clients: Vec<TcpStream> = std::iter::from_fn(connect).collect();
+    assert!(clients.len() > 10);
+    eventually("it accepts no more", || !answers_soon(address));
+    drop(clients);
+    eventually("a new one does", || answers_soon(address));
+    // Who was there before is still served, and asked to leave.
+    let answer = early.get("k");
+    assert!(answer.says(200, b"value of k"));
+    assert_eq!(answer.headers["connection"], "close");
+    assert!(server.shutdown(HANG));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_server_whose_workers_are_all_held_is_replaced() {
+    if !alone("tiny::a_server_whose_workers_are_all_held_is_replaced") {
+        return;
+    }
+    let (node, group) = node();
+    let server = with_workers(&node, 1);
+    let address = server.local_addr();
+    let mut holder = Client::new(address);
+    let (body, missing) = (set_body("g", "held", &[b'x'; 2_000]), 1_000);
+    let target = "/_groupcache/g/held";
+    holder.send(&format!(
+        "PUT {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    ));
+    holder.send_bytes(&body[..body.len() - missing]);
+    eventually("the worker is held", || !answers_soon(address));
+    eventually("another one answers", || answers_soon(address));
+    assert!(our_threads().len() > 5, "{:?}", our_threads());
+    // The old one finishes what it has begun.
+    holder.send_bytes(&body[body.len() - missing..]);
+    let answer = holder.answer();
+    assert_eq!(
+        (answer.status, &*answer.headers["connection"]),
+        (200, "close")
+    );
+    assert_eq!(group.get("held").unwrap().len(), 2_000);
+    assert!(server.shutdown(HANG));
+    drop((group, node));
+    eventually("our threads end", || our_threads().is_empty());
 }
 
 #[cfg(target_os = "linux")]
