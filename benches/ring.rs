@@ -103,17 +103,6 @@ impl Go {
         points.sort_unstable();
         Go(points)
     }
-
-    /// The part of the circle that each of so many peers owns.
-    fn shares(&self, peers: usize) -> Vec<f64> {
-        let mut shares = vec![0.0; peers];
-        let mut before = self.0.last().map_or(0, |last| last.0);
-        for &(point, peer) in &self.0 {
-            shares[peer as usize] += f64::from(point.wrapping_sub(before)) / 2f64.powi(32);
-            before = point;
-        }
-        shares
-    }
 }
 
 impl Contender for Go {
@@ -135,12 +124,16 @@ fn names(set: usize, peers: usize) -> Vec<String> {
     (0..peers).map(name).collect()
 }
 
-fn ring_of(names: &[String]) -> Ring {
+fn members(names: &[String]) -> Vec<Member> {
     let member = |name: &String| Member {
         id: name.clone(),
         weight: 1.0,
     };
-    Ring::new(&names.iter().map(member).collect::<Vec<_>>())
+    names.iter().map(member).collect()
+}
+
+fn ring_of(names: &[String]) -> Ring {
+    Ring::new(&members(names))
 }
 
 fn shares(ring: &Ring, peers: usize) -> Vec<f64> {
@@ -205,7 +198,7 @@ fn balance(peers: usize, table: &mut Table) -> f64 {
         percentile(&mut all, 0.95) as f64 / 1e6
     };
     let ours = worst(&|names| fullest(&shares(&ring_of(names), peers)));
-    let go = worst(&|names| fullest(&Go::new(names).shares(peers)));
+    let go = worst(&|names| fullest(&shares(&Ring::golang(&members(names)), peers)));
     table.row([
         format!("{peers} peers"),
         format!("{ours:.3}"),
@@ -235,10 +228,7 @@ fn moved(peers: usize, keys: &[String]) -> Result<f64, Failure> {
 
 /// What a peer of this weight among so many of weight 1 owns, relative to what it should.
 fn weighted(weight: f64, others: usize) -> f64 {
-    let mut members: Vec<Member> = names(0, others + 1)
-        .into_iter()
-        .map(|id| Member { id, weight: 1.0 })
-        .collect();
+    let mut members = members(&names(0, others + 1));
     members[0].weight = weight;
     Ring::new(&members).share(0) / (weight / (weight + others as f64))
 }
