@@ -158,7 +158,7 @@ impl Halls {
         let hall = match opened {
             Ok(hall) => hall,
             Err(error) => {
-                log::error!(target: "groupcache", error:% = error; "no new server of tiny_http");
+                log::debug!(target: "groupcache", error:% = error; "no new server of tiny_http");
                 return false;
             }
         };

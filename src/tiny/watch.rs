@@ -51,13 +51,14 @@ pub(super) fn watch(halls: &Halls, alarms: &Receiver<Alarm>) {
             },
         }
         if failures >= FAILURES {
-            log::error!(
-                target: "groupcache", address:% = target;
-                "tiny_http accepts or answers no more: a new server takes its place"
-            );
-            if halls.renew() {
-                failures = 0;
+            if failures == FAILURES {
+                log::error!(
+                    target: "groupcache", address:% = target;
+                    "tiny_http accepts or answers no more: a new server takes its place"
+                );
             }
+            // If it cannot be done yet, it is said once, and tried until it can or need not be.
+            failures = if halls.renew() { 0 } else { FAILURES + 1 };
         }
     }
 }
