@@ -240,8 +240,7 @@ impl Cluster {
                 Arc::new(Remote {
                     peer: peer.clone(),
                     link: self.transport.link(peer, &self.settings.limits),
-                    // One more than can run, so that none of them idles.
-                    line: Combiner::new(processors() + 1),
+                    line: Combiner::new(processors()),
                     knows_batches: AtomicBool::new(true),
                     circuit: Circuit::default(),
                     // A native cluster has no others.

@@ -1,11 +1,11 @@
 //! `Combiner`: requests to one peer that are made at the same time become one.
 //!
-//! A few callers ask by themselves, each as long as it takes. Beyond these, only a few requests are
-//! under way at a time, and nobody waits for a load in them, so that they are over soon. Who comes
-//! meanwhile waits in line, and asks together with all others in line as soon as one of them is
-//! over: the first in line leads, and tells the others. So the more there is to ask, the more goes
-//! into one request, and where there is little, nothing waits. (Databases do the same with their
-//! logs, as group commit.)
+//! As long as there are only a few callers, each asks by itself, and takes the time it takes. Where
+//! there are more, only a few requests are under way at a time, and nobody waits for a load in them,
+//! so that they are over soon. Who comes meanwhile waits in line, and asks together with all others
+//! in line as soon as one of them is over: the first in line leads, and tells the others. So the
+//! more there is to ask, the more goes into one request. (Databases do the same with their logs, as
+//! group commit.)
 //!
 //! What it saves is work of the system: with more threads than processors, most of a small request
 //! between two processes is the cost of putting threads to sleep and waking them, at both ends.
@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 use crate::deadline::{Clock, Deadline};
 use crate::slot::Slot;
-use crate::sync::{Arc, Mutex, thread};
+use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, thread};
 
 /// How many ask together at most.
 const TOGETHER: usize = 128;
@@ -29,13 +29,16 @@ pub(crate) trait Question: Send + 'static {
 }
 
 pub(crate) struct Combiner<Q: Question, A: Send + 'static> {
-    /// How many ask by themselves, and how many requests of many are under way.
-    at_once: usize,
+    /// How many callers there may be before they have to be quick.
+    max_patient: usize,
+    /// How many quick requests may be under way.
+    max_quick: usize,
+    callers: AtomicUsize,
     line: Mutex<Line<Q, A>>,
 }
 
 struct Line<Q: Question, A: Send + 'static> {
-    patient: usize,
+    /// Requests under way.
     quick: usize,
     waiting: VecDeque<Seat<Q, A>>,
 }
@@ -48,8 +51,8 @@ pub(crate) struct Seat<Q: Question, A: Send + 'static> {
 
 /// What becomes of one who asks.
 pub(crate) enum Turn<Q: Question, A: Send + 'static> {
-    /// It asks now, by itself, and may wait for a load.
-    Patient(Place<Q, A>),
+    /// It asks by itself, and may wait for a load.
+    Patient,
     /// It asks now, for these others too, and waits for no load.
     Quick(Place<Q, A>, Vec<Seat<Q, A>>),
     /// Somebody else has asked.
@@ -60,68 +63,44 @@ pub(crate) enum Turn<Q: Question, A: Send + 'static> {
     Late,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Pace {
-    Patient,
-    Quick,
+/// One who asks, until it has what it wants.
+pub(crate) struct Caller<'a, Q: Question, A: Send + 'static> {
+    combiner: &'a Arc<Combiner<Q, A>>,
+    is_one_of_few: bool,
 }
 
-/// The right to ask. Dropped, it goes to those in line.
+/// The right to ask for others. Dropped, it goes to those in line.
 pub(crate) struct Place<Q: Question, A: Send + 'static> {
     combiner: Arc<Combiner<Q, A>>,
-    pace: Pace,
     rounds: usize,
 }
 
 impl<Q: Question, A: Send + 'static> Combiner<Q, A> {
-    pub(crate) fn new(at_once: usize) -> Arc<Combiner<Q, A>> {
+    /// For a process that runs on so many processors: one request more than can be worked on, so
+    /// that none of them idles; but no lines before there are several times as many callers.
+    pub(crate) fn new(processors: usize) -> Arc<Combiner<Q, A>> {
         Arc::new(Combiner {
-            at_once,
+            max_patient: 4 * processors,
+            max_quick: processors + 1,
+            callers: AtomicUsize::new(0),
             line: Mutex::new(Line {
-                patient: 0,
                 quick: 0,
                 waiting: VecDeque::new(),
             }),
         })
     }
 
-    /// Waits until it is this caller's turn, or has an answer, no longer than `deadline`.
-    pub(crate) fn take_turn(
-        self: &Arc<Self>,
-        question: impl FnOnce() -> Q,
-        clock: &Clock,
-        deadline: Deadline,
-    ) -> Turn<Q, A> {
-        let slot = {
-            let mut line = self.line.lock();
-            // Nobody goes before those in line.
-            let is_free = line.waiting.is_empty();
-            if is_free && line.patient + line.quick < self.at_once {
-                line.patient += 1;
-                return Turn::Patient(self.place(Pace::Patient));
-            }
-            if is_free && line.quick < self.at_once {
-                line.quick += 1;
-                return Turn::Quick(self.place(Pace::Quick), Vec::new());
-            }
-            let slot = Slot::new();
-            line.waiting.push_back(Seat {
-                question: question(),
-                slot: Arc::clone(&slot),
-            });
-            slot
-        };
-        let turn = slot.wait(clock, deadline);
-        turn.unwrap_or_else(|| {
-            self.leave(&slot);
-            Turn::Late
-        })
+    pub(crate) fn enter(self: &Arc<Self>) -> Caller<'_, Q, A> {
+        let others = self.callers.fetch_add(1, Ordering::Relaxed);
+        Caller {
+            combiner: self,
+            is_one_of_few: others < self.max_patient,
+        }
     }
 
-    fn place(self: &Arc<Self>, pace: Pace) -> Place<Q, A> {
+    fn place(self: &Arc<Self>) -> Place<Q, A> {
         Place {
             combiner: Arc::clone(self),
-            pace,
             rounds: ROUNDS,
         }
     }
@@ -136,19 +115,52 @@ impl<Q: Question, A: Send + 'static> Combiner<Q, A> {
         drop(seat); // it has a lock of its own (I2)
     }
 
-    /// Those who ask together next, if there is a place for them.
-    fn next_party(&self, left: Pace) -> Option<Vec<Seat<Q, A>>> {
+    /// Those who take over the place of one who leaves it.
+    fn heirs(&self) -> Option<Vec<Seat<Q, A>>> {
         let mut line = self.line.lock();
-        match left {
-            Pace::Patient => line.patient -= 1,
-            Pace::Quick => line.quick -= 1,
+        let party = line.party();
+        if party.is_none() {
+            line.quick -= 1;
         }
-        if line.quick >= self.at_once {
-            return None;
+        party
+    }
+}
+
+impl<Q: Question, A: Send + 'static> Caller<'_, Q, A> {
+    /// Waits until it is this caller's turn, or has an answer, no longer than `deadline`.
+    pub(crate) fn take_turn(
+        &self,
+        question: impl FnOnce() -> Q,
+        clock: &Clock,
+        deadline: Deadline,
+    ) -> Turn<Q, A> {
+        if self.is_one_of_few {
+            return Turn::Patient;
         }
-        let party = line.party()?;
-        line.quick += 1;
-        Some(party)
+        let slot = {
+            let mut line = self.combiner.line.lock();
+            if line.quick < self.combiner.max_quick {
+                line.quick += 1;
+                return Turn::Quick(self.combiner.place(), Vec::new());
+            }
+            let slot = Slot::new();
+            line.waiting.push_back(Seat {
+                question: question(),
+                slot: Arc::clone(&slot),
+            });
+            slot
+        };
+        let turn = slot.wait(clock, deadline);
+        turn.unwrap_or_else(|| {
+            self.combiner.leave(&slot);
+            Turn::Late
+        })
+    }
+}
+
+impl<Q: Question, A: Send + 'static> Drop for Caller<'_, Q, A> {
+    fn drop(&mut self) {
+        self.combiner.callers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -180,17 +192,16 @@ impl<Q: Question, A: Send + 'static> Place<Q, A> {
 
 impl<Q: Question, A: Send + 'static> Drop for Place<Q, A> {
     fn drop(&mut self) {
-        let Some(mut party) = self.combiner.next_party(self.pace) else {
+        let Some(mut party) = self.combiner.heirs() else {
             return;
         };
-        let mut place = self.combiner.place(Pace::Quick);
+        let mut place = self.combiner.place();
         while !party.is_empty() {
             let leader = party.remove(0);
             match leader.slot.fill(Turn::Quick(place, party)) {
-                Ok(()) => return,
                 // It gave up meanwhile: the next one leads.
                 Err(Turn::Quick(back, others)) => (place, party) = (back, others),
-                Err(_) => return,
+                _ => return,
             }
         }
     }
@@ -231,8 +242,23 @@ mod tests {
 
     type Words = Arc<Combiner<Word, usize>>;
 
-    fn take(words: &Words, word: &'static str) -> Turn<Word, usize> {
-        words.take_turn(|| Word(word), &Clock::system(), Deadline::NEVER)
+    /// For no patient callers, and one request at a time.
+    fn words() -> Words {
+        let mut words = Combiner::new(1);
+        let settings = Arc::get_mut(&mut words).unwrap();
+        (settings.max_patient, settings.max_quick) = (0, 1);
+        words
+    }
+
+    /// Somebody who asks, so that all others get in line.
+    fn take_place(words: &Words) -> Place<Word, usize> {
+        let turn = words
+            .enter()
+            .take_turn(|| Word("a"), &Clock::system(), Deadline::NEVER);
+        match turn {
+            Turn::Quick(place, others) if others.is_empty() => place,
+            _ => panic!("it has to wait"),
+        }
     }
 
     /// Takes a turn on another thread, which sends what it gets; returns once it is in line.
@@ -246,7 +272,7 @@ mod tests {
         let (line, clock) = (Arc::clone(words), clock.clone());
         let before = words.line.lock().waiting.len();
         std::thread::spawn(move || {
-            let turn = line.take_turn(|| Word(word), &clock, deadline);
+            let turn = line.enter().take_turn(|| Word(word), &clock, deadline);
             let _ = sender.send(turn);
         });
         while words.line.lock().waiting.len() == before {
@@ -259,26 +285,29 @@ mod tests {
         get_in_line(words, word, Deadline::NEVER, &Clock::system())
     }
 
-    /// One who is patient and one who is quick, so that all others get in line.
-    fn busy() -> (Words, Place<Word, usize>, Place<Word, usize>) {
-        let words = Combiner::new(1);
-        let Turn::Patient(patient) = take(&words, "a") else {
-            panic!("the first waits");
+    #[test]
+    fn a_few_callers_ask_by_themselves() {
+        let words: Words = Combiner::new(1);
+        let few: Vec<_> = (0..4).map(|_| words.enter()).collect();
+        let turn = |caller: &Caller<'_, _, _>| {
+            caller.take_turn(|| Word("a"), &Clock::system(), Deadline::NEVER)
         };
-        let Turn::Quick(quick, others) = take(&words, "b") else {
-            panic!("the second waits, or is patient");
-        };
-        assert!(others.is_empty());
-        (words, patient, quick)
+        assert!(
+            few.iter()
+                .all(|caller| matches!(turn(caller), Turn::Patient))
+        );
+        assert!(matches!(turn(&words.enter()), Turn::Quick(..)));
+        drop(few);
+        assert!(matches!(turn(&words.enter()), Turn::Patient));
+        assert_eq!(words.line.lock().quick, 0);
     }
 
     #[test]
     fn those_in_line_ask_together_when_a_place_is_free() {
-        let (words, patient, quick) = busy();
+        let words = words();
+        let place = take_place(&words);
         let turns = ["c1", "c2", "c3"].map(|word| wait_for(&words, word));
-        drop(patient); // as long as one is quick, that is no place for another
-        assert!(turns[0].try_recv().is_err());
-        drop(quick);
+        drop(place);
         let Ok(Turn::Quick(place, others)) = turns[0].recv() else {
             panic!("the first in line does not lead");
         };
@@ -290,14 +319,15 @@ mod tests {
         assert!(matches!(turns[1].recv(), Ok(Turn::Answered(2))));
         assert!(matches!(turns[2].recv(), Ok(Turn::Answered(3))));
         drop(place);
-        assert!(matches!(take(&words, "d"), Turn::Patient(_)));
+        drop(take_place(&words));
     }
 
     #[test]
     fn only_questions_of_one_kind_go_together() {
-        let (words, _patient, quick) = busy();
+        let words = words();
+        let place = take_place(&words);
         let turns = ["c1", "d1", "c2"].map(|word| wait_for(&words, word));
-        drop(quick);
+        drop(place);
         for turn in turns {
             let Ok(Turn::Quick(_, others)) = turn.recv() else {
                 panic!("it does not lead");
@@ -308,33 +338,36 @@ mod tests {
 
     #[test]
     fn one_who_leads_may_go_on_but_not_for_ever() {
-        let (words, _patient, mut quick) = busy();
+        let words = words();
+        let mut place = take_place(&words);
         for _ in 0..ROUNDS {
             let turn = wait_for(&words, "c");
-            let party = quick.next_party().unwrap();
+            let party = place.next_party().unwrap();
             party.into_iter().for_each(|seat| seat.answer(1));
             assert!(matches!(turn.recv(), Ok(Turn::Answered(1))));
         }
         let turn = wait_for(&words, "c");
-        assert!(quick.next_party().is_none());
-        drop(quick);
+        assert!(place.next_party().is_none());
+        drop(place);
         assert!(matches!(turn.recv(), Ok(Turn::Quick(..))));
     }
 
     #[test]
     fn who_is_forgotten_asks_by_itself() {
-        let (words, _patient, quick) = busy();
+        let words = words();
+        let place = take_place(&words);
         let turns = ["c1", "c2"].map(|word| wait_for(&words, word));
-        drop(quick);
+        drop(place);
         drop(turns[0].recv()); // the leader was lost, and its party with it
         assert!(matches!(turns[1].recv(), Ok(Turn::Alone)));
         assert!(words.line.lock().waiting.is_empty());
-        assert_eq!(words.line.lock().quick, 0);
+        drop(take_place(&words));
     }
 
     #[test]
     fn who_gives_up_leaves_the_line_and_never_leads() {
-        let (words, _patient, quick) = busy();
+        let words = words();
+        let place = take_place(&words);
         let clock = Clock::manual();
         let deadline = Deadline::after(clock.now(), Duration::from_secs(1));
         let late = get_in_line(&words, "c1", deadline, &clock);
@@ -342,7 +375,7 @@ mod tests {
         clock.advance(Duration::from_secs(2));
         assert!(matches!(late.recv(), Ok(Turn::Late)));
         assert_eq!(words.line.lock().waiting.len(), 1);
-        drop(quick);
+        drop(place);
         let Ok(Turn::Quick(_place, others)) = next.recv() else {
             panic!("the next one does not lead");
         };
@@ -351,11 +384,12 @@ mod tests {
 
     #[test]
     fn a_place_that_nobody_takes_goes_on() {
-        let (words, _patient, quick) = busy();
+        let words = words();
+        let place = take_place(&words);
         let turns = ["c1", "c2"].map(|word| wait_for(&words, word));
         // As if its time were up just now: its slot is closed, but it is still in line.
         words.line.lock().waiting[0].slot.close();
-        drop(quick);
+        drop(place);
         let Ok(Turn::Quick(_place, others)) = turns[1].recv() else {
             panic!("the next one does not lead");
         };

@@ -42,7 +42,7 @@ use crate::hot::Mirroring;
 use crate::key::{KeyRef, MAX_KEY_BYTES};
 use crate::loader::{BatchLoader, Loader};
 use crate::stats::{Counter, GroupStats};
-use crate::sync::{Arc, AtomicBool, AtomicU64};
+use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize};
 use crate::value::{Cacheable, Value};
 use crate::wire;
 
@@ -142,6 +142,8 @@ struct Shared<V: Cacheable> {
     counters: Counters,
     /// Whether the keeper comes to let expired values go.
     is_swept: AtomicBool,
+    /// The bytes that fetched values had of late, about.
+    fetched_bytes: AtomicUsize,
     /// Numbers the fetches, to mirror one in ten of those whose owner measures no rate.
     dice: AtomicU64,
 }

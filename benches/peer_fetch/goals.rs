@@ -46,6 +46,16 @@ impl Goals {
         }
     }
 
+    /// Notes a goal of its own.
+    pub(crate) fn reach(&mut self, what: &str, value: f64, bar: f64) {
+        self.0.push(Goal {
+            what: what.to_owned(),
+            value,
+            bar,
+            more_is_better: true,
+        });
+    }
+
     pub(crate) fn verdict(&self, check: bool) -> ExitCode {
         let mut bars = Bars::default();
         for goal in &self.0 {

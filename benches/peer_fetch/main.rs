@@ -17,6 +17,7 @@
 )]
 
 mod bare_client;
+mod batches;
 mod contender;
 mod go;
 mod goals;
@@ -165,6 +166,14 @@ fn main() -> Result<ExitCode, Failure> {
             ]);
             goals.add(&cell, contender.name(), ours, record);
         }
+    }
+    if options.wants(batches::NAME) {
+        let ours = Ours::new("groupcache-sync", server.ours, server.id())?;
+        goals.reach(
+            batches::NAME,
+            batches::measure(&ours, &options)?,
+            batches::BAR,
+        );
     }
     println!("\nMedians of {} rounds\n", options.rounds(15));
     figures.print();

@@ -51,12 +51,20 @@ impl Ours {
         })
     }
 
+    pub(crate) fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// Keys that the server owns, of values of this size.
+    pub(crate) fn keys_of_server(&self, bytes: usize) -> impl Iterator<Item = String> {
+        all_keys(bytes).filter(|key| self.node.owner(key).name() == "server")
+    }
+
     /// Keys that the server owns, each asked for once, so that it is cached there.
     pub(crate) fn fill(&self) -> Result<Keys, Failure> {
         let mut keys = Keys::new();
         for bytes in SIZES {
-            let owned = all_keys(bytes).filter(|key| self.node.owner(key).name() == "server");
-            keys.insert(bytes, owned.take(KEYS).collect());
+            keys.insert(bytes, self.keys_of_server(bytes).take(KEYS).collect());
         }
         for key in keys.values().flatten() {
             let got = self.group.get_with(key, Deadline::NEVER)?;

@@ -12,7 +12,7 @@ use crate::flight::Flights;
 use crate::hot::Mirroring;
 use crate::loader::{BatchLoader, FromClosure, LoadError, Loaded, Loader};
 use crate::store::EvictionCause;
-use crate::sync::{Arc, AtomicBool, AtomicU64};
+use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize};
 use crate::value::{Cacheable, Value};
 
 /// The longest name of a group, in bytes.
@@ -321,6 +321,7 @@ impl<V: Cacheable> GroupBuilder<V> {
             cluster: self.cluster,
             counters: Counters::default(),
             is_swept: AtomicBool::new(false),
+            fetched_bytes: AtomicUsize::new(0),
             dice: AtomicU64::new(0),
         });
         group.cluster.add_sweep(group.as_sweep());

@@ -20,6 +20,10 @@ use crate::sync::{Arc, Ordering};
 use crate::value::Cacheable;
 use crate::wire::{self, Answer, Item, Nonsense, Status, Terms};
 
+/// Where values usually have more bytes than this, several are not asked for together: that saves
+/// work for each request, but takes another copy of the values.
+const COMBINED_BYTES: usize = 4 << 10;
+
 /// What the owner of a key answers.
 #[derive(Clone)]
 pub(super) enum Fetched {
@@ -155,7 +159,8 @@ impl<V: Cacheable> Shared<V> {
         unreported: u32,
     ) -> Result<Fetched, Failure> {
         self.counters.fetches.add();
-        if !owner.takes_batches() {
+        let are_small = self.fetched_bytes.load(Ordering::Relaxed) <= COMBINED_BYTES;
+        if !are_small || !owner.takes_batches() {
             return self.ask_singly(owner, key, deadline, unreported);
         }
         let asked = || Asked {
@@ -163,18 +168,16 @@ impl<V: Cacheable> Shared<V> {
             key: key.text().to_owned(),
             hits: unreported,
         };
-        let turn = owner.line().take_turn(asked, &self.cluster.clock, deadline);
+        let caller = owner.line().enter();
+        let turn = caller.take_turn(asked, &self.cluster.clock, deadline);
         let (fetched, unreported) = match turn {
-            Turn::Patient(_place) => {
-                return self.ask_singly(owner, key, deadline, unreported);
-            }
+            Turn::Patient | Turn::Alone => (None, unreported),
             Turn::Quick(place, others) => {
                 let own = (key.text(), unreported);
                 (self.ask_together(owner, own, place, others, deadline), 0)
             }
             Turn::Answered(Ok(item)) => (Fetched::of(item).map(Ok), 0),
             Turn::Answered(Err(failure)) => (Some(Err(failure)), 0),
-            Turn::Alone => (None, unreported),
             Turn::Late => (Some(Err(Failure::Deadline)), 0),
         };
         fetched.unwrap_or_else(|| self.ask_singly(owner, key, deadline, unreported))
@@ -305,11 +308,15 @@ impl<V: Cacheable> Shared<V> {
     /// Keeps a copy of what was fetched if it is popular. `None` if it cannot be decoded here.
     fn mirror(self: &Arc<Self>, guard: &Guard<Outcome<V>>, answer: Answer) -> Option<Landed<V>> {
         let now = self.cluster.clock.now();
+        let length = answer.value.len();
         let decoded = loader::run(|| {
             let value = self.codec.decode(answer.value)?;
             let weight = self.weigh(&value);
             Ok::<_, CodecError>((value, weight))
         });
+        let usual = self.fetched_bytes.load(Ordering::Relaxed);
+        self.fetched_bytes
+            .store((7 * usual + length) / 8, Ordering::Relaxed);
         let (value, weight) = match decoded {
             Ok(Ok(decoded)) => decoded,
             Ok(Err(error)) => return self.cannot_decode(&error.to_string()),
