@@ -14,7 +14,7 @@ use crate::peer::{Call, CallError, Limits, Link, Peer, Reply, Transport};
 use crate::pool::{Pool, each_at_once};
 use crate::ring::{Member, Ring};
 use crate::stats::{CircuitState, Counter, NodeStats, PeerStats};
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering, RwLock, Weak, processors};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, RwLock, Weak, callers_at_once};
 use crate::waits::Waits;
 use crate::wire::{self, Item, Nonsense, Status};
 
@@ -240,7 +240,7 @@ impl Cluster {
                 Arc::new(Remote {
                     peer: peer.clone(),
                     link: self.transport.link(peer, &self.settings.limits),
-                    line: Combiner::new(processors()),
+                    line: Combiner::new(callers_at_once()),
                     knows_batches: AtomicBool::new(true),
                     circuit: Circuit::default(),
                     // A native cluster has no others.

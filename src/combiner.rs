@@ -76,12 +76,11 @@ pub(crate) struct Place<Q: Question, A: Send + 'static> {
 }
 
 impl<Q: Question, A: Send + 'static> Combiner<Q, A> {
-    /// For a process that runs on so many processors: one request more than can be worked on, so
-    /// that none of them idles; but no lines before there are several times as many callers.
-    pub(crate) fn new(processors: usize) -> Arc<Combiner<Q, A>> {
+    /// With so many callers who ask by themselves, and so many requests for others under way.
+    pub(crate) fn new((max_patient, max_quick): (usize, usize)) -> Arc<Combiner<Q, A>> {
         Arc::new(Combiner {
-            max_patient: 4 * processors,
-            max_quick: processors + 1,
+            max_patient,
+            max_quick,
             callers: AtomicUsize::new(0),
             line: Mutex::new(Line {
                 quick: 0,
@@ -242,12 +241,9 @@ mod tests {
 
     type Words = Arc<Combiner<Word, usize>>;
 
-    /// For no patient callers, and one request at a time.
+    /// Nobody is patient, and there is one request at a time.
     fn words() -> Words {
-        let mut words = Combiner::new(1);
-        let settings = Arc::get_mut(&mut words).unwrap();
-        (settings.max_patient, settings.max_quick) = (0, 1);
-        words
+        Combiner::new((0, 1))
     }
 
     /// Somebody who asks, so that all others get in line.
@@ -287,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_few_callers_ask_by_themselves() {
-        let words: Words = Combiner::new(1);
+        let words: Words = Combiner::new((4, 1));
         let few: Vec<_> = (0..4).map(|_| words.enter()).collect();
         let turn = |caller: &Caller<'_, _, _>| {
             caller.take_turn(|| Word("a"), &Clock::system(), Deadline::NEVER)

@@ -150,6 +150,12 @@ pub(crate) fn wait_until<T>(condvar: &Condvar, guard: &mut MutexGuard<'_, T>, _:
     condvar.wait(guard);
 }
 
+/// How many callers ask a peer by themselves, and how many requests for others are under way: so few
+/// that some have to wait in line.
+pub(crate) fn callers_at_once() -> (usize, usize) {
+    (1, 1)
+}
+
 /// The number of processors: the same for every run.
 pub(crate) fn processors() -> usize {
     2

@@ -34,6 +34,13 @@ pub(crate) fn processors() -> usize {
     thread::available_parallelism().map_or(4, std::num::NonZero::get)
 }
 
+/// How many callers ask a peer by themselves, and how many requests for others are under way: no
+/// lines before there are several callers for each processor, and then one request more than can be
+/// worked on, so that no processor idles.
+pub(crate) fn callers_at_once() -> (usize, usize) {
+    (4 * processors(), processors() + 1)
+}
+
 /// Starts a thread that may borrow from the scope; an error if the system has none left.
 pub(crate) fn spawn_scoped<'scope, 'env: 'scope>(
     scope: &'scope thread::Scope<'scope, 'env>,
