@@ -7,7 +7,7 @@ use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, spawn_scoped, thread};
+use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, run_at_once, thread};
 
 /// How many jobs may wait for a thread.
 const MAX_QUEUED: usize = 1_024;
@@ -184,18 +184,9 @@ pub(crate) fn each_at_once<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R
         return take_turns();
     }
     let done = Mutex::new(Vec::with_capacity(items.len()));
-    let work_along = || {
+    run_at_once(items.len().min(AT_ONCE) - 1, || {
         let results = take_turns();
         done.lock().extend(results);
-    };
-    thread::scope(|scope| {
-        for _ in 1..items.len().min(AT_ONCE) {
-            // Without more threads this one does it all, one after the other.
-            if spawn_scoped(scope, work_along).is_err() {
-                break;
-            }
-        }
-        work_along();
     });
     done.into_inner()
 }

@@ -41,10 +41,15 @@ pub(crate) fn callers_at_once() -> (usize, usize) {
     (4 * processors(), processors() + 1)
 }
 
-/// Starts a thread that may borrow from the scope; an error if the system has none left.
-pub(crate) fn spawn_scoped<'scope, 'env: 'scope>(
-    scope: &'scope thread::Scope<'scope, 'env>,
-    work: impl FnOnce() + Send + 'scope,
-) -> std::io::Result<()> {
-    thread::Builder::new().spawn_scoped(scope, work).map(drop)
+/// Runs `work` on this thread and on up to so many others at the same time: on fewer, if the system
+/// has no more.
+pub(crate) fn run_at_once(others: usize, work: impl Fn() + Sync) {
+    thread::scope(|scope| {
+        for _ in 0..others {
+            if thread::Builder::new().spawn_scoped(scope, &work).is_err() {
+                break;
+            }
+        }
+        work();
+    });
 }

@@ -6,12 +6,12 @@
 //! `src/record.rs`; P4 is checked by the clock, which waits at each deadline until its get is back.
 #![cfg(groupcache_model = "shuttle")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as Plain};
 use std::time::{Duration, Instant};
 
-use groupcache_sync::{Call, Error, Group, Node, Value};
+use groupcache_sync::{Call, Error, Group, LoadError, Node, Value};
 use groupcache_sync_model::history::{Moment, stamp};
 use groupcache_sync_model::network::{BadNetwork, Badness, Random, Time};
 use groupcache_sync_model::record::{Process, Record, Terms};
@@ -44,6 +44,8 @@ struct Plan {
     /// In percent of the loads.
     failing_loads: u64,
     slow_loads: u64,
+    /// Whether the values of many keys are loaded at once.
+    batch_loader: bool,
     calm: bool,
 }
 
@@ -78,6 +80,7 @@ impl Plan {
             stand_in: random.up_to(4 * SECOND),
             failing_loads: if fails { 20 } else { 0 },
             slow_loads: if slow { 30 } else { 0 },
+            batch_loader: random.percent(50),
             calm,
         }
     }
@@ -153,8 +156,9 @@ impl Simulation {
         let (time, record) = (Arc::clone(&self.time), Arc::clone(&self.record));
         let (random, settled) = (Arc::clone(&self.random), Arc::clone(&self.settled));
         let plan = self.plan;
-        let load = move |key: &str| {
-            let (load, bytes) = record.load_begins(process, key, time.now());
+        let load_many = move |keys: &[&str]| {
+            let began = |key: &&str| record.load_begins(process, key, time.now());
+            let loads: Vec<_> = keys.iter().map(began).collect();
             let fate = {
                 let mut random = random.lock().unwrap();
                 let slow = random.percent(plan.slow_loads);
@@ -169,12 +173,20 @@ impl Simulation {
                 time.sleep(pause);
             }
             let fails = fails && !settled;
-            record.load_ends(load, time.now(), fails);
-            if fails {
-                return Err("no luck".into());
+            for (load, _) in &loads {
+                record.load_ends(*load, time.now(), fails);
             }
-            Ok(Value::from(bytes))
+            if fails {
+                return Err(LoadError::from("no luck"));
+            }
+            let values = loads.into_iter().map(|(_, bytes)| Value::from(bytes));
+            let keys = keys.iter().map(|&key| key.to_owned());
+            Ok(keys.zip(values).collect::<HashMap<_, _>>())
         };
+        if plan.batch_loader {
+            group = group.batch_loader(load_many.clone());
+        }
+        let load = move |key: &str| load_many(&[key])?.remove(key).ok_or(LoadError::NotFound);
         let group = group.build(load).unwrap();
         let live = Live {
             process,
@@ -235,6 +247,8 @@ impl Simulation {
             };
             if random.percent(self.plan.changes) {
                 self.change(&mut random, process, &group, key);
+            } else if random.percent(25) {
+                self.get_many(&mut random, process, &group);
             } else if random.percent(40) {
                 self.get_in_time(&mut random, process, &group, key);
             } else {
@@ -254,6 +268,33 @@ impl Simulation {
             Err(error) => assert!(self.is_gone(process), "P6: a get fails: {error}"),
         }
         self.got(process, key, began, result);
+    }
+
+    /// Some keys, some of them twice, with or without a deadline: each is a get of its own.
+    fn get_many(&self, random: &mut Random, process: Process, group: &Group) {
+        let count = 1 + random.below(4);
+        let any = |_| &self.keys[random.below(self.keys.len() as u64) as usize];
+        let keys: Vec<_> = (0..count).map(any).collect();
+        let timeout = random.percent(50).then(|| random.up_to(2 * SECOND));
+        let began = self.record.tick();
+        let results = match timeout {
+            None => group.get_many(&keys),
+            Some(timeout) => {
+                let kept = self.time.keep(timeout);
+                let results = group.get_many_deadline(&keys, kept.instant());
+                assert!(kept.is_met(), "P4: a batch has come back too late");
+                results
+            }
+        };
+        for (key, result) in keys.into_iter().zip(results) {
+            match &result {
+                Ok(_) => {}
+                Err(Error::Deadline | Error::Overloaded) if timeout.is_some() => {}
+                Err(Error::Load { .. }) if self.plan.failing_loads > 0 => {}
+                Err(error) => assert!(self.is_gone(process), "P6: a get fails: {error}"),
+            }
+            self.got(process, key, began, result);
+        }
     }
 
     fn is_gone(&self, process: Process) -> bool {
@@ -409,10 +450,11 @@ impl Simulation {
 
 /// Notes what a request changes on the node that it reaches.
 fn watch(record: &Arc<Record>, to: &str, call: &Call) -> Box<dyn FnOnce()> {
-    if call.method == "GET" {
+    // A command that asks for values begins with the field of its keys.
+    if call.method == "GET" || (call.method == "POST" && call.body.first() == Some(&0x1a)) {
         return Box::new(|| ());
     }
-    // The keys are k0, k1 and so on; a POST is about several or all.
+    // The keys are k0, k1 and so on; any other POST is about several or all.
     let key = match call.method {
         "POST" => None,
         _ => call.target.rsplit('/').next(),
