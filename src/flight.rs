@@ -455,6 +455,11 @@ impl<T: Payload> Waiter<T> {
         self.slot.then(callback);
     }
 
+    /// Leaves the flight.
+    pub(crate) fn leave(&mut self) {
+        self.flight.leave(self.number);
+    }
+
     /// Whether nobody leads the flight yet: it waits for a thread.
     pub(crate) fn is_queued(&self) -> bool {
         self.flight.crew.lock().queued.is_some()

@@ -278,9 +278,10 @@ impl<V: Cacheable> Job for PooledLoads<V> {
             .filter(|_| self.queued.len() > 1)
         {
             let guards = self.queued.iter().filter_map(|queued| queued.take());
-            let _ = self
-                .group
-                .run_batch_loader(load_many, guards.collect(), self.role);
+            let guards: Vec<_> = guards.collect();
+            if !guards.is_empty() {
+                let _ = self.group.run_batch_loader(load_many, guards, self.role);
+            }
             return;
         }
         while let Some(queued) = self.queued.get(self.next.fetch_add(1, Ordering::Relaxed)) {

@@ -1,20 +1,22 @@
 //! The loading process for many keys at once: one request for each owner, all owners at once.
 //!
 //! A thread that leads several flights must not stand in the way of the loads it waits for, nor of
-//! those it runs itself, which may get other keys of the same batch. So it runs loaders, and waits
-//! for others, only while it holds no flight but the one that is being loaded: the guards of its
-//! other loads lie in their flights, for whoever can lead first, and those of its fetches are
-//! handed over before their keys are loaded here.
+//! those it runs itself, which may get other keys of the same batch. So it runs loaders, and waits,
+//! only while it holds no flight but the one that is being loaded: the guards of its other loads lie
+//! in their flights, for whoever can lead first; those of its fetches are handed over before their
+//! keys are loaded here; and a lead that falls to one of its seats goes on at once (`seats.rs`).
 
 use std::collections::HashMap;
 
-use super::load::{Queueing, Role, leads_at_once, queue};
-use super::{Count, Outcome, Shared, Waited, check_key, lost_leader};
+use super::load::{Role, leads_at_once, queue};
+use super::seats::{Heir, Seats, Told};
+use super::{Count, Landed, Outcome, Shared, check_key, lost_leader};
 use crate::cluster::{Owner, Remote};
 use crate::deadline::Deadline;
-use crate::flight::{Guard, Part, Queued};
+use crate::error::Error;
+use crate::flight::{Part, Queued};
 use crate::key::KeyRef;
-use crate::loader::{self, BatchLoader};
+use crate::loader;
 use crate::pool::each_at_once;
 use crate::sync::{Arc, RandomState};
 use crate::value::Cacheable;
@@ -98,6 +100,15 @@ impl<V: Cacheable> Shared<V> {
     /// Steps 2 to 5 for many keys.
     fn bring_many(self: &Arc<Self>, wanted: Vec<Wanted<'_>>, deadline: Deadline) -> Settled<V> {
         let mut settled = Vec::with_capacity(wanted.len());
+        if loader::inside_a_loader() {
+            // Its thread is the one that waits for itself, should it come to that (I8): a wait for
+            // several flights would not be seen.
+            let bring = |one: Wanted<'_>| {
+                let outcome = self.bring(one.key, deadline, one.unreported, Count::Yes);
+                (one.at, outcome)
+            };
+            return wanted.into_iter().map(bring).collect();
+        }
         let mut shares: Vec<Share<'_>> = Vec::new();
         let members = self.cluster.members();
         for wanted in wanted {
@@ -118,29 +129,18 @@ impl<V: Cacheable> Shared<V> {
             Owner::This => self.load_own(&share.wanted, deadline),
             Owner::Peer(owner) => self.fetch_many(&share.wanted, owner, deadline),
         };
-        if loader::inside_a_loader() {
-            // Its thread is the one that waits for itself, should it come to that (I8).
-            settled.extend(shares.iter().flat_map(settle));
-        } else {
-            settled.extend(each_at_once(&shares, settle).into_iter().flatten());
-        }
+        settled.extend(each_at_once(&shares, settle).into_iter().flatten());
         settled
     }
 
     fn load_own(self: &Arc<Self>, wanted: &[Wanted<'_>], deadline: Deadline) -> Settled<V> {
-        let mut settled = Vec::with_capacity(wanted.len());
-        for wanted in wanted.chunks(MAX_KEYS) {
-            let loaded = self.load_many(wanted, deadline, Role::Owner, Count::Yes);
-            settled.extend(
-                loaded
-                    .into_iter()
-                    .map(|(wanted, outcome)| (wanted.at, self.or_stand_in(wanted.key, outcome))),
-            );
-        }
-        settled
+        let loaded = self.load_many(wanted, deadline, Role::Owner, Count::Yes);
+        let stand_in =
+            |(one, outcome): (Wanted<'_>, _)| (one.at, self.or_stand_in(one.key, outcome));
+        loaded.into_iter().map(stand_in).collect()
     }
 
-    /// Has values loaded here.
+    /// Has values loaded here, by this thread if it may, by the pool, or by those who do already.
     fn load_many<'a>(
         self: &Arc<Self>,
         wanted: &[Wanted<'a>],
@@ -149,122 +149,103 @@ impl<V: Cacheable> Shared<V> {
         count: Count,
     ) -> Vec<(Wanted<'a>, Outcome<V>)> {
         let mut settled = Vec::with_capacity(wanted.len());
-        let (mut led, mut joined) = (Vec::new(), Vec::new());
-        for &wanted in wanted {
-            let mut count = count;
-            match self
-                .loads
-                .join(wanted.key, deadline, leads_at_once(deadline))
-            {
-                Part::Lead(guard) => {
-                    self.count_lead(&mut count);
-                    match self.land_if_cached(guard) {
-                        Ok(landed) => settled.push((wanted, Ok(landed))),
-                        Err(guard) => led.push((wanted, queue(guard, deadline))),
+        for wanted in wanted.chunks(MAX_KEYS) {
+            let (mut seated, mut taken) = (Vec::new(), Vec::new());
+            for &one in wanted {
+                let mut count = count;
+                match self.loads.join(one.key, deadline, false) {
+                    Part::Lead(guard) => {
+                        self.count_lead(&mut count);
+                        match self.land_if_cached(guard) {
+                            Ok(landed) => settled.push((one, Ok(landed))),
+                            Err(guard) => {
+                                let (waiter, queued) = queue(guard, deadline);
+                                seated.push(one);
+                                taken.push((waiter, Some(queued)));
+                            }
+                        }
+                    }
+                    Part::Wait(waiter) => {
+                        self.count_joined(&mut count);
+                        seated.push(one);
+                        taken.push((waiter, None));
                     }
                 }
-                Part::Wait(waiter) => {
-                    self.count_joined(&mut count);
-                    joined.push((wanted, waiter));
-                }
             }
-        }
-        settled.extend(self.lead_loads(led, deadline, role));
-        for (wanted, waiter) in joined {
-            let outcome = match self.outcome_of(waiter) {
-                Waited::Outcome(outcome) => outcome,
-                Waited::Lead(guard) => self.lead_load(guard, deadline, role),
-                Waited::Again => self.load(wanted.key, deadline, role, Count::No),
-            };
-            settled.push((wanted, outcome));
+            let own: Vec<_> = taken.iter().map(|(_, queued)| queued.clone()).collect();
+            let seats = Seats::attend(self, Heir::Pool { deadline, role }, taken);
+            self.lead_seats(&seats, &own, deadline, role);
+            let is_own = |at: usize| own[at].is_some();
+            for (at, told) in self.told(&seats, deadline).into_iter().enumerate() {
+                let one = seated[at];
+                let outcome = match told {
+                    Told::Outcome(outcome) if is_own(at) => outcome,
+                    Told::Outcome(outcome) => outcome.map(Landed::joined),
+                    Told::Again => self.load(one.key, deadline, role, Count::No),
+                };
+                settled.push((one, outcome));
+            }
         }
         settled
     }
 
-    /// Has loads run whose guards lie in their flights: by this thread if it may, by the pool, or
-    /// by whoever took one of them meanwhile.
-    fn lead_loads<'a>(
+    /// Has the loads run that this thread has begun.
+    fn lead_seats(
         self: &Arc<Self>,
-        led: Vec<(Wanted<'a>, Queueing<V>)>,
+        seats: &Arc<Seats<V>>,
+        own: &[Option<Hold<V>>],
         deadline: Deadline,
         role: Role,
-    ) -> Vec<(Wanted<'a>, Outcome<V>)> {
-        match (&self.batch_loader, leads_at_once(deadline)) {
-            (Some(load_many), true) if led.len() > 1 => {
-                self.lead_at_once(load_many, led, deadline, role)
+    ) {
+        let holds: Arc<[_]> = own.iter().flatten().cloned().collect();
+        let all = || (0..own.len()).filter_map(|at| Some((at, seats.take_guard(at)?)));
+        match &self.batch_loader {
+            _ if !leads_at_once(deadline) => {
+                if let Err(refused) = self.have_loaded(holds, deadline, role) {
+                    for (at, guard) in all() {
+                        guard.hand_over(self.cluster.clock.now());
+                        seats.tell(at, Told::Outcome(Err(refused.clone())));
+                    }
+                }
             }
-            (_, true) => {
-                if led.len() > 1 && !loader::inside_a_loader() {
+            Some(load_many) if holds.len() > 1 => {
+                let (places, guards): (Vec<_>, Vec<_>) = all().unzip();
+                if guards.is_empty() {
+                    return; // others took them all
+                }
+                let outcomes = self.run_batch_loader(load_many, guards, role);
+                for (at, outcome) in places.into_iter().zip(outcomes) {
+                    seats.tell(at, Told::Outcome(outcome));
+                }
+            }
+            _ => {
+                if holds.len() > 1 {
                     // Help is welcome. Where there is none, this thread does it all.
-                    let _ = self.have_loaded(holds(&led), deadline, role);
+                    let _ = self.have_loaded(holds, deadline, role);
                 }
-                let run = |guard| self.run_loader(guard, deadline, role);
-                self.lead_each(led, deadline, role, run)
+                for (at, guard) in all() {
+                    let outcome = self.run_loader(guard, deadline, role);
+                    seats.tell(at, Told::Outcome(outcome));
+                }
             }
-            (_, false) => match self.have_loaded(holds(&led), deadline, role) {
-                Ok(()) => self.wait_for_loads(led, deadline, role),
-                Err(refused) => self.lead_each(led, deadline, role, |guard| {
-                    guard.hand_over(self.cluster.clock.now());
-                    Err(refused.clone())
-                }),
-            },
         }
     }
 
-    /// Runs the batch loader for all whose guards nobody took.
-    fn lead_at_once<'a>(
-        self: &Arc<Self>,
-        load_many: &BatchLoader<V>,
-        led: Vec<(Wanted<'a>, Queueing<V>)>,
-        deadline: Deadline,
-        role: Role,
-    ) -> Vec<(Wanted<'a>, Outcome<V>)> {
-        let (mut mine, mut guards, mut others) = (Vec::new(), Vec::new(), Vec::new());
-        for (wanted, (waiter, queued)) in led {
-            match queued.take() {
-                Some(guard) => {
-                    mine.push(wanted);
-                    guards.push(guard);
-                }
-                None => others.push((wanted, (waiter, queued))),
+    /// Waits for all of `seats`, leaves them, and gives what each was told.
+    fn told(&self, seats: &Seats<V>, deadline: Deadline) -> Vec<Told<V>> {
+        seats.wait(deadline);
+        let late = |at| match seats.take_guard(at) {
+            // A load that never began goes to one who can wait longer (I6).
+            Some(guard) => {
+                guard.hand_over(self.cluster.clock.now());
+                Told::Outcome(Err(Error::Overloaded))
             }
-        }
-        let outcomes = self.run_batch_loader(load_many, guards, role);
-        let mut settled: Vec<_> = mine.into_iter().zip(outcomes).collect();
-        settled.extend(self.wait_for_loads(others, deadline, role));
-        settled
-    }
-
-    /// Does `lead` with each guard that nobody took, one after the other, and waits for the others.
-    fn lead_each<'a>(
-        self: &Arc<Self>,
-        led: Vec<(Wanted<'a>, Queueing<V>)>,
-        deadline: Deadline,
-        role: Role,
-        lead: impl Fn(Guard<Outcome<V>>) -> Outcome<V>,
-    ) -> Vec<(Wanted<'a>, Outcome<V>)> {
-        let (mut settled, mut others) = (Vec::with_capacity(led.len()), Vec::new());
-        for (wanted, (waiter, queued)) in led {
-            match queued.take() {
-                Some(guard) => {
-                    drop(waiter); // or the guard would be handed to it
-                    settled.push((wanted, lead(guard)));
-                }
-                None => others.push((wanted, (waiter, queued))),
-            }
-        }
-        settled.extend(self.wait_for_loads(others, deadline, role));
-        settled
-    }
-
-    fn wait_for_loads<'a>(
-        self: &Arc<Self>,
-        others: Vec<(Wanted<'a>, Queueing<V>)>,
-        deadline: Deadline,
-        role: Role,
-    ) -> Vec<(Wanted<'a>, Outcome<V>)> {
-        let wait = |(wanted, queueing)| (wanted, self.wait_for_load(queueing, deadline, role));
-        others.into_iter().map(wait).collect()
+            None => Told::Outcome(Err(Error::Deadline)),
+        };
+        let told = |at| seats.take_told(at).unwrap_or_else(|| late(at));
+        let told = (0..seats.len()).map(told).collect();
+        seats.leave();
+        told
     }
 
     /// Has values fetched from `owner`, in one request.
@@ -275,30 +256,38 @@ impl<V: Cacheable> Shared<V> {
         deadline: Deadline,
     ) -> Settled<V> {
         let mut settled = Vec::with_capacity(wanted.len());
-        let (mut led, mut joined) = (Vec::new(), Vec::new());
-        for &wanted in wanted {
-            match self.fetches.join(wanted.key, deadline, true) {
+        let (mut asked, mut guards) = (Vec::new(), Vec::new());
+        let (mut seated, mut taken) = (Vec::new(), Vec::new());
+        for &one in wanted {
+            match self.fetches.join(one.key, deadline, true) {
                 Part::Lead(guard) => {
                     self.counters.leads.add();
                     match self.land_if_cached(guard) {
-                        Ok(landed) => settled.push((wanted.at, Ok(landed))),
-                        Err(guard) => led.push((wanted, guard)),
+                        Ok(landed) => settled.push((one.at, Ok(landed))),
+                        Err(guard) => {
+                            asked.push(one);
+                            guards.push(Some(guard));
+                        }
                     }
                 }
                 Part::Wait(waiter) => {
                     self.counters.joined.add();
-                    joined.push((wanted, waiter));
+                    seated.push(one);
+                    taken.push((waiter, None));
                 }
             }
         }
-        let asked: Vec<_> = led.iter().map(|&(wanted, _)| wanted).collect();
-        let mut guards: Vec<_> = led.into_iter().map(|(_, guard)| Some(guard)).collect();
+        let seats = Seats::attend(self, Heir::Others, taken);
         let mut fallen = Vec::new();
         self.ask_many(owner, &asked, deadline, |at, fetched| {
             let Some(guard) = guards[at].take() else {
                 return;
             };
-            match self.use_fetched(&guard, owner, fetched) {
+            // What a codec gets meanwhile may be a key of this batch (I8).
+            let leading = guard.lead();
+            let outcome = self.use_fetched(&guard, owner, fetched);
+            drop(leading);
+            match outcome {
                 Some(outcome) => {
                     settled.push((asked[at].at, outcome.clone()));
                     self.end_fetch(guard, outcome);
@@ -311,26 +300,17 @@ impl<V: Cacheable> Shared<V> {
             }
         });
         let loaded = self.load_many(&fallen, deadline, Role::Fallback, Count::No);
-        settled.extend(
-            loaded
-                .into_iter()
-                .map(|(wanted, outcome)| (wanted.at, outcome)),
-        );
-        for (wanted, waiter) in joined {
-            let outcome = match self.outcome_of(waiter) {
-                Waited::Outcome(outcome) => outcome,
-                Waited::Lead(guard) => self.lead_fetch(guard, owner, deadline, wanted.unreported),
-                Waited::Again => self.fetch(wanted.key, owner, deadline, 0, Count::No),
+        settled.extend(loaded.into_iter().map(|(one, outcome)| (one.at, outcome)));
+        for (one, told) in seated.into_iter().zip(self.told(&seats, deadline)) {
+            let outcome = match told {
+                Told::Outcome(outcome) => outcome.map(Landed::joined),
+                Told::Again => self.fetch(one.key, owner, deadline, one.unreported, Count::No),
             };
-            settled.push((wanted.at, outcome));
+            settled.push((one.at, outcome));
         }
         settled
     }
 }
 
-/// What holds the guards of queued loads.
-fn holds<V: Cacheable>(led: &[(Wanted<'_>, Queueing<V>)]) -> Arc<[Arc<Queued<Outcome<V>>>]> {
-    led.iter()
-        .map(|(_, (_, queued))| Arc::clone(queued))
-        .collect()
-}
+/// What holds the guard of a load that waits for whoever can lead first.
+type Hold<V> = Arc<Queued<Outcome<V>>>;

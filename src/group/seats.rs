@@ -1,19 +1,170 @@
-//! `Pending`: what a request of a peer waits for, a seat in the flight of each of its keys.
+//! `Seats`: places in several flights at once, for one who waits for all of them.
+//!
+//! Nobody attends to a single one of them, so a lead that falls to a seat goes on at once: a load to
+//! the pool, a fetch to others who wait. Were it kept until its owner has the time, that one could
+//! be waiting for a load that waits for the very value it is to lead.
 
 use std::fmt;
 use std::time::Instant;
 
-use super::load::{Queueing, Role};
-use super::serve::item_of_error;
+use super::load::Role;
+use super::serve::{Form, Order, item_of_error};
 use super::{Outcome, Shared, lost_leader};
 use crate::deadline::{Clock, Deadline};
-use crate::dialect::Dialect;
 use crate::error::Error;
-use crate::flight::{Delivery, Queued, Waiter};
+use crate::flight::{Delivery, Guard, Queued, Waiter};
 use crate::slot::{Closed, Slot};
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
 use crate::value::Cacheable;
 use crate::wire::{Item, Response, Status};
+
+/// To whom a lead goes that falls to a seat.
+#[derive(Clone, Copy)]
+pub(super) enum Heir {
+    Pool { deadline: Deadline, role: Role },
+    Others,
+}
+
+/// What a seat was told.
+pub(super) enum Told<V: Cacheable> {
+    Outcome(Outcome<V>),
+    /// The flight went on without it: it is to ask anew.
+    Again,
+}
+
+/// A seat that was taken in a flight, and what holds its guard if that was queued by the same one.
+pub(super) type Taken<V> = (Waiter<Outcome<V>>, Option<Arc<Queued<Outcome<V>>>>);
+
+pub(super) struct Seats<V: Cacheable> {
+    group: Arc<Shared<V>>,
+    heir: Heir,
+    seats: Vec<Mutex<Seat<V>>>,
+    /// How many have not been told anything.
+    missing: AtomicUsize,
+    /// Filled when none is missing.
+    all: Arc<Slot<()>>,
+}
+
+struct Seat<V: Cacheable> {
+    told: Option<Told<V>>,
+    /// Where a load was queued on behalf of this seat.
+    queued: Option<Arc<Queued<Outcome<V>>>>,
+    waiter: Option<Waiter<Outcome<V>>>,
+}
+
+impl<V: Cacheable> Seats<V> {
+    /// Attends to these seats. To be ended by [`leave`](Seats::leave).
+    pub(super) fn attend(
+        group: &Arc<Shared<V>>,
+        heir: Heir,
+        taken: Vec<Taken<V>>,
+    ) -> Arc<Seats<V>> {
+        let (waiters, queued): (Vec<_>, Vec<_>) = taken.into_iter().unzip();
+        let seat = |queued| {
+            Mutex::new(Seat {
+                told: None,
+                queued,
+                waiter: None,
+            })
+        };
+        let seats = Arc::new(Seats {
+            group: Arc::clone(group),
+            heir,
+            missing: AtomicUsize::new(waiters.len()),
+            seats: queued.into_iter().map(seat).collect(),
+            all: Slot::new(),
+        });
+        if waiters.is_empty() {
+            seats.tell_all();
+        }
+        for (at, waiter) in waiters.into_iter().enumerate() {
+            seats.follow(at, waiter);
+        }
+        seats
+    }
+
+    fn follow(self: &Arc<Self>, at: usize, waiter: Waiter<Outcome<V>>) {
+        let seats = Arc::clone(self);
+        waiter.then(move |delivery| seats.land(at, delivery));
+        let before = self.seats[at].lock().waiter.replace(waiter);
+        drop(before); // it takes a lock of its flight (I2)
+    }
+
+    fn land(self: &Arc<Self>, at: usize, delivery: Delivery<Outcome<V>>) {
+        let told = match (delivery, self.heir) {
+            (Delivery::Finished(outcome), _) => Told::Outcome(outcome),
+            (Delivery::Abandoned, _) => Told::Outcome(Err(lost_leader())),
+            (Delivery::Released, _) => Told::Again,
+            (Delivery::Lead(guard), Heir::Pool { deadline, role }) => {
+                match self.group.queue_load(guard, deadline, role) {
+                    Ok((waiter, queued)) => {
+                        let before = self.seats[at].lock().queued.replace(queued);
+                        drop(before); // it takes a lock of its flight (I2)
+                        return self.follow(at, waiter);
+                    }
+                    Err(error) => Told::Outcome(Err(error)),
+                }
+            }
+            (Delivery::Lead(guard), Heir::Others) => {
+                guard.hand_over(self.group.cluster.clock.now());
+                Told::Again
+            }
+        };
+        self.tell(at, told);
+    }
+
+    /// Tells a seat what became of its flight.
+    pub(super) fn tell(&self, at: usize, told: Told<V>) {
+        self.seats[at].lock().told = Some(told);
+        if self.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.tell_all();
+        }
+    }
+
+    fn tell_all(&self) {
+        // One who gave up meanwhile does not want it.
+        let _ = self.all.fill(());
+    }
+
+    /// Leaves a seat whose load nobody has begun, with the guard of its flight.
+    pub(super) fn take_guard(&self, at: usize) -> Option<Guard<Outcome<V>>> {
+        let queued = self.seats[at].lock().queued.clone();
+        let guard = queued?.take()?;
+        let waiter = self.seats[at].lock().waiter.take();
+        drop(waiter); // or the guard could be handed to it
+        Some(guard)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// Waits until all are told, no longer than `deadline`.
+    pub(super) fn wait(&self, deadline: Deadline) {
+        // Who is not told by then is too late.
+        let _ = self.all.wait(&self.group.cluster.clock, deadline);
+    }
+
+    pub(super) fn take_told(&self, at: usize) -> Option<Told<V>> {
+        self.seats[at].lock().told.take()
+    }
+
+    /// Whether a load waits for a thread of the pool.
+    fn is_queued(&self, at: usize) -> bool {
+        let waiter = self.seats[at].lock().waiter.take();
+        waiter.as_ref().is_some_and(Waiter::is_queued)
+    }
+
+    pub(super) fn leave(&self) {
+        for seat in &self.seats {
+            let left = {
+                let mut seat = seat.lock();
+                (seat.waiter.take(), seat.queued.take())
+            };
+            drop(left); // they take locks of their flights (I2)
+        }
+    }
+}
 
 /// A request whose answer takes a load. See [`Node::begin`](crate::Node::begin).
 ///
@@ -21,13 +172,31 @@ use crate::wire::{Item, Response, Status};
 /// and call [`give_up`](Pending::give_up) when the [`deadline`](Pending::deadline) comes first. No
 /// thread is held meanwhile.
 pub struct Pending {
-    answer: Arc<Slot<Response>>,
-    seats: Arc<dyn AnySeats>,
+    served: Arc<dyn Served>,
+    all: Arc<Slot<()>>,
     until: Instant,
     clock: Clock,
 }
 
 impl Pending {
+    pub(super) fn new<V: Cacheable>(
+        seats: Arc<Seats<V>>,
+        orders: Vec<Order>,
+        form: Form,
+        until: Instant,
+    ) -> Pending {
+        Pending {
+            all: Arc::clone(&seats.all),
+            until,
+            clock: seats.group.cluster.clock.clone(),
+            served: Arc::new(Party {
+                seats,
+                orders: Mutex::new(orders),
+                form,
+            }),
+        }
+    }
+
     /// When the one who asked is to get an answer that the value is still loading.
     #[must_use]
     pub fn deadline(&self) -> Instant {
@@ -37,26 +206,24 @@ impl Pending {
     /// Blocks until the answer is here, at most until the deadline.
     #[must_use]
     pub fn wait(self) -> Response {
-        match self.answer.wait(&self.clock, Deadline::at(self.until)) {
-            Some(response) => response,
-            None => self.seats.give_up(),
-        }
+        let _ = self.all.wait(&self.clock, Deadline::at(self.until));
+        self.served.response()
     }
 
     /// Has `callback` called with the answer, at once if it is here already, on the thread that
     /// brings it and without any lock held. It should be quick: hand the answer to a thread of
     /// your own. Dropping this `Pending` before takes the callback back.
     pub fn notify(&self, callback: impl FnOnce(Response) + Send + 'static) {
-        self.answer.then(callback);
+        let served = Arc::clone(&self.served);
+        self.all.then(move |()| callback(served.response()));
     }
 
     /// The answer to give now that the deadline has come, or `None` if the real one came first and
     /// has been handed to the callback.
     #[must_use]
     pub fn give_up(self) -> Option<Response> {
-        match self.answer.close() {
-            Closed::Full(response) => Some(response),
-            Closed::Unfilled => Some(self.seats.give_up()),
+        match self.all.close() {
+            Closed::Full(()) | Closed::Unfilled => Some(self.served.response()),
             Closed::Before => None,
         }
     }
@@ -72,158 +239,44 @@ impl fmt::Debug for Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        let _ = self.answer.close();
-        self.seats.leave();
+        let _ = self.all.close();
+        self.served.leave();
     }
 }
 
-/// Seats without their type.
-trait AnySeats: Send + Sync {
-    /// What to answer to one who waits no longer.
-    fn give_up(&self) -> Response;
+/// A request that waits, without the type of its values.
+trait Served: Send + Sync {
+    /// What there is to say by now. Called once.
+    fn response(&self) -> Response;
     fn leave(&self);
 }
 
-/// How the answers to the keys of a request become one.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Form {
-    /// There is one key, and this is what the asker speaks.
-    Single(Dialect),
-    /// A batch of up to so many bytes.
-    Batch(usize),
-}
-
-/// A key of a request, and what there is to say of it, if that is known yet.
-pub(super) struct Order {
-    pub(super) key: String,
-    pub(super) item: Option<Item>,
-}
-
-/// The seats of one request.
-pub(super) struct Seats<V: Cacheable> {
-    group: Arc<Shared<V>>,
-    load_deadline: Deadline,
+/// The keys of a request of a peer, and the seats of those that are not in memory.
+struct Party<V: Cacheable> {
+    seats: Arc<Seats<V>>,
+    orders: Mutex<Vec<Order>>,
     form: Form,
-    keys: Vec<String>,
-    seats: Vec<Mutex<Seat<V>>>,
-    /// How many keys nobody has anything to say of yet.
-    missing: AtomicUsize,
-    answer: Arc<Slot<Response>>,
 }
 
-struct Seat<V: Cacheable> {
-    item: Option<Item>,
-    /// Where a load was queued on behalf of this request.
-    queued: Option<Arc<Queued<Outcome<V>>>>,
-    waiter: Option<Waiter<Outcome<V>>>,
-}
-
-impl<V: Cacheable> Seats<V> {
-    pub(super) fn new(
-        group: Arc<Shared<V>>,
-        orders: Vec<Order>,
-        form: Form,
-        load_deadline: Deadline,
-    ) -> Arc<Seats<V>> {
-        let missing = orders.iter().filter(|order| order.item.is_none()).count();
-        let (keys, items): (Vec<_>, Vec<_>) = orders
-            .into_iter()
-            .map(|order| (order.key, order.item))
-            .unzip();
-        let seat = |item| {
-            Mutex::new(Seat {
-                item,
-                queued: None,
-                waiter: None,
-            })
-        };
-        Arc::new(Seats {
-            group,
-            load_deadline,
-            form,
-            keys,
-            seats: items.into_iter().map(seat).collect(),
-            missing: AtomicUsize::new(missing),
-            answer: Slot::new(),
-        })
-    }
-
-    pub(super) fn pending(self: &Arc<Self>, until: Instant) -> Pending {
-        Pending {
-            answer: Arc::clone(&self.answer),
-            seats: Arc::clone(self) as Arc<dyn AnySeats>,
-            until,
-            clock: self.group.cluster.clock.clone(),
+impl<V: Cacheable> Party<V> {
+    /// What to say of the key of this seat.
+    fn item(&self, key: &str, at: usize) -> Item {
+        let group = &self.seats.group;
+        match self.seats.take_told(at) {
+            Some(Told::Outcome(outcome)) => group.item(key, outcome),
+            Some(Told::Again) => item_of_error(&Error::Overloaded),
+            None => self.item_of_late(at),
         }
-    }
-
-    /// Waits for a load that was queued on behalf of this request.
-    pub(super) fn follow_queued(self: &Arc<Self>, at: usize, (waiter, queued): Queueing<V>) {
-        self.seats[at].lock().queued = Some(queued);
-        self.follow(at, waiter);
-    }
-
-    /// Has the answer made when the flight lands, and takes its lead if that falls to this seat.
-    pub(super) fn follow(self: &Arc<Self>, at: usize, waiter: Waiter<Outcome<V>>) {
-        let seats = Arc::clone(self);
-        waiter.then(move |delivery| seats.land(at, delivery));
-        let before = self.seats[at].lock().waiter.replace(waiter);
-        drop(before); // it takes a lock of its flight (I2)
-    }
-
-    fn land(self: &Arc<Self>, at: usize, delivery: Delivery<Outcome<V>>) {
-        let outcome = match delivery {
-            Delivery::Finished(outcome) => outcome,
-            Delivery::Abandoned => Err(lost_leader()),
-            Delivery::Released => Err(Error::Overloaded),
-            Delivery::Lead(guard) => {
-                match self
-                    .group
-                    .queue_load(guard, self.load_deadline, Role::Owner)
-                {
-                    Ok(queueing) => return self.follow_queued(at, queueing),
-                    Err(error) => Err(error),
-                }
-            }
-        };
-        let item = self.group.item(&self.keys[at], outcome);
-        self.settle(at, item);
-    }
-
-    /// Notes what there is to say of a key, and sends the answer with the last of them.
-    pub(super) fn settle(&self, at: usize, item: Item) {
-        self.seats[at].lock().item = Some(item);
-        if self.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
-            // One who gave up meanwhile does not want it.
-            let _ = self.answer.fill(self.response());
-        }
-    }
-
-    /// What there is to say by now. Called once.
-    fn response(&self) -> Response {
-        let items = (0..self.seats.len()).map(|at| {
-            let item = self.seats[at].lock().item.take();
-            (
-                &*self.keys[at],
-                item.unwrap_or_else(|| self.item_of_late(at)),
-            )
-        });
-        self.group.respond(self.form, items)
     }
 
     /// What to say of a key whose load takes too long.
     fn item_of_late(&self, at: usize) -> Item {
-        let (queued, waiter) = {
-            let mut seat = self.seats[at].lock();
-            (seat.queued.take(), seat.waiter.take())
-        };
-        if let Some(guard) = queued.and_then(|queued| queued.take()) {
+        if let Some(guard) = self.seats.take_guard(at) {
             // It never began: it goes to one who can wait longer, and the asker loads it itself.
-            guard.hand_over(self.group.cluster.clock.now());
+            guard.hand_over(self.seats.group.cluster.clock.now());
             return item_of_error(&Error::Overloaded);
         }
-        let is_queued = waiter.as_ref().is_some_and(Waiter::is_queued);
-        let status = if is_queued {
+        let status = if self.seats.is_queued(at) {
             Status::Overloaded
         } else {
             Status::Loading
@@ -233,15 +286,22 @@ impl<V: Cacheable> Seats<V> {
     }
 }
 
-impl<V: Cacheable> AnySeats for Seats<V> {
-    fn give_up(&self) -> Response {
-        self.response()
+impl<V: Cacheable> Served for Party<V> {
+    fn response(&self) -> Response {
+        let orders = std::mem::take(&mut *self.orders.lock());
+        let mut seats = 0..;
+        let items = orders.into_iter().map(|order| {
+            let item = order.item.or_else(|| {
+                let at = seats.next()?;
+                Some(self.item(&order.key, at))
+            });
+            (order.key, item)
+        });
+        let items = items.filter_map(|(key, item)| Some((key, item?)));
+        self.seats.group.respond(self.form, items)
     }
 
     fn leave(&self) {
-        for seat in &self.seats {
-            let waiter = seat.lock().waiter.take();
-            drop(waiter); // it takes a lock of its flight (I2)
-        }
+        self.seats.leave();
     }
 }

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::load::{Queueing, Role, queue};
-use super::seats::{Form, Order, Pending, Seats};
+use super::load::{Role, queue};
+use super::seats::{Heir, Pending, Seats, Taken};
 use super::{Outcome, Shared};
 use crate::deadline::Deadline;
 use crate::dialect::Dialect;
 use crate::error::Error;
-use crate::flight::{Part, Waiter};
+use crate::flight::Part;
 use crate::key::KeyRef;
 use crate::loader;
 use crate::ring::hash_of_key;
@@ -146,14 +146,24 @@ impl<V: Cacheable> Shared<V> {
     }
 
     fn begin_get_many(self: Arc<Self>, keys: &[(&str, u32)], terms: &Terms) -> Begun {
-        self.counters.served.add_many(keys.len());
         let own_max = self.cluster.settings.limits.max_body.min(MAX_BATCH);
         let max = terms.max_body.map_or(own_max, |max| max.min(own_max));
-        let order = |&(key, hits): &(&str, u32)| Order {
-            key: key.to_owned(),
-            item: self.serve_hit(self.cache.hash(key), hits),
-        };
-        let orders = keys.iter().map(order).collect();
+        let (mut orders, mut bytes) = (Vec::with_capacity(keys.len()), 0);
+        for &(key, hits) in keys {
+            // What does not fit is asked for again: it need not be encoded now.
+            if bytes > max {
+                break;
+            }
+            let item = self.serve_hit(self.cache.hash(key), hits);
+            if let Some(Item::Value(answer)) = &item {
+                bytes += answer.value.len();
+            }
+            orders.push(Order {
+                key: key.to_owned(),
+                item,
+            });
+        }
+        self.counters.served.add_many(orders.len());
         self.begin_loads(orders, Form::Batch(max), terms)
     }
 
@@ -180,20 +190,18 @@ impl<V: Cacheable> Shared<V> {
             }
         }
         let until = now + patience.min(MAX_PATIENCE);
-        let (joined, queued) = self.take_seats(&mut orders, until, load_deadline);
-        if joined.is_empty() && queued.is_empty() {
+        let taken = self.take_seats(&mut orders, until, load_deadline);
+        if taken.is_empty() {
             let items = orders.into_iter().map(|order| (order.key, order.item));
             let items = items.filter_map(|(key, item)| Some((key, item?)));
             return Begun::Ready(self.respond(form, items));
         }
-        let seats = Seats::new(Arc::clone(self), orders, form, load_deadline);
-        for (at, waiter) in joined {
-            seats.follow(at, waiter);
-        }
-        for (at, queueing) in queued {
-            seats.follow_queued(at, queueing);
-        }
-        Begun::Pending(seats.pending(until))
+        let heir = Heir::Pool {
+            deadline: load_deadline,
+            role: Role::Owner,
+        };
+        let seats = Seats::attend(self, heir, taken);
+        Begun::Pending(Pending::new(seats, orders, form, until))
     }
 
     /// Begins a load for which nobody waits: the asker will ask again.
@@ -219,37 +227,39 @@ impl<V: Cacheable> Shared<V> {
         orders: &mut [Order],
         until: Instant,
         load_deadline: Deadline,
-    ) -> (Numbered<Waiter<Outcome<V>>>, Numbered<Queueing<V>>) {
-        let (mut joined, mut led) = (Vec::new(), Vec::new());
-        for (at, order) in orders.iter_mut().enumerate() {
-            if order.item.is_some() {
-                continue;
-            }
+    ) -> Vec<Taken<V>> {
+        let mut taken = Vec::new();
+        for order in orders.iter_mut().filter(|order| order.item.is_none()) {
             let key = self.cache.hash(&order.key);
             match self.loads.join(key, Deadline::at(until), false) {
-                Part::Wait(waiter) => joined.push((at, waiter)),
+                Part::Wait(waiter) => taken.push((waiter, None)),
                 Part::Lead(guard) => match self.land_if_cached(guard) {
                     Ok(landed) => order.item = Some(self.item(&order.key, Ok(landed))),
-                    Err(guard) => led.push((at, queue(guard, load_deadline))),
+                    Err(guard) => {
+                        let (waiter, queued) = queue(guard, load_deadline);
+                        taken.push((waiter, Some(queued)));
+                    }
                 },
             }
         }
-        let holds = led.iter().map(|(_, (_, queued))| Arc::clone(queued));
-        let Err(refused) = self.have_loaded(holds.collect(), load_deadline, Role::Owner) else {
-            return (joined, led);
+        let holds = taken.iter().filter_map(|(_, queued)| queued.clone());
+        let refused = self.have_loaded(holds.collect(), load_deadline, Role::Owner);
+        let Err(refused) = refused else {
+            return taken;
         };
-        let mut taken_over = Vec::new();
-        for (at, (waiter, queued)) in led {
-            match queued.take() {
-                Some(guard) => {
-                    drop(waiter); // or the guard would be handed to it
-                    guard.hand_over(self.cluster.clock.now());
-                    orders[at].item = Some(item_of_error(&refused));
-                }
-                None => taken_over.push((at, (waiter, queued))),
+        let mut open = orders.iter_mut().filter(|order| order.item.is_none());
+        taken.retain_mut(|(waiter, queued)| {
+            let order = open.next();
+            let guard = queued.as_ref().and_then(|queued| queued.take());
+            if let (Some(guard), Some(order)) = (guard, order) {
+                waiter.leave(); // or the guard would be handed to it
+                guard.hand_over(self.cluster.clock.now());
+                order.item = Some(item_of_error(&refused));
+                return false;
             }
-        }
-        (joined, taken_over)
+            true
+        });
+        taken
     }
 
     /// The answer to a request, of what there is to say of its keys.
@@ -307,8 +317,20 @@ impl<V: Cacheable> Shared<V> {
     }
 }
 
-/// Things, each with the number of the key it is for.
-type Numbered<T> = Vec<(usize, T)>;
+/// How what there is to say of the keys of a request becomes one answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Form {
+    /// There is one key, and this is what the asker speaks.
+    Single(Dialect),
+    /// A batch of up to so many bytes.
+    Batch(usize),
+}
+
+/// A key of a request, and what there is to say of it, if that is known yet.
+pub(super) struct Order {
+    pub(super) key: String,
+    pub(super) item: Option<Item>,
+}
 
 /// The longest answer to a batch, in bytes, unless its first value alone is longer.
 const MAX_BATCH: usize = 4 << 20;

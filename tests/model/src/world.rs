@@ -95,6 +95,16 @@ impl World {
         self.history.got(key, began, value.as_str().unwrap());
     }
 
+    /// Gets many keys on a node and notes each.
+    pub fn get_many(&self, node: usize, keys: &[&str]) {
+        let began = self.history.tick();
+        let values = self.groups[node].get_many(keys);
+        for (key, value) in keys.iter().zip(values) {
+            let value = value.unwrap();
+            self.history.got(key, began, value.as_str().unwrap());
+        }
+    }
+
     /// Gets `key` on a node with a deadline; notes it if it came in time.
     pub fn get_timeout(&self, node: usize, key: &str, timeout: Duration) -> Result<(), Error> {
         let began = self.history.tick();

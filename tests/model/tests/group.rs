@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use groupcache_sync::{Error, Group, Value};
+use groupcache_sync::{Error, Fault, Group, Value};
 use groupcache_sync_model::world::{World, address, together};
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::sync::Mutex;
@@ -270,9 +270,14 @@ fn a_small_cache_with_evictions() {
     });
 }
 
+/// What the loader of a group holds of that group.
+type Held = Arc<Mutex<Option<Group>>>;
+
 /// A world whose loader gets other keys of its own group.
-fn nested(next: impl Fn(&str) -> Option<&'static str> + Clone + Send + Sync + 'static) -> World {
-    let this: Arc<Mutex<Option<Group>>> = Arc::new(Mutex::new(None));
+fn nested(
+    next: impl Fn(&str) -> Option<&'static str> + Clone + Send + Sync + 'static,
+) -> (World, Held) {
+    let this: Held = Arc::new(Mutex::new(None));
     let in_loader = Arc::clone(&this);
     let world = World::with(
         1,
@@ -286,7 +291,7 @@ fn nested(next: impl Fn(&str) -> Option<&'static str> + Clone + Send + Sync + 's
         },
     );
     *this.lock().unwrap() = Some(world.groups[0].clone());
-    world
+    (world, this)
 }
 
 fn tries(key: &'static str) -> Part {
@@ -297,15 +302,19 @@ fn tries(key: &'static str) -> Part {
 }
 
 /// Breaks the circle of a group whose loader holds the group.
-fn end_nested(world: World) {
-    assert_eq!(world.groups[0].stats().flights, 0);
-    world.nodes[0].remove_group("g");
+fn end_nested(world: World, held: Held) {
+    while world.groups[0].stats().flights > 0 {
+        thread::yield_now();
+    }
+    let group = held.lock().unwrap().take();
+    drop(group);
+    drop(world);
 }
 
 #[test]
 fn nested_loads_share_and_end() {
     explore(|| {
-        let world = nested(|key| match key {
+        let (world, held) = nested(|key| match key {
             "a" => Some("b"),
             "b" => Some("c"),
             _ => None,
@@ -317,19 +326,19 @@ fn nested_loads_share_and_end() {
         for key in ["a", "b", "c"] {
             assert_eq!(world.history.loads_of(key), 1, "P1 for {key}");
         }
-        end_nested(world);
+        end_nested(world, held);
     });
 }
 
 #[test]
 fn loads_in_a_circle_get_an_error_and_never_hang() {
     explore(|| {
-        let world = nested(|key| match key {
+        let (world, held) = nested(|key| match key {
             "a" => Some("b"),
             "b" => Some("c"),
             _ => Some("a"),
         });
-        end_nested(run(world, vec![tries("a"), tries("b"), tries("c")]));
+        end_nested(run(world, vec![tries("a"), tries("b"), tries("c")]), held);
     });
 }
 
@@ -418,5 +427,86 @@ fn the_last_handles_go_while_a_load_is_under_way() {
         world.clock.advance(SECOND);
         drop(world);
         thread.join().unwrap();
+    });
+}
+
+/// Keys whose owners differ among two nodes, found once: the ring is the same in every world.
+const KEYS: [&str; 3] = ["k0", "k5", "k6"];
+
+fn batch(node: usize, keys: &'static [&'static str]) -> Part {
+    part(move |world| world.get_many(node, keys))
+}
+
+#[test]
+fn batches_against_single_gets() {
+    explore(|| {
+        let world = World::new(2);
+        let owners = KEYS.map(|key| world.nodes[0].owner(key).address());
+        assert!(owners.iter().any(|owner| *owner != owners[0]), "{owners:?}");
+        let world = run(
+            world,
+            vec![
+                batch(0, &KEYS),
+                batch(1, &["k6", "k0", "k6"]),
+                gets(1, "k5", 2),
+            ],
+        );
+        for key in KEYS {
+            assert_eq!(world.history.loads_of(key), 1, "P1: {key}");
+        }
+        world.end();
+    });
+}
+
+#[test]
+fn batches_against_removes() {
+    explore(|| {
+        let remove = |node| {
+            part(move |world| {
+                world.remove(node, "k0");
+                world.get_many(node, &["k0", "k5"]);
+            })
+        };
+        run(
+            World::new(2),
+            vec![batch(0, &KEYS), batch(1, &KEYS), remove(0), remove(1)],
+        )
+        .end();
+    });
+}
+
+#[test]
+fn a_batch_whose_owner_is_away() {
+    explore(|| {
+        let world = World::new(2);
+        world.network.set_fault(&address(1), Some(Fault::Refuses));
+        let world = run(
+            world,
+            vec![batch(0, &KEYS), batch(0, &["k5", "k0"]), gets(0, "k6", 2)],
+        );
+        for key in KEYS {
+            assert_eq!(world.history.loads_of(key), 1, "P6: {key}");
+        }
+        world.end();
+    });
+}
+
+#[test]
+fn a_batch_whose_loads_need_its_other_keys() {
+    explore(|| {
+        let (world, held) = nested(|key| match key {
+            "a" => Some("b"),
+            "b" => Some("c"),
+            _ => None,
+        });
+        let batch = |keys: &'static [&'static str]| {
+            part(move |world: &World| {
+                for value in world.groups[0].get_many(keys) {
+                    value.unwrap();
+                }
+            })
+        };
+        let parts = vec![batch(&["a", "b", "c"]), batch(&["c", "a"]), tries("b")];
+        end_nested(run(world, parts), held);
     });
 }
