@@ -15,6 +15,7 @@ mod p3_right_bytes;
 mod p4_deadlines;
 mod p5_bounds;
 mod p6_partition;
+mod protocol;
 mod server;
 #[cfg(feature = "tiny_http")]
 mod tiny;
