@@ -13,6 +13,7 @@
 mod herd;
 mod origin;
 mod process;
+mod protocol;
 
 use std::net::TcpListener;
 use std::sync::Barrier;

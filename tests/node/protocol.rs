@@ -1,0 +1,34 @@
+//! A client in another language, written from `docs/PROTOCOL.md` alone, asks a node.
+//!
+//! Without Python nothing is tested, and said so; with `GROUPCACHE_REQUIRE_PYTHON=1` that is a
+//! failure.
+
+use std::env;
+use std::process::Command;
+
+use crate::origin::Origin;
+use crate::process::{Process, STEADY};
+
+#[test]
+fn a_client_in_python_gets_sets_and_removes() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/protocol/client.py");
+    let origin = Origin::start();
+    origin.answer("missing", 404, "", "");
+    let node = Process::start(&origin, STEADY);
+    let address = node.url.strip_prefix("http://").unwrap();
+    let client = Command::new("python3")
+        .args([script, address, "objects"])
+        .output();
+    match client {
+        Ok(client) => {
+            let errors = String::from_utf8_lossy(&client.stderr);
+            assert!(client.status.success(), "{errors}");
+        }
+        Err(reason) => {
+            let is_required = env::var_os("GROUPCACHE_REQUIRE_PYTHON");
+            let is_required = is_required.is_some_and(|set| !set.is_empty());
+            assert!(!is_required, "there is no python3: {reason}");
+            eprintln!("NOTICE: no client in Python is tested here: {reason}");
+        }
+    }
+}

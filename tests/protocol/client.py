@@ -1,0 +1,149 @@
+"""A client of the peer protocol, written from docs/PROTOCOL.md alone.
+
+    client.py HOST:PORT GROUP
+
+tries a node whose group holds `value of <key>` for every key but `missing`.
+"""
+
+import http.client
+import struct
+import sys
+from urllib.parse import quote
+
+MASK = (1 << 64) - 1
+
+
+def siphash13(data):
+    """SipHash-1-3 under the keys of the protocol."""
+    k0, k1 = 0x67726F7570636163, 0x68652D72696E672E
+    v = [k0 ^ 0x736F6D6570736575, k1 ^ 0x646F72616E646F6D,
+         k0 ^ 0x6C7967656E657261, k1 ^ 0x7465646279746573]
+
+    def turn(x, bits):
+        return (x << bits | x >> (64 - bits)) & MASK
+
+    def rounds(count):
+        for _ in range(count):
+            v[0] = (v[0] + v[1]) & MASK
+            v[2] = (v[2] + v[3]) & MASK
+            v[1], v[3] = turn(v[1], 13) ^ v[0], turn(v[3], 16) ^ v[2]
+            v[0] = turn(v[0], 32)
+            v[2] = (v[2] + v[1]) & MASK
+            v[0] = (v[0] + v[3]) & MASK
+            v[1], v[3] = turn(v[1], 17) ^ v[2], turn(v[3], 21) ^ v[0]
+            v[2] = turn(v[2], 32)
+
+    padded = data + bytes(7 - len(data) % 8) + bytes([len(data) & 0xFF])
+    for (word,) in struct.iter_unpack("<Q", padded):
+        v[3] ^= word
+        rounds(1)
+        v[0] ^= word
+    v[2] ^= 0xFF
+    rounds(3)
+    return v[0] ^ v[1] ^ v[2] ^ v[3]
+
+
+def key_hash(group, key):
+    return siphash13(struct.pack("<Q", len(group.encode())) + group.encode() + key.encode())
+
+
+def varint(number):
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes(out) + bytes([number])
+
+
+def field(number, value):
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def fields(message):
+    """The fields of a message, as pairs of number and value."""
+    at = 0
+
+    def read_varint():
+        nonlocal at
+        number = shift = 0
+        while True:
+            byte = message[at]
+            at += 1
+            number |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return number
+
+    while at < len(message):
+        tag = read_varint()
+        kind = tag & 7
+        if kind == 0:
+            yield tag >> 3, read_varint()
+            continue
+        length = {1: 8, 5: 4}.get(kind) or read_varint()
+        value = message[at:at + length]
+        assert len(value) == length, "the message is cut off"
+        at += length
+        yield tag >> 3, value
+
+
+class Client:
+    def __init__(self, address, group):
+        self.connection = http.client.HTTPConnection(address, timeout=60)
+        self.group = group
+
+    def ask(self, method, key=None, body=b"", pairs=""):
+        names = [self.group] if key is None else [self.group, key]
+        escaped = [quote(name, safe="").replace(".", "%2E") for name in names]
+        path = "/_groupcache/" + "/".join(escaped)
+        self.connection.request(method, path, body, {"X-Groupcache": "v=1" + pairs})
+        reply = self.connection.getresponse()
+        header = (pair.split("=", 1) for pair in reply.headers["X-Groupcache"].split(";"))
+        return dict(header)["s"], reply.read()
+
+    def value(self, key, message):
+        answer = dict(fields(message))
+        assert struct.unpack("<Q", answer[101]) == (key_hash(self.group, key),), "another key"
+        if 102 in answer:
+            return answer[102].decode()
+        return answer.get(1, b""), answer.get(100)
+
+    def get(self, key):
+        status = "loading"
+        while status == "loading":
+            status, body = self.ask("GET", key, pairs=";w=500")
+        return self.value(key, body) if status == "ok" else status
+
+    def get_many(self, keys):
+        found, rest = {}, list(keys)
+        while rest:
+            command = b"".join(field(3, key.encode()) for key in rest)
+            status, body = self.ask("POST", body=command, pairs=";w=500;m=1048576")
+            items = [item for number, item in fields(body) if number == 1]
+            assert status == "ok" and items, status
+            answered = [(key, self.value(key, item)) for key, item in zip(rest, items)]
+            found.update((key, value) for key, value in answered if value != "loading")
+            rest = rest[len(items):] + [key for key, value in answered if value == "loading"]
+        return found
+
+    def set(self, key, value, life):
+        body = field(1, self.group.encode()) + field(2, key.encode())
+        return self.ask("PUT", key, body + field(3, value) + field(100, life))[0]
+
+
+client = Client(*sys.argv[1:])
+for key in ["plain", "", "a b/c+d%2F", "..", "\U0001F600"]:
+    assert client.get(key)[0] == b"value of " + key.encode(), key
+assert client.get("missing") == "not-found"
+assert client.set("plain", b"another", 60_000) == "ok"
+value, life = client.get("plain")
+assert value == b"another" and 0 < life <= 60_000, (value, life)
+assert client.ask("DELETE", "plain")[0] == "ok"
+assert client.get("plain")[0] == b"value of plain"
+keys = [f"key {number}" for number in range(200)] + ["missing"]
+many = client.get_many(keys)
+assert many.pop("missing") == "not-found" and len(many) == 200
+assert all(value == b"value of " + key.encode() for key, (value, _) in many.items())
+assert client.ask("POST", body=field(2, b"key 1") + field(2, b"key 2"))[0] == "ok"
