@@ -38,6 +38,8 @@
 //!
 //! Peers are answered by `group/serve.rs`, behind [`Node::begin`] and [`Node::answer`]; the engines
 //! `server.rs`, `tiny.rs` and `memory.rs` bring requests there. `group/change.rs` removes and sets.
+//! [`Group::get_many`] goes the same way for many keys at once: `group/many.rs`, `group/batch.rs`.
+//! The protocol is described in `docs/PROTOCOL.md`.
 //!
 //! Peers may also be processes of golang/groupcache: see [`Dialect::Golang`], `dialect.rs`,
 //! `ring/golang.rs` and `wire/golang.rs`.

@@ -12,14 +12,15 @@
 //! |---|---|---|
 //! | `v` | both | protocol version, 1 |
 //! | `h` | request | local hits of the mirrored key since it was last fetched |
-//! | `w` | request | milliseconds after which the owner answers `loading` |
+//! | `w` | request | milliseconds after which the owner answers `loading`; with 0 at once |
 //! | `d` | request | milliseconds until the caller gives up; absent if never |
 //! | `m` | request | the longest body that the asker takes, in bytes; for batches |
 //! | `r` | both | fingerprint of the sender's ring, hexadecimal |
 //! | `s` | answer | [`Status`], which is finer than HTTP's |
 //! | `n` | answer | length of a value that is too large to be sent |
 //!
-//! What a Go peer spells in another way is in `wire/golang.rs`.
+//! What a Go peer spells in another way is in `wire/golang.rs`. `docs/PROTOCOL.md` tells all of it to
+//! those who write another implementation.
 
 mod command;
 mod golang;
