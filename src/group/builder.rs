@@ -230,10 +230,11 @@ impl<V: Cacheable> GroupBuilder<V> {
 
     /// Sets a loader of many values at once, for [`get_many`](Group::get_many): it gives the values
     /// of all keys that have one, from up to 1,024 keys. Defaults to none: each is then loaded by
-    /// the group's [`Loader`], which goes on to load single values. An error fails all the keys.
+    /// the group's [`Loader`], which goes on to load single values: also where only one of many keys
+    /// is to be loaded. An error fails all the keys.
     ///
     /// ```
-    /// use groupcache_sync::{Group, LoadError, Node, Value};
+    /// use groupcache_sync::{Group, Node, Value};
     /// use std::collections::HashMap;
     ///
     /// let node = Node::new("http://127.0.0.1:7000")?;
@@ -246,7 +247,7 @@ impl<V: Cacheable> GroupBuilder<V> {
     ///     })
     ///     .build(|key| Ok(Value::from(key)))?;
     /// assert!(names.get_many(&["1", "2"]).iter().all(Result::is_ok));
-    /// assert!(names.get_many(&["", "2"])[0].is_err());
+    /// assert!(names.get_many(&["", "3"])[0].is_err());
     /// # Ok::<(), groupcache_sync::Error>(())
     /// ```
     pub fn batch_loader<L: Into<Loaded<V>>>(
