@@ -485,19 +485,24 @@ fn a_failure_to_accept_heals() {
     let (node, _group) = node();
     let server = serve(&node);
     let address = server.local_addr();
-    let mut early = Client::new(address);
-    assert!(early.get("k").says(200, b"value of k"));
-    // Both ends are in this process: at some point `tiny_http` cannot accept its own.
-    let connect = || TcpStream::connect(address).ok();
-    let clients: Vec<TcpStream> = std::iter::from_fn(connect).collect();
-    assert!(clients.len() > 10);
-    eventually("it accepts no more", || !answers_soon(address));
-    drop(clients);
-    eventually("a new one does", || answers_soon(address));
-    // Who was there before is still served, and asked to leave.
-    let answer = early.get("k");
-    assert!(answer.says(200, b"value of k"));
-    assert_eq!(answer.headers["connection"], "close");
+    // Both ends are in this process: it is chance whether `tiny_http` cannot accept one, or the
+    // client cannot connect.
+    eventually("one that can accept no more is replaced", || {
+        let mut early = Client::new(address);
+        assert!(early.get("k").says(200, b"value of k"));
+        let connect = || TcpStream::connect(address).ok();
+        let clients: Vec<TcpStream> = std::iter::from_fn(connect).collect();
+        assert!(clients.len() > 10);
+        drop(clients);
+        eventually("it answers", || answers_soon(address));
+        // Who was there before is still served, and asked to leave if that one was replaced.
+        let answer = early.get("k");
+        assert!(answer.says(200, b"value of k"));
+        answer
+            .headers
+            .get("connection")
+            .is_some_and(|told| told == "close")
+    });
     assert!(server.shutdown(HANG));
 }
 
