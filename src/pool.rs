@@ -60,15 +60,10 @@ impl Pool {
 
     /// Has `job` run by one of the threads. Does not block.
     pub(crate) fn submit(&self, job: Box<dyn Job>) -> Result<(), Refused> {
-        let mut unwanted = Vec::new();
+        self.make_room();
         let mut state = self.shared.state.lock();
         if state.closed {
             return Err(Refused::Closed);
-        }
-        if state.queue.len() >= MAX_QUEUED {
-            let (wanted, others) = state.queue.drain(..).partition(|job| job.is_wanted());
-            state.queue = wanted;
-            unwanted = Vec::from(others as VecDeque<_>);
         }
         if state.queue.len() >= MAX_QUEUED {
             return Err(Refused::Full);
@@ -86,9 +81,26 @@ impl Pool {
         }
         state.queue.push_back(job);
         self.shared.work.notify_one();
-        drop(state);
-        drop(unwanted); // jobs hold flights, which have locks of their own (I2)
         Ok(())
+    }
+
+    /// Lets those jobs of a full queue go that nobody wants any more.
+    fn make_room(&self) {
+        let all = {
+            let mut state = self.shared.state.lock();
+            if state.queue.len() < MAX_QUEUED {
+                return;
+            }
+            std::mem::take(&mut state.queue)
+        };
+        // Jobs hold flights, which have locks of their own (I2).
+        let (wanted, unwanted): (VecDeque<_>, VecDeque<_>) =
+            all.into_iter().partition(|job| job.is_wanted());
+        drop(unwanted);
+        let mut state = self.shared.state.lock();
+        let newer = std::mem::replace(&mut state.queue, wanted);
+        state.queue.extend(newer);
+        self.shared.work.notify_all();
     }
 
     /// How many threads there may be.
