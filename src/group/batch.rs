@@ -46,9 +46,10 @@ impl<V: Cacheable> Shared<V> {
                 break None;
             }
             let asked = self.cluster.clock.now();
+            let patience = self.patience_of_batch(deadline);
             let keys = open.iter().map(|one| (one.key.text(), one.unreported));
             let terms = Terms {
-                patience: Some(self.patience_of_batch()),
+                patience: Some(patience),
                 max_body: Some(self.cluster.settings.limits.max_body),
                 ..self.terms(deadline, 0)
             };
@@ -69,7 +70,7 @@ impl<V: Cacheable> Shared<V> {
             let is_all_loading = loading.len() == answered;
             open.append(&mut loading);
             if is_all_loading {
-                if let Some(end) = self.still_loading(asked, self.patience_of_batch(), until) {
+                if let Some(end) = self.still_loading(asked, patience, until) {
                     break Some(end);
                 }
             }
@@ -80,9 +81,12 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    /// Less than for one key: what is loaded already waits for what is not.
-    fn patience_of_batch(&self) -> Duration {
-        self.patience() / 4
+    /// Less than for one key: what is loaded already waits for what is not, and is to be here
+    /// before the caller's time is up.
+    fn patience_of_batch(&self, deadline: Deadline) -> Duration {
+        let usual = self.patience() / 4;
+        let left = deadline.remaining(self.cluster.clock.now());
+        left.map_or(usual, |left| usual.min(left / 2))
     }
 
     /// Asks for as many of the keys, from the first, as go into one request.

@@ -234,6 +234,34 @@ fn all_keys_have_one_deadline() {
 }
 
 #[test]
+fn what_is_loaded_comes_before_the_deadline_though_the_rest_does_not() {
+    let (release, gate) = mpsc::channel::<()>();
+    let gate = Arc::new(Mutex::new(gate));
+    // So patient that an owner would wait for its loads far beyond the deadline.
+    let cluster = Cluster::with(
+        2,
+        Clock::system(),
+        |node| node.fetch_timeout(Duration::from_secs(600)),
+        |group| group,
+        move |key| {
+            if key.ends_with('7') {
+                gate.lock().unwrap().recv()?;
+            }
+            Ok(value_of(key))
+        },
+    );
+    let theirs = |key: &String| cluster.nodes[0].owner(key).address() == address(1);
+    let keys: Vec<String> = keys(40).into_iter().filter(theirs).collect();
+    let slow = keys.iter().filter(|key| key.ends_with('7')).count();
+    assert!(slow > 0);
+    let answers = cluster.groups[0].get_many_timeout(&keys, Duration::from_secs(2));
+    for (key, answer) in keys.iter().zip(answers) {
+        assert_eq!(answer.is_ok(), !key.ends_with('7'), "{key}: {answer:?}");
+    }
+    (0..slow).for_each(|_| release.send(()).unwrap());
+}
+
+#[test]
 fn batches_and_single_gets_of_the_same_keys_share_their_loads() {
     let cluster = Cluster::with(
         3,
