@@ -412,7 +412,7 @@ fn chain(groups: &'static OnceLock<Vec<Group>>, threads: usize, timeout: Duratio
 #[test]
 fn loads_of_a_batch_may_need_other_keys_of_it() {
     static GROUPS: OnceLock<Vec<Group>> = OnceLock::new();
-    let cluster = chain(&GROUPS, 16, Duration::from_secs(60));
+    let cluster = chain(&GROUPS, 16, Duration::from_secs(8));
     let keys: Vec<String> = (0..16).rev().map(|number| number.to_string()).collect();
     for (key, value) in keys.iter().zip(cluster.groups[0].get_many(&keys)) {
         assert_eq!(value.unwrap(), Value::from(&**key));
