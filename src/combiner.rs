@@ -1,8 +1,8 @@
 //! `Combiner`: requests to one peer that are made at the same time become one.
 //!
 //! As long as there are only a few callers, each asks by itself, and takes the time it takes. Where
-//! there are more, only a few requests are under way at a time, and nobody waits for a load in them,
-//! so that they are over soon. Who comes meanwhile waits in line, and asks together with all others
+//! there are more, only a few requests are under way at a time, and they are for what the peer has in
+//! memory, so that they are over soon. Who comes meanwhile waits in line, and asks together with all others
 //! in line as soon as one of them is over: the first in line leads, and tells the others. So the
 //! more there is to ask, the more goes into one request. (Databases do the same with their logs, as
 //! group commit.)
@@ -53,7 +53,7 @@ pub(crate) struct Seat<Q: Question, A: Send + 'static> {
 pub(crate) enum Turn<Q: Question, A: Send + 'static> {
     /// It asks by itself, and may wait for a load.
     Patient,
-    /// It asks now, for these others too, and waits for no load.
+    /// It asks now, for these others too, for what is in memory there.
     Quick(Place<Q, A>, Vec<Seat<Q, A>>),
     /// Somebody else has asked.
     Answered(A),

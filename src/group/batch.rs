@@ -131,8 +131,8 @@ impl<V: Cacheable> Shared<V> {
         Ok(batch)
     }
 
-    /// Asks for a key and for those of all `others` at once, without waiting for loads, and then
-    /// for those who are in line. `None` if this key is to be asked for by itself.
+    /// Asks for a key and for those of all `others` at once, as far as the owner has them in memory,
+    /// and then for those who are in line. `None` if this key is to be asked for by itself.
     pub(super) fn ask_together(
         &self,
         owner: &Arc<Remote>,

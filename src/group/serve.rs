@@ -185,8 +185,10 @@ impl<V: Cacheable> Shared<V> {
             .remaining
             .map_or(Deadline::NEVER, |remaining| Deadline::after(now, remaining));
         if patience.is_zero() {
-            for order in orders.iter_mut().filter(|order| order.item.is_none()) {
-                order.item = Some(self.begin_load_for_later(&order.key, load_deadline));
+            // Nobody would wait for a load: what came of it might be lost, and be loaded again (P1).
+            for order in &mut orders {
+                let loading = || Item::Status(Status::Loading, String::new());
+                order.item.get_or_insert_with(loading);
             }
         }
         let until = now + patience.min(MAX_PATIENCE);
@@ -202,22 +204,6 @@ impl<V: Cacheable> Shared<V> {
         };
         let seats = Seats::attend(self, heir, taken);
         Begun::Pending(Pending::new(seats, orders, form, until))
-    }
-
-    /// Begins a load for which nobody waits: the asker will ask again.
-    fn begin_load_for_later(self: &Arc<Self>, key: &str, load_deadline: Deadline) -> Item {
-        let now = Deadline::at(self.cluster.clock.now());
-        if let Part::Lead(guard) = self.loads.join(self.cache.hash(key), now, false) {
-            match self.land_if_cached(guard) {
-                Ok(landed) => return self.item(key, Ok(landed)),
-                Err(guard) => {
-                    if let Err(error) = self.queue_load(guard, load_deadline, Role::Owner) {
-                        return item_of_error(&error);
-                    }
-                }
-            }
-        }
-        Item::Status(Status::Loading, String::new())
     }
 
     /// Takes seats in the flights of the keys of which there is nothing to say yet, leads those that
