@@ -13,7 +13,7 @@ use groupcache_sync::{
 };
 use siphasher::sip::SipHasher13;
 
-use crate::cluster::{eventually, value_of};
+use crate::cluster::value_of;
 
 const PAGE: &str = include_str!("../../docs/PROTOCOL.md");
 
