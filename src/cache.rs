@@ -148,6 +148,12 @@ impl<V> Cache<V> {
         Cache { listener, ..self }
     }
 
+    /// A key hashed by the other one is found in this one.
+    pub(crate) fn with_hasher_of<T>(self, other: &Cache<T>) -> Cache<V> {
+        let hasher = other.hasher.clone();
+        Cache { hasher, ..self }
+    }
+
     #[inline]
     pub(crate) fn hash<'a>(&self, key: &'a str) -> KeyRef<'a> {
         self.hasher.hash(key)

@@ -15,6 +15,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::peer::{Call, CallError, Limits, Link, Peer, Reply, Transport};
+use crate::stats::Counter;
 use crate::sync::{Arc, Mutex};
 
 use connection::{Connection, Failed};
@@ -39,6 +40,7 @@ impl Transport for Http {
             names: Names::new(peer),
             limits: *limits,
             idle: Mutex::new(Vec::new()),
+            retries: Counter::default(),
         })
     }
 }
@@ -50,6 +52,7 @@ struct HttpLink {
     limits: Limits,
     /// The longest idle first. The last one is used next, so that those not needed grow old.
     idle: Mutex<Vec<Connection>>,
+    retries: Counter,
 }
 
 impl Link for HttpLink {
@@ -60,13 +63,17 @@ impl Link for HttpLink {
             match self.exchange(connection, call, until) {
                 // The peer had closed an idle connection when it was used: it knows nothing of
                 // this request. Asking twice is safe for a GET, and for nothing else.
-                Err(Failed::Unseen(_)) if call.method == "GET" => {}
+                Err(Failed::Unseen(_)) if call.method == "GET" => self.retries.add(),
                 outcome => return outcome.map_err(|failed| self.explain(failed)),
             }
         }
         let connection = self.connect(until)?;
         let outcome = self.exchange(connection, call, until);
         outcome.map_err(|failed| self.explain(failed))
+    }
+
+    fn retries(&self) -> u64 {
+        self.retries.get()
     }
 }
 

@@ -45,6 +45,8 @@ pub(crate) struct Remote {
     owed: Owed,
     calls: Counter,
     errors: Counter,
+    /// Calls whose caller had no more time.
+    abandoned: Counter,
 }
 
 /// What a peer says of one of many keys.
@@ -117,6 +119,7 @@ pub(crate) struct Settings {
     pub(crate) fetch_timeout: Duration,
     pub(crate) load_timeout: Duration,
     pub(crate) fallback_life: Duration,
+    pub(crate) circuit_failures: usize,
     pub(crate) max_value: usize,
     pub(crate) allow_absent: bool,
     pub(crate) dialect: Dialect,
@@ -242,7 +245,7 @@ impl Cluster {
                     link: self.transport.link(peer, &self.settings.limits),
                     line: Combiner::new(callers_at_once()),
                     knows_batches: AtomicBool::new(true),
-                    circuit: Circuit::default(),
+                    circuit: Circuit::new(self.settings.circuit_failures),
                     // A native cluster has no others.
                     spoken: Spoken::new(match self.settings.dialect {
                         Dialect::Native => Some(Dialect::Native),
@@ -251,6 +254,7 @@ impl Cluster {
                     owed: Owed::default(),
                     calls: Counter::default(),
                     errors: Counter::default(),
+                    abandoned: Counter::default(),
                 })
             })
     }
@@ -284,7 +288,10 @@ impl Cluster {
                 self.succeeded(remote);
                 Ok(result)
             }
-            Err(CallError::Timeout) if timeout < limit => Err(Failure::Deadline),
+            Err(CallError::Timeout) if timeout < limit => {
+                remote.abandoned.add();
+                Err(Failure::Deadline)
+            }
             Err(error) => {
                 self.failed(remote, &error);
                 Err(Failure::Away(error.to_string()))
@@ -443,9 +450,14 @@ impl Cluster {
         for sweep in sweeps.iter().filter_map(Weak::upgrade) {
             more |= sweep.sweep();
         }
-        for remote in self.members().remotes() {
+        let remotes = self.members().remotes();
+        let is_away = |remote: &&Arc<Remote>| remote.circuit.is_open();
+        let away: Vec<_> = remotes.iter().filter(is_away).cloned().collect();
+        // All at once: one that is silent must not keep the others from being found.
+        each_at_once(&away, |remote| self.probe(remote));
+        for remote in remotes {
             remote.owed.age(now);
-            let is_back = !remote.circuit.is_open() || self.probe(&remote);
+            let is_back = !remote.circuit.is_open();
             if is_back {
                 self.deliver(&remote);
             }
@@ -454,14 +466,13 @@ impl Cluster {
         more
     }
 
-    fn probe(&self, remote: &Remote) -> bool {
+    fn probe(&self, remote: &Remote) {
         // Any answer shows that it is there.
         let answer = remote.link.call(&hello(), self.settings.fetch_timeout);
         if let Ok(reply) = &answer {
             self.note_spoken(remote, reply);
             self.succeeded(remote);
         }
-        answer.is_ok()
     }
 
     fn deliver(self: &Arc<Self>, remote: &Arc<Remote>) {
@@ -494,6 +505,9 @@ impl Cluster {
                 dialect: remote.map_or(Some(Dialect::Native), Remote::speaks),
                 calls: remote.map_or(0, |remote| remote.calls.get()),
                 call_errors: remote.map_or(0, |remote| remote.errors.get()),
+                abandoned_calls: remote.map_or(0, |remote| remote.abandoned.get()),
+                retries: remote.map_or(0, |remote| remote.link.retries()),
+                circuit_openings: remote.map_or(0, |remote| remote.circuit.openings()),
                 owed: remote.map_or(0, |remote| remote.owed.len() as u64),
             }
         };

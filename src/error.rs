@@ -36,7 +36,8 @@ pub enum Error {
     Cycle,
     /// The deadline came first. A load that had begun goes on, and its value will be cached.
     Deadline,
-    /// All loader threads are busy, and none became free in time.
+    /// All loader threads are busy, and none became free in time; or as many loads run as
+    /// [`max_loads`](crate::GroupBuilder::max_loads) allows.
     Overloaded,
     /// The key is too long to travel to peers.
     KeyTooLong {
@@ -152,8 +153,8 @@ impl fmt::Display for Error {
                 "the deadline came before the value; a load under way goes on, so try again later",
             ),
             Error::Overloaded => f.write_str(
-                "all loader threads are busy; try again later, give the node more loader threads, \
-                 or find out why loads take so long",
+                "as many loads are under way as may be; try again later, raise loader_threads or \
+                 max_loads, or find out why loads take so long",
             ),
             Error::KeyTooLong { bytes } => write!(
                 f,

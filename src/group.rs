@@ -12,8 +12,10 @@
 //! `fetches`. Waits go from fetch to load and never back, so nodes whose rings disagree can neither
 //! loop nor deadlock.
 
+mod absences;
 mod batch;
 mod builder;
+mod bulkhead;
 mod change;
 mod fetch;
 mod load;
@@ -29,6 +31,8 @@ pub use builder::GroupBuilder;
 pub use seats::Pending;
 pub(crate) use serve::{Begun, Registry, Serve};
 
+use absences::Absences;
+use bulkhead::Bulkhead;
 use load::Role;
 
 use crate::cache::{Cache, ENTRY_OVERHEAD, Found};
@@ -136,6 +140,8 @@ struct Shared<V: Cacheable> {
     mirroring: Mirroring,
     hand_on_load_errors: bool,
     cache: Cache<V>,
+    absences: Option<Absences>,
+    bulkhead: Bulkhead,
     loads: Flights<Outcome<V>>,
     fetches: Flights<Outcome<V>>,
     cluster: Arc<Cluster>,
@@ -400,8 +406,15 @@ impl<V: Cacheable> Shared<V> {
         match self.cache.get(key) {
             Ok(found) if found.is_stale => self.use_stale(key, found, deadline),
             Ok(found) => Ok(found.into()),
+            Err(_) if self.is_absent(key) => Err(Error::NotFound),
             Err(unreported) => self.bring(key, deadline, unreported, Count::Yes),
         }
+    }
+
+    /// Whether it is known that there is no value.
+    fn is_absent(&self, key: KeyRef<'_>) -> bool {
+        let absences = self.absences.as_ref();
+        absences.is_some_and(|absences| absences.hit(key))
     }
 
     /// Steps 2 to 5.
@@ -449,16 +462,19 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    /// Step 3: the flight that ended just before this one began may have left the value.
-    fn land_if_cached(&self, guard: Guard<Outcome<V>>) -> Result<Landed<V>, Guard<Outcome<V>>> {
-        match self.cache.recheck(guard.key().as_ref()) {
-            Some(found) => {
-                let landed = Landed::from(found);
-                guard.finish(Ok(landed.clone()));
-                Ok(landed)
+    /// Step 3: the flight that ended just before this one began may have left the value, or that
+    /// there is none.
+    fn land_if_cached(&self, guard: Guard<Outcome<V>>) -> Result<Outcome<V>, Guard<Outcome<V>>> {
+        let key = guard.key().as_ref();
+        let outcome = match self.cache.recheck(key) {
+            Some(found) => Ok(Landed::from(found)),
+            None if self.absences.as_ref().is_some_and(|kept| kept.recheck(key)) => {
+                Err(Error::NotFound)
             }
-            None => Err(guard),
-        }
+            None => return Err(guard),
+        };
+        guard.finish(outcome.clone());
+        Ok(outcome)
     }
 
     fn outcome_of(&self, waiter: Waiter<Outcome<V>>) -> Waited<V> {
@@ -494,29 +510,35 @@ impl<V: Cacheable> Shared<V> {
 
     fn stats(&self) -> GroupStats {
         let counts = self.cache.counts();
+        let absent = self.absences.as_ref().map(Absences::counts);
+        let absent = absent.unwrap_or_default();
+        let main_hits = counts.main_hits + absent.main_hits;
         let counters = &self.counters;
         let (joined, leads) = (counters.joined.get(), counters.leads.get());
         GroupStats {
-            gets: counts.main_hits + counts.hot_hits + joined + leads,
-            main_hits: counts.main_hits,
+            gets: main_hits + counts.hot_hits + joined + leads,
+            main_hits,
             hot_hits: counts.hot_hits,
             joined,
             leads,
             loads: counters.loads.get(),
             load_errors: counters.load_errors.get(),
+            overloads: self.bulkhead.refused(),
             fetches: counters.fetches.get(),
             fetch_errors: counters.fetch_errors.get(),
             served: counters.served.get(),
             served_hits: counters.served_hits.get(),
             removes: counters.removes.get(),
-            evictions: counts.evictions,
-            rejections: counts.rejections,
-            expirations: counts.expirations,
+            evictions: counts.evictions + absent.evictions,
+            rejections: counts.rejections + absent.rejections,
+            expirations: counts.expirations + absent.expirations,
             stale_hits: counts.stale_hits,
             stand_ins: counts.stand_ins,
-            main_items: counts.main_items as u64,
+            absent_hits: absent.main_hits,
+            absent_items: absent.main_items as u64,
+            main_items: (counts.main_items + absent.main_items) as u64,
             hot_items: counts.hot_items as u64,
-            main_bytes: counts.main_bytes as u64,
+            main_bytes: (counts.main_bytes + absent.main_bytes) as u64,
             hot_bytes: counts.hot_bytes as u64,
             flights: (self.loads.len() + self.fetches.len()) as u64,
         }

@@ -88,6 +88,7 @@ impl Node {
             fetch_timeout: Duration::from_secs(1),
             load_timeout: Duration::from_secs(10),
             fallback_life: Duration::from_secs(2),
+            circuit_failures: 3,
             loader_threads: 16,
             max_value: 16 << 20,
             allow_absent: false,
@@ -328,6 +329,7 @@ pub struct NodeBuilder {
     fetch_timeout: Duration,
     load_timeout: Duration,
     fallback_life: Duration,
+    circuit_failures: usize,
     loader_threads: usize,
     max_value: usize,
     allow_absent: bool,
@@ -362,6 +364,15 @@ impl NodeBuilder {
     /// Sets how long a value lives that was loaded here because its owner was away. Defaults to 2 s.
     pub fn fallback_life(mut self, life: Duration) -> NodeBuilder {
         self.fallback_life = life;
+        self
+    }
+
+    /// Sets how many calls to a peer must fail in a row for it to count as away (its *circuit* opens,
+    /// as in Nygard's "circuit breaker"): from then on its keys are loaded here at once, and it is
+    /// probed about once a second, by a background thread, until it answers. Refusal, silence and
+    /// nonsense are failures; a caller whose own time is over is not. Defaults to 3.
+    pub fn circuit_failures(mut self, failures: usize) -> NodeBuilder {
+        self.circuit_failures = failures;
         self
     }
 
@@ -418,6 +429,10 @@ impl NodeBuilder {
             let reason = "without a thread no peer is ever answered; give it 1 or more";
             return Err(Error::setting("loader_threads", reason));
         }
+        if self.circuit_failures == 0 {
+            let reason = "a peer that never failed would count as away; give it 1 or more";
+            return Err(Error::setting("circuit_failures", reason));
+        }
         check_weight(self.dialect, &self.this)?;
         let settings = Settings {
             limits: Limits {
@@ -430,6 +445,7 @@ impl NodeBuilder {
             fetch_timeout: self.fetch_timeout,
             load_timeout: self.load_timeout,
             fallback_life: self.fallback_life,
+            circuit_failures: self.circuit_failures,
             max_value: self.max_value,
             allow_absent: self.allow_absent,
             dialect: self.dialect,

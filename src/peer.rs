@@ -197,6 +197,11 @@ pub trait Link: Send + Sync {
     ///
     /// [`CallError`], and never later than `timeout`.
     fn call(&self, call: &Call, timeout: Duration) -> Result<Reply, CallError>;
+
+    /// How many requests were sent a second time, on another connection. Defaults to none.
+    fn retries(&self) -> u64 {
+        0
+    }
 }
 
 /// What is known of calls to a peer before they are made.

@@ -13,7 +13,7 @@ use crate::sync::{AtomicU64, Ordering};
 pub struct GroupStats {
     /// Local gets. A `try_get` counts only if it finds something.
     pub gets: u64,
-    /// Gets that found a value this node owns in its memory.
+    /// Gets that found a value this node owns in its memory, or that there is none.
     pub main_hits: u64,
     /// Gets that found a mirrored value in memory.
     pub hot_hits: u64,
@@ -25,6 +25,8 @@ pub struct GroupStats {
     pub loads: u64,
     /// Runs of the loader that failed, panicked or found nothing.
     pub load_errors: u64,
+    /// Loads that were refused, because as many were running as may.
+    pub overloads: u64,
     /// Values asked for from peers.
     pub fetches: u64,
     /// Fetches that got neither a value nor an answer that there is none.
@@ -45,6 +47,10 @@ pub struct GroupStats {
     pub stale_hits: u64,
     /// Gets that were answered with a value past its expiry because its load failed.
     pub stand_ins: u64,
+    /// Those of the hits in main that found that there is no value.
+    pub absent_hits: u64,
+    /// Those of the entries in main that say that there is no value.
+    pub absent_items: u64,
     /// Entries this node owns.
     pub main_items: u64,
     /// Mirrored entries.
@@ -94,6 +100,12 @@ pub struct PeerStats {
     pub calls: u64,
     /// Calls that failed: refused, silent or nonsense. Probes of a peer that is away are not counted.
     pub call_errors: u64,
+    /// Calls that were given up because their caller's time was over, which says nothing of the peer.
+    pub abandoned_calls: u64,
+    /// Requests that were sent again, because the connection that was kept for them turned out dead.
+    pub retries: u64,
+    /// How often it was found to be away.
+    pub circuit_openings: u64,
     /// Removals that it has missed, and that will be delivered when it is back.
     pub owed: u64,
 }

@@ -110,6 +110,9 @@ impl Front {
                 "dialect": peer.dialect.map(|dialect| dialect.to_string()),
                 "calls": peer.calls,
                 "call_errors": peer.call_errors,
+                "abandoned_calls": peer.abandoned_calls,
+                "retries": peer.retries,
+                "circuit_openings": peer.circuit_openings,
             })
         });
         let stats = json!({
@@ -130,6 +133,9 @@ impl Front {
             "expirations": group.expirations,
             "stale_hits": group.stale_hits,
             "stand_ins": group.stand_ins,
+            "absent_hits": group.absent_hits,
+            "absent_items": group.absent_items,
+            "overloads": group.overloads,
             "main_bytes": group.main_bytes,
             "hot_bytes": group.hot_bytes,
             "main_items": group.main_items,

@@ -240,6 +240,12 @@ fn group(flags: &Flags, node: &Node) -> Result<Group, Failure> {
     if let Some(stale) = flags.stale {
         builder = builder.stale_while_revalidate(stale).stale_if_error(stale);
     }
+    if let Some(ttl) = flags.negative_ttl {
+        builder = builder.negative_ttl(ttl);
+    }
+    if let Some(max_loads) = flags.max_loads {
+        builder = builder.max_loads(max_loads);
+    }
     let group = builder.build_with(Origin::new(&flags.origin));
     group.map_err(|error| match error {
         Error::InvalidSetting { setting, reason } => {

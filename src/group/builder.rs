@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::absences::{Absences, share_of};
+use super::bulkhead::Bulkhead;
 use super::{Counters, Group, Lives, Registry, Shared, Weigher};
 use crate::cache::{Cache, ENTRY_OVERHEAD, Grace, Listener};
 use crate::cluster::Cluster;
@@ -50,6 +52,8 @@ pub struct GroupBuilder<V: Cacheable = Value> {
     hot_ttl: Duration,
     hot_threshold: f64,
     hand_on_load_errors: bool,
+    negative_ttl: Duration,
+    max_loads: Option<usize>,
     grace: Grace,
     listener: Option<Listener<V>>,
     shards: Option<usize>,
@@ -86,6 +90,8 @@ impl GroupBuilder<Value> {
             hot_ttl: Duration::from_secs(30),
             hot_threshold: 1.0,
             hand_on_load_errors: false,
+            negative_ttl: Duration::ZERO,
+            max_loads: None,
             grace: Grace::default(),
             listener: None,
             shards: None,
@@ -111,6 +117,8 @@ impl GroupBuilder<Value> {
             hot_ttl: self.hot_ttl,
             hot_threshold: self.hot_threshold,
             hand_on_load_errors: self.hand_on_load_errors,
+            negative_ttl: self.negative_ttl,
+            max_loads: self.max_loads,
             grace: self.grace,
             listener: None,
             shards: self.shards,
@@ -171,6 +179,35 @@ impl<V: Cacheable> GroupBuilder<V> {
     /// its error ([`Error::OwnerLoad`]). Defaults to `false`, as in golang/groupcache.
     pub fn hand_on_load_errors(mut self, hand_on: bool) -> Self {
         self.hand_on_load_errors = hand_on;
+        self
+    }
+
+    /// Sets for how long it is kept in memory, where a loader has said so, that there is no value for
+    /// a key ([`LoadError::NotFound`]). Until then gets of the key have [`Error::NotFound`] without a
+    /// load; [`set`](Group::set), [`remove`](Group::remove) and [`clear`](Group::clear) end it at
+    /// once. Such keys take up to a sixteenth of the capacity. Defaults to zero: it is not kept, and
+    /// each get asks the loader again. A load that failed is never kept.
+    ///
+    /// Such a get counts in [`GroupStats::absent_hits`](crate::GroupStats::absent_hits).
+    pub fn negative_ttl(mut self, ttl: Duration) -> Self {
+        self.negative_ttl = ttl;
+        self
+    }
+
+    /// Sets how many loads of this group may run in this process at once, so that what they load from
+    /// is not overrun. A load beyond that is refused at once: those who wait for it get
+    /// [`Error::Overloaded`] (or a value past its expiry, with
+    /// [`stale_if_error`](GroupBuilder::stale_if_error)), and a peer that asked loads itself, within
+    /// its own limit. A [batch](GroupBuilder::batch_loader) is one load; a load inside a loader is
+    /// part of that one's. Defaults to no limit.
+    ///
+    /// This sheds load. To have loads wait for their turn instead, use
+    /// [`get_timeout`](Group::get_timeout): they wait for one of the node's
+    /// [`loader_threads`](crate::NodeBuilder::loader_threads).
+    ///
+    /// Refusals count in [`GroupStats::overloads`](crate::GroupStats::overloads).
+    pub fn max_loads(mut self, loads: usize) -> Self {
+        self.max_loads = Some(loads);
         self
     }
 
@@ -294,6 +331,22 @@ impl<V: Cacheable> GroupBuilder<V> {
         self.check()?;
         let hot_bytes = self.hot_bytes.unwrap_or(self.capacity_bytes / 8);
         let clock = self.cluster.clock.clone();
+        let absent_bytes = match self.negative_ttl {
+            Duration::ZERO => 0,
+            _ => share_of(self.capacity_bytes),
+        };
+        let value_bytes = self.capacity_bytes - absent_bytes;
+        let cache = Cache::new(
+            value_bytes,
+            hot_bytes.min(value_bytes),
+            self.shards,
+            clock.clone(),
+        )
+        .with_grace(self.grace)
+        .with_listener(self.listener);
+        let life = self.negative_ttl;
+        let absences =
+            (absent_bytes > 0).then(|| Absences::beside(&cache, absent_bytes, life, clock));
         let group = Arc::new(Shared {
             name: self.name,
             loader: Box::new(loader),
@@ -314,9 +367,9 @@ impl<V: Cacheable> GroupBuilder<V> {
                 },
             },
             hand_on_load_errors: self.hand_on_load_errors,
-            cache: Cache::new(self.capacity_bytes, hot_bytes, self.shards, clock)
-                .with_grace(self.grace)
-                .with_listener(self.listener),
+            cache,
+            absences,
+            bulkhead: Bulkhead::new(self.max_loads.unwrap_or(usize::MAX)),
             loads: Flights::new(Arc::clone(&self.cluster.waits)),
             fetches: Flights::new(Arc::clone(&self.cluster.waits)),
             cluster: self.cluster,
@@ -355,6 +408,10 @@ impl<V: Cacheable> GroupBuilder<V> {
         if !(0.0..=1.0).contains(&self.jitter) {
             let reason = format!("{} is no part of a life; give 0 to 1", self.jitter);
             return Err(Error::setting("ttl_jitter", reason));
+        }
+        if self.max_loads == Some(0) {
+            let reason = "without one nothing is ever loaded; give it 1 or more";
+            return Err(Error::setting("max_loads", reason));
         }
         if self.hot_threshold.is_nan() || self.hot_threshold < 0.0 {
             let reason = format!("{} is no rate; give 0 or more", self.hot_threshold);

@@ -128,6 +128,7 @@ impl<V: Cacheable> Shared<V> {
         self.counters.removes.add();
         self.mark_stale(key);
         self.cache.remove(key);
+        self.forget_absence(key);
         self.mark_stale(key);
     }
 
@@ -147,7 +148,17 @@ impl<V: Cacheable> Shared<V> {
     pub(super) fn invalidate_all(&self) {
         self.mark_all_stale();
         self.cache.clear();
+        if let Some(absences) = &self.absences {
+            absences.clear();
+        }
         self.mark_all_stale();
+    }
+
+    /// Lets go that `key` has no value.
+    fn forget_absence(&self, key: KeyRef<'_>) {
+        if let Some(absences) = &self.absences {
+            absences.remove(key);
+        }
     }
 
     /// Gives `key` a value on this node, which owns it.
@@ -174,6 +185,7 @@ impl<V: Cacheable> Shared<V> {
         } else if expires.is_some() {
             self.have_swept();
         }
+        self.forget_absence(key);
         self.mark_stale(key);
         Ok(())
     }

@@ -91,7 +91,7 @@ impl<V: Cacheable> Shared<V> {
         unreported: u32,
     ) -> Outcome<V> {
         let guard = match self.land_if_cached(guard) {
-            Ok(landed) => return Ok(landed),
+            Ok(outcome) => return outcome,
             Err(guard) => guard,
         };
         let leading = guard.lead();

@@ -57,7 +57,7 @@ impl<V: Cacheable> Shared<V> {
         role: Role,
     ) -> Outcome<V> {
         let guard = match self.land_if_cached(guard) {
-            Ok(landed) => return Ok(landed),
+            Ok(outcome) => return outcome,
             Err(guard) => guard,
         };
         if leads_at_once(deadline) {
@@ -99,7 +99,7 @@ impl<V: Cacheable> Shared<V> {
     ) -> Result<Queueing<V>, Error> {
         let (waiter, queued) = queue(guard, deadline);
         let queued_here = [Arc::clone(&queued)];
-        let Err(refused) = self.have_loaded(queued_here.into(), deadline, role) else {
+        let Err(refused) = self.have_loaded(queued_here.into(), 1, deadline, role) else {
             return Ok((waiter, queued));
         };
         let Some(guard) = queued.take() else {
@@ -111,17 +111,18 @@ impl<V: Cacheable> Shared<V> {
     }
 
     /// Has loads that wait in their flights run by the pool: by one thread if all are loaded at
-    /// once, else by as many as there are.
+    /// once, else by as many as there are, but no more than `most`.
     pub(super) fn have_loaded(
         self: &Arc<Self>,
         queued: Arc<[Arc<Queued<Outcome<V>>>]>,
+        most: usize,
         deadline: Deadline,
         role: Role,
     ) -> Result<(), Error> {
         let pool = &self.cluster.pool;
         let jobs = match self.batch_loader {
             Some(_) => queued.len().min(1),
-            None => queued.len().min(pool.max_threads()),
+            None => queued.len().min(pool.max_threads()).min(most),
         };
         let next = Arc::new(AtomicUsize::new(0));
         for job in 0..jobs {
@@ -152,6 +153,9 @@ impl<V: Cacheable> Shared<V> {
         deadline: Deadline,
         role: Role,
     ) -> Outcome<V> {
+        let Some(permit) = self.bulkhead.enter(&self.name) else {
+            return refuse(guard);
+        };
         let leading = guard.lead();
         self.counters.loads.add();
         // Weighing is foreign code too, as a codec may be.
@@ -159,7 +163,7 @@ impl<V: Cacheable> Shared<V> {
             let load = Load::new(guard.key().text(), deadline);
             self.loader.load(&load).map(|loaded| self.weighed(loaded))
         });
-        drop(leading);
+        drop((leading, permit));
         self.land_load(guard, outcome_of(loaded), role)
     }
 
@@ -170,6 +174,9 @@ impl<V: Cacheable> Shared<V> {
         guards: Vec<Guard<Outcome<V>>>,
         role: Role,
     ) -> Vec<Outcome<V>> {
+        let Some(permit) = self.bulkhead.enter(&self.name) else {
+            return guards.into_iter().map(refuse).collect();
+        };
         let leading: Vec<_> = guards.iter().map(Guard::lead).collect();
         self.counters.loads.add_many(guards.len());
         let loaded = loader::run(|| {
@@ -178,7 +185,7 @@ impl<V: Cacheable> Shared<V> {
             let weighed = |(key, loaded)| (key, self.weighed(loaded));
             Ok(found.into_iter().map(weighed).collect::<HashMap<_, _>>())
         });
-        drop(leading);
+        drop((leading, permit));
         let mut loaded = outcome_of(loaded);
         let land = |guard: Guard<Outcome<V>>| {
             let of_key = match &mut loaded {
@@ -206,17 +213,26 @@ impl<V: Cacheable> Shared<V> {
         if let Err(error) = &outcome {
             self.counters.load_errors.add();
             if matches!(error, Error::NotFound) {
-                self.forget_stale(&guard);
+                self.keep_absence(&guard, role);
             }
         }
         guard.finish(outcome.clone());
         outcome
     }
 
-    /// Lets a value go that is past its expiry: there is none any more.
-    fn forget_stale(&self, guard: &Guard<Outcome<V>>) {
-        if !guard.stale().load(Ordering::Acquire) {
-            self.cache.remove(guard.key().as_ref());
+    /// Lets a value go that is past its expiry: there is none any more. Keeps that, if it is to be
+    /// kept.
+    fn keep_absence(self: &Arc<Self>, guard: &Guard<Outcome<V>>, role: Role) {
+        if guard.stale().load(Ordering::Acquire) {
+            return;
+        }
+        let key = guard.key().as_ref();
+        self.cache.remove(key);
+        if let Some(absences) = &self.absences {
+            let fallback_life = self.cluster.settings.fallback_life;
+            let limit = (role == Role::Fallback).then_some(fallback_life);
+            absences.keep(key, self.cluster.clock.now(), limit, guard.stale());
+            self.have_swept();
         }
     }
 
@@ -294,6 +310,12 @@ impl<V: Cacheable> Job for PooledLoads<V> {
     fn is_wanted(&self) -> bool {
         self.queued.iter().any(|queued| queued.is_waiting())
     }
+}
+
+/// Ends a flight whose load has no place.
+fn refuse<V: Cacheable>(guard: Guard<Outcome<V>>) -> Outcome<V> {
+    guard.finish(Err(Error::Overloaded));
+    Err(Error::Overloaded)
 }
 
 /// What running a loader came to.

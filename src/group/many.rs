@@ -87,14 +87,14 @@ impl<V: Cacheable> Shared<V> {
         outcomes
     }
 
-    /// What is in memory, or the hits of a mirrored copy that are not reported.
+    /// What is known in memory, or the hits of a mirrored copy that are not reported.
     fn get_local(self: &Arc<Self>, key: KeyRef<'_>, deadline: Deadline) -> Result<Outcome<V>, u32> {
-        let found = self.cache.get(key)?;
-        Ok(if found.is_stale {
-            self.use_stale(key, found, deadline)
-        } else {
-            Ok(found.into())
-        })
+        match self.cache.get(key) {
+            Ok(found) if found.is_stale => Ok(self.use_stale(key, found, deadline)),
+            Ok(found) => Ok(Ok(found.into())),
+            Err(_) if self.is_absent(key) => Ok(Err(Error::NotFound)),
+            Err(unreported) => Err(unreported),
+        }
     }
 
     /// Steps 2 to 5 for many keys.
@@ -157,7 +157,7 @@ impl<V: Cacheable> Shared<V> {
                     Part::Lead(guard) => {
                         self.count_lead(&mut count);
                         match self.land_if_cached(guard) {
-                            Ok(landed) => settled.push((one, Ok(landed))),
+                            Ok(outcome) => settled.push((one, outcome)),
                             Err(guard) => {
                                 let (waiter, queued) = queue(guard, deadline);
                                 seated.push(one);
@@ -201,7 +201,8 @@ impl<V: Cacheable> Shared<V> {
         let all = || (0..own.len()).filter_map(|at| Some((at, seats.take_guard(at)?)));
         match &self.batch_loader {
             _ if !leads_at_once(deadline) => {
-                if let Err(refused) = self.have_loaded(holds, deadline, role) {
+                let most = self.bulkhead.max();
+                if let Err(refused) = self.have_loaded(holds, most, deadline, role) {
                     for (at, guard) in all() {
                         guard.hand_over(self.cluster.clock.now());
                         seats.tell(at, Told::Outcome(Err(refused.clone())));
@@ -221,7 +222,8 @@ impl<V: Cacheable> Shared<V> {
             _ => {
                 if holds.len() > 1 {
                     // Help is welcome. Where there is none, this thread does it all.
-                    let _ = self.have_loaded(holds, deadline, role);
+                    let helpers = self.bulkhead.max() - 1;
+                    let _ = self.have_loaded(holds, helpers, deadline, role);
                 }
                 for (at, guard) in all() {
                     let outcome = self.run_loader(guard, deadline, role);
@@ -263,7 +265,7 @@ impl<V: Cacheable> Shared<V> {
                 Part::Lead(guard) => {
                     self.counters.leads.add();
                     match self.land_if_cached(guard) {
-                        Ok(landed) => settled.push((one.at, Ok(landed))),
+                        Ok(outcome) => settled.push((one.at, outcome)),
                         Err(guard) => {
                             asked.push(one);
                             guards.push(Some(guard));

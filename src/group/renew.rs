@@ -3,6 +3,7 @@
 //!
 //! Only main values, and only at their owner: a copy that outlives its time could not be removed.
 
+use super::absences::Absences;
 use super::load::Role;
 use super::{Count, Landed, Outcome, Shared};
 use crate::cache::Found;
@@ -80,6 +81,10 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
+    fn has_expiring(&self) -> bool {
+        self.cache.expires() || self.absences.as_ref().is_some_and(Absences::expire)
+    }
+
     pub(super) fn as_sweep(self: &Arc<Self>) -> Weak<dyn Sweep> {
         Arc::downgrade(&(Arc::clone(self) as Arc<dyn Sweep>))
     }
@@ -88,11 +93,14 @@ impl<V: Cacheable> Shared<V> {
 impl<V: Cacheable> Sweep for Shared<V> {
     fn sweep(&self) -> bool {
         self.cache.sweep();
-        if self.cache.expires() {
+        if let Some(absences) = &self.absences {
+            absences.sweep();
+        }
+        if self.has_expiring() {
             return true;
         }
         self.is_swept.store(false, Ordering::Release);
         // One who kept a value meanwhile saw the mark still set, and rang nobody.
-        self.cache.expires() && !self.is_swept.swap(true, Ordering::AcqRel)
+        self.has_expiring() && !self.is_swept.swap(true, Ordering::AcqRel)
     }
 }

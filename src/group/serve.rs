@@ -167,9 +167,15 @@ impl<V: Cacheable> Shared<V> {
         self.begin_loads(orders, Form::Batch(max), terms)
     }
 
-    /// What there is to say of a key that is in memory.
+    /// What there is to say of a key of which that is known in memory.
     fn serve_hit(self: &Arc<Self>, key: KeyRef<'_>, hits: u32) -> Option<Item> {
-        let (found, rate) = self.cache.answer(key, hits)?;
+        let Some((found, rate)) = self.cache.answer(key, hits) else {
+            let absences = self.absences.as_ref()?;
+            return absences.recheck(key).then(|| {
+                self.counters.served_hits.add();
+                item_of_error(&Error::NotFound)
+            });
+        };
         self.counters.served_hits.add();
         if found.is_stale {
             self.renew(key);
@@ -220,7 +226,7 @@ impl<V: Cacheable> Shared<V> {
             match self.loads.join(key, Deadline::at(until), false) {
                 Part::Wait(waiter) => taken.push((waiter, None)),
                 Part::Lead(guard) => match self.land_if_cached(guard) {
-                    Ok(landed) => order.item = Some(self.item(&order.key, Ok(landed))),
+                    Ok(outcome) => order.item = Some(self.item(&order.key, outcome)),
                     Err(guard) => {
                         let (waiter, queued) = queue(guard, load_deadline);
                         taken.push((waiter, Some(queued)));
@@ -229,7 +235,8 @@ impl<V: Cacheable> Shared<V> {
             }
         }
         let holds = taken.iter().filter_map(|(_, queued)| queued.clone());
-        let refused = self.have_loaded(holds.collect(), load_deadline, Role::Owner);
+        let most = self.bulkhead.max();
+        let refused = self.have_loaded(holds.collect(), most, load_deadline, Role::Owner);
         let Err(refused) = refused else {
             return taken;
         };

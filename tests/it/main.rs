@@ -2,6 +2,7 @@
 //! one per engine.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that goes wrong had better stop
 
+mod absences;
 mod api;
 mod cluster;
 mod expiry;
@@ -9,6 +10,7 @@ mod golang;
 mod layout;
 mod loaders;
 mod many;
+mod overload;
 mod p1_one_load;
 mod p2_invalidation;
 mod p3_right_bytes;

@@ -26,11 +26,13 @@
 //! crashed since, which took with them what they owed, and runs whose lists changed, as what is
 //! owed to a peer goes when it leaves the list.
 //!
+//! That there is no value is held to the same: a get that says so saw a load that found nothing.
+//!
 //! P3: a value belongs to its key.
 //!
 //! P6: a process that does not own a key loads it at most once per fallback life, unless it was
 //! ever changed there (as above). Left out: loads that failed, values with a life of their own, and runs
-//! whose lists changed.
+//! whose lists changed. Nor does any process run more loads at a time than it may.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -59,6 +61,10 @@ pub struct Terms {
     pub lists: bool,
     /// How long a value lives that was loaded by one who does not own it.
     pub fallback_life: Duration,
+    /// That there is no value is kept for as long, at least.
+    pub keeps_absences: bool,
+    /// How many loads a process may run at a time.
+    pub max_loads: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -87,8 +93,8 @@ struct Got {
     key: String,
     began: Moment,
     ended: Moment,
-    /// Its bytes, or the error.
-    result: Result<String, String>,
+    /// Its bytes, that there is no value, or the error.
+    result: Result<Option<String>, String>,
 }
 
 #[derive(Clone, Debug)]
@@ -98,7 +104,18 @@ struct Load {
     began: Moment,
     ended: Option<(Moment, Duration)>,
     time: Duration,
-    failed: bool,
+    end: End,
+}
+
+/// How a load ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// With a value.
+    Found,
+    /// There is none.
+    Absent,
+    /// It failed.
+    Failed,
 }
 
 /// Who owns each key for a node, from a moment on.
@@ -190,7 +207,7 @@ impl Record {
                 began,
                 ended: None,
                 time,
-                failed: false,
+                end: End::Found,
             });
             events.loads.len() - 1
         });
@@ -198,11 +215,11 @@ impl Record {
     }
 
     /// Notes that a load ends.
-    pub fn load_ends(&self, number: usize, time: Duration, failed: bool) {
+    pub fn load_ends(&self, number: usize, time: Duration, end: End) {
         let ended = Some((self.tick(), time));
         self.note(|events| {
             events.loads[number].ended = ended;
-            events.loads[number].failed = failed;
+            events.loads[number].end = end;
         });
     }
 
@@ -249,7 +266,13 @@ impl Record {
     }
 
     /// Notes a get that has returned.
-    pub fn got(&self, process: Process, key: &str, began: Moment, result: Result<String, String>) {
+    pub fn got(
+        &self,
+        process: Process,
+        key: &str,
+        began: Moment,
+        result: Result<Option<String>, String>,
+    ) {
         let ended = self.tick();
         self.note(|events| {
             events.gets.push(Got {
@@ -363,15 +386,30 @@ impl Events {
         }
     }
 
+    /// When the last load of a key began that found nothing and that a get may have seen.
+    fn absence_seen(&self, got: &Got) -> Moment {
+        let loads = self.loads.iter();
+        let seen = loads.filter(|load| {
+            load.key == got.key && load.end == End::Absent && load.began < got.ended
+        });
+        let last = seen.map(|load| load.began).max();
+        last.unwrap_or_else(|| panic!("no load has found nothing: {got:?}\n{self:#?}"))
+    }
+
     fn check_values(&self, terms: Terms, settled: Moment) {
         for got in &self.gets {
-            let Ok(bytes) = &got.result else { continue };
-            let (value_key, value_began) = read_stamp(bytes);
-            assert_eq!(got.key, value_key, "P3: bytes of another key: {got:?}");
+            let value_ended = match &got.result {
+                Err(_) => continue,
+                Ok(None) => self.absence_seen(got),
+                Ok(Some(bytes)) => {
+                    let (value_key, value_began) = read_stamp(bytes);
+                    assert_eq!(got.key, value_key, "P3: bytes of another key: {got:?}");
+                    self.value_ended(&got.key, value_began)
+                }
+            };
             if self.died_by(got.process, got.ended) {
                 continue;
             }
-            let value_ended = self.value_ended(&got.key, value_began);
             for change in &self.changes {
                 let concerns = change.key.as_ref().is_none_or(|key| *key == got.key);
                 if !concerns || change.ended >= got.began || value_ended >= change.began {
@@ -416,8 +454,23 @@ impl Events {
         self.loads.iter().filter(is_running).count()
     }
 
+    /// How many loads of a process are running at that moment.
+    fn all_running(&self, process: Process, at: Moment) -> usize {
+        let loads = self.loads.iter();
+        let is_running = |load: &&Load| {
+            let has_ended = load.ended.is_some_and(|ended| ended.0 < at);
+            load.process == process && load.began <= at && !has_ended
+        };
+        loads.filter(is_running).count()
+    }
+
     fn check_loads(&self, terms: Terms) {
         for (at, first) in self.loads.iter().enumerate() {
+            let running = self.all_running(first.process, first.began);
+            assert!(
+                terms.max_loads.is_none_or(|max| running <= max),
+                "{first:?} is one of {running} at a time\n{self:#?}"
+            );
             for second in &self.loads[at + 1..] {
                 if first.key != second.key {
                     continue;
@@ -440,7 +493,8 @@ impl Events {
                 let fallback = changes == 0
                     && !terms.lists
                     && !terms.expiry
-                    && !first.failed
+                    && (first.end == End::Found
+                        || first.end == End::Absent && terms.keeps_absences)
                     && !self.owned_by(&own, &first.key, 0, ended);
                 assert!(
                     !(fallback && second.time < time + terms.fallback_life),

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use groupcache_sync::{Error, Fault, Group, Value};
+use groupcache_sync::{Error, Fault, Group, LoadError, Value};
 use groupcache_sync_model::world::{World, address, together};
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::sync::Mutex;
@@ -226,6 +226,50 @@ fn renewals_against_removes() {
         });
         run(world, vec![gets(0, "k", 3), gets(0, "k", 2), remove, set]).end();
     });
+}
+
+/// The first load finds nothing. What is kept of that may not outlast a change that came after it.
+fn absences_against(change: fn(&World)) {
+    explore(move || {
+        let is_first = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let world = World::with(
+            2,
+            |group| group.negative_ttl(60 * SECOND),
+            move |_, stamp| match is_first.swap(false, std::sync::atomic::Ordering::SeqCst) {
+                true => Err(LoadError::NotFound),
+                false => Ok(Value::from(stamp)),
+            },
+        );
+        let missing = |node: usize| {
+            part(move |world| match world.groups[node].get("k") {
+                Ok(_) | Err(Error::NotFound) => {}
+                Err(error) => panic!("{error}"),
+            })
+        };
+        let changed = part(move |world| {
+            // The first load has begun, so the change comes after it.
+            let _ = world.groups[1].get("k");
+            change(world);
+            world.get(0, "k");
+            world.get(1, "k");
+        });
+        run(world, vec![missing(0), missing(1), changed]).end();
+    });
+}
+
+#[test]
+fn absences_against_a_remove() {
+    absences_against(|world| world.remove(0, "k"));
+}
+
+#[test]
+fn absences_against_a_set() {
+    absences_against(|world| world.set(0, "k"));
+}
+
+#[test]
+fn absences_against_a_clear() {
+    absences_against(|world| world.clear(1));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use groupcache_sync::{Call, Error, Group, LoadError, Node, Value};
 use groupcache_sync_model::history::{Moment, stamp};
 use groupcache_sync_model::network::{BadNetwork, Badness, Random, Time};
-use groupcache_sync_model::record::{Process, Record, Terms};
+use groupcache_sync_model::record::{End, Process, Record, Terms};
 use groupcache_sync_model::world::address;
 use shuttle::scheduler::RandomScheduler;
 use shuttle::{Config, FailurePersistence, MaxSteps, Runner, thread};
@@ -44,6 +44,12 @@ struct Plan {
     /// In percent of the loads.
     failing_loads: u64,
     slow_loads: u64,
+    /// Of the loads that do not fail, in percent.
+    absent_loads: u64,
+    /// How long it is kept that a key has no value.
+    negative_life: Duration,
+    /// How many loads a process may run at a time.
+    max_loads: Option<usize>,
     /// Whether the values of many keys are loaded at once.
     batch_loader: bool,
     calm: bool,
@@ -57,6 +63,18 @@ impl Plan {
         let (cuts, crashes, lists) = (often(40), often(35), often(25));
         let (faults, expires, fails, slow) = (often(60), often(25), often(20), often(40));
         let changes = if often(70) { 40 } else { 0 };
+        let keeps_absences = random.percent(40);
+        let absent_loads = if keeps_absences || !calm && random.percent(20) {
+            30
+        } else {
+            0
+        };
+        let negative_life = if keeps_absences {
+            SECOND + random.up_to(3 * SECOND)
+        } else {
+            Duration::ZERO
+        };
+        let max_loads = (!calm && random.percent(20)).then(|| 1 + random.below(3) as usize);
         let mut bad = |most| if faults { random.below(most) } else { 0 };
         Plan {
             seed,
@@ -81,6 +99,9 @@ impl Plan {
             failing_loads: if fails { 20 } else { 0 },
             slow_loads: if slow { 30 } else { 0 },
             batch_loader: random.percent(50),
+            absent_loads,
+            negative_life,
+            max_loads,
             calm,
         }
     }
@@ -91,6 +112,9 @@ impl Plan {
             expiry: self.life.is_some(),
             lists: self.lists,
             fallback_life: SECOND,
+            keeps_absences: !self.negative_life.is_zero(),
+            // The loads of a batch are one.
+            max_loads: self.max_loads.filter(|_| !self.batch_loader),
         }
     }
 }
@@ -147,6 +171,10 @@ impl Simulation {
         let node = builder.fallback_life(SECOND).build().unwrap();
         let mut group = node.group_builder("g", 1 << 20).shards(2);
         group = group.hot_threshold(0.0).hot_ttl(HOT_LIFE);
+        group = group.negative_ttl(self.plan.negative_life);
+        if let Some(max_loads) = self.plan.max_loads {
+            group = group.max_loads(max_loads);
+        }
         if let Some(life) = self.plan.life {
             group = group
                 .ttl(life)
@@ -164,24 +192,36 @@ impl Simulation {
                 let slow = random.percent(plan.slow_loads);
                 let pause = random.up_to(2 * SECOND);
                 let fails = random.percent(plan.failing_loads);
-                (slow.then_some(pause), fails)
+                let absent: Vec<_> = keys
+                    .iter()
+                    .map(|_| random.percent(plan.absent_loads))
+                    .collect();
+                (slow.then_some(pause), fails, absent)
             };
-            let (pause, fails) = fate;
+            let (pause, fails, absent) = fate;
             thread::yield_now();
             let settled = settled.load(Ordering::SeqCst);
             if let Some(pause) = pause.filter(|_| !settled) {
                 time.sleep(pause);
             }
             let fails = fails && !settled;
-            for (load, _) in &loads {
-                record.load_ends(*load, time.now(), fails);
+            let end = |absent: bool| match absent && !settled {
+                _ if fails => End::Failed,
+                true => End::Absent,
+                false => End::Found,
+            };
+            let ends: Vec<_> = absent.into_iter().map(end).collect();
+            for ((load, _), end) in loads.iter().zip(&ends) {
+                record.load_ends(*load, time.now(), *end);
             }
             if fails {
                 return Err(LoadError::from("no luck"));
             }
             let values = loads.into_iter().map(|(_, bytes)| Value::from(bytes));
             let keys = keys.iter().map(|&key| key.to_owned());
-            Ok(keys.zip(values).collect::<HashMap<_, _>>())
+            let found = keys.zip(values).zip(ends);
+            let found = found.filter(|(_, end)| *end == End::Found);
+            Ok(found.map(|(found, _)| found).collect::<HashMap<_, _>>())
         };
         if plan.batch_loader {
             group = group.batch_loader(load_many.clone());
@@ -260,14 +300,20 @@ impl Simulation {
     fn get(&self, process: Process, group: &Group, key: &str) {
         let began = self.record.tick();
         let result = group.get(key);
-        match &result {
+        self.check_get(process, &result);
+        self.got(process, key, began, result);
+    }
+
+    fn check_get(&self, process: Process, result: &Result<Value, Error>) {
+        match result {
             Ok(_) => {}
             // P6: with and without a way to the owner.
             Err(Error::Load { .. }) if self.plan.failing_loads > 0 => {}
+            Err(Error::NotFound) if self.plan.absent_loads > 0 => {}
+            Err(Error::Overloaded) if self.plan.max_loads.is_some() => {}
             // A load handed over by one in a hurry to the pool of a process that is gone.
             Err(error) => assert!(self.is_gone(process), "P6: a get fails: {error}"),
         }
-        self.got(process, key, began, result);
     }
 
     /// Some keys, some of them twice, with or without a deadline: each is a get of its own.
@@ -288,10 +334,8 @@ impl Simulation {
         };
         for (key, result) in keys.into_iter().zip(results) {
             match &result {
-                Ok(_) => {}
                 Err(Error::Deadline | Error::Overloaded) if timeout.is_some() => {}
-                Err(Error::Load { .. }) if self.plan.failing_loads > 0 => {}
-                Err(error) => assert!(self.is_gone(process), "P6: a get fails: {error}"),
+                result => self.check_get(process, result),
             }
             self.got(process, key, began, result);
         }
@@ -310,17 +354,18 @@ impl Simulation {
         assert!(kept.is_met(), "P4: a get has come back too late");
         drop(kept);
         match &result {
-            Ok(_) | Err(Error::Deadline | Error::Overloaded) => {}
-            Err(Error::Load { .. }) if self.plan.failing_loads > 0 => {}
-            Err(error) => assert!(self.is_gone(process), "P6: a get fails: {error}"),
+            Err(Error::Deadline | Error::Overloaded) => {}
+            result => self.check_get(process, result),
         }
         self.got(process, key, began, result);
     }
 
     fn got(&self, process: Process, key: &str, began: Moment, result: Result<Value, Error>) {
-        let result = result
-            .map(|value| value.as_str().unwrap().to_owned())
-            .map_err(|error| error.to_string());
+        let result = match result {
+            Ok(value) => Ok(Some(value.as_str().unwrap().to_owned())),
+            Err(Error::NotFound) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        };
         self.record.got(process, key, began, result);
     }
 
