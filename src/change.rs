@@ -31,12 +31,7 @@ impl Change<'_> {
             Change::Put { key, body } => ("PUT", Some(*key), body.clone()),
             Change::Clear => ("POST", None, Command::Clear.encode()),
         };
-        Call {
-            method,
-            target: wire::target(group, key),
-            header: terms.to_header(),
-            body,
-        }
+        Call::new(method, wire::target(group, key), terms.to_header()).with_body(body)
     }
 
     /// What a peer that was not reached has missed. A value that was to be set may have arrived all

@@ -8,6 +8,7 @@ use crate::combiner::{Combiner, Question};
 use crate::deadline::{Clock, Deadline};
 use crate::dialect::{Dialect, Spoken};
 use crate::error::{Error, Unreached};
+use crate::guard::Guard;
 use crate::keeper::Keeper;
 use crate::owed::{Missed, Owed};
 use crate::peer::{Call, CallError, Limits, Link, Peer, Reply, Transport};
@@ -20,6 +21,9 @@ use crate::wire::{self, Item, Nonsense, Status};
 
 /// How many keys one request removes: about 1 MiB if all are as long as can be.
 const KEYS_OF_A_REQUEST: usize = 64;
+
+/// How much is shown of a text that a peer sends, in bytes.
+const MAX_TEXT: usize = 400;
 
 /// Why a call failed, as its caller must know.
 #[derive(Clone, Debug)]
@@ -132,6 +136,8 @@ pub(crate) struct Cluster {
     pub(crate) clock: Clock,
     pub(crate) pool: Pool,
     pub(crate) waits: Arc<Waits>,
+    /// Signs and checks requests, if the peers share a secret.
+    pub(crate) guard: Option<Guard>,
     transport: Arc<dyn Transport>,
     members: RwLock<Arc<Members>>,
     keeper: Keeper,
@@ -153,6 +159,7 @@ impl Cluster {
         settings: Settings,
         clock: Clock,
         pool: Pool,
+        guard: Option<Guard>,
         transport: Arc<dyn Transport>,
     ) -> Arc<Cluster> {
         let alone = Members {
@@ -166,6 +173,7 @@ impl Cluster {
             clock,
             pool,
             waits: Waits::new(),
+            guard,
             transport,
             members: RwLock::new(Arc::new(alone)),
             keeper: Keeper::default(),
@@ -263,7 +271,7 @@ impl Cluster {
     pub(crate) fn call<R>(
         self: &Arc<Self>,
         remote: &Arc<Remote>,
-        call: &Call,
+        call: Call,
         limit: Duration,
         deadline: Deadline,
         read: impl FnOnce(Status, Reply) -> Result<R, Nonsense>,
@@ -281,7 +289,7 @@ impl Cluster {
         remote.calls.add();
         let outcome = remote
             .link
-            .call(call, timeout)
+            .call(&self.signed(remote, call), timeout)
             .and_then(|reply| self.read(remote, reply, read));
         match outcome {
             Ok(result) => {
@@ -316,6 +324,12 @@ impl Cluster {
         let status = status.ok_or_else(|| {
             CallError::Nonsense(format!("an answer with status {}", reply.status))
         })?;
+        if status == Status::Unauthorized {
+            return Err(CallError::Nonsense(format!(
+                "it refuses this node: {}",
+                text_of(&reply.body)
+            )));
+        }
         read(status, reply).map_err(|nonsense| CallError::Nonsense(nonsense.0.to_owned()))
     }
 
@@ -342,7 +356,7 @@ impl Cluster {
             return Ok(dialect);
         }
         let limit = self.settings.fetch_timeout;
-        self.call(remote, &hello(), limit, Deadline::NEVER, |_, reply| {
+        self.call(remote, hello(), limit, Deadline::NEVER, |_, reply| {
             Ok(self.spoken(&reply))
         })
     }
@@ -416,7 +430,7 @@ impl Cluster {
     ) -> Result<(), Failure> {
         let call = change.call(group, self.members().fingerprint());
         let limit = self.settings.fetch_timeout;
-        let told = self.call(remote, &call, limit, Deadline::NEVER, |status, reply| {
+        let told = self.call(remote, call, limit, Deadline::NEVER, |status, reply| {
             match status {
                 // Another process than the last time.
                 _ if self.spoken(&reply) == Dialect::Golang => Ok(Err(Failure::Unsupported)),
@@ -467,11 +481,21 @@ impl Cluster {
     }
 
     fn probe(&self, remote: &Remote) {
-        // Any answer shows that it is there.
-        let answer = remote.link.call(&hello(), self.settings.fetch_timeout);
+        // Any answer shows that it is there, but one that sends us away.
+        let call = self.signed(remote, hello());
+        let answer = remote.link.call(&call, self.settings.fetch_timeout);
         if let Ok(reply) = &answer {
             self.note_spoken(remote, reply);
-            self.succeeded(remote);
+            if reply.status != Status::Unauthorized.code() {
+                self.succeeded(remote);
+            }
+        }
+    }
+
+    fn signed(&self, remote: &Remote, call: Call) -> Call {
+        match &self.guard {
+            Some(guard) => guard.sign(call, &remote.peer),
+            None => call,
         }
     }
 
@@ -515,6 +539,7 @@ impl Cluster {
             peers: members.peers.iter().enumerate().map(peer).collect(),
             ring: members.fingerprint(),
             ring_mismatches: self.ring_mismatches.get(),
+            refused_requests: self.guard.as_ref().map_or(0, Guard::refused),
             loader_threads: threads as u64,
             loader_threads_busy: busy as u64,
         }
@@ -568,14 +593,16 @@ pub(crate) fn batches<'a>(keys: &'a [&'a str]) -> impl Iterator<Item = &'a [&'a 
     keys.chunks(KEYS_OF_A_REQUEST)
 }
 
+/// The text that a peer sends along, for people: no more than a line of it.
+fn text_of(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body.get(..MAX_TEXT).unwrap_or(body));
+    let printable = |char: &char| !char.is_control();
+    text.chars().filter(printable).collect()
+}
+
 /// The smallest request that every peer answers.
 fn hello() -> Call {
-    Call {
-        method: "GET",
-        target: wire::BASE.to_owned(),
-        header: String::new(),
-        body: Vec::new(),
-    }
+    Call::new("GET", wire::BASE.to_owned(), String::new())
 }
 
 fn ring_of(dialect: Dialect, peers: &[Peer]) -> Ring {

@@ -81,9 +81,11 @@ impl Clock {
     #[cfg(any(test, feature = "test-util"))]
     #[must_use]
     pub fn manual() -> Clock {
+        let now = Instant::now();
         Clock(Some(Arc::new(ManualClock {
             state: Mutex::new(ManualState {
-                now: Instant::now(),
+                now,
+                began: now,
                 sleepers: Vec::new(),
                 sleeping: 0,
             }),
@@ -129,6 +131,23 @@ impl Clock {
         match &self.0 {
             None => Instant::now(),
             Some(manual) => manual.state.lock().now,
+        }
+    }
+
+    /// The time since the Unix epoch: the one use of the date, which a change of it moves. A manual
+    /// clock begins in September 2001.
+    #[cfg(feature = "auth")]
+    pub(crate) fn unix_time(&self) -> Duration {
+        const BEGIN: Duration = Duration::from_secs(1_000_000_000);
+        match &self.0 {
+            None => {
+                let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+                since.unwrap_or_default()
+            }
+            Some(manual) => {
+                let state = manual.state.lock();
+                BEGIN + state.now.saturating_duration_since(state.began)
+            }
         }
     }
 
@@ -178,6 +197,8 @@ struct ManualClock {
 
 struct ManualState {
     now: Instant,
+    #[cfg_attr(not(feature = "auth"), allow(dead_code))]
+    began: Instant,
     sleepers: Vec<Weak<dyn Sleeper>>,
     sleeping: usize,
 }

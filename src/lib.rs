@@ -49,6 +49,8 @@
 //! `tiny_http` (default), `json`, `msgpack`, `test-util`: see the README.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "auth")]
+mod auth;
 mod cache;
 mod change;
 mod circuit;
@@ -62,10 +64,17 @@ mod entry;
 mod error;
 mod flight;
 mod group;
+#[cfg(feature = "auth")]
+mod guard;
+#[cfg(not(feature = "auth"))]
+#[path = "guard/none.rs"]
+mod guard;
 mod hot;
 mod http1;
 mod keeper;
 mod key;
+#[cfg(feature = "auth")]
+mod keyring;
 mod loader;
 mod lru;
 #[cfg(any(test, feature = "test-util"))]
@@ -98,6 +107,9 @@ pub use dialect::Dialect;
 pub use error::{Error, Unreached};
 pub use group::{Got, Group, GroupBuilder, Pending, Source};
 pub use key::MAX_KEY_BYTES;
+#[cfg(feature = "auth")]
+#[cfg_attr(docsrs, doc(cfg(feature = "auth")))]
+pub use keyring::Keyring;
 pub use loader::{Load, LoadError, Loaded, Loader};
 #[cfg(any(test, feature = "test-util"))]
 pub use memory::{Fault, Network};

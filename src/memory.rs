@@ -10,7 +10,7 @@ use crate::node::{Begin, Node, NodeBuilder, WeakNode};
 use crate::peer::{Call, CallError, Limits, Link, Peer, Reply, Transport};
 use crate::slot::Slot;
 use crate::sync::{Arc, Mutex};
-use crate::wire::{HEADER, Request, Response};
+use crate::wire::{AUTH_HEADER, HEADER, Request, Response};
 
 /// A network in memory (feature `test-util`): a whole cluster in one test, without a port.
 ///
@@ -140,7 +140,9 @@ impl Link for MemoryLink {
 }
 
 fn answer(node: &Node, call: &Call, timeout: Deadline) -> Result<Reply, CallError> {
-    let request = Request::new(call.method, &call.target).header(HEADER, &call.header);
+    let request = Request::new(call.method, &call.target)
+        .header(HEADER, &call.header)
+        .header(AUTH_HEADER, &call.auth);
     let pending = match node.begin(&request.body(&call.body)) {
         Begin::Ready(response) => return Ok(reply(&response)),
         Begin::Pending(pending) => pending,

@@ -10,6 +10,9 @@ use crate::deadline::Clock;
 use crate::dialect::Dialect;
 use crate::error::Error;
 use crate::group::{Begun, GroupBuilder, Pending, Registry, Serve};
+use crate::guard::Guard;
+#[cfg(feature = "auth")]
+use crate::keyring::Keyring;
 use crate::peer::{Limits, Peer, Transport};
 use crate::pool::Pool;
 use crate::stats::{GroupStats, NodeStats};
@@ -94,6 +97,10 @@ impl Node {
             allow_absent: false,
             dialect: Dialect::Native,
             clock: Clock::system(),
+            #[cfg(feature = "auth")]
+            keyring: None,
+            #[cfg(feature = "auth")]
+            unsigned_reads: false,
             transport: Arc::new(Http),
         })
     }
@@ -206,6 +213,10 @@ impl Node {
     /// For engines that must not hold a thread meanwhile; all others use [`answer`](Node::answer).
     #[must_use]
     pub fn begin(&self, request: &Request<'_>) -> Begin {
+        if let Some(Err(refused)) = self.guard().map(|guard| guard.check(request)) {
+            let ring = self.0.cluster.members().fingerprint();
+            return Begin::Ready(Response::unauthorized(ring, &refused.to_string()));
+        }
         let asker = self.dialect().spoken(request.terms.native);
         match self.find(request, asker) {
             Err(response) => Begin::Ready(response),
@@ -263,6 +274,15 @@ impl Node {
                 Err(self.respond(Status::NoSuchGroup, &text))
             }
         }
+    }
+
+    fn guard(&self) -> Option<&Guard> {
+        self.0.cluster.guard.as_ref()
+    }
+
+    /// Whether every request has to prove that it comes from a peer.
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.guard().is_some_and(Guard::is_strict)
     }
 
     fn dialect(&self) -> Dialect {
@@ -335,6 +355,10 @@ pub struct NodeBuilder {
     allow_absent: bool,
     dialect: Dialect,
     clock: Clock,
+    #[cfg(feature = "auth")]
+    keyring: Option<Keyring>,
+    #[cfg(feature = "auth")]
+    unsigned_reads: bool,
     transport: Arc<dyn Transport>,
 }
 
@@ -409,6 +433,27 @@ impl NodeBuilder {
         self
     }
 
+    /// Sets the secret that all nodes of the cluster share: requests to peers are signed with it,
+    /// and those of others answered 401, before anything else is done about them. Defaults to none:
+    /// whoever reaches the port can read, change and remove what is cached.
+    ///
+    /// Go peers sign nothing, so they are refused.
+    #[cfg(feature = "auth")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "auth")))]
+    pub fn keyring(mut self, keyring: Keyring) -> NodeBuilder {
+        self.keyring = Some(keyring);
+        self
+    }
+
+    /// Sets whether values may be asked for without a signature, as by Go peers, and only changes
+    /// take one. Of use with a [`keyring`](NodeBuilder::keyring) only. Defaults to `false`.
+    #[cfg(feature = "auth")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "auth")))]
+    pub fn unsigned_reads(mut self, allow: bool) -> NodeBuilder {
+        self.unsigned_reads = allow;
+        self
+    }
+
     /// Sets how requests reach peers. Defaults to HTTP.
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> NodeBuilder {
         self.transport = transport;
@@ -451,11 +496,26 @@ impl NodeBuilder {
             dialect: self.dialect,
         };
         let pool = Pool::new(self.loader_threads);
-        let cluster = Cluster::new(self.this, settings, self.clock, pool, self.transport);
+        let guard = self.guard();
+        let cluster = Cluster::new(self.this, settings, self.clock, pool, guard, self.transport);
         Ok(Node(Arc::new(Shared {
             cluster,
             registry: Arc::new(Registry::default()),
         })))
+    }
+}
+
+impl NodeBuilder {
+    #[cfg(feature = "auth")]
+    fn guard(&self) -> Option<Guard> {
+        let keyring = self.keyring.clone()?;
+        let clock = self.clock.clone();
+        Some(Guard::new(keyring, &self.this, self.unsigned_reads, clock))
+    }
+
+    #[cfg(not(feature = "auth"))]
+    fn guard(&self) -> Option<Guard> {
+        None
     }
 }
 

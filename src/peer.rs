@@ -224,8 +224,26 @@ pub struct Call {
     pub target: String,
     /// The value of the protocol's one header.
     pub header: String,
+    /// The value of the header that proves who asks (`X-Groupcache-Auth`); empty for none.
+    pub auth: String,
     /// The body; empty for `GET` and `DELETE`.
     pub body: Vec<u8>,
+}
+
+impl Call {
+    pub(crate) fn new(method: &'static str, target: String, header: String) -> Call {
+        Call {
+            method,
+            target,
+            header,
+            auth: String::new(),
+            body: Vec::new(),
+        }
+    }
+
+    pub(crate) fn with_body(self, body: Vec<u8>) -> Call {
+        Call { body, ..self }
+    }
 }
 
 /// The answer of a peer.

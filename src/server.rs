@@ -54,8 +54,8 @@ type Fallback = dyn Fn(&HttpRequest<'_>) -> HttpResponse + Send + Sync;
 
 /// Serves a node to its peers over HTTP, on a port of its own.
 ///
-/// Its requests are not authenticated: whoever reaches the port can read, change and remove what is
-/// cached. Hostile clients cannot take more than the [limits](ServerBuilder) give them.
+/// Unless the node has a [keyring](crate::NodeBuilder::keyring), whoever reaches the port can read,
+/// change and remove what is cached. Hostile clients cannot take more than the [limits](ServerBuilder) give them.
 ///
 /// Dropping it stops it at once: connections are closed, whatever they are doing. See
 /// [`shutdown`](Server::shutdown) for a gentle end.
@@ -374,7 +374,7 @@ impl ServerBuilder {
         self.settings.check()?;
         let failed = |error| bind_error("the given listener", error);
         let address = listener.local_addr().map_err(failed)?;
-        if !address.ip().is_loopback() {
+        if !address.ip().is_loopback() && !self.node.is_guarded() {
             log::warn!(
                 target: "groupcache", address:% = address;
                 "listening beyond this host: requests are not authenticated"

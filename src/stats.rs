@@ -73,6 +73,8 @@ pub struct NodeStats {
     pub ring: u64,
     /// Answers of peers whose ring was another one.
     pub ring_mismatches: u64,
+    /// Requests of peers that were refused, as they did not prove where they come from.
+    pub refused_requests: u64,
     /// Threads of the loader pool.
     pub loader_threads: u64,
     /// Threads of the loader pool that are inside a loader.

@@ -42,6 +42,9 @@ use crate::value::Value;
 /// The name of the header that native peers exchange.
 pub(crate) const HEADER: &str = "X-Groupcache";
 
+/// The header of a request that proves who asks.
+pub(crate) const AUTH_HEADER: &str = "X-Groupcache-Auth";
+
 /// Where all paths of the protocol begin.
 pub(crate) const BASE: &str = "/_groupcache/";
 
@@ -240,6 +243,8 @@ pub(crate) enum Status {
     TooLarge,
     KeyTooLong,
     BadRequest,
+    /// The request does not prove that it comes from a peer.
+    Unauthorized,
     WrongMethod,
     /// Not a path of the protocol.
     Elsewhere,
@@ -248,10 +253,11 @@ pub(crate) enum Status {
 }
 
 /// Those that are sent.
-const STATUSES: [(Status, u16, &str); 11] = [
+const STATUSES: [(Status, u16, &str); 12] = [
     (Status::Ok, 200, "ok"),
     (Status::Loading, 202, "loading"),
     (Status::BadRequest, 400, "bad-request"),
+    (Status::Unauthorized, 401, "unauthorized"),
     (Status::NotFound, 404, "not-found"),
     (Status::NoSuchGroup, 404, "no-such-group"),
     (Status::Elsewhere, 404, "no-such-path"),
@@ -301,6 +307,12 @@ pub struct Request<'a> {
     pub(crate) method: &'a str,
     pub(crate) target: &'a str,
     pub(crate) terms: Terms,
+    /// The protocol's header as it came.
+    #[cfg_attr(not(feature = "auth"), allow(dead_code))]
+    pub(crate) header: &'a str,
+    /// What proves who asks.
+    #[cfg_attr(not(feature = "auth"), allow(dead_code))]
+    pub(crate) auth: &'a str,
     pub(crate) body: &'a [u8],
 }
 
@@ -313,15 +325,20 @@ impl<'a> Request<'a> {
             method,
             target,
             terms: Terms::default(),
+            header: "",
+            auth: "",
             body: &[],
         }
     }
 
     /// Adds a header. Those the protocol does not know are ignored, so all can be handed over.
     #[must_use]
-    pub fn header(mut self, name: &str, value: &str) -> Request<'a> {
+    pub fn header(mut self, name: &str, value: &'a str) -> Request<'a> {
         if name.eq_ignore_ascii_case(HEADER) {
             self.terms = Terms::parse(value);
+            self.header = value;
+        } else if name.eq_ignore_ascii_case(AUTH_HEADER) {
+            self.auth = value;
         }
         self
     }
@@ -342,8 +359,8 @@ impl<'a> Request<'a> {
 pub struct Response {
     status: Status,
     header: String,
-    /// The methods to use instead, if the method was wrong.
-    allow: Option<&'static str>,
+    /// A further header: how to ask instead.
+    advice: Option<(&'static str, &'static str)>,
     head: Vec<u8>,
     value: Option<Value>,
 }
@@ -353,7 +370,7 @@ impl Response {
         Response {
             status,
             header: format!("v={VERSION};s={};r={ring:x}", status.name()),
-            allow: None,
+            advice: None,
             head: Vec::new(),
             value: None,
         }
@@ -370,7 +387,14 @@ impl Response {
     pub(crate) fn wrong_method(ring: u64, allow: &'static str) -> Response {
         let text = format!("this path takes {allow} only");
         let mut response = Response::text(Status::WrongMethod, ring, &text);
-        response.allow = Some(allow);
+        response.advice = Some(("Allow", allow));
+        response
+    }
+
+    /// That the request does not prove that it comes from a peer.
+    pub(crate) fn unauthorized(ring: u64, reason: &str) -> Response {
+        let mut response = Response::text(Status::Unauthorized, ring, reason);
+        response.advice = Some(("WWW-Authenticate", AUTH_HEADER));
         response
     }
 
@@ -419,10 +443,9 @@ impl Response {
             Status::Ok => "application/x-protobuf",
             _ => "text/plain; charset=utf-8",
         };
-        let allow = self.allow.map(|allow| ("Allow", allow));
         [("Content-Type", kind), (HEADER, self.header.as_str())]
             .into_iter()
-            .chain(allow)
+            .chain(self.advice)
     }
 
     /// The two parts of the body.

@@ -33,6 +33,7 @@ pub(crate) struct Flags {
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) fetch_timeout: Option<Duration>,
     pub(crate) loader_threads: Option<usize>,
+    pub(crate) secret_file: Option<String>,
     pub(crate) dialect: Dialect,
     pub(crate) engine: Engine,
 }
@@ -141,7 +142,7 @@ const FLAGS: &[(&str, &str, &str)] = &[
     (
         "--secret-file",
         "FILE",
-        "the secret that all nodes share (default: none)",
+        "the secret that all nodes share, and in a second line one that is taken too (default: none)",
     ),
 ];
 
@@ -155,7 +156,7 @@ pub(crate) fn help() -> String {
     }
     help.push_str(
         "\nThe front answers GET, PUT and DELETE /k/<percent-encoded key>, POST /get-many,\n\
-         GET /stats, PUT /peers and GET /health. RUST_LOG=warn|info|debug|trace sets what is\n\
+         GET /stats, PUT /peers and GET /health. SIGHUP reads the secret again. RUST_LOG=warn|info|debug|trace sets what is\n\
          logged on stderr.\n",
     );
     help
@@ -166,9 +167,6 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Asked, Failu
     let Some(mut given) = read(args)? else {
         return Ok(Asked::Help);
     };
-    if given.text("--secret-file").is_some() {
-        return Err(Failure::usage("--secret-file: not yet supported"));
-    }
     let dialect = match given.one_of("--dialect", &["native", "golang"])? {
         Some("golang") => Dialect::Golang,
         _ => Dialect::Native,
@@ -203,6 +201,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Asked, Failu
         connect_timeout: given.millis("--connect-timeout-ms", 1)?,
         fetch_timeout: given.millis("--fetch-timeout-ms", 1)?,
         loader_threads: given.size("--loader-threads", 1)?,
+        secret_file: given.text("--secret-file"),
         dialect,
         engine,
     })))

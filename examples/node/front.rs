@@ -144,6 +144,7 @@ impl Front {
             "peers": peers.collect::<Vec<_>>(),
             "ring": format!("{:016x}", node.ring),
             "ring_mismatches": node.ring_mismatches,
+            "refused_requests": node.refused_requests,
             "loader_threads": node.loader_threads,
             "loader_threads_busy": node.loader_threads_busy,
         });

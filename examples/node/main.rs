@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "tiny_http")]
 use groupcache_sync::TinyServer;
-use groupcache_sync::{Error, Group, Node, Server};
+use groupcache_sync::{Error, Group, Keyring, Node, Server};
 
 use socket2::{Domain, Socket, Type};
 
@@ -94,7 +94,11 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     // The port must be known first: it is a part of this node's address.
     let listener = listen("--listen", &flags.listen)?;
     let address = listener.local_addr().map_err(Failure::system)?;
-    let node = node(flags, address)?;
+    let keyring = flags.secret_file.as_ref().map(Keyring::from_file);
+    let keyring = keyring
+        .transpose()
+        .map_err(|error| Failure::usage(format!("--secret-file: {error}")))?;
+    let node = node(flags, address, keyring.clone())?;
     let group = group(flags, &node)?;
     if let Some(peers) = &flags.peers {
         node.set_peers(peers).map_err(|error| match error {
@@ -104,7 +108,7 @@ fn run(flags: &Flags) -> Result<(), Failure> {
             error => Failure::usage(format!("--peers: {error}")),
         })?;
     }
-    let stop = Stop::new()?;
+    let signals = Signals::new()?;
     let listen = Listen::start(flags.engine, &node, listener)?;
     let front = Front::new(node.clone(), group);
     let front = Server::builder(&node)
@@ -120,7 +124,7 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     let ready = format!("ready front={} listen={address}\n", front.local_addr());
     print(&ready).map_err(Failure::system)?;
 
-    stop.wait();
+    signals.wait_for_the_end(|| reload(keyring.as_ref()));
     log::info!(target: "node", seconds = DRAIN.as_secs(); "draining");
     let end = Instant::now() + DRAIN;
     // Clients first: what they wait for may need the peers, and peers need the other address.
@@ -159,23 +163,39 @@ impl Listen {
     }
 }
 
-/// The signals that say to stop.
+/// Reads the secret again. If it cannot be used, the one before stays.
+fn reload(keyring: Option<&Keyring>) {
+    match keyring.map(Keyring::reload) {
+        Some(Ok(())) => log::info!(target: "node", "the secret was read again"),
+        Some(Err(error)) => log::error!(target: "node", error:% = error; "the old secret stays"),
+        None => {}
+    }
+}
+
+/// The signals that say to stop, and the one that says to read files again.
 #[cfg(unix)]
-struct Stop(signal_hook::iterator::Signals);
+struct Signals(signal_hook::iterator::Signals);
 
 #[cfg(unix)]
-impl Stop {
-    fn new() -> Result<Stop, Failure> {
-        use signal_hook::consts::{SIGINT, SIGTERM};
-        let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]);
-        signals.map(Stop).map_err(Failure::system)
+impl Signals {
+    fn new() -> Result<Signals, Failure> {
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+        let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]);
+        signals.map(Signals).map_err(Failure::system)
     }
 
-    /// Waits for the first one. The second one ends the process, however far it is.
-    fn wait(mut self) {
-        let _first = self.0.forever().next();
+    /// Waits for the first one that says to stop. The second one ends the process, however far it
+    /// is.
+    fn wait_for_the_end(mut self, reload: impl Fn()) {
+        let is_end = |signal: &i32| *signal != signal_hook::consts::SIGHUP;
+        for signal in self.0.forever() {
+            if is_end(&signal) {
+                break;
+            }
+            reload();
+        }
         std::thread::spawn(move || {
-            if self.0.forever().next().is_some() {
+            if self.0.forever().any(|signal| is_end(&signal)) {
                 std::process::exit(1);
             }
         });
@@ -184,22 +204,22 @@ impl Stop {
 
 /// Elsewhere the system ends the process.
 #[cfg(not(unix))]
-struct Stop;
+struct Signals;
 
 #[cfg(not(unix))]
-impl Stop {
-    fn new() -> Result<Stop, Failure> {
-        Ok(Stop)
+impl Signals {
+    fn new() -> Result<Signals, Failure> {
+        Ok(Signals)
     }
 
-    fn wait(self) {
+    fn wait_for_the_end(self, _: impl Fn()) {
         loop {
             std::thread::park();
         }
     }
 }
 
-fn node(flags: &Flags, address: SocketAddr) -> Result<Node, Failure> {
+fn node(flags: &Flags, address: SocketAddr, keyring: Option<Keyring>) -> Result<Node, Failure> {
     let this = match &flags.this {
         Some(this) => this.clone(),
         None => format!("http://{address}"),
@@ -222,6 +242,9 @@ fn node(flags: &Flags, address: SocketAddr) -> Result<Node, Failure> {
     }
     if let Some(threads) = flags.loader_threads {
         builder = builder.loader_threads(threads);
+    }
+    if let Some(keyring) = keyring {
+        builder = builder.keyring(keyring);
     }
     builder.build().map_err(Failure::usage)
 }

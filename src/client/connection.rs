@@ -11,7 +11,7 @@ use crate::http1::{
     write_request_head,
 };
 use crate::peer::{Call, CallError, Reply};
-use crate::wire::HEADER;
+use crate::wire::{AUTH_HEADER, HEADER};
 
 /// What is read at once until the length of a body is known: most answers whole.
 const INPUT: usize = 8 << 10;
@@ -104,8 +104,9 @@ impl Connection {
     }
 
     fn send(&mut self, call: &Call, host: &str) -> io::Result<()> {
-        let header = (!call.header.is_empty()).then_some((HEADER, &*call.header));
-        let headers = [("Host", host)].into_iter().chain(header);
+        let own = [(HEADER, &*call.header), (AUTH_HEADER, &*call.auth)];
+        let own = own.into_iter().filter(|(_, value)| !value.is_empty());
+        let headers = [("Host", host)].into_iter().chain(own);
         let (method, target, body) = (call.method, &call.target, &call.body);
         self.output.clear();
         write_request_head(&mut self.output, method, target, headers, body.len());

@@ -105,12 +105,9 @@ impl<V: Cacheable> Shared<V> {
         };
         let keys: Vec<(&str, u32)> = keys.take(MAX_KEYS).take_while(fits).collect();
         let hashes = || keys.iter().map(|(key, _)| hash_of_key(&self.name, key));
-        let call = Call {
-            method: "POST",
-            target: wire::target(&self.name, None),
-            header: terms.to_header(),
-            body: Command::Get(keys.clone()).encode(),
-        };
+        let target = wire::target(&self.name, None);
+        let call = Call::new("POST", target, terms.to_header())
+            .with_body(Command::Get(keys.clone()).encode());
         let limit = self.cluster.settings.fetch_timeout;
         let read = |status, reply: Reply| match status {
             Status::Ok => match decode_batch(reply.body, hashes())? {
@@ -122,7 +119,7 @@ impl<V: Cacheable> Shared<V> {
             Status::BadRequest | Status::WrongMethod | Status::Foreign => Ok(Batch::Unknown),
             _ => Err(Nonsense("it refuses the request")),
         };
-        let batch = self.cluster.call(owner, &call, limit, deadline, read)?;
+        let batch = self.cluster.call(owner, call, limit, deadline, read)?;
         match batch {
             Batch::NoSuchGroup => self.note_missing_group(owner),
             Batch::Unknown => owner.note_no_batches(),

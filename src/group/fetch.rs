@@ -194,15 +194,11 @@ impl<V: Cacheable> Shared<V> {
         let until = self.end_of_patience();
         loop {
             let asked = self.cluster.clock.now();
-            let call = Call {
-                method: "GET",
-                target: wire::target(&self.name, Some(key.text())),
-                header: self.terms(deadline, unreported).to_header(),
-                body: Vec::new(),
-            };
+            let target = wire::target(&self.name, Some(key.text()));
+            let call = Call::new("GET", target, self.terms(deadline, unreported).to_header());
             let read = |status, reply| self.read_answer(key, status, reply);
             let limit = self.cluster.patience_with(owner);
-            let answer = self.cluster.call(owner, &call, limit, deadline, read)?;
+            let answer = self.cluster.call(owner, call, limit, deadline, read)?;
             if let Some(fetched) = answer {
                 if matches!(fetched, Fetched::NoSuchGroup) {
                     self.note_missing_group(owner);
@@ -299,7 +295,11 @@ impl<V: Cacheable> Shared<V> {
             Status::LoadFailed => {
                 Fetched::LoadFailed(String::from_utf8_lossy(&reply.body).trim_end().to_owned())
             }
-            Status::KeyTooLong | Status::BadRequest | Status::WrongMethod | Status::Elsewhere => {
+            Status::KeyTooLong
+            | Status::BadRequest
+            | Status::Unauthorized
+            | Status::WrongMethod
+            | Status::Elsewhere => {
                 return Err(Nonsense("it refuses the request"));
             }
         }))

@@ -16,7 +16,8 @@ const LEVELS: &[&[&str]] = &[
     ],
     &["error"],
     &[
-        "cache", "pool", "peer", "combiner", "circuit", "owed", "change", "keeper", "cluster",
+        "cache", "pool", "peer", "combiner", "keyring", "guard", "circuit", "owed", "change",
+        "keeper", "cluster",
     ],
     &["client", "group"],
     &["node"],

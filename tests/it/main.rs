@@ -4,6 +4,8 @@
 
 mod absences;
 mod api;
+#[cfg(feature = "auth")]
+mod auth;
 mod cluster;
 mod expiry;
 mod golang;

@@ -210,6 +210,33 @@ fn a_node_answers_as_the_page_says() {
     }
 }
 
+/// A manual clock begins at the moment of the vectors.
+#[test]
+fn signatures_are_those_of_the_page() {
+    for vector in vectors("signatures") {
+        let [secret, method, peer, path, header, time, nonce, body, code] = vector[..] else {
+            panic!("a vector has other columns");
+        };
+        let auth = |code: &str| format!("v=1;t={time};n={nonce};m={code}");
+        let (right, wrong) = (auth(code), auth(&code.replace('6', "7")));
+        let body = unhex(body);
+        let status = |auth: &str| {
+            let keyring = groupcache_sync::Keyring::new(secret).unwrap();
+            let node = Node::builder(peer).unwrap().clock(Clock::manual());
+            let node = node.keyring(keyring).build().unwrap();
+            let things = node.group_builder("things", 1 << 20);
+            let _things: Group = things.build(|key| Ok(value_of(key))).unwrap();
+            let request = Request::new(method, path).header("X-Groupcache", header);
+            let request = request.header("X-Groupcache-Auth", auth).body(&body);
+            node.answer(&request).status()
+        };
+        assert_eq!(
+            (status(&right), status(&wrong), status("")),
+            (200, 401, 401)
+        );
+    }
+}
+
 #[test]
 fn a_go_client_is_answered_as_the_page_says() {
     let mut owner = Owner::start(Dialect::Golang);

@@ -14,6 +14,7 @@ mod herd;
 mod origin;
 mod process;
 mod protocol;
+mod secret;
 
 use std::net::TcpListener;
 use std::sync::Barrier;
@@ -612,7 +613,7 @@ fn the_command_line_says_what_is_wrong_with_it() {
         ),
         (
             with(&["--secret-file", "/x"]),
-            &["--secret-file", "not yet supported"],
+            &["--secret-file", "/x", "No such file"],
         ),
         (
             with(&["--loader-threads", "0"]),
