@@ -54,7 +54,7 @@ type Fallback = dyn Fn(&HttpRequest<'_>) -> HttpResponse + Send + Sync;
 
 /// Serves a node to its peers over HTTP, on a port of its own.
 ///
-/// Unless the node has a [keyring](crate::NodeBuilder::keyring), whoever reaches the port can read,
+/// Unless the node has a keyring (feature `auth`), whoever reaches the port can read,
 /// change and remove what is cached. Hostile clients cannot take more than the [limits](ServerBuilder) give them.
 ///
 /// Dropping it stops it at once: connections are closed, whatever they are doing. See
