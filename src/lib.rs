@@ -63,6 +63,9 @@ mod dialect;
 mod entry;
 mod error;
 mod flight;
+#[cfg(all(feature = "auth", any(test, fuzzing)))]
+#[doc(hidden)]
+pub mod fuzz;
 mod group;
 #[cfg(feature = "auth")]
 mod guard;

@@ -22,7 +22,7 @@ const LEVELS: &[&[&str]] = &[
     &["client", "group"],
     &["node"],
     &["memory", "server", "tiny", "discovery", "metrics", "status"],
-    &["capi"],
+    &["capi", "fuzz"],
 ];
 
 fn rank(module: &str) -> Option<usize> {
