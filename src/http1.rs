@@ -16,8 +16,11 @@ pub(crate) use response::{BodyLength, Chunks, Malformed, parse_response, respons
 /// The longest request line: the longest key, its group and room to spare.
 pub(crate) const MAX_LINE: usize = 17 << 10;
 
-/// The longest head of a request.
-pub(crate) const MAX_HEAD: usize = 32 << 10;
+/// How long the headers of a request may be together, with the empty line that ends them.
+const MAX_HEADERS: usize = 16 << 10;
+
+/// The longest head.
+pub(crate) const MAX_HEAD: usize = MAX_LINE + MAX_HEADERS;
 
 /// The most headers of a request.
 const MAX_FIELDS: usize = 100;
@@ -44,6 +47,8 @@ fn malformed(reason: &'static str) -> Refusal {
 pub(crate) struct Scan {
     seen: usize,
     line: usize,
+    /// Where the first line ends, once that is known.
+    headers: usize,
 }
 
 impl Scan {
@@ -61,6 +66,7 @@ impl Scan {
             }
             if line == 0 {
                 check_first_line(text)?;
+                self.headers = next;
             }
             (self.seen, self.line) = (next, next);
             if text.len() == 2 {
@@ -75,10 +81,10 @@ impl Scan {
         if self.line == 0 && self.seen > MAX_LINE {
             return Err(LINE_TOO_LONG);
         }
-        if self.seen > MAX_HEAD {
+        if self.line > 0 && self.seen - self.headers > MAX_HEADERS {
             return Err(Refusal {
                 status: 431,
-                reason: "the head of the request is too long",
+                reason: "the headers are too long",
             });
         }
         Ok(())

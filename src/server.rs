@@ -293,14 +293,15 @@ impl ServerBuilder {
     }
 
     /// Sets how many connections may be open. At the limit the longest idle one makes room for a
-    /// new one, which is refused if none is idle. Defaults to 16,384.
+    /// new one, which is refused if all have a request. Defaults to 16,384.
     pub fn max_connections(mut self, connections: usize) -> ServerBuilder {
         self.settings.max_connections = connections;
         self
     }
 
-    /// Sets how many connections one address (of IPv6, one network of 64 bits) may have open. A
-    /// peer needs as many as its threads that fetch at once. Defaults to 1,024.
+    /// Sets how many connections one address (of IPv6, one network of 64 bits) may have open. At
+    /// the limit the longest idle one of the same address makes room. A peer needs as many as its
+    /// threads that fetch at once. Defaults to 1,024.
     pub fn max_connections_per_address(mut self, connections: usize) -> ServerBuilder {
         self.settings.max_connections_per_address = connections;
         self
@@ -339,8 +340,10 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets how much memory large bodies of requests may take in all connections together, in
-    /// bytes, while they come in. A body beyond it is answered 503. Defaults to 256 MiB.
+    /// Sets how much memory all connections together may take, in bytes, for large bodies that come
+    /// in, and for answers that wait for their readers: there a value counts once, also if the cache
+    /// has it too. A body beyond it is answered 503; for an answer the slowest readers are cut off.
+    /// Defaults to 256 MiB.
     pub fn max_buffered(mut self, bytes: usize) -> ServerBuilder {
         self.settings.max_buffered = bytes;
         self

@@ -176,16 +176,20 @@ fn a_request_line_may_be_as_long_as_its_limit() {
 }
 
 #[test]
-fn a_head_may_be_as_long_as_its_limit() {
-    let head = |length: usize| {
-        let start = "GET / HTTP/1.1\r\nHost: h\r\nX: ";
+fn headers_may_be_as_long_as_their_limit() {
+    let head = |path: usize, length: usize| {
+        let line = format!("GET /{} HTTP/1.1\r\n", "a".repeat(path));
+        let start = "Host: h\r\nX: ";
         let value = "b".repeat(length - start.len() - "\r\n\r\n".len());
-        format!("{start}{value}\r\n\r\n").into_bytes()
+        format!("{line}{start}{value}\r\n\r\n").into_bytes()
     };
-    assert_eq!(status_of(&head(MAX_HEAD)), 200);
-    assert_eq!(status_of(&head(MAX_HEAD + 1)), 431);
-    let unfinished = &head(MAX_HEAD + 2);
-    assert_eq!(Scan::default().advance(&unfinished[..MAX_HEAD]), Ok(None));
+    for path in [0, 16_000] {
+        assert_eq!(status_of(&head(path, MAX_HEADERS)), 200);
+        assert_eq!(status_of(&head(path, MAX_HEADERS + 1)), 431);
+        let unfinished = &head(path, MAX_HEADERS + 2);
+        let unfinished = &unfinished[..unfinished.len() - 2];
+        assert_eq!(Scan::default().advance(unfinished), Ok(None));
+    }
 }
 
 #[test]

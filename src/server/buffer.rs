@@ -94,6 +94,14 @@ impl Input {
         }
     }
 
+    /// Gives back what is not used before a wait, unless there is much to copy.
+    pub(super) fn shrink(&mut self) {
+        if self.unread.len() <= SMALL && self.unread.len() < self.bytes.len() {
+            self.bytes = self.unread().to_vec();
+            self.unread = 0..self.bytes.len();
+        }
+    }
+
     pub(super) fn clear(&mut self) {
         *self = Input::default();
     }
@@ -154,6 +162,12 @@ impl Output {
         } else {
             self.tail = Some(Tail::Application(value));
         }
+    }
+
+    /// What is kept for the reader: a buffer of so many bytes, and a value.
+    pub(super) fn kept(&self) -> (usize, &[u8]) {
+        let tail = self.tail.as_ref().map(Tail::bytes);
+        (self.bytes.capacity(), tail.unwrap_or_default())
     }
 
     /// Writes as much as the socket takes at once; tells whether that was all.

@@ -2,7 +2,7 @@
 //! as the socket allows at once.
 
 use std::io::{self, Read};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
@@ -93,6 +93,8 @@ enum Step {
     Pending(Pending),
     /// It belongs to the other lane.
     Elsewhere(Which),
+    /// Nobody waits for the answer.
+    Deserted,
 }
 
 enum Answer {
@@ -117,6 +119,22 @@ const OVERLOADED: Refusal = Refusal {
 /// What a buffer takes beyond what every connection may have.
 fn beyond_small(capacity: usize) -> usize {
     capacity.saturating_sub(SMALL)
+}
+
+/// Whether the other side has not closed the connection.
+fn is_connected(stream: &TcpStream, is_blocking: bool) -> bool {
+    let socket = SockRef::from(stream);
+    // One that blocks would wait for more to come.
+    let peek = || -> io::Result<usize> {
+        socket.set_nonblocking(true)?;
+        let seen = stream.peek(&mut [0]);
+        socket.set_nonblocking(!is_blocking)?;
+        seen
+    };
+    match peek() {
+        Ok(count) => count > 0,
+        Err(error) => is_transient(&error),
+    }
 }
 
 impl Connection {
@@ -175,6 +193,7 @@ impl Connection {
                     self.flush()?;
                     return Ok(Next::Park(pending));
                 }
+                Ok(Step::Deserted) => return Ok(Next::Close),
                 Ok(Step::Elsewhere(other)) => return self.flushed(Next::Lane(other)),
                 Ok(Step::Partial) => {
                     if !self.flush()? {
@@ -261,6 +280,10 @@ impl Connection {
         let needed = shared.lane_of(is_ours);
         if needed != lane {
             return Ok(Step::Elsewhere(needed));
+        }
+        // One who gave up a PUT has this value removed everywhere: carried out late, it would stay.
+        if is_ours && head.method == "PUT" && !is_connected(&self.stream, self.is_blocking) {
+            return Ok(Step::Deserted);
         }
         let answer = if is_ours || shared.fallback.is_none() {
             Answer::Peer(shared.begin(&head, body))
@@ -364,6 +387,7 @@ impl Connection {
         match self.output.write_to(&mut self.stream) {
             Ok(true) => {
                 self.due = None;
+                self.place.let_go();
                 Ok(true)
             }
             Ok(false) => {
@@ -434,16 +458,27 @@ impl Connection {
         }
     }
 
-    /// Gives memory back before a long wait.
-    pub(super) fn rest(&mut self) {
-        self.due = None;
-        if self.input.is_empty() {
-            self.input.clear();
-            self.place.buffer(0);
+    /// Gives memory back before a wait.
+    pub(super) fn rest(&mut self, wait: Wait) {
+        if matches!(wait, Wait::Request | Wait::Answer) {
+            self.due = None;
         }
+        self.input.shrink();
+        self.place.buffer(beyond_small(self.input.capacity()));
         if self.output.is_empty() {
             self.output = Output::default();
         }
+    }
+
+    /// Accounts for an answer that the client has yet to read. Tells whether there is room for it.
+    pub(super) fn hold_answer(&mut self) -> bool {
+        let (buffer, value) = self.output.kept();
+        let buffers = beyond_small(self.input.capacity()) + beyond_small(buffer);
+        self.place.buffer(buffers) && self.place.hold(value)
+    }
+
+    pub(super) fn origin(&self) -> IpAddr {
+        self.place.origin()
     }
 
     pub(super) fn register(

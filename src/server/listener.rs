@@ -128,15 +128,17 @@ impl Listener {
     }
 
     fn find_place(&self, peer: SocketAddr) -> Option<Place> {
-        let places = &self.shared.places;
-        match places.take(peer.ip()) {
-            Ok(place) => Some(place),
-            Err(Full::ForOrigin) => None,
-            Err(Full::Everywhere) => {
-                drop(self.shared.lobby.evict());
-                places.take(peer.ip()).ok()
-            }
-        }
+        let Shared { places, lobby, .. } = &*self.shared;
+        let full = match places.take(peer.ip()) {
+            Ok(place) => return Some(place),
+            Err(full) => full,
+        };
+        drop(match full {
+            Full::Everywhere => lobby.evict(),
+            // Nobody loses a connection by what another address does.
+            Full::ForOrigin(origin) => lobby.evict_of(origin),
+        });
+        places.take(peer.ip()).ok()
     }
 
     /// Once per shortage, which may last.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use mio::{Interest, Poll, Registry, Token, Waker};
@@ -37,6 +38,24 @@ impl Wait {
     fn is_idle(self) -> bool {
         matches!(self, Wait::Request | Wait::End)
     }
+
+    fn due(self) -> Due {
+        match self {
+            Wait::Request | Wait::Head | Wait::End => Due::Spare,
+            Wait::Write => Due::Reader,
+            Wait::Body | Wait::Answer => Due::Other,
+        }
+    }
+}
+
+/// What those have in common whose times are looked at together.
+#[derive(Clone, Copy)]
+enum Due {
+    /// Nobody has begun to answer them: one of them can make room for others.
+    Spare,
+    /// They have an answer to read.
+    Reader,
+    Other,
 }
 
 pub(super) struct Lobby {
@@ -49,10 +68,12 @@ struct State {
     phase: Phase,
     next_key: usize,
     guests: HashMap<usize, Guest>,
-    /// When those who wait for a request are to leave: the longest idle first.
-    idle: BTreeSet<(Instant, usize)>,
-    /// When all others are to leave.
-    timers: BTreeSet<(Instant, usize)>,
+    /// When they are to leave, by their [`Due`].
+    timers: [BTreeSet<(Instant, usize)>; 3],
+    /// The [`Due::Spare`] once more, by where they come from.
+    spare_of: BTreeSet<(IpAddr, Instant, usize)>,
+    /// Nobody is to leave before this.
+    opened: Instant,
     /// When the listener wakes by itself. `None`: not before it is told to.
     wakes: Option<Instant>,
 }
@@ -96,8 +117,9 @@ impl Lobby {
                 phase: Phase::Open,
                 next_key: FIRST_KEY,
                 guests: HashMap::new(),
-                idle: BTreeSet::new(),
-                timers: BTreeSet::new(),
+                timers: Default::default(),
+                spare_of: BTreeSet::new(),
+                opened: Instant::now(),
                 wakes: None,
             }),
         };
@@ -212,19 +234,32 @@ impl Lobby {
         expired
     }
 
-    /// Takes the one out that has waited longest for a request.
+    /// Takes the one out whose request is to be here first, or to begin.
     pub(super) fn evict(&self) -> Option<Left> {
+        self.state.lock().take_first(Due::Spare)
+    }
+
+    /// The same among those that come from there.
+    pub(super) fn evict_of(&self, origin: IpAddr) -> Option<Left> {
         let mut state = self.state.lock();
-        let (_, key) = state.idle.first().copied()?;
+        let first = (origin, state.opened, 0);
+        let (found, _, key) = state.spare_of.range(first..).next().copied()?;
+        if found != origin {
+            return None;
+        }
         state.take(key)
+    }
+
+    /// Takes the one out that has an answer to read, and does not, for the longest time.
+    pub(super) fn evict_reader(&self) -> Option<Left> {
+        self.state.lock().take_first(Due::Reader)
     }
 
     /// When the listener has to wake; it is told if that becomes earlier.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let mut state = self.state.lock();
-        let first = |set: &BTreeSet<(Instant, usize)>| set.first().map(|first| first.0);
-        let (idle, timer) = (first(&state.idle), first(&state.timers));
-        state.wakes = [idle, timer].into_iter().flatten().min();
+        let firsts = state.timers.iter().filter_map(BTreeSet::first);
+        state.wakes = firsts.map(|first| first.0).min();
         state.wakes
     }
 
@@ -281,7 +316,11 @@ impl State {
         let Some(due) = due else {
             return false;
         };
-        self.timers_of(guest.wait).insert((due, key));
+        self.timers[guest.wait.due() as usize].insert((due, key));
+        if matches!(guest.wait.due(), Due::Spare) {
+            let origin = guest.connection.origin();
+            self.spare_of.insert((origin, due, key));
+        }
         let too_late = self.wakes.is_none_or(|wakes| due < wakes);
         if too_late {
             self.wakes = Some(due);
@@ -290,16 +329,19 @@ impl State {
     }
 
     fn clear_due(&mut self, guest: &mut Guest, key: usize) {
-        if let Some(due) = guest.due.take() {
-            self.timers_of(guest.wait).remove(&(due, key));
+        let Some(due) = guest.due.take() else {
+            return;
+        };
+        self.timers[guest.wait.due() as usize].remove(&(due, key));
+        if matches!(guest.wait.due(), Due::Spare) {
+            let origin = guest.connection.origin();
+            self.spare_of.remove(&(origin, due, key));
         }
     }
 
-    fn timers_of(&mut self, wait: Wait) -> &mut BTreeSet<(Instant, usize)> {
-        match wait {
-            Wait::Request => &mut self.idle,
-            _ => &mut self.timers,
-        }
+    fn take_first(&mut self, due: Due) -> Option<Left> {
+        let (_, key) = self.timers[due as usize].first().copied()?;
+        self.take(key)
     }
 
     fn take(&mut self, key: usize) -> Option<Left> {
@@ -309,9 +351,7 @@ impl State {
     }
 
     fn first_due(&self, now: Instant) -> Option<usize> {
-        let mut firsts = [self.idle.first(), self.timers.first()]
-            .into_iter()
-            .flatten();
+        let mut firsts = self.timers.iter().filter_map(BTreeSet::first);
         firsts.find(|(due, _)| *due <= now).map(|(_, key)| *key)
     }
 }

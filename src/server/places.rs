@@ -20,14 +20,16 @@ struct Taken {
     total: usize,
     /// Outsiders choose these keys, so they are hashed with a seed.
     by_origin: HashMap<IpAddr, usize, RandomState>,
+    /// How many connections hold the value that is at this address in memory.
+    holders: HashMap<usize, usize>,
 }
 
 /// Why there is no place.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Full {
     Everywhere,
-    /// This address has too many connections already.
-    ForOrigin,
+    /// This address, or network, has too many connections already.
+    ForOrigin(IpAddr),
 }
 
 impl Places {
@@ -40,6 +42,7 @@ impl Places {
             taken: Mutex::new(Taken {
                 total: 0,
                 by_origin: HashMap::with_hasher(RandomState::default()),
+                holders: HashMap::new(),
             }),
             empty: Condvar::new(),
         })
@@ -50,7 +53,7 @@ impl Places {
         let mut taken = self.taken.lock();
         let of_origin = taken.by_origin.get(&origin).copied().unwrap_or(0);
         if of_origin >= self.max_per_origin {
-            return Err(Full::ForOrigin);
+            return Err(Full::ForOrigin(origin));
         }
         if taken.total >= self.max {
             return Err(Full::Everywhere);
@@ -61,6 +64,7 @@ impl Places {
             places: Arc::clone(self),
             origin,
             buffered: 0,
+            value: None,
         })
     }
 
@@ -74,6 +78,16 @@ impl Places {
             wait_until(&self.empty, &mut taken, until);
         }
         true
+    }
+
+    /// Tells whether there is room for so many bytes more.
+    fn add_buffered(&self, bytes: usize) -> bool {
+        let before = self.buffered.fetch_add(bytes, Ordering::Relaxed);
+        let has_room = before.saturating_add(bytes) <= self.max_buffered;
+        if !has_room {
+            self.buffered.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        has_room
     }
 
     fn leave(&self, origin: IpAddr) {
@@ -107,9 +121,15 @@ pub(super) struct Place {
     places: Arc<Places>,
     origin: IpAddr,
     buffered: usize,
+    /// The address and the length of a value that the client has yet to read.
+    value: Option<(usize, usize)>,
 }
 
 impl Place {
+    pub(super) fn origin(&self) -> IpAddr {
+        self.origin
+    }
+
     /// Accounts for a buffer of `bytes` in place of the one before. Tells whether there is room.
     pub(super) fn buffer(&mut self, bytes: usize) -> bool {
         let total = &self.places.buffered;
@@ -121,22 +141,52 @@ impl Place {
             self.buffered = bytes;
             return true;
         }
-        let more = bytes - self.buffered;
-        if total
-            .fetch_add(more, Ordering::Relaxed)
-            .saturating_add(more)
-            > self.places.max_buffered
-        {
-            total.fetch_sub(more, Ordering::Relaxed);
-            return false;
+        let has_room = self.places.add_buffered(bytes - self.buffered);
+        if has_room {
+            self.buffered = bytes;
         }
-        self.buffered = bytes;
-        true
+        has_room
+    }
+
+    /// Accounts for a value that the client has yet to read. It takes its memory once, however many
+    /// are to read it. Tells whether there is room.
+    pub(super) fn hold(&mut self, value: &[u8]) -> bool {
+        let held = (value.as_ptr() as usize, value.len());
+        if value.is_empty() || self.value == Some(held) {
+            return true;
+        }
+        self.let_go();
+        let mut taken = self.places.taken.lock();
+        let holders = taken.holders.entry(held.0).or_insert(0);
+        let has_room = *holders > 0 || self.places.add_buffered(held.1);
+        if has_room {
+            *holders += 1;
+            self.value = Some(held);
+        } else {
+            taken.holders.remove(&held.0);
+        }
+        has_room
+    }
+
+    /// No longer holds a value.
+    pub(super) fn let_go(&mut self) {
+        let Some((address, length)) = self.value.take() else {
+            return;
+        };
+        let mut taken = self.places.taken.lock();
+        if let Some(holders) = taken.holders.get_mut(&address) {
+            *holders -= 1;
+            if *holders == 0 {
+                taken.holders.remove(&address);
+                self.places.buffered.fetch_sub(length, Ordering::Relaxed);
+            }
+        }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.let_go();
         self.places
             .buffered
             .fetch_sub(self.buffered, Ordering::Relaxed);
@@ -166,7 +216,8 @@ mod tests {
         let places = places();
         let first = take(&places, "10.0.0.1").ok();
         let _second = take(&places, "::ffff:10.0.0.1").ok();
-        assert_eq!(take(&places, "10.0.0.1").err(), Some(Full::ForOrigin));
+        let full = Full::ForOrigin("10.0.0.1".parse().unwrap());
+        assert_eq!(take(&places, "10.0.0.1").err(), Some(full));
         let _third = take(&places, "2001:db8::1").ok();
         assert_eq!(take(&places, "10.0.0.2").err(), Some(Full::Everywhere));
         drop(first);
@@ -178,7 +229,8 @@ mod tests {
         let places = places();
         let _first = take(&places, "2001:db8::1").ok();
         let _second = take(&places, "2001:db8::2:0:0:2").ok();
-        assert_eq!(take(&places, "2001:db8::3").err(), Some(Full::ForOrigin));
+        let full = Full::ForOrigin("2001:db8::".parse().unwrap());
+        assert_eq!(take(&places, "2001:db8::3").err(), Some(full));
         assert!(take(&places, "2001:db8:0:1::1").is_ok());
     }
 
@@ -192,6 +244,24 @@ mod tests {
         assert!(first.buffer(40));
         assert!(second.buffer(60));
         drop(second);
+        assert!(first.buffer(100));
+    }
+
+    #[test]
+    fn a_value_counts_once_for_all_who_are_to_read_it() {
+        let places = places();
+        let mut first = take(&places, "10.0.0.1").ok().unwrap();
+        let mut second = take(&places, "10.0.0.2").ok().unwrap();
+        let (value, other) = ([0; 60], [0; 60]);
+        assert!(first.hold(&value) && first.hold(&value) && second.hold(&value));
+        assert!(!second.hold(&other));
+        assert!(second.hold(&value));
+        first.let_go();
+        assert!(!first.hold(&other));
+        drop(second);
+        assert!(first.hold(&other));
+        assert!(first.buffer(40) && !first.buffer(41));
+        first.let_go();
         assert!(first.buffer(100));
     }
 }

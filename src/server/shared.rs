@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use super::connection::{BoxedConnection, Next};
+use super::connection::{BoxedConnection, Connection, Next};
 use super::lane::{Lane, Which};
 use super::lobby::{Lobby, Wait};
 use super::message::{HttpRequest, HttpResponse};
@@ -109,17 +109,29 @@ impl Shared {
     }
 
     pub(super) fn wait(&self, mut connection: BoxedConnection, wait: Wait) {
-        if wait == Wait::Request {
-            connection.rest();
+        connection.rest(wait);
+        if wait == Wait::Write {
+            self.make_room_for_answer(&mut connection);
         }
         let due = connection.due(wait, &self.settings);
         drop(self.lobby.enter(connection, wait, due));
     }
 
+    /// Where too much waits to be read, the slowest readers are cut off. One may always wait.
+    fn make_room_for_answer(&self, connection: &mut Connection) {
+        while !connection.hold_answer() {
+            let Some(slowest) = self.lobby.evict_reader() else {
+                return;
+            };
+            log::debug!(target: "groupcache", "too many answers are not read: one is cut off");
+            drop(slowest);
+        }
+    }
+
     /// Lets the load and the time race for the connection. Either takes it out of the lobby to
     /// answer; a client that leaves takes it out too, and the load answers nobody.
     fn park(self: &Arc<Self>, mut connection: BoxedConnection, pending: Pending) {
-        connection.rest();
+        connection.rest(Wait::Answer);
         // The node may have a clock of its own, but the client waits in real time.
         let now = self.node.clock().now();
         let patience = pending.deadline().saturating_duration_since(now);

@@ -9,6 +9,7 @@ mod auth;
 mod cluster;
 mod expiry;
 mod golang;
+mod hostile;
 mod layout;
 mod loaders;
 mod many;
