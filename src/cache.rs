@@ -109,6 +109,8 @@ pub(crate) struct Found<V> {
     pub(crate) expires: Option<Instant>,
     /// Whether it is past its expiry, and is to be renewed.
     pub(crate) is_stale: bool,
+    /// What it is charged for, in bytes.
+    pub(crate) weight: usize,
 }
 
 /// What has left and is to be dropped. Mostly there is one.
@@ -685,6 +687,7 @@ impl<V: Clone> Cache<V> {
             place,
             expires: self.instant(entry.expires),
             is_stale: life != Life::Fresh,
+            weight: entry.weight(),
         }
     }
 }

@@ -20,7 +20,7 @@ use std::time::Instant;
 use crate::deadline::{Clock, Deadline};
 use crate::key::{HandThrough, Hashed, Key, KeyRef};
 use crate::slot::{Closed, Slot};
-use crate::sync::{Arc, AtomicBool, AtomicU64, CachePadded, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64, CachePadded, Mutex, Ordering, Weak};
 use crate::waits::{Leading, Led, NOBODY, Waits, this_thread};
 
 const SHARDS: usize = 16;
@@ -374,6 +374,7 @@ impl<T: Payload> Guard<T> {
                 }
             }
         }
+        let flight = Arc::downgrade(&flight);
         (waiter, Queued { flight })
     }
 
@@ -402,18 +403,21 @@ impl<T: Payload> Drop for Guard<T> {
 
 /// A guard that waits in its flight for one who can lead. Dropped unused, it ends the flight.
 pub(crate) struct Queued<T: Payload> {
-    flight: Arc<Flight<T>>,
+    /// Weak: who still has a place in the queue must not keep what the flight brought. As long as the
+    /// guard waits it holds the flight.
+    flight: Weak<Flight<T>>,
 }
 
 impl<T: Payload> Queued<T> {
     /// The guard, unless somebody else has taken it.
     pub(crate) fn take(&self) -> Option<Guard<T>> {
-        self.flight.take_queued()
+        self.flight.upgrade()?.take_queued()
     }
 
     /// Whether the guard is still there to be taken.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.flight.crew.lock().queued.is_some()
+        let flight = self.flight.upgrade();
+        flight.is_some_and(|flight| flight.crew.lock().queued.is_some())
     }
 }
 

@@ -187,6 +187,8 @@ struct Landed<V> {
     value: V,
     source: Source,
     expires: Option<Instant>,
+    /// What is held with the value, in bytes.
+    weight: usize,
 }
 
 impl<V> From<Found<V>> for Landed<V> {
@@ -199,6 +201,7 @@ impl<V> From<Found<V>> for Landed<V> {
                 Place::Hot => Source::Hot,
             },
             expires: found.expires,
+            weight: found.weight,
         }
     }
 }
@@ -441,10 +444,9 @@ impl<V: Cacheable> Shared<V> {
         guard: &Guard<Outcome<V>>,
         place: Place,
         landed: &Landed<V>,
-        weight: usize,
         now: Instant,
     ) {
-        let too_large = weight
+        let too_large = landed.weight
             > self
                 .cluster
                 .settings
@@ -454,7 +456,7 @@ impl<V: Cacheable> Shared<V> {
             return;
         }
         let key = guard.key().as_ref();
-        let (value, weight) = (landed.value.clone(), charge(key, weight));
+        let (value, weight) = (landed.value.clone(), charge(key, landed.weight));
         self.cache
             .insert(place, key, value, weight, landed.expires, guard.stale());
         if landed.expires.is_some() {

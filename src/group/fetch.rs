@@ -326,11 +326,12 @@ impl<V: Cacheable> Shared<V> {
             value,
             source: Source::Peer,
             expires: answer.remaining.and_then(|life| now.checked_add(life)),
+            weight,
         };
         let dice = self.dice.fetch_add(1, Ordering::Relaxed);
         if let Some(until) = self.mirroring.life(answer.rate, landed.expires, now, dice) {
             let owners_expiry = landed.expires.replace(until);
-            self.keep(guard, Place::Hot, &landed, weight, now);
+            self.keep(guard, Place::Hot, &landed, now);
             landed.expires = owners_expiry;
         }
         Some(landed)

@@ -259,8 +259,9 @@ impl<V: Cacheable> Shared<V> {
             value: loaded.value,
             source: Source::Load,
             expires: life.and_then(|life| now.checked_add(life)),
+            weight,
         };
-        self.keep(guard, place, &landed, weight, now);
+        self.keep(guard, place, &landed, now);
         landed
     }
 }

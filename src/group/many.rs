@@ -173,7 +173,7 @@ impl<V: Cacheable> Shared<V> {
                 }
             }
             let own: Vec<_> = taken.iter().map(|(_, queued)| queued.clone()).collect();
-            let seats = Seats::attend(self, Heir::Pool { deadline, role }, taken);
+            let seats = Seats::attend(self, Heir::Pool { deadline, role }, usize::MAX, taken);
             self.lead_seats(&seats, &own, deadline, role);
             let is_own = |at: usize| own[at].is_some();
             for (at, told) in self.told(&seats, deadline).into_iter().enumerate() {
@@ -181,7 +181,7 @@ impl<V: Cacheable> Shared<V> {
                 let outcome = match told {
                     Told::Outcome(outcome) if is_own(at) => outcome,
                     Told::Outcome(outcome) => outcome.map(Landed::joined),
-                    Told::Again => self.load(one.key, deadline, role, Count::No),
+                    Told::Again | Told::NoRoom => self.load(one.key, deadline, role, Count::No),
                 };
                 settled.push((one, outcome));
             }
@@ -279,7 +279,7 @@ impl<V: Cacheable> Shared<V> {
                 }
             }
         }
-        let seats = Seats::attend(self, Heir::Others, taken);
+        let seats = Seats::attend(self, Heir::Others, usize::MAX, taken);
         let mut fallen = Vec::new();
         self.ask_many(owner, &asked, deadline, |at, fetched| {
             let Some(guard) = guards[at].take() else {
@@ -306,7 +306,9 @@ impl<V: Cacheable> Shared<V> {
         for (one, told) in seated.into_iter().zip(self.told(&seats, deadline)) {
             let outcome = match told {
                 Told::Outcome(outcome) => outcome.map(Landed::joined),
-                Told::Again => self.fetch(one.key, owner, deadline, one.unreported, Count::No),
+                Told::Again | Told::NoRoom => {
+                    self.fetch(one.key, owner, deadline, one.unreported, Count::No)
+                }
             };
             settled.push((one.at, outcome));
         }

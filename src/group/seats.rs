@@ -30,6 +30,8 @@ pub(super) enum Told<V: Cacheable> {
     Outcome(Outcome<V>),
     /// The flight went on without it: it is to ask anew.
     Again,
+    /// There is a value, but others have taken the room for it.
+    NoRoom,
 }
 
 /// A seat that was taken in a flight, and what holds its guard if that was queued by the same one.
@@ -41,6 +43,10 @@ pub(super) struct Seats<V: Cacheable> {
     seats: Vec<Mutex<Seat<V>>>,
     /// How many have not been told anything.
     missing: AtomicUsize,
+    /// How many bytes of values may be held until all are told, and how many are: those who ask from
+    /// outside choose how many values there are and how long they wait.
+    room: usize,
+    held: AtomicUsize,
     /// Filled when none is missing.
     all: Arc<Slot<()>>,
 }
@@ -53,10 +59,12 @@ struct Seat<V: Cacheable> {
 }
 
 impl<V: Cacheable> Seats<V> {
-    /// Attends to these seats. To be ended by [`leave`](Seats::leave).
+    /// Attends to these seats, and holds values of up to `room` bytes for them, or a single one. To
+    /// be ended by [`leave`](Seats::leave).
     pub(super) fn attend(
         group: &Arc<Shared<V>>,
         heir: Heir,
+        room: usize,
         taken: Vec<Taken<V>>,
     ) -> Arc<Seats<V>> {
         let (waiters, queued): (Vec<_>, Vec<_>) = taken.into_iter().unzip();
@@ -71,6 +79,8 @@ impl<V: Cacheable> Seats<V> {
             group: Arc::clone(group),
             heir,
             missing: AtomicUsize::new(waiters.len()),
+            room,
+            held: AtomicUsize::new(0),
             seats: queued.into_iter().map(seat).collect(),
             all: Slot::new(),
         });
@@ -86,13 +96,20 @@ impl<V: Cacheable> Seats<V> {
     fn follow(self: &Arc<Self>, at: usize, waiter: Waiter<Outcome<V>>) {
         let seats = Arc::clone(self);
         waiter.then(move |delivery| seats.land(at, delivery));
-        let before = self.seats[at].lock().waiter.replace(waiter);
-        drop(before); // it takes a lock of its flight (I2)
+        let left = {
+            let mut seat = self.seats[at].lock();
+            match seat.told {
+                None => seat.waiter.replace(waiter),
+                Some(_) => Some(waiter),
+            }
+        };
+        drop(left); // it takes a lock of its flight (I2)
     }
 
     fn land(self: &Arc<Self>, at: usize, delivery: Delivery<Outcome<V>>) {
         let told = match (delivery, self.heir) {
-            (Delivery::Finished(outcome), _) => Told::Outcome(outcome),
+            (Delivery::Finished(outcome), _) if self.has_room(&outcome) => Told::Outcome(outcome),
+            (Delivery::Finished(_), _) => Told::NoRoom,
             (Delivery::Abandoned, _) => Told::Outcome(Err(lost_leader())),
             (Delivery::Released, _) => Told::Again,
             (Delivery::Lead(guard), Heir::Pool { deadline, role }) => {
@@ -113,9 +130,25 @@ impl<V: Cacheable> Seats<V> {
         self.tell(at, told);
     }
 
+    fn has_room(&self, outcome: &Outcome<V>) -> bool {
+        let weight = outcome.as_ref().map_or(0, |landed| landed.weight);
+        let before = self.held.fetch_add(weight, Ordering::Relaxed);
+        let has_room = before == 0 || before.saturating_add(weight) <= self.room;
+        if !has_room {
+            self.held.fetch_sub(weight, Ordering::Relaxed);
+        }
+        has_room
+    }
+
     /// Tells a seat what became of its flight.
     pub(super) fn tell(&self, at: usize, told: Told<V>) {
-        self.seats[at].lock().told = Some(told);
+        // A seat that is kept would keep the flight's value.
+        let left = {
+            let mut seat = self.seats[at].lock();
+            seat.told = Some(told);
+            (seat.waiter.take(), seat.queued.take())
+        };
+        drop(left); // they take locks of their flight (I2)
         if self.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.tell_all();
         }
@@ -265,6 +298,7 @@ impl<V: Cacheable> Party<V> {
         match self.seats.take_told(at) {
             Some(Told::Outcome(outcome)) => group.item(key, outcome),
             Some(Told::Again) => item_of_error(&Error::Overloaded),
+            Some(Told::NoRoom) => item_of_waiting(Status::Loading),
             None => self.item_of_late(at),
         }
     }
@@ -281,9 +315,12 @@ impl<V: Cacheable> Party<V> {
         } else {
             Status::Loading
         };
-        let text = "the value is not loaded yet; ask again";
-        Item::Status(status, text.to_owned())
+        item_of_waiting(status)
     }
+}
+
+fn item_of_waiting(status: Status) -> Item {
+    Item::Status(status, "the value is not here yet; ask again".to_owned())
 }
 
 impl<V: Cacheable> Served for Party<V> {

@@ -208,7 +208,11 @@ impl<V: Cacheable> Shared<V> {
             deadline: load_deadline,
             role: Role::Owner,
         };
-        let seats = Seats::attend(self, heir, taken);
+        let room = match form {
+            Form::Single(_) => usize::MAX,
+            Form::Batch(max) => max,
+        };
+        let seats = Seats::attend(self, heir, room, taken);
         Begun::Pending(Pending::new(seats, orders, form, until))
     }
 

@@ -2,13 +2,16 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Mutex, mpsc};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use groupcache_sync::{Bytes, Codec, CodecError, HttpResponse, ServerBuilder, Value};
+use groupcache_sync::{
+    Begin, Bytes, Clock, Codec, CodecError, HttpResponse, Node, Request, ServerBuilder, Value,
+};
 use socket2::{Domain, Socket, Type};
 
-use crate::cluster::eventually;
+use crate::cluster::{Cluster, address, eventually};
 use crate::server::{Client, GUARD, request, serve, serve_loads, slow_loader};
 
 #[test]
@@ -397,4 +400,86 @@ fn a_put_that_was_given_up_is_not_carried_out() {
     assert_eq!(stays.answer().status, 200);
     assert!(service.things.try_get("wanted").is_some());
     assert!(service.things.try_get("given-up").is_none());
+}
+
+/// A value that counts those of its kind.
+#[derive(Clone)]
+struct Heavy {
+    _alive: Arc<Alive>,
+}
+
+struct Alive(Arc<AtomicUsize>);
+
+impl Heavy {
+    fn new(alive: &Arc<AtomicUsize>) -> Heavy {
+        alive.fetch_add(1, Ordering::SeqCst);
+        Heavy {
+            _alive: Arc::new(Alive(Arc::clone(alive))),
+        }
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Codec<Heavy> for Alive {
+    fn encode(&self, _: &Heavy) -> Result<Value, CodecError> {
+        Ok(Value::from("heavy"))
+    }
+
+    fn decode(&self, _: Value) -> Result<Heavy, CodecError> {
+        Ok(Heavy::new(&self.0))
+    }
+}
+
+#[test]
+fn a_batch_that_waits_holds_no_more_than_its_answer_may_have() {
+    const QUICK: usize = 40;
+    let node = Node::new("http://127.0.0.1:1").unwrap();
+    let (release, released) = mpsc::channel::<()>();
+    let (released, alive) = (Mutex::new(released), Arc::<AtomicUsize>::default());
+    let counted = Arc::clone(&alive);
+    // Room for one of them.
+    let group = node.group_builder("heavy", 2 << 20).shards(1);
+    let group = group.codec(Alive(Arc::clone(&alive)));
+    let group = group.weigher(|_| 1 << 20).build(move |key| {
+        if key == "slow" {
+            let _ = released.lock().unwrap().recv();
+        }
+        Ok(Heavy::new(&counted))
+    });
+    let group = group.unwrap();
+    let names = (0..QUICK).map(|number| number.to_string());
+    let names = std::iter::once("slow".to_owned()).chain(names);
+    let body: Vec<u8> = names
+        .flat_map(|name| [&[0x1a, name.len() as u8], name.as_bytes()].concat())
+        .collect();
+    let request = Request::new("POST", "/_groupcache/heavy").body(&body);
+    let request = request.header("X-Groupcache", "v=1;w=60000");
+    let Begin::Pending(pending) = node.begin(&request) else {
+        panic!("it is answered before its values are here");
+    };
+    eventually("all the others are loaded", || group.stats().flights == 1);
+    // The batch holds 4 MiB, the cache one or two.
+    assert!(alive.load(Ordering::SeqCst) <= 6, "{alive:?}");
+    release.send(()).unwrap();
+    let response = pending.wait();
+    assert_eq!(response.status(), 200);
+    assert_eq!(group.stats().loads, QUICK as u64 + 1);
+}
+
+#[test]
+fn large_values_of_a_cold_batch_come_in_several_answers() {
+    let load = |key: &str| Ok(Value::from(key.repeat((1 << 20) / key.len())));
+    let cluster = Cluster::with(2, Clock::system(), |node| node, |group| group, load);
+    let keys: Vec<String> = (0..200).map(|number| format!("key {number}")).collect();
+    let theirs = |key: &&String| cluster.nodes[0].owner(key).address() == address(1);
+    let theirs: Vec<&String> = keys.iter().filter(theirs).take(16).collect();
+    for (key, value) in theirs.iter().zip(cluster.groups[0].get_many(&theirs)) {
+        assert!(value.unwrap().starts_with(key.as_bytes()));
+        assert_eq!(cluster.loads.of(key), 1);
+    }
 }

@@ -110,7 +110,18 @@ impl Process {
 
     /// As [`start`](Process::start), and it logs all records of this level and worse.
     pub(crate) fn start_with_log(level: &str, origin: &Origin, args: &[&str]) -> Process {
-        let mut child = Command::new(program())
+        Process::start_by(Command::new(program()), level, origin, args)
+    }
+
+    /// As [`start`](Process::start), under a program that becomes the node, such as `prlimit`.
+    pub(crate) fn start_under(wrapper: &[&str], origin: &Origin, args: &[&str]) -> Process {
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(program());
+        Process::start_by(command, "info", origin, args)
+    }
+
+    fn start_by(mut command: Command, level: &str, origin: &Origin, args: &[&str]) -> Process {
+        let mut child = command
             .args(["--listen", "127.0.0.1:0", "--front", "127.0.0.1:0"])
             .args(["--origin", &origin.url()])
             .args(args)
@@ -244,6 +255,10 @@ impl Process {
             let timed_out = self.log.grown.wait_until(&mut log, end).timed_out();
             assert!(!timed_out, "the node never logs {text:?}");
         }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal, such as `TERM`.

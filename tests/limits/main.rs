@@ -1,0 +1,38 @@
+//! The `node` example as real processes at their limits: hostile clients, a system that has no more
+//! to give, and hours of work.
+//!
+//! In every run all of it is tried in small, and nothing is asserted that depends on the speed of
+//! the machine. `.ci/run` and `.ci/long` measure: then a bound on latency is asserted too.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "this is all test code, and each test tells what it saw"
+)]
+#![cfg(target_os = "linux")] // what a process takes is read from /proc
+
+mod attacks;
+mod gauge;
+mod hostile;
+#[allow(dead_code, reason = "the harness of the tests of `node`")]
+#[path = "../node/origin.rs"]
+mod origin;
+#[allow(dead_code, reason = "the harness of the tests of `node`")]
+#[path = "../node/process.rs"]
+mod process;
+
+use std::str::FromStr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A size from the environment.
+fn size<T: FromStr>(name: &str) -> Option<T> {
+    let told = std::env::var(name).ok()?;
+    let size = told.parse().ok();
+    Some(size.unwrap_or_else(|| panic!("{name} is not a number: {told}")))
+}
+
+/// The tests run one after the other: each is to have the machine for itself.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
