@@ -1,5 +1,6 @@
 //! P4: no get waits past its deadline, whatever peer, loader or network do.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -213,4 +214,50 @@ fn a_deadline_in_the_past_still_gets_what_is_in_memory() {
         group.get_timeout("other", Duration::MAX).unwrap(),
         value_of("other")
     );
+}
+
+#[test]
+fn a_hung_load_costs_one_thread_and_after_a_remove_its_key_loads_again() {
+    const WAITERS: usize = 16;
+    let (release, gate) = mpsc::channel();
+    let first = Arc::new((AtomicBool::new(true), Mutex::new(gate)));
+    let cluster = Cluster::with(
+        1,
+        Clock::manual(),
+        |node| node.loader_threads(4),
+        |group| group,
+        move |key| {
+            let hangs = key == "hung" && first.0.swap(false, Ordering::SeqCst);
+            let old = hangs.then(|| first.1.lock().unwrap().recv());
+            Ok(old.transpose()?.unwrap_or_else(|| value_of(key)))
+        },
+    );
+    let (group, node) = (&cluster.groups[0], &cluster.nodes[0]);
+    std::thread::scope(|scope| {
+        let late: Vec<_> = (0..WAITERS)
+            .map(|_| scope.spawn(|| group.get_timeout("hung", SECOND)))
+            .collect();
+        eventually("all wait for one load", || {
+            let stats = group.stats();
+            (stats.leads, stats.joined) == (1, WAITERS as u64 - 1)
+        });
+        cluster.advance_when(WAITERS, SECOND);
+        for waiter in late {
+            assert!(matches!(waiter.join().unwrap(), Err(Error::Deadline)));
+        }
+    });
+    assert_eq!(node.stats().loader_threads_busy, 1);
+    for key in 0..20 {
+        let key = key.to_string();
+        assert_eq!(group.get_timeout(&key, SECOND).unwrap(), value_of(&key));
+    }
+    group.remove("hung").unwrap();
+    let again = group.get_timeout("hung", SECOND);
+    assert_eq!(again.unwrap(), value_of("hung"));
+    eventually("the one thread is left", || {
+        node.stats().loader_threads_busy == 1
+    });
+    release.send(Value::from("of before the remove")).unwrap();
+    eventually("it is free again", || node.stats().loader_threads_busy == 0);
+    assert_eq!(group.get("hung").unwrap(), value_of("hung"));
 }

@@ -1,6 +1,6 @@
 //! P5: memory, threads and sockets stay under configured bounds.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -335,39 +335,91 @@ fn sockets() -> usize {
         .count()
 }
 
-#[test]
-fn dropping_nodes_and_servers_leaves_no_thread_and_no_socket() {
-    if !is_alone("dropping_nodes_and_servers_leaves_no_thread_and_no_socket") {
-        return;
-    }
+/// A node on a port of its own, its group, and what serves it.
+struct Part {
+    group: groupcache_sync::Group,
+    node: Node,
+    server: groupcache_sync::Server,
+}
+
+/// Three nodes of one cluster over real sockets.
+fn parts() -> Vec<Part> {
     let listeners: Vec<_> = (0..3)
         .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
         .collect();
     let address =
         |listener: &std::net::TcpListener| format!("http://{}", listener.local_addr().unwrap());
     let addresses: Vec<String> = listeners.iter().map(address).collect();
-    let mut parts = Vec::new();
-    for (listener, address) in listeners.into_iter().zip(&addresses) {
+    let part = |(listener, address): (std::net::TcpListener, &String)| {
         let node = Node::new(address).unwrap();
-        let group = node
-            .group_builder("g", 1 << 20)
-            .build(|key| Ok(Value::from(key)))
-            .unwrap();
+        let group = node.group_builder("g", 1 << 20);
+        let group = group.build(|key| Ok(Value::from(key))).unwrap();
         let server = groupcache_sync::Server::from_listener(&node, listener).unwrap();
         node.set_peers(&addresses).unwrap();
-        parts.push((node, group, server));
+        Part {
+            group,
+            node,
+            server,
+        }
+    };
+    listeners.into_iter().zip(&addresses).map(part).collect()
+}
+
+#[test]
+fn dropping_nodes_and_servers_leaves_no_thread_and_no_socket() {
+    if !is_alone("dropping_nodes_and_servers_leaves_no_thread_and_no_socket") {
+        return;
     }
+    let parts = parts();
     together(6, |thread| {
         for key in 0..100 {
             let key = key.to_string();
             let got = parts[thread % 3]
-                .1
+                .group
                 .get_timeout(&key, Duration::from_secs(60));
             assert_eq!(got.unwrap(), Value::from(key));
         }
     });
     assert!(threads_of_ours() > 0 && sockets() > 3);
     drop(parts);
+    eventually("all threads have ended", || threads_of_ours() == 0);
+    eventually("all sockets are closed", || sockets() == 0);
+}
+
+#[test]
+fn nodes_and_servers_may_end_under_load() {
+    if !is_alone("nodes_and_servers_may_end_under_load") {
+        return;
+    }
+    let (over, gets) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for part in parts() {
+            for thread in 0..2 {
+                let (group, over, gets) = (part.group.clone(), &over, &gets);
+                scope.spawn(move || {
+                    for key in (thread..).step_by(2) {
+                        let key = (key % 5_000).to_string();
+                        // Without its node a group goes on by itself.
+                        let got = group.get_timeout(&key, Duration::from_secs(60));
+                        assert_eq!(got.unwrap(), Value::from(key));
+                        gets.fetch_add(1, Ordering::Relaxed);
+                        if over.load(Ordering::Relaxed) {
+                            break;
+                        }
+                    }
+                });
+            }
+            let before = gets.load(Ordering::Relaxed);
+            eventually("it is busy", || gets.load(Ordering::Relaxed) > before + 500);
+            let end = std::time::Instant::now();
+            let Part { node, server, .. } = part;
+            assert!(server.shutdown(Duration::from_secs(60)));
+            drop(node);
+            // One second is what it may take; a busy machine may be slower.
+            assert!(end.elapsed() < Duration::from_secs(10));
+        }
+        over.store(true, Ordering::Relaxed);
+    });
     eventually("all threads have ended", || threads_of_ours() == 0);
     eventually("all sockets are closed", || sockets() == 0);
 }

@@ -12,6 +12,7 @@
 #![cfg(target_os = "linux")] // what a process takes is read from /proc
 
 mod attacks;
+mod cgroup;
 mod gauge;
 mod hostile;
 #[allow(dead_code, reason = "the harness of the tests of `node`")]
@@ -20,6 +21,7 @@ mod origin;
 #[allow(dead_code, reason = "the harness of the tests of `node`")]
 #[path = "../node/process.rs"]
 mod process;
+mod resources;
 
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};

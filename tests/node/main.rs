@@ -12,6 +12,7 @@
 
 mod herd;
 mod origin;
+#[allow(dead_code, reason = "`tests/limits` uses the rest of it")]
 mod process;
 mod protocol;
 mod secret;
