@@ -58,3 +58,18 @@ impl Times {
         self.0[at]
     }
 }
+
+/// How much `y` grows with `x`, by least squares.
+pub(crate) fn slope(points: &[(f64, f64)]) -> f64 {
+    let count = points.len() as f64;
+    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
+    let (x, y) = (mean(|point| point.0), mean(|point| point.1));
+    let both: f64 = points
+        .iter()
+        .map(|point| (point.0 - x) * (point.1 - y))
+        .sum();
+    both / points
+        .iter()
+        .map(|point| (point.0 - x).powi(2))
+        .sum::<f64>()
+}

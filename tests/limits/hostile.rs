@@ -1,15 +1,14 @@
 //! One hostile client after the other, while a well-behaved one goes on.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::attacks::{ATTACKS, Attack, LARGE, Target, Told};
+use crate::client::Client;
 use crate::gauge::{Gauge, Times};
 use crate::origin::Origin;
-use crate::process::{PATIENCE, Process, eventually};
+use crate::process::{Process, eventually};
 use crate::{alone, size};
 
 /// How much more memory the process may take while it is attacked, in KiB.
@@ -25,67 +24,33 @@ const SMALL: &str = "/_groupcache/objects/small";
 /// How often the client asks.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// One who behaves well: it asks on one connection, and now and then on a new one.
-struct Client {
-    address: SocketAddr,
-    stream: BufReader<TcpStream>,
+/// Asks for a value, and gives its length.
+fn get(client: &mut Client, target: &str) -> usize {
+    let (status, body) = client.ask("GET", target, &[]).unwrap();
+    assert_eq!(status, 200);
+    body.len()
 }
 
-impl Client {
-    fn new(address: SocketAddr) -> Client {
-        Client {
-            address,
-            stream: connect(address),
+/// Asks for `time`, now and then on a new connection, and watches the process.
+fn measure(client: &mut Client, pid: u32, time: Duration) -> (Times, Gauge) {
+    let (mut times, mut most) = (Times::default(), Gauge::of(pid));
+    let end = Instant::now() + time;
+    for number in 0.. {
+        let begun = Instant::now();
+        if begun >= end {
+            break;
         }
-    }
-
-    /// Asks for `target`; gives the length of its value.
-    fn get(&mut self, target: &str) -> usize {
-        let request = format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n");
-        self.stream.get_mut().write_all(request.as_bytes()).unwrap();
-        let (mut line, mut length) = (String::new(), 0);
-        self.stream.read_line(&mut line).unwrap();
-        assert!(line.starts_with("HTTP/1.1 200 "), "{line}");
-        while line != "\r\n" {
-            line.clear();
-            assert_ne!(self.stream.read_line(&mut line).unwrap(), 0, "cut off");
-            if let Some(told) = line.strip_prefix("Content-Length: ") {
-                length = told.trim().parse().unwrap();
-            }
+        if number % 50 == 49 {
+            *client = Client::connect(client.address).unwrap();
         }
-        let mut body = vec![0; length];
-        self.stream.read_exact(&mut body).unwrap();
-        length
-    }
-
-    /// Asks for `time`, and watches the process.
-    fn measure(&mut self, pid: u32, time: Duration) -> (Times, Gauge) {
-        let (mut times, mut most) = (Times::default(), Gauge::of(pid));
-        let end = Instant::now() + time;
-        for number in 0.. {
-            let begun = Instant::now();
-            if begun >= end {
-                break;
-            }
-            if number % 50 == 49 {
-                self.stream = connect(self.address);
-            }
-            self.get(SMALL);
-            times.add(begun.elapsed());
-            if number % 50 == 0 {
-                most = most.most(Gauge::of(pid));
-            }
-            thread::sleep(PAUSE);
+        get(client, SMALL);
+        times.add(begun.elapsed());
+        if number % 50 == 0 {
+            most = most.most(Gauge::of(pid));
         }
-        (times, most)
+        thread::sleep(PAUSE);
     }
-}
-
-fn connect(address: SocketAddr) -> BufReader<TcpStream> {
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    BufReader::new(stream)
+    (times, most)
 }
 
 #[test]
@@ -97,11 +62,11 @@ fn hostile_clients_harm_nobody_else() {
     origin.answer("large", 200, "", &"x".repeat(4 << 20));
     let node = Process::start_with_log("warn", &origin, &[]);
     let address = node.url.strip_prefix("http://").unwrap().parse().unwrap();
-    let mut client = Client::new(address);
+    let mut client = Client::connect(address).unwrap();
     for _ in 0..3 {
-        assert!(client.get(LARGE) > 4 << 20 && client.get(SMALL) > 0);
+        assert!(get(&mut client, LARGE) > 4 << 20 && get(&mut client, SMALL) > 0);
     }
-    client.measure(node.pid(), time);
+    measure(&mut client, node.pid(), time);
     eprintln!(
         "{:31} {:>7} {:>7} {:>7} {:>6} {:>8} {:>6} {:>7}  the attacker was told",
         "attack", "p50 µs", "p99", "during", "ratio", "RSS KiB", "fds", "threads"
@@ -122,7 +87,7 @@ fn run(
     time: Duration,
     is_measured: bool,
 ) -> Vec<String> {
-    let (mut usual, before) = client.measure(pid, time);
+    let (mut usual, before) = measure(client, pid, time);
     let target = Target {
         address: client.address,
         over: AtomicBool::new(false),
@@ -133,7 +98,7 @@ fn run(
             (attack.run)(&target, &mut told);
             told
         });
-        let seen = client.measure(pid, time);
+        let seen = measure(client, pid, time);
         target.over.store(true, Ordering::Relaxed);
         (seen, attacker.join().unwrap())
     });
@@ -167,7 +132,7 @@ fn run(
         failures.push(format!("{}: told {told:?}", attack.name));
     }
     eventually("all its connections are closed", || {
-        client.get(SMALL);
+        get(client, SMALL);
         Gauge::of(pid).fds <= before.fds + 2
     });
     failures

@@ -13,6 +13,7 @@
 
 mod attacks;
 mod cgroup;
+mod client;
 mod gauge;
 mod hostile;
 #[allow(dead_code, reason = "the harness of the tests of `node`")]
@@ -22,6 +23,7 @@ mod origin;
 #[path = "../node/process.rs"]
 mod process;
 mod resources;
+mod soak;
 
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};

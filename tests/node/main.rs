@@ -11,6 +11,7 @@
 )]
 
 mod herd;
+#[allow(dead_code, reason = "`tests/limits` uses the rest of it")]
 mod origin;
 #[allow(dead_code, reason = "`tests/limits` uses the rest of it")]
 mod process;

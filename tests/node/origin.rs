@@ -33,6 +33,9 @@ struct State {
     asked: HashMap<String, usize>,
     held: HashSet<String>,
     broken: HashSet<String>,
+    /// One in so many requests fails; 0: none.
+    failing: usize,
+    requests: usize,
     connections: Vec<(TcpStream, JoinHandle<()>)>,
     stopped: bool,
 }
@@ -89,6 +92,11 @@ impl Origin {
         self.shared.state.lock().broken.insert(key.into());
     }
 
+    /// Has one in so many requests fail from now on, by a status or a closed connection in turn.
+    pub(crate) fn fail_one_in(&self, requests: usize) {
+        self.shared.state.lock().failing = requests;
+    }
+
     /// How many requests for `key` have come.
     pub(crate) fn asked(&self, key: &str) -> usize {
         let state = self.shared.state.lock();
@@ -138,7 +146,10 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         let serving = Arc::clone(shared);
         // A connection that breaks is the client's affair.
         let thread = thread::spawn(move || drop(serve(stream, &serving)));
-        shared.state.lock().connections.push((handle, thread));
+        let mut state = shared.state.lock();
+        let is_open = |(_, thread): &(TcpStream, JoinHandle<()>)| !thread.is_finished();
+        state.connections.retain(is_open);
+        state.connections.push((handle, thread));
     }
 }
 
@@ -178,8 +189,14 @@ impl Shared {
             header: String::new(),
             body: format!("value of {key}").into_bytes(),
         };
-        let answer = state.answers.get(key).cloned().unwrap_or_else(usual);
-        (!state.broken.remove(key) && !state.stopped).then_some(answer)
+        let mut answer = state.answers.get(key).cloned().unwrap_or_else(usual);
+        let mut is_broken = state.broken.remove(key) || state.stopped;
+        state.requests += 1;
+        if state.failing > 0 && state.requests % state.failing == 0 {
+            answer.status = 500;
+            is_broken |= state.requests / state.failing % 2 == 0;
+        }
+        (!is_broken).then_some(answer)
     }
 }
 
