@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use groupcache_sync::{
-    Call, CallError, Clock, ENTRY_OVERHEAD, Group, Limits, Link, Network, Node, Peer, Reply,
+    Call, CallError, Clock, ENTRY_OVERHEAD, Error, Group, Limits, Link, Network, Node, Peer, Reply,
     Transport, Value,
 };
 use groupcache_sync_benches::{Bars, Draw, Failure, Options, Rng, Table};
@@ -43,8 +43,8 @@ struct WithoutRates(Network);
 struct LinkWithoutRates(Arc<dyn Link>);
 
 impl Transport for WithoutRates {
-    fn link(&self, peer: &Peer, limits: &Limits) -> Arc<dyn Link> {
-        Arc::new(LinkWithoutRates(self.0.link(peer, limits)))
+    fn link(&self, peer: &Peer, limits: &Limits) -> Result<Arc<dyn Link>, Error> {
+        Ok(Arc::new(LinkWithoutRates(self.0.link(peer, limits)?)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The HTTP transport: plain HTTP/1.1 on blocking sockets.
+//! The HTTP transport: HTTP/1.1 on blocking sockets, through TLS where the address says so.
 //!
 //! A call takes an idle connection to the peer, or makes one; writes its request at once; and reads
 //! the answer into the connection's own buffer. In the usual case that is one write and one read,
@@ -14,12 +14,16 @@ mod socket;
 use std::io;
 use std::time::{Duration, Instant};
 
+use crate::error::Error;
 use crate::peer::{Call, CallError, Limits, Link, Peer, Reply, Transport};
 use crate::stats::Counter;
+use crate::stream::Stream;
 use crate::sync::{Arc, Mutex};
+use crate::tls::Tls;
 
 use connection::{Connection, Failed};
 use names::Names;
+use socket::Socket;
 
 /// Connections to one peer that are kept while idle: as many as threads that fetch at once.
 const IDLE_CONNECTIONS: usize = 256;
@@ -30,24 +34,57 @@ const MAX_IDLE_AGE: Duration = Duration::from_secs(30);
 /// No call takes longer, whatever is set.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
 
-/// HTTP/1.1 without TLS.
-pub(crate) struct Http;
+/// What is to be done about a peer that is reached through TLS where there is none.
+const NO_TLS: &str = if cfg!(feature = "tls") {
+    "https:// takes a certificate: give one to the node with NodeBuilder::tls"
+} else {
+    "https:// takes the feature `tls` of groupcache-sync, which is off"
+};
+
+/// HTTP/1.1, with TLS for peers whose address says so.
+pub(crate) struct Http {
+    tls: Option<Tls>,
+}
+
+impl Http {
+    pub(crate) fn new(tls: Option<Tls>) -> Http {
+        Http { tls }
+    }
+
+    /// What a connection to `peer` takes.
+    pub(crate) fn tls_for(&self, peer: &Peer) -> Result<Option<Tls>, Error> {
+        if !peer.is_secure() {
+            return Ok(None);
+        }
+        let invalid = |reason| Error::peer(&peer.address(), reason);
+        let tls = self.tls.clone().ok_or_else(|| invalid(NO_TLS))?;
+        if !Tls::can_prove(peer.bare_host()) {
+            return Err(invalid("its host cannot stand in a certificate"));
+        }
+        Ok(Some(tls))
+    }
+}
 
 impl Transport for Http {
-    fn link(&self, peer: &Peer, limits: &Limits) -> Arc<dyn Link> {
-        Arc::new(HttpLink {
+    fn link(&self, peer: &Peer, limits: &Limits) -> Result<Arc<dyn Link>, Error> {
+        Ok(Arc::new(HttpLink {
             host: format!("{}:{}", peer.host(), peer.port()),
+            name: peer.bare_host().to_owned(),
+            tls: self.tls_for(peer)?,
             names: Names::new(peer),
             limits: *limits,
             idle: Mutex::new(Vec::new()),
             retries: Counter::default(),
-        })
+        }))
     }
 }
 
 struct HttpLink {
     /// As the `Host` header has it.
     host: String,
+    /// As its certificate has it.
+    name: String,
+    tls: Option<Tls>,
     names: Arc<Names>,
     limits: Limits,
     /// The longest idle first. The last one is used next, so that those not needed grow old.
@@ -134,12 +171,26 @@ impl HttpLink {
                 failure = io::ErrorKind::TimedOut.into();
                 break;
             }
-            match Connection::open(*address, share) {
-                Ok(connection) => return Ok(connection),
+            match Socket::connect(*address, share) {
+                Ok(socket) => {
+                    let stream = self.secure(socket, until);
+                    let stream = stream.map_err(|error| self.unreachable(&error, until))?;
+                    return Ok(Connection::new(stream));
+                }
                 Err(error) => failure = error,
             }
         }
         Err(self.unreachable(&failure, until))
+    }
+
+    /// Makes sure who is at the other end, if that is to be known.
+    fn secure(&self, mut socket: Socket, until: Instant) -> io::Result<Stream<Socket>> {
+        let Some(tls) = &self.tls else {
+            return Ok(Stream::Plain(socket));
+        };
+        // No part of connecting: what takes long here is a busy peer, not one that is away.
+        socket.set_deadline(until);
+        tls.connect(&self.name, socket)
     }
 
     /// Says why there is no connection, unless only this caller's time was too short for one.

@@ -207,10 +207,13 @@ impl Cluster {
             peers
                 .iter()
                 .try_for_each(|peer| check_weight(dialect, peer))?;
-            let remote = |peer: &Peer| (!self.is_this(peer)).then(|| self.remote(&old, peer));
+            let remote = |peer: &Peer| {
+                let other = (!self.is_this(peer)).then(|| self.remote(&old, peer));
+                other.transpose()
+            };
             let new = Arc::new(Members {
                 ring: ring_of(dialect, &peers),
-                remotes: peers.iter().map(remote).collect(),
+                remotes: peers.iter().map(remote).collect::<Result<_, Error>>()?,
                 peers,
             });
             if self.swap(&old, &new) {
@@ -238,33 +241,29 @@ impl Cluster {
         peer.name() == self.this.name()
     }
 
-    fn remote(&self, old: &Members, peer: &Peer) -> Arc<Remote> {
+    fn remote(&self, old: &Members, peer: &Peer) -> Result<Arc<Remote>, Error> {
         let same = |remote: &&Arc<Remote>| {
             remote.peer.name() == peer.name() && remote.peer.address() == peer.address()
         };
-        old.remotes
-            .iter()
-            .flatten()
-            .find(same)
-            .cloned()
-            .unwrap_or_else(|| {
-                Arc::new(Remote {
-                    peer: peer.clone(),
-                    link: self.transport.link(peer, &self.settings.limits),
-                    line: Combiner::new(callers_at_once()),
-                    knows_batches: AtomicBool::new(true),
-                    circuit: Circuit::new(self.settings.circuit_failures),
-                    // A native cluster has no others.
-                    spoken: Spoken::new(match self.settings.dialect {
-                        Dialect::Native => Some(Dialect::Native),
-                        Dialect::Golang => None,
-                    }),
-                    owed: Owed::default(),
-                    calls: Counter::default(),
-                    errors: Counter::default(),
-                    abandoned: Counter::default(),
-                })
-            })
+        if let Some(remote) = old.remotes.iter().flatten().find(same) {
+            return Ok(Arc::clone(remote));
+        }
+        Ok(Arc::new(Remote {
+            peer: peer.clone(),
+            link: self.transport.link(peer, &self.settings.limits)?,
+            line: Combiner::new(callers_at_once()),
+            knows_batches: AtomicBool::new(true),
+            circuit: Circuit::new(self.settings.circuit_failures),
+            // A native cluster has no others.
+            spoken: Spoken::new(match self.settings.dialect {
+                Dialect::Native => Some(Dialect::Native),
+                Dialect::Golang => None,
+            }),
+            owed: Owed::default(),
+            calls: Counter::default(),
+            errors: Counter::default(),
+            abandoned: Counter::default(),
+        }))
     }
 
     /// Calls a peer, no longer than `limit` and than the caller's `deadline`, and reads its answer.

@@ -97,6 +97,15 @@ pub enum Error {
         /// What the system says.
         source: Arc<io::Error>,
     },
+    /// A certificate, a key or the authorities cannot be used.
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    Tls {
+        /// The file, or which of them.
+        what: Arc<str>,
+        /// What is wrong with it.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 /// A peer that a change did not reach.
@@ -199,6 +208,8 @@ impl fmt::Display for Error {
                 f,
                 "cannot start a thread: {source}; raise the limit on threads or memory"
             ),
+            #[cfg(feature = "tls")]
+            Error::Tls { what, source } => write!(f, "{what} cannot be used for TLS: {source}"),
         }
     }
 }
@@ -207,6 +218,8 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Load { source } | Error::Encode { source } => Some(&**source),
+            #[cfg(feature = "tls")]
+            Error::Tls { source, .. } => Some(&**source),
             Error::Bind { source, .. } | Error::Thread { source } => Some(&**source),
             _ => None,
         }

@@ -33,7 +33,7 @@
 //!    `ring.rs`
 //! 4. This process owns it: the loader runs. `group/load.rs`, `loader.rs`, `pool.rs`. Another does:
 //!    fetch from that peer, or load here if it is away. `group/fetch.rs`, `peer.rs`, `circuit.rs`,
-//!    `client.rs`, `wire.rs`
+//!    `client.rs`, `tls.rs`, `stream.rs`, `wire.rs`
 //! 5. The value goes into the main or the hot cache. Only then does the flight end.
 //!
 //! Peers are answered by `group/serve.rs`, behind [`Node::begin`] and [`Node::answer`]; the engines
@@ -46,7 +46,7 @@
 //!
 //! # Features
 //!
-//! `tiny_http` (default), `json`, `msgpack`, `test-util`: see the README.
+//! `tiny_http` (default), `json`, `msgpack`, `tls`, `test-util`: see the README.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "auth")]
@@ -92,9 +92,15 @@ mod server;
 mod slot;
 mod stats;
 mod store;
+mod stream;
 mod sync;
 #[cfg(feature = "tiny_http")]
 mod tiny;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "tls/absent.rs"]
+mod tls;
 mod value;
 mod waits;
 mod wire;
@@ -123,6 +129,8 @@ pub use stats::{CircuitState, GroupStats, NodeStats, PeerStats};
 pub use store::EvictionCause;
 #[cfg(feature = "tiny_http")]
 pub use tiny::{TinyServer, TinyServerBuilder, answer_tiny_http};
+#[cfg(feature = "tls")]
+pub use tls::Tls;
 pub use value::{Cacheable, Value};
 pub use wire::{Request, Response};
 

@@ -103,11 +103,11 @@ impl fmt::Debug for Network {
 }
 
 impl Transport for Network {
-    fn link(&self, peer: &Peer, _: &Limits) -> Arc<dyn Link> {
-        Arc::new(MemoryLink {
+    fn link(&self, peer: &Peer, _: &Limits) -> Result<Arc<dyn Link>, Error> {
+        Ok(Arc::new(MemoryLink {
             network: self.clone(),
             address: peer.address(),
-        })
+        }))
     }
 }
 

@@ -17,6 +17,7 @@ use crate::peer::{Limits, Peer, Transport};
 use crate::pool::Pool;
 use crate::stats::{GroupStats, NodeStats};
 use crate::sync::Arc;
+use crate::tls::Tls;
 use crate::wire::{BadTarget, MAX_COMMAND, Request, Response, Status, Target, parse_target};
 
 /// Bytes of a message besides its value.
@@ -50,6 +51,7 @@ pub struct Node(Arc<Shared>);
 struct Shared {
     cluster: Arc<Cluster>,
     registry: Arc<Registry>,
+    tls: Option<Tls>,
 }
 
 /// A handle that does not keep the node alive.
@@ -101,7 +103,8 @@ impl Node {
             keyring: None,
             #[cfg(feature = "auth")]
             unsigned_reads: false,
-            transport: Arc::new(Http),
+            transport: None,
+            tls: None,
         })
     }
 
@@ -129,8 +132,8 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidPeer`] if an address cannot be used or a peer stands in the list twice,
-    /// [`Error::SelfMissing`] if the list lacks this node. Nothing has changed then.
+    /// [`Error::InvalidPeer`] if an address cannot be used, a peer stands in the list twice, or one
+    /// is reached through TLS and the node has no certificate, [`Error::SelfMissing`] if the list lacks this node. Nothing has changed then.
     pub fn set_peers<P: TryInto<Peer>>(
         &self,
         peers: impl IntoIterator<Item = P>,
@@ -306,6 +309,11 @@ impl Node {
         &self.0.cluster.clock
     }
 
+    /// What a server of this node speaks, if its address says that it is TLS.
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        self.0.tls.as_ref()
+    }
+
     /// The longest body of a request that makes sense, in bytes.
     pub(crate) fn max_body(&self) -> usize {
         self.0.cluster.settings.limits.max_body
@@ -359,11 +367,14 @@ pub struct NodeBuilder {
     keyring: Option<Keyring>,
     #[cfg(feature = "auth")]
     unsigned_reads: bool,
-    transport: Arc<dyn Transport>,
+    /// `None`: HTTP.
+    transport: Option<Arc<dyn Transport>>,
+    tls: Option<Tls>,
 }
 
 impl NodeBuilder {
-    /// Sets how long a connection to a peer may take to be made. Defaults to 250 ms.
+    /// Sets how long a connection to a peer may take to be made. The handshake of TLS is no part of
+    /// it, but of what [`fetch_timeout`](NodeBuilder::fetch_timeout) bounds. Defaults to 250 ms.
     pub fn connect_timeout(mut self, timeout: Duration) -> NodeBuilder {
         self.connect_timeout = timeout;
         self
@@ -456,7 +467,16 @@ impl NodeBuilder {
 
     /// Sets how requests reach peers. Defaults to HTTP.
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> NodeBuilder {
-        self.transport = transport;
+        self.transport = Some(transport);
+        self
+    }
+
+    /// Sets the certificates for peers whose addresses begin with `https://`, and, if that of this
+    /// node does, for its [`Server`](crate::Server). Defaults to none: such addresses are refused.
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    pub fn tls(mut self, tls: Tls) -> NodeBuilder {
+        self.tls = Some(tls);
         self
     }
 
@@ -465,7 +485,7 @@ impl NodeBuilder {
     /// # Errors
     ///
     /// [`Error::InvalidSetting`] if a setting cannot be used, [`Error::InvalidPeer`] if this node has
-    /// a weight and the dialect knows none.
+    /// a weight and the dialect knows none, or an address with TLS and no certificate.
     pub fn build(self) -> Result<Node, Error> {
         Error::check_positive("connect_timeout", self.connect_timeout)?;
         Error::check_positive("fetch_timeout", self.fetch_timeout)?;
@@ -495,12 +515,21 @@ impl NodeBuilder {
             allow_absent: self.allow_absent,
             dialect: self.dialect,
         };
-        let pool = Pool::new(self.loader_threads);
         let guard = self.guard();
-        let cluster = Cluster::new(self.this, settings, self.clock, pool, guard, self.transport);
+        let transport = match self.transport {
+            Some(transport) => transport,
+            None => {
+                let http = Http::new(self.tls.clone());
+                http.tls_for(&self.this)?; // as its peers will need it
+                Arc::new(http)
+            }
+        };
+        let pool = Pool::new(self.loader_threads);
+        let cluster = Cluster::new(self.this, settings, self.clock, pool, guard, transport);
         Ok(Node(Arc::new(Shared {
             cluster,
             registry: Arc::new(Registry::default()),
+            tls: self.tls,
         })))
     }
 }

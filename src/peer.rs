@@ -13,6 +13,10 @@ use crate::sync::Arc;
 /// peer by the same id: a peer under two names is two peers to the ring. In the ring of
 /// [`Dialect::Golang`](crate::Dialect::Golang) even two spellings of an address are two names.
 ///
+/// An address that begins with `https://` is reached through TLS, for which the node needs a
+/// certificate: see `Tls`, feature `tls`. It is another id than the same one without: to change
+/// over without moving keys, give peers an [`id`](Peer::id) first.
+///
 /// ```
 /// use groupcache_sync::Peer;
 ///
@@ -25,35 +29,37 @@ pub struct Peer {
     pub(crate) id: String,
     /// The id, or the address as it was given: Go hashes it letter by letter.
     pub(crate) spelled: String,
+    is_secure: bool,
     host: String,
     port: u16,
     pub(crate) weight: f64,
 }
 
 impl Peer {
-    /// The peer at `address`: `http://`, a host name or an IP address (IPv6 in brackets), and a
-    /// port, which defaults to 80.
+    /// The peer at `address`: `http://` or `https://`, a host name or an IP address (IPv6 in
+    /// brackets), and a port, which defaults to 80, and with TLS to 443.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidPeer`] if the address is anything else.
     pub fn new(address: &str) -> Result<Peer, Error> {
         let invalid = |reason: &str| Error::peer(address, reason);
-        let rest = address
-            .strip_prefix("http://")
-            .ok_or_else(|| invalid("it must begin with http://"))?;
+        let (is_secure, rest) = split_scheme(address)
+            .ok_or_else(|| invalid("it must begin with http:// or https://"))?;
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains(['/', '?', '#', '@', '\\']) {
-            return Err(invalid("after http:// only host:port may follow"));
+            return Err(invalid("only host:port may follow http:// or https://"));
         }
         let (host, port) = split_port(rest).ok_or_else(|| invalid("the port is no number"))?;
+        let port = port.unwrap_or(if is_secure { 443 } else { 80 });
         let host = normal_host(host).ok_or_else(|| invalid("the host is no name or address"))?;
         if port == 0 {
             return Err(invalid("port 0 is not one that can be reached"));
         }
         Ok(Peer {
-            id: format!("http://{host}:{port}"),
+            id: spell(is_secure, &host, port),
             spelled: address.to_owned(),
+            is_secure,
             host,
             port,
             weight: 1.0,
@@ -94,7 +100,7 @@ impl Peer {
     /// Where it listens, in the one spelling that this crate uses.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("http://{}:{}", self.host, self.port)
+        spell(self.is_secure, &self.host, self.port)
     }
 
     /// Its host name or IP address, IPv6 in brackets.
@@ -108,12 +114,24 @@ impl Peer {
     pub fn port(&self) -> u16 {
         self.port
     }
+
+    /// Whether it is reached through TLS: its address begins with `https://`.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.is_secure
+    }
+
+    /// Its host name or IP address, without the brackets that IPv6 has in addresses.
+    pub(crate) fn bare_host(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
 }
 
 /// However the address was spelled.
 impl PartialEq for Peer {
     fn eq(&self, other: &Peer) -> bool {
         self.id == other.id
+            && self.is_secure == other.is_secure
             && self.host == other.host
             && self.port == other.port
             && self.weight == other.weight
@@ -150,14 +168,25 @@ impl fmt::Display for Peer {
     }
 }
 
-fn split_port(text: &str) -> Option<(&str, u16)> {
+fn spell(is_secure: bool, host: &str, port: u16) -> String {
+    let scheme = if is_secure { "https" } else { "http" };
+    format!("{scheme}://{host}:{port}")
+}
+
+/// Whether it is TLS, and what follows.
+fn split_scheme(address: &str) -> Option<(bool, &str)> {
+    let plain = address.strip_prefix("http://").map(|rest| (false, rest));
+    plain.or_else(|| address.strip_prefix("https://").map(|rest| (true, rest)))
+}
+
+fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
     // The colons of an IPv6 address are inside brackets.
     match text.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => {
             let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-            Some((host, digits.then(|| port.parse().ok()).flatten()?))
+            Some((host, Some(digits.then(|| port.parse().ok()).flatten()?)))
         }
-        _ => Some((text, 80)),
+        _ => Some((text, None)),
     }
 }
 
@@ -186,7 +215,11 @@ fn normal_host(host: &str) -> Option<String> {
 /// in memory. This seam may still change: it does not follow semantic versioning yet.
 pub trait Transport: Send + Sync + 'static {
     /// The way to `peer`. Must not block, and a peer that is away is no error: calls are.
-    fn link(&self, peer: &Peer, limits: &Limits) -> Arc<dyn Link>;
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidPeer`] if this transport can never reach such a peer.
+    fn link(&self, peer: &Peer, limits: &Limits) -> Result<Arc<dyn Link>, Error>;
 }
 
 /// The way to one peer. Dropped when the peer leaves: it then closes its connections.
@@ -295,6 +328,16 @@ mod tests {
             Some("http://[::1]:7000")
         );
         assert_eq!(spelled("http://[::1]").as_deref(), Some("http://[::1]:80"));
+        assert_eq!(spelled("https://A/").as_deref(), Some("https://a:443"));
+        assert_eq!(spelled("https://a:80").as_deref(), Some("https://a:80"));
+    }
+
+    #[test]
+    fn a_peer_with_tls_is_another_one_than_without() {
+        let [plain, secure] = ["http://a:1", "https://a:1"].map(|a| Peer::new(a).unwrap());
+        assert!(secure.is_secure() && !plain.is_secure());
+        assert_ne!(plain.name(), secure.name());
+        assert_ne!(plain.id("x"), secure.id("x"));
     }
 
     #[test]
@@ -304,6 +347,10 @@ mod tests {
             "10.0.0.1:80",
             "ftp://a:1",
             "http://",
+            "https://",
+            "https:a:1",
+            "https://a:1/path",
+            "HTTPS://a:1",
             "http://:80",
             "http://a:0",
             "http://a:x",

@@ -14,7 +14,8 @@
 //! 4. An answer that takes a load holds no worker: its connection waits in the lobby until the load
 //!    calls back, or until its time is up, whichever takes it out first.
 //!
-//! Idle connections are watched with `mio`, which needs no `unsafe` of its callers.
+//! Idle connections are watched with `mio`, which needs no `unsafe` of its callers. Where there is
+//! TLS, handshakes are the workers' business too, one step whenever something has come.
 
 mod buffer;
 mod connection;
@@ -37,6 +38,7 @@ use socket2::{Domain, Socket, Type};
 use crate::error::Error;
 use crate::node::Node;
 use crate::sync::{Arc, AtomicBool, Ordering, thread};
+use crate::tls::Tls;
 
 use lane::{Lane, Which};
 use listener::Listener;
@@ -54,8 +56,9 @@ type Fallback = dyn Fn(&HttpRequest<'_>) -> HttpResponse + Send + Sync;
 
 /// Serves a node to its peers over HTTP, on a port of its own.
 ///
-/// Unless the node has a keyring (feature `auth`), whoever reaches the port can read,
-/// change and remove what is cached. Hostile clients cannot take more than the [limits](ServerBuilder) give them.
+/// Unless the node has a keyring (feature `auth`) or TLS requires client certificates (feature `tls`),
+/// whoever reaches the port can read, change and remove what is cached. Hostile clients cannot take
+/// more than the [limits](ServerBuilder) give them.
 ///
 /// Dropping it stops it at once: connections are closed, whatever they are doing. See
 /// [`shutdown`](Server::shutdown) for a gentle end.
@@ -102,6 +105,7 @@ impl Server {
             node: node.clone(),
             fallback: None,
             settings: Settings::default(),
+            security: Security::OfNode,
         }
     }
 
@@ -188,6 +192,16 @@ pub struct ServerBuilder {
     node: Node,
     fallback: Option<Arc<Fallback>>,
     settings: Settings,
+    security: Security,
+}
+
+/// Whether a server speaks TLS.
+enum Security {
+    /// As the address of its node says.
+    OfNode,
+    Plain,
+    #[cfg(feature = "tls")]
+    Tls(Tls),
 }
 
 #[derive(Clone, Debug)]
@@ -257,7 +271,7 @@ impl Settings {
     fn time_for(&self, wait: Wait) -> Duration {
         match wait {
             Wait::Request => self.idle_timeout,
-            Wait::Head => self.head_timeout,
+            Wait::Handshake | Wait::Head => self.head_timeout,
             Wait::Body => self.body_timeout,
             Wait::Write => self.write_timeout,
             Wait::Answer => Duration::MAX,
@@ -307,8 +321,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets how long the head of a request may take from its first byte to its last. Defaults to
-    /// 10 s.
+    /// Sets how long the head of a request may take from its first byte to its last, and how long
+    /// the handshake of TLS in all. Defaults to 10 s.
     pub fn head_timeout(mut self, timeout: Duration) -> ServerBuilder {
         self.settings.head_timeout = timeout;
         self
@@ -349,11 +363,28 @@ impl ServerBuilder {
         self
     }
 
+    /// Has it speak TLS with other certificates than the node's, or where the node's address does
+    /// not say so. Defaults to the node's, if its address begins with `https://`.
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    pub fn tls(mut self, tls: Tls) -> ServerBuilder {
+        self.security = Security::Tls(tls);
+        self
+    }
+
+    /// Has it not speak TLS, though the node's address begins with `https://`: for a port that is
+    /// reached through a proxy which does, or from this host only.
+    pub fn plain(mut self) -> ServerBuilder {
+        self.security = Security::Plain;
+        self
+    }
+
     /// Starts the server on `address`. Port 0 picks a free one.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] if a setting cannot be used, and as [`Server::bind`].
+    /// [`Error::InvalidSetting`] if a setting cannot be used, or the node's address says TLS and it
+    /// has no certificate; and as [`Server::bind`].
     pub fn bind(self, address: impl ToSocketAddrs) -> Result<Server, Error> {
         self.settings.check()?;
         let unresolved = |error| bind_error("the given address", error);
@@ -377,7 +408,9 @@ impl ServerBuilder {
         self.settings.check()?;
         let failed = |error| bind_error("the given listener", error);
         let address = listener.local_addr().map_err(failed)?;
-        if !address.ip().is_loopback() && !self.node.is_guarded() {
+        let tls = self.tls_spoken()?;
+        let admits_strangers = tls.as_ref().is_none_or(Tls::admits_strangers);
+        if admits_strangers && !self.node.is_guarded() && !address.ip().is_loopback() {
             log::warn!(
                 target: "groupcache", address:% = address;
                 "listening beyond this host: requests are not authenticated"
@@ -393,6 +426,7 @@ impl ServerBuilder {
             node: self.node,
             fallback: self.fallback,
             settings: self.settings,
+            tls,
         });
         let listener = Listener::new(poll, listener, Arc::clone(&shared)).map_err(failed)?;
         let mut server = Server {
@@ -406,6 +440,21 @@ impl ServerBuilder {
             Err(error) => Err(Error::Thread {
                 source: Arc::new(error),
             }),
+        }
+    }
+
+    fn tls_spoken(&self) -> Result<Option<Tls>, Error> {
+        match &self.security {
+            Security::Plain => Ok(None),
+            #[cfg(feature = "tls")]
+            Security::Tls(tls) => Ok(Some(tls.clone())),
+            Security::OfNode if !self.node.this().is_secure() => Ok(None),
+            Security::OfNode => {
+                let reason = "the node's address is https:// and it has no certificate: give it \
+                              one, or have the server `plain` behind a proxy";
+                let tls = self.node.tls().cloned();
+                tls.map(Some).ok_or_else(|| Error::setting("tls", reason))
+            }
         }
     }
 }

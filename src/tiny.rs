@@ -32,7 +32,8 @@ const WORKERS: usize = 8;
 /// loads is answered "overloaded", and the drop waits up to a second for the threads to end.
 /// [`shutdown`](TinyServer::shutdown) ends it without cutting anything off.
 ///
-/// It answers the peer protocol and nothing else: other paths get a 404.
+/// It answers the peer protocol and nothing else: other paths get a 404. It does not speak TLS: a
+/// node whose address begins with `https://` needs a proxy before it that does.
 ///
 /// # Only for trusted networks
 ///

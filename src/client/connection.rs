@@ -1,9 +1,8 @@
 //! `Connection`: one request to a peer at a time, and its answer.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::SocketAddr;
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::socket::Socket;
 use crate::http1::{
@@ -11,6 +10,7 @@ use crate::http1::{
     write_request_head,
 };
 use crate::peer::{Call, CallError, Reply};
+use crate::stream::Stream;
 use crate::wire::{AUTH_HEADER, HEADER};
 
 /// What is read at once until the length of a body is known: most answers whole.
@@ -26,7 +26,7 @@ const MAX_RESERVED: usize = 1 << 20;
 const MAX_INTERIM: usize = 8;
 
 pub(super) struct Connection {
-    socket: Socket,
+    stream: Stream<Socket>,
     output: Vec<u8>,
     input: Vec<u8>,
     unread: Range<usize>,
@@ -51,16 +51,16 @@ impl From<Malformed> for Failed {
 }
 
 impl Connection {
-    pub(super) fn open(address: SocketAddr, timeout: Duration) -> io::Result<Connection> {
-        Ok(Connection {
-            socket: Socket::connect(address, timeout)?,
+    pub(super) fn new(stream: Stream<Socket>) -> Connection {
+        Connection {
+            stream,
             output: Vec::new(),
             input: vec![0; INPUT],
             unread: 0..0,
             is_answered: false,
             is_reusable: false,
             idle_since: Instant::now(),
-        })
+        }
     }
 
     /// Whether another request can be sent on it, as far as is known without asking the system.
@@ -74,7 +74,7 @@ impl Connection {
 
     /// Whether the other side has not closed it, which takes calls to the system.
     pub(super) fn is_open(&self) -> bool {
-        self.socket.is_quiet()
+        self.stream.socket().is_quiet()
     }
 
     /// Sends `call` and reads the answer, whose body may have `max_body` bytes, until `until`.
@@ -88,7 +88,7 @@ impl Connection {
         self.is_reusable = false;
         self.is_answered = false;
         self.unread = 0..0;
-        self.socket.set_deadline(until);
+        self.stream.socket_mut().set_deadline(until);
         let sent = self.send(call, host);
         // One that does not want all of a request may say so before it closes.
         let received = self.receive(max_body);
@@ -112,10 +112,10 @@ impl Connection {
         write_request_head(&mut self.output, method, target, headers, body.len());
         if body.len() <= SENT_AT_ONCE {
             self.output.extend_from_slice(body);
-            return self.socket.write_all(&self.output);
+            return self.stream.write_all(&self.output);
         }
-        self.socket.write_all(&self.output)?;
-        self.socket.write_all(body)
+        self.stream.write_all(&self.output)?;
+        self.stream.write_all(body)
     }
 
     fn receive(&mut self, max_body: usize) -> Result<Reply, Failed> {
@@ -136,7 +136,7 @@ impl Connection {
                 BodyLength::Known(length) => self.read_body(length, max_body)?,
                 BodyLength::Chunked => self.read_chunks(max_body)?,
             };
-            self.is_reusable = stays && self.unread.is_empty();
+            self.is_reusable = stays && self.unread.is_empty() && self.stream.is_quiet();
             return Ok(Reply {
                 status,
                 header,
@@ -171,7 +171,7 @@ impl Connection {
         self.unread.start += here;
         let missing = (length - here) as u64;
         if missing > 0 {
-            let read = (&mut self.socket).take(missing).read_to_end(&mut body);
+            let read = (&mut self.stream).take(missing).read_to_end(&mut body);
             read.map_err(|error| self.failed(error))?;
             if body.len() < length {
                 return Err(self.failed(ErrorKind::UnexpectedEof.into()));
@@ -201,7 +201,7 @@ impl Connection {
         if self.unread.end == self.input.len() {
             self.input.resize(2 * self.input.len(), 0);
         }
-        let read = self.socket.read(&mut self.input[self.unread.end..]);
+        let read = self.stream.read(&mut self.input[self.unread.end..]);
         match read {
             Ok(0) => Err(self.failed(ErrorKind::UnexpectedEof.into())),
             Ok(count) => {

@@ -27,9 +27,8 @@ struct State {
 
 impl Names {
     pub(super) fn new(peer: &Peer) -> Arc<Names> {
-        let host = peer.host().trim_start_matches('[').trim_end_matches(']');
         Arc::new(Names {
-            host: host.to_owned(),
+            host: peer.bare_host().to_owned(),
             port: peer.port(),
             state: Mutex::new(State::default()),
         })

@@ -7,6 +7,9 @@ use httparse::Header as Field;
 
 use super::{FieldRoom, MAX_HEAD, Persistence, parse_length};
 
+/// What a server that speaks TLS says first to a client that does not.
+const TLS_ALERT: u8 = 0x15;
+
 /// Why bytes are no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed(pub(crate) &'static str);
@@ -47,6 +50,11 @@ impl<'a> ResponseHead<'a> {
 /// `from`, where an earlier one ended.
 pub(crate) fn response_head_len(bytes: &[u8], from: usize) -> Result<Option<usize>, Malformed> {
     const END: &[u8] = b"\r\n\r\n";
+    if bytes.first() == Some(&TLS_ALERT) {
+        return Err(Malformed(
+            "the peer speaks TLS: its address begins with https://",
+        ));
+    }
     let from = from.saturating_sub(END.len() - 1);
     let searched = bytes.get(from..).unwrap_or_default();
     let end = searched.windows(END.len()).position(|four| four == END);

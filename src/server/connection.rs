@@ -1,7 +1,7 @@
 //! `Connection`: one client's requests, one after the other, each read, answered and written as far
 //! as the socket allows at once.
 
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use super::shared::Shared;
 use crate::group::Pending;
 use crate::http1::{self, CONTINUE, Head, Persistence, Refusal};
 use crate::node::Begin;
+use crate::stream::Stream;
 use crate::wire::{Response, is_ours};
 
 /// How long a worker waits for the next request of a connection that has just had an answer.
@@ -37,7 +38,7 @@ const MAX_DISCARDED: usize = 1 << 20;
 pub(super) type BoxedConnection = Box<Connection>;
 
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Stream<TcpStream>,
     peer: SocketAddr,
     place: Place,
     input: Input,
@@ -138,7 +139,7 @@ fn is_connected(stream: &TcpStream, is_blocking: bool) -> bool {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, peer: SocketAddr, place: Place) -> Connection {
+    pub(super) fn new(stream: Stream<TcpStream>, peer: SocketAddr, place: Place) -> Connection {
         Connection {
             stream,
             peer,
@@ -169,7 +170,7 @@ impl Connection {
 
     fn serve(&mut self, shared: &Shared, lane: Which) -> Result<Next, Broken> {
         // An answer may have been waited for, or its reader.
-        let mut answered = usize::from(!self.output.is_empty());
+        let mut answered = usize::from(self.has_unsent());
         let mut reads = 0;
         loop {
             let is_last = self.stage != Stage::Open;
@@ -235,13 +236,14 @@ impl Connection {
 
     /// Whether it has no part of a request.
     fn is_idle(&self) -> bool {
-        self.input.is_empty() && self.expected.is_none()
+        self.awaited() == Wait::Request
     }
 
-    fn awaited(&self) -> Wait {
+    pub(super) fn awaited(&self) -> Wait {
         match self.expected {
+            _ if self.stream.is_handshaking() => Wait::Handshake,
             Some(_) => Wait::Body,
-            None if self.input.is_empty() => Wait::Request,
+            None if self.input.is_empty() && !self.stream.has_part() => Wait::Request,
             None => Wait::Head,
         }
     }
@@ -282,7 +284,8 @@ impl Connection {
             return Ok(Step::Elsewhere(needed));
         }
         // One who gave up a PUT has this value removed everywhere: carried out late, it would stay.
-        if is_ours && head.method == "PUT" && !is_connected(&self.stream, self.is_blocking) {
+        if is_ours && head.method == "PUT" && !is_connected(self.stream.socket(), self.is_blocking)
+        {
             return Ok(Step::Deserted);
         }
         let answer = if is_ours || shared.fallback.is_none() {
@@ -379,23 +382,31 @@ impl Connection {
         self.place.buffer(0);
     }
 
+    fn has_unsent(&self) -> bool {
+        !self.output.is_empty() || self.stream.wants_write()
+    }
+
     /// Sends what there is; tells whether that was all.
     fn flush(&mut self) -> Result<bool, Broken> {
-        if self.output.is_empty() {
+        if !self.has_unsent() {
             return Ok(true);
         }
-        match self.output.write_to(&mut self.stream) {
+        let sent = match self.output.write_to(&mut self.stream) {
+            Ok(true) => self.stream.flush().map(|()| true),
+            sent => sent,
+        };
+        match sent {
             Ok(true) => {
-                self.due = None;
+                self.due.take_if(|(wait, _)| *wait == Wait::Write);
                 self.place.let_go();
                 Ok(true)
             }
-            Ok(false) => {
+            Err(error) if !is_transient(&error) => Err(Broken),
+            _ => {
                 // From now on only when there is room.
                 self.set_blocking(false)?;
                 Ok(false)
             }
-            Err(_) => Err(Broken),
         }
     }
 
@@ -414,18 +425,35 @@ impl Connection {
                 self.input.filled(count);
                 Ok(true)
             }
+            // Something has come, but no data: TLS has to say something first, or to hear more.
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(true),
             Err(error) if is_transient(&error) => Ok(false),
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                self.turn_away(&error);
+                Ok(true)
+            }
             Err(_) => Err(Broken),
         }
     }
 
+    /// Ends it, as TLS has failed; the client has been told why.
+    fn turn_away(&mut self, error: &io::Error) {
+        log::debug!(
+            target: "groupcache", peer:% = self.peer, error:% = error;
+            "a client was turned away by TLS"
+        );
+        self.stage = Stage::Refusing;
+    }
+
     /// Closes, but not before the other side if that may still be sending.
     fn end(&mut self) -> Result<Next, Broken> {
+        self.stream.say_end();
+        let socket = self.stream.socket_mut();
         let mut discarded = match self.stage {
             Stage::Open | Stage::Closing if self.input.is_empty() => return Ok(Next::Close),
             Stage::Ended(discarded) => discarded,
             _ => {
-                self.stream.shutdown(Shutdown::Write).map_err(|_| Broken)?;
+                socket.shutdown(Shutdown::Write).map_err(|_| Broken)?;
                 0
             }
         };
@@ -433,7 +461,7 @@ impl Connection {
         self.set_blocking(false)?;
         let mut room = [0; 4_096];
         while discarded < MAX_DISCARDED {
-            match self.stream.read(&mut room) {
+            match self.stream.socket_mut().read(&mut room) {
                 Ok(0) => break,
                 Ok(count) => discarded += count,
                 Err(error) if is_transient(&error) => {
@@ -488,9 +516,9 @@ impl Connection {
         interest: Interest,
     ) -> io::Result<()> {
         if self.is_registered {
-            return registry.reregister(&mut self.stream, token, interest);
+            return registry.reregister(self.stream.socket_mut(), token, interest);
         }
-        registry.register(&mut self.stream, token, interest)?;
+        registry.register(self.stream.socket_mut(), token, interest)?;
         self.is_registered = true;
         Ok(())
     }
@@ -498,7 +526,7 @@ impl Connection {
     pub(super) fn deregister(&mut self, registry: &Registry) {
         if self.is_registered {
             // It can fail only if it was not registered.
-            let _ = registry.deregister(&mut self.stream);
+            let _ = registry.deregister(self.stream.socket_mut());
             self.is_registered = false;
         }
     }
@@ -508,7 +536,7 @@ impl Connection {
         if blocking == self.is_blocking {
             return Ok(());
         }
-        let socket = SockRef::from(&self.stream);
+        let socket = SockRef::from(self.stream.socket());
         if blocking && !self.is_tuned {
             socket.set_read_timeout(Some(LINGER)).map_err(|_| Broken)?;
             socket

@@ -8,9 +8,10 @@ use mio::{Events, Interest, Poll};
 
 use super::connection::Connection;
 use super::lane::Which;
-use super::lobby::{LISTENER, Phase, Wait};
+use super::lobby::{LISTENER, Phase};
 use super::places::{Full, Place};
 use super::shared::Shared;
+use crate::stream::Stream;
 use crate::sync::{Arc, thread};
 
 /// How many connections are accepted before others are looked after.
@@ -121,9 +122,20 @@ impl Listener {
             return;
         };
         // Without it small answers would wait for acknowledgements of those before.
-        if stream.set_nodelay(true).is_ok() {
-            let connection = Connection::new(stream, peer, place);
-            self.shared.wait(Box::new(connection), Wait::Request);
+        if stream.set_nodelay(true).is_err() {
+            return;
+        }
+        let stream = match &self.shared.tls {
+            None => Ok(Stream::Plain(stream)),
+            Some(tls) => tls.accept(stream),
+        };
+        match stream {
+            Ok(stream) => {
+                let connection = Box::new(Connection::new(stream, peer, place));
+                let wait = connection.awaited();
+                self.shared.wait(connection, wait);
+            }
+            Err(error) => log::error!(target: "groupcache", error:% = error; "no TLS for a client"),
         }
     }
 

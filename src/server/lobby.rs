@@ -19,6 +19,8 @@ const FIRST_KEY: usize = 2;
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
+    /// The client's part of the handshake.
+    Handshake,
     /// The first byte of a request.
     Request,
     /// The rest of a head.
@@ -36,12 +38,12 @@ pub(super) enum Wait {
 impl Wait {
     /// Whether nothing is lost if the connection is closed.
     fn is_idle(self) -> bool {
-        matches!(self, Wait::Request | Wait::End)
+        matches!(self, Wait::Handshake | Wait::Request | Wait::End)
     }
 
     fn due(self) -> Due {
         match self {
-            Wait::Request | Wait::Head | Wait::End => Due::Spare,
+            Wait::Handshake | Wait::Request | Wait::Head | Wait::End => Due::Spare,
             Wait::Write => Due::Reader,
             Wait::Body | Wait::Answer => Due::Other,
         }

@@ -13,12 +13,14 @@ use crate::group::Pending;
 use crate::http1::Head;
 use crate::node::{Begin, Node};
 use crate::sync::{Arc, AtomicBool, Ordering};
+use crate::tls::Tls;
 use crate::wire::{Request, Response};
 
 pub(super) struct Shared {
     pub(super) node: Node,
     pub(super) fallback: Option<Arc<Fallback>>,
     pub(super) settings: Settings,
+    pub(super) tls: Option<Tls>,
     pub(super) peers: Lane,
     pub(super) application: Lane,
     pub(super) lobby: Lobby,

@@ -27,11 +27,11 @@ struct NotingLink {
 }
 
 impl Transport for Noting {
-    fn link(&self, peer: &Peer, limits: &Limits) -> Arc<dyn Link> {
-        Arc::new(NotingLink {
-            link: self.network.link(peer, limits),
+    fn link(&self, peer: &Peer, limits: &Limits) -> Result<Arc<dyn Link>, Error> {
+        Ok(Arc::new(NotingLink {
+            link: self.network.link(peer, limits)?,
             calls: Arc::clone(&self.calls),
-        })
+        }))
     }
 }
 

@@ -50,8 +50,8 @@ impl Puppet {
 }
 
 impl Transport for Puppet {
-    fn link(&self, _: &Peer, _: &Limits) -> Arc<dyn Link> {
-        Arc::new(self.clone())
+    fn link(&self, _: &Peer, _: &Limits) -> Result<Arc<dyn Link>, Error> {
+        Ok(Arc::new(self.clone()))
     }
 }
 

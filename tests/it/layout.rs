@@ -19,7 +19,7 @@ const LEVELS: &[&[&str]] = &[
         "cache", "pool", "peer", "combiner", "keyring", "guard", "circuit", "owed", "change",
         "keeper", "cluster",
     ],
-    &["client", "group"],
+    &["stream", "tls", "client", "group"],
     &["node"],
     &["memory", "server", "tiny", "discovery", "metrics", "status"],
     &["capi", "fuzz"],

@@ -6,6 +6,7 @@ mod absences;
 mod api;
 #[cfg(feature = "auth")]
 mod auth;
+mod certificates;
 mod cluster;
 mod expiry;
 mod golang;
@@ -24,3 +25,4 @@ mod protocol;
 mod server;
 #[cfg(feature = "tiny_http")]
 mod tiny;
+mod tls;

@@ -471,11 +471,11 @@ struct Older {
 }
 
 impl Transport for Older {
-    fn link(&self, _: &Peer, _: &Limits) -> Arc<dyn Link> {
-        Arc::new(Older {
+    fn link(&self, _: &Peer, _: &Limits) -> Result<Arc<dyn Link>, Error> {
+        Ok(Arc::new(Older {
             node: self.node.clone(),
             batches: Arc::clone(&self.batches),
-        })
+        }))
     }
 }
 

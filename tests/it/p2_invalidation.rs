@@ -343,8 +343,8 @@ impl groupcache_sync::Transport for RefusesOnce {
         &self,
         _: &groupcache_sync::Peer,
         _: &groupcache_sync::Limits,
-    ) -> Arc<dyn groupcache_sync::Link> {
-        Arc::new(RefusesOnce(Arc::clone(&self.0)))
+    ) -> Result<Arc<dyn groupcache_sync::Link>, Error> {
+        Ok(Arc::new(RefusesOnce(Arc::clone(&self.0))))
     }
 }
 

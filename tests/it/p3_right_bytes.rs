@@ -90,8 +90,8 @@ fn a_key_that_cannot_travel_is_refused_at_the_caller() {
 struct Liar(Reply);
 
 impl Transport for Liar {
-    fn link(&self, _: &Peer, _: &Limits) -> Arc<dyn Link> {
-        Arc::new(Liar(self.0.clone()))
+    fn link(&self, _: &Peer, _: &Limits) -> Result<Arc<dyn Link>, Error> {
+        Ok(Arc::new(Liar(self.0.clone())))
     }
 }
 

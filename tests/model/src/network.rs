@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex as Plain};
 use std::time::{Duration, Instant};
 
 use groupcache_sync::{
-    Call, CallError, Clock, Limits, Link, Network, NodeBuilder, Peer, Reply, Transport,
+    Call, CallError, Clock, Error, Limits, Link, Network, NodeBuilder, Peer, Reply, Transport,
 };
 use shuttle::thread;
 
@@ -354,13 +354,13 @@ struct Side {
 }
 
 impl Transport for Side {
-    fn link(&self, peer: &Peer, limits: &Limits) -> Arc<dyn Link> {
-        Arc::new(BadLink(Arc::new(Way {
-            inner: self.network.inner.link(peer, limits),
+    fn link(&self, peer: &Peer, limits: &Limits) -> Result<Arc<dyn Link>, Error> {
+        Ok(Arc::new(BadLink(Arc::new(Way {
+            inner: self.network.inner.link(peer, limits)?,
             network: Arc::clone(&self.network),
             from: self.from.clone(),
             to: peer.address(),
-        })))
+        }))))
     }
 }
 
