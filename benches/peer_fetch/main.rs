@@ -29,6 +29,7 @@ mod server;
 mod tonic;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use groupcache_sync_benches::{Failure, Options, Table, nanos, ratio};
@@ -65,13 +66,17 @@ const OURS: usize = 0;
 /// The keys of our server, by the size of their values.
 type Keys = HashMap<usize, Vec<String>>;
 
+fn plain(address: SocketAddr) -> String {
+    format!("http://{address}")
+}
+
 /// Ours and the anchor come first.
 fn contenders(
     server: &ServerProcess,
     options: &Options,
 ) -> Result<(Vec<Box<dyn Contender>>, Keys), Failure> {
     let id = server.id();
-    let ours = Ours::new("groupcache-sync", server.ours, id)?;
+    let ours = Ours::new("groupcache-sync", &plain(server.ours), id)?;
     let keys = ours.fill()?;
     let mut contenders: Vec<Box<dyn Contender>> = vec![
         Box::new(ours),
@@ -82,7 +87,13 @@ fn contenders(
     ];
     let mut rivals: Vec<Box<dyn Contender>> = vec![
         Box::new(Tonic::new(server.tonic, id)?),
-        Box::new(Ours::new("over tiny_http", server.tiny, id)?),
+        Box::new(Ours::new("over tiny_http", &plain(server.tiny), id)?),
+        Box::new(Ours::with_tls(
+            server.certificates.clone(),
+            "over TLS",
+            &format!("https://{}", server.tls),
+            id,
+        )?),
         Box::new(BareClient {
             address: server.ours,
             server: id,
@@ -168,7 +179,7 @@ fn main() -> Result<ExitCode, Failure> {
         }
     }
     if options.wants(batches::NAME) {
-        let ours = Ours::new("groupcache-sync", server.ours, server.id())?;
+        let ours = Ours::new("groupcache-sync", &plain(server.ours), server.id())?;
         goals.reach(
             batches::NAME,
             batches::measure(&ours, &options)?,

@@ -1,8 +1,6 @@
 //! Our group, whose keys another process owns.
 
-use std::net::SocketAddr;
-
-use groupcache_sync::{Deadline, Group, Node, Peer, Source};
+use groupcache_sync::{Deadline, Group, Node, NodeBuilder, Peer, Source, Tls};
 use groupcache_sync_benches::Failure;
 
 use crate::contender::{Cell, Contender, KEYS, Run, all_keys, run_threads};
@@ -18,11 +16,8 @@ pub(crate) struct Ours {
 }
 
 /// Both processes list the same two peers. Nobody ever asks the client, so it has no listener.
-pub(crate) fn peers(server: SocketAddr) -> Result<[Peer; 2], Failure> {
-    Ok([
-        client()?,
-        Peer::new(&format!("http://{server}"))?.id("server"),
-    ])
+pub(crate) fn peers(server: &str) -> Result<[Peer; 2], Failure> {
+    Ok([client()?, Peer::new(server)?.id("server")])
 }
 
 fn client() -> Result<Peer, Failure> {
@@ -32,12 +27,26 @@ fn client() -> Result<Peer, Failure> {
 impl Ours {
     /// The hot cache is off, so that every get goes to the server at this address, which is in
     /// process number `server`.
-    pub(crate) fn new(
+    pub(crate) fn new(name: &'static str, address: &str, server: u32) -> Result<Ours, Failure> {
+        Ours::over(Node::builder(client()?)?, name, address, server)
+    }
+
+    pub(crate) fn with_tls(
+        tls: Tls,
         name: &'static str,
-        address: SocketAddr,
+        address: &str,
         server: u32,
     ) -> Result<Ours, Failure> {
-        let node = Node::builder(client()?)?.build()?;
+        Ours::over(Node::builder(client()?)?.tls(tls), name, address, server)
+    }
+
+    fn over(
+        builder: NodeBuilder,
+        name: &'static str,
+        address: &str,
+        server: u32,
+    ) -> Result<Ours, Failure> {
+        let node = builder.build()?;
         node.set_peers(peers(address)?)?;
         let group = node
             .group_builder(GROUP, 64 << 20)
