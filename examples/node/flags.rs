@@ -36,6 +36,16 @@ pub(crate) struct Flags {
     pub(crate) secret_file: Option<String>,
     pub(crate) dialect: Dialect,
     pub(crate) engine: Engine,
+    pub(crate) tls: Option<TlsFiles>,
+}
+
+/// What peers prove to each other who they are with.
+pub(crate) struct TlsFiles {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+    pub(crate) authorities: String,
+    /// Whether clients must have a certificate too.
+    pub(crate) client_auth: bool,
 }
 
 /// Who serves the peers.
@@ -47,7 +57,7 @@ pub(crate) enum Engine {
     TinyHttp,
 }
 
-/// Every flag: its name, its value, what it is for.
+/// Every flag: its name, its value if it takes one, what it is for.
 const FLAGS: &[(&str, &str, &str)] = &[
     (
         "--listen",
@@ -140,6 +150,22 @@ const FLAGS: &[(&str, &str, &str)] = &[
         "who serves the peers (default: threads)",
     ),
     (
+        "--tls-cert",
+        "FILE",
+        "this node's certificate, PEM; then all nodes are https:// (default: none)",
+    ),
+    ("--tls-key", "FILE", "its private key, PEM"),
+    (
+        "--tls-ca",
+        "FILE",
+        "the certificates of those who sign the peers' ones, PEM",
+    ),
+    (
+        "--tls-client-auth",
+        "",
+        "serve only peers that have such a certificate",
+    ),
+    (
         "--secret-file",
         "FILE",
         "the secret that all nodes share, and in a second line one that is taken too (default: none)",
@@ -156,8 +182,8 @@ pub(crate) fn help() -> String {
     }
     help.push_str(
         "\nThe front answers GET, PUT and DELETE /k/<percent-encoded key>, POST /get-many,\n\
-         GET /stats, PUT /peers and GET /health. SIGHUP reads the secret again. RUST_LOG=warn|info|debug|trace sets what is\n\
-         logged on stderr.\n",
+         GET /stats, PUT /peers and GET /health. SIGHUP reads the secret and the certificates\n\
+         again. RUST_LOG=warn|info|debug|trace sets what is logged on stderr.\n",
     );
     help
 }
@@ -182,6 +208,10 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Asked, Failu
         }
         _ => Engine::Threads,
     };
+    let tls = given.tls()?;
+    if tls.is_some() && engine != Engine::Threads {
+        return Err(Failure::usage("--engine tiny_http: it cannot do TLS"));
+    }
     let origin = given.required("--origin")?;
     Ok(Asked::Run(Box::new(Flags {
         listen: given.required("--listen")?,
@@ -204,6 +234,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Asked, Failu
         secret_file: given.text("--secret-file"),
         dialect,
         engine,
+        tls,
     })))
 }
 
@@ -234,8 +265,11 @@ fn read(args: impl Iterator<Item = OsString>) -> Result<Option<Given>, Failure> 
             )));
         };
         let value = match value {
-            Some(value) => Some(value),
-            None => args.next().transpose()?,
+            Some(_) if kind.is_empty() => {
+                return Err(Failure::usage(format!("{name}: it takes no value")));
+            }
+            None if !kind.is_empty() => args.next().transpose()?,
+            value => Some(value.unwrap_or_default()),
         };
         let Some(value) = value else {
             return Err(Failure::usage(format!(
@@ -257,6 +291,23 @@ impl Given {
     fn required(&mut self, name: &str) -> Result<String, Failure> {
         self.text(name)
             .ok_or_else(|| Failure::usage(format!("{name}: it is required")))
+    }
+
+    fn tls(&mut self) -> Result<Option<TlsFiles>, Failure> {
+        let files = ["--tls-cert", "--tls-key", "--tls-ca"].map(|name| self.text(name));
+        let client_auth = self.text("--tls-client-auth").is_some();
+        match files {
+            [None, None, None] if !client_auth => Ok(None),
+            [Some(certificate), Some(key), Some(authorities)] => Ok(Some(TlsFiles {
+                certificate,
+                key,
+                authorities,
+                client_auth,
+            })),
+            _ => Err(Failure::usage(
+                "--tls-cert, --tls-key and --tls-ca: one of them needs the others",
+            )),
+        }
     }
 
     fn one_of(

@@ -12,12 +12,14 @@
 //! - `origin.rs`: where values come from, a [`Loader`](groupcache_sync::Loader);
 //! - `front.rs`: what clients may ask, all of it done by a [`Group`];
 //! - `logger.rs`: the log on stderr;
+//! - `security.rs`: the secret and the certificates, read again on SIGHUP;
 //! - this file: how these become a process that serves, and that stops in good order.
 
 mod flags;
 mod front;
 mod logger;
 mod origin;
+mod security;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -27,13 +29,14 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "tiny_http")]
 use groupcache_sync::TinyServer;
-use groupcache_sync::{Error, Group, Keyring, Node, Server};
+use groupcache_sync::{Error, Group, Node, Server};
 
 use socket2::{Domain, Socket, Type};
 
 use flags::{Asked, Engine, Flags};
 use front::Front;
 use origin::Origin;
+use security::Security;
 
 /// How long requests under way may take once the process is to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -94,11 +97,8 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     // The port must be known first: it is a part of this node's address.
     let listener = listen("--listen", &flags.listen)?;
     let address = listener.local_addr().map_err(Failure::system)?;
-    let keyring = flags.secret_file.as_ref().map(Keyring::from_file);
-    let keyring = keyring
-        .transpose()
-        .map_err(|error| Failure::usage(format!("--secret-file: {error}")))?;
-    let node = node(flags, address, keyring.clone())?;
+    let security = Security::read(flags)?;
+    let node = node(flags, address, &security)?;
     let group = group(flags, &node)?;
     if let Some(peers) = &flags.peers {
         node.set_peers(peers).map_err(|error| match error {
@@ -113,6 +113,8 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     let front = Front::new(node.clone(), group);
     let front = Server::builder(&node)
         .fallback(move |request| front.answer(request))
+        // Clients are on this host, or behind what proves to them who it is.
+        .plain()
         // A get holds a thread until its value is here, which may take long and must not keep
         // `/health` waiting.
         .fallback_workers(FRONT_THREADS)
@@ -124,7 +126,7 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     let ready = format!("ready front={} listen={address}\n", front.local_addr());
     print(&ready).map_err(Failure::system)?;
 
-    signals.wait_for_the_end(|| reload(keyring.as_ref()));
+    signals.wait_for_the_end(|| security.reload());
     log::info!(target: "node", seconds = DRAIN.as_secs(); "draining");
     let end = Instant::now() + DRAIN;
     // Clients first: what they wait for may need the peers, and peers need the other address.
@@ -160,15 +162,6 @@ impl Listen {
             #[cfg(feature = "tiny_http")]
             Listen::TinyHttp(server) => server.shutdown(timeout),
         }
-    }
-}
-
-/// Reads the secret again. If it cannot be used, the one before stays.
-fn reload(keyring: Option<&Keyring>) {
-    match keyring.map(Keyring::reload) {
-        Some(Ok(())) => log::info!(target: "node", "the secret was read again"),
-        Some(Err(error)) => log::error!(target: "node", error:% = error; "the old secret stays"),
-        None => {}
     }
 }
 
@@ -219,11 +212,16 @@ impl Signals {
     }
 }
 
-fn node(flags: &Flags, address: SocketAddr, keyring: Option<Keyring>) -> Result<Node, Failure> {
+fn node(flags: &Flags, address: SocketAddr, security: &Security) -> Result<Node, Failure> {
+    let scheme = security.scheme();
     let this = match &flags.this {
         Some(this) => this.clone(),
-        None => format!("http://{address}"),
+        None => format!("{scheme}{address}"),
     };
+    if !this.starts_with(scheme) {
+        let reason = "https:// goes with --tls-cert, and http:// without it";
+        return Err(Failure::usage(format!("--self {this}: {reason}")));
+    }
     if flags.this.is_none() && address.ip().is_unspecified() {
         log::warn!(
             target: "node", address = this.as_str();
@@ -243,9 +241,7 @@ fn node(flags: &Flags, address: SocketAddr, keyring: Option<Keyring>) -> Result<
     if let Some(threads) = flags.loader_threads {
         builder = builder.loader_threads(threads);
     }
-    if let Some(keyring) = keyring {
-        builder = builder.keyring(keyring);
-    }
+    let builder = security.guard(builder);
     builder.build().map_err(Failure::usage)
 }
 

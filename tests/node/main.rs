@@ -10,6 +10,8 @@
     reason = "this is all test code, and a failed test shows the logs of its processes"
 )]
 
+#[path = "../it/certificates.rs"]
+mod certificates;
 mod herd;
 #[allow(dead_code, reason = "`tests/limits` uses the rest of it")]
 mod origin;
@@ -17,6 +19,7 @@ mod origin;
 mod process;
 mod protocol;
 mod secret;
+mod tls;
 
 use std::net::TcpListener;
 use std::sync::Barrier;
@@ -616,6 +619,26 @@ fn the_command_line_says_what_is_wrong_with_it() {
         (
             with(&["--secret-file", "/x"]),
             &["--secret-file", "/x", "No such file"],
+        ),
+        (
+            with(&["--tls-cert", "/x"]),
+            &["--tls-cert", "--tls-key", "--tls-ca"],
+        ),
+        (
+            with(&["--tls-client-auth=yes"]),
+            &["--tls-client-auth", "no value"],
+        ),
+        (
+            with(&["--tls-client-auth"]),
+            &["--tls-cert", "needs the others"],
+        ),
+        (
+            with(&["--tls-cert", "/x", "--tls-key", "/y", "--tls-ca", "/z"]),
+            &["/x", "No such file"],
+        ),
+        (
+            with(&["--self", "https://127.0.0.1:1"]),
+            &["--self", "--tls-cert"],
         ),
         (
             with(&["--loader-threads", "0"]),

@@ -86,7 +86,7 @@ pub(crate) struct Process {
     child: Child,
     /// `http://` and the front address.
     pub(crate) front: String,
-    /// `http://` and the listen address: its name as a peer.
+    /// `http://` or `https://` and the listen address: its name as a peer.
     pub(crate) url: String,
     agent: ureq::Agent,
     log: Arc<Log>,
@@ -172,7 +172,12 @@ impl Process {
         };
         assert_eq!(word, "ready");
         process.front = format!("http://{}", front.strip_prefix("front=").unwrap());
-        process.url = format!("http://{}", listen.strip_prefix("listen=").unwrap());
+        let scheme = if args.contains(&"--tls-cert") {
+            "https"
+        } else {
+            "http"
+        };
+        process.url = format!("{scheme}://{}", listen.strip_prefix("listen=").unwrap());
         process
     }
 
