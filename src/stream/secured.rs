@@ -130,20 +130,16 @@ impl<S: Read + Write> Write for Secured<S> {
     /// Takes `bytes` for as long as the socket does, and up to 64 KiB more.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut taken = 0;
-        while taken < bytes.len() {
+        loop {
+            // First of all, so that the last of a handshake goes out with the first of the data.
+            taken += self.session.writer().write(&bytes[taken..])?;
             match self.send() {
                 Err(error) if taken == 0 => return Err(error),
-                Err(_) => return Ok(taken), // it will be seen again
+                Err(_) => return Ok(taken), // it is seen again when the rest is sent
+                Ok(()) if taken == bytes.len() => return Ok(taken),
                 Ok(()) => {}
             }
-            match self.session.writer().write(&bytes[taken..])? {
-                0 => return Err(ErrorKind::WriteZero.into()),
-                count => taken += count,
-            }
         }
-        // Nothing is lost if it fails: it is seen when the rest is sent.
-        let _ = self.send();
-        Ok(taken)
     }
 
     fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {

@@ -10,8 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use groupcache_sync::{
-    Deadline, Error, Group, HttpResponse, Network, Node, NodeBuilder, Server, ServerBuilder,
-    Source, Tls, Value,
+    Deadline, Error, Group, HttpResponse, Keyring, Network, Node, NodeBuilder, Server,
+    ServerBuilder, Source, Tls, Value,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -238,6 +238,28 @@ fn nodes_get_set_and_remove_through_tls() {
     }
     assert_eq!((one.loads(), other.loads()), (0, 201));
     assert_eq!(one.fetch_errors() + other.fetch_errors(), 0);
+}
+
+#[test]
+fn signed_requests_go_through_tls_as_others_do() {
+    let authority = Authority::new();
+    let services = [(); 2].map(|()| {
+        let setup = Setup {
+            node: |node| {
+                let keyring = Keyring::new("a secret of thirty-two bytes 123").unwrap();
+                node.fetch_timeout(GUARD).keyring(keyring)
+            },
+            ..Setup::with(tls(&authority.identity(), &authority))
+        };
+        setup.serve()
+    });
+    let [one, other] = &services;
+    one.knows(&other.address());
+    other.knows(&one.address());
+    assert!(one.reaches_peer() && other.reaches_peer());
+    let mut stranger = client(one.socket(), &authority, None);
+    let answer = ask(&mut stranger, "/_groupcache/things/key").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
 }
 
 #[test]
