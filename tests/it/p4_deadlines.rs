@@ -239,7 +239,8 @@ fn a_hung_load_costs_one_thread_and_after_a_remove_its_key_loads_again() {
             .collect();
         eventually("all wait for one load", || {
             let stats = group.stats();
-            (stats.leads, stats.joined) == (1, WAITERS as u64 - 1)
+            let all = (stats.leads, stats.joined) == (1, WAITERS as u64 - 1);
+            all && cluster.loads.all() == 1
         });
         cluster.advance_when(WAITERS, SECOND);
         for waiter in late {

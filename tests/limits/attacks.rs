@@ -37,7 +37,7 @@ const fn attack(
 pub(crate) const ATTACKS: &[Attack] = &[
     attack("1,000 heads at 1 byte/s", slow_heads, None),
     attack("1,000 bodies at 1 byte/s", slow_bodies, None),
-    attack("200 answers of 4 MiB, unread", unread_answers, None),
+    attack("answers of 4 MiB, 100/s, unread", unread_answers, None),
     attack("endless pipelined GETs, unread", pipelined, None),
     attack(
         "declared lengths to 2^64, 200/s",
@@ -182,10 +182,16 @@ fn slow_bodies(target: &Target, told: &mut Told) {
     drip(target, start.as_bytes(), told);
 }
 
-/// Has connections send `request` for as long as there is room, and read nothing.
-fn read_nothing(target: &Target, connections: usize, request: &[u8], told: &mut Told) {
+/// Has one connection after the other send `request`, if there is room, and read nothing.
+fn read_nothing(
+    target: &Target,
+    connections: usize,
+    per_second: u32,
+    request: &[u8],
+    told: &mut Told,
+) {
     let mut streams: Vec<_> = (0..connections).map(|_| None).collect();
-    target.every(1_000, |number| {
+    target.every(per_second, |number| {
         let number = number % connections;
         let mut stream = match streams[number].take() {
             Some(stream) => stream,
@@ -207,13 +213,13 @@ fn read_nothing(target: &Target, connections: usize, request: &[u8], told: &mut 
 
 fn unread_answers(target: &Target, told: &mut Told) {
     let request = format!("GET {LARGE} HTTP/1.1\r\nHost: h\r\n\r\n");
-    read_nothing(target, 200, request.as_bytes(), told);
+    read_nothing(target, 1_000, 100, request.as_bytes(), told);
 }
 
 fn pipelined(target: &Target, told: &mut Told) {
     let request = format!("GET {SMALL} HTTP/1.1\r\nHost: h\r\n\r\n");
     // As many as the system takes: 1,000 requests every millisecond.
-    read_nothing(target, 4, request.repeat(1_000).as_bytes(), told);
+    read_nothing(target, 4, 1_000, request.repeat(1_000).as_bytes(), told);
 }
 
 fn put_of(length: &str) -> String {

@@ -51,11 +51,11 @@ impl Times {
         self.0.push(time);
     }
 
-    /// The time within which so many of a thousand were answered.
+    /// The time within which so many of a thousand were answered; zero if nobody asked.
     pub(crate) fn of_thousand(&mut self, count: usize) -> Duration {
         self.0.sort_unstable();
-        let at = (self.0.len() * count / 1_000).min(self.0.len() - 1);
-        self.0[at]
+        let at = (self.0.len() * count / 1_000).min(self.0.len().saturating_sub(1));
+        self.0.get(at).copied().unwrap_or_default()
     }
 }
 

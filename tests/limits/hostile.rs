@@ -1,6 +1,6 @@
 //! One hostile client after the other, while a well-behaved one goes on.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::client::Client;
 use crate::gauge::{Gauge, Times};
 use crate::origin::Origin;
 use crate::process::{Process, eventually};
-use crate::{alone, size};
+use crate::{Over, alone, size};
 
 /// How much more memory the process may take while it is attacked, in KiB.
 const MORE_MEMORY: u64 = 16 << 10;
@@ -68,8 +68,8 @@ fn hostile_clients_harm_nobody_else() {
     }
     measure(&mut client, node.pid(), time);
     eprintln!(
-        "{:31} {:>7} {:>7} {:>7} {:>6} {:>8} {:>6} {:>7}  the attacker was told",
-        "attack", "p50 µs", "p99", "during", "ratio", "RSS KiB", "fds", "threads"
+        "{:31} {:>7} {:>7} {:>7} {:>6} {:>7} {:>8} {:>6} {:>7}  the attacker was told",
+        "attack", "p50 µs", "p99", "during", "ratio", "max", "RSS KiB", "fds", "threads"
     );
     let mut failures = Vec::new();
     for attack in ATTACKS {
@@ -98,19 +98,21 @@ fn run(
             (attack.run)(&target, &mut told);
             told
         });
+        let over = Over(&target.over);
         let seen = measure(client, pid, time);
-        target.over.store(true, Ordering::Relaxed);
+        drop(over);
         (seen, attacker.join().unwrap())
     });
     let (p99, under_attack) = (usual.of_thousand(990), times.of_thousand(990));
     let more = during.rss.saturating_sub(before.rss);
     eprintln!(
-        "{:31} {:>7} {:>7} {:>7} {:>6.1} {:>+8} {:>6} {:>7}  {told:?}",
+        "{:31} {:>7} {:>7} {:>7} {:>6.1} {:>7} {:>+8} {:>6} {:>7}  {told:?}",
         attack.name,
         usual.of_thousand(500).as_micros(),
         p99.as_micros(),
         under_attack.as_micros(),
         under_attack.as_secs_f64() / p99.as_secs_f64(),
+        times.of_thousand(1_000).as_micros(),
         more,
         during.fds,
         during.threads,

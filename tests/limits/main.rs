@@ -26,6 +26,7 @@ mod resources;
 mod soak;
 
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A size from the environment.
@@ -33,6 +34,15 @@ fn size<T: FromStr>(name: &str) -> Option<T> {
     let told = std::env::var(name).ok()?;
     let size = told.parse().ok();
     Some(size.unwrap_or_else(|| panic!("{name} is not a number: {told}")))
+}
+
+/// Ends what goes on until then when it is dropped: also when the test fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The tests run one after the other: each is to have the machine for itself.

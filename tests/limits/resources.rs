@@ -11,7 +11,7 @@ use crate::cgroup::Cgroup;
 use crate::gauge::{Gauge, Times};
 use crate::origin::Origin;
 use crate::process::{Cluster, PATIENCE, Process, STEADY, eventually};
-use crate::{alone, size};
+use crate::{Over, alone, size};
 
 /// How often a test asks for something at most before that must have happened, in time.
 const GUARD: Duration = Duration::from_secs(10);
@@ -309,11 +309,11 @@ fn an_end_under_load_cuts_no_answer_short() {
         while answered.load(Ordering::Relaxed) < 1_000 {
             thread::yield_now();
         }
+        let _over = Over(&over);
         let told = Instant::now();
         node.signal("TERM");
         assert!(node.wait().success(), "{}", node.log());
         let took = told.elapsed();
-        over.store(true, Ordering::Relaxed);
         for client in clients {
             assert_eq!(client.join().unwrap(), End::Clean);
         }
