@@ -151,10 +151,16 @@ fn a_go_owner_that_is_silent_or_talks_nonsense_opens_its_circuit() {
             true => asker.owner.answers(200, None, b"\xff"),
             false => asker.owner.fails(),
         }
-        for key in ["a", "b", "c", "d"] {
+        for key in ["a", "b", "c"] {
             assert_eq!(asker.group.get(key).unwrap(), value_of(key));
         }
-        assert_eq!(asker.peer().call_errors, 3);
+        let peer = asker.peer();
+        assert_eq!((peer.call_errors, peer.circuit_openings), (3, 1));
+        // One that is not silent may have answered the probe meanwhile, and be asked again.
+        if !nonsense {
+            assert_eq!(asker.group.get("d").unwrap(), value_of("d"));
+            assert_eq!(asker.peer().call_errors, 3);
+        }
     }
 }
 
