@@ -276,7 +276,7 @@ impl Connection {
                 self.output.bytes().extend_from_slice(CONTINUE);
                 self.was_told_to_continue = true;
             }
-            self.expected = Some(head_len + body_len);
+            self.expected = Some(head_len.saturating_add(body_len));
             return Ok(Step::Partial);
         };
         let needed = shared.lane_of(is_ours);

@@ -61,6 +61,23 @@ fn too_much_is_refused_without_reading_it() {
     service.connect().assert_open();
 }
 
+/// Where everything is allowed, a length that no memory holds is waited for and no more.
+#[test]
+fn a_length_without_limit_is_cut_off_in_time() {
+    let service = serve(|settings| {
+        let settings = settings.fallback(|_| HttpResponse::new(200));
+        settings
+            .max_fallback_body(usize::MAX)
+            .body_timeout(Duration::from_millis(200))
+    });
+    let (mut client, begin) = (service.connect(), Instant::now());
+    let length = format!("Content-Length: {}\r\n", u64::MAX);
+    client.send(request("PUT", "/other", &length) + "a part of it");
+    client.assert_closed();
+    assert!(begin.elapsed() >= Duration::from_millis(200), "not before");
+    service.connect().assert_open();
+}
+
 #[test]
 fn a_refusal_is_seen_by_one_who_is_still_sending() {
     let service = serve(|settings| settings);
