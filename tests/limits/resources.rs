@@ -36,7 +36,8 @@ fn a_shortage_of_descriptors_ends_when_they_are_given_back() {
     let _turn = alone();
     let origin = Origin::start();
     let other = Process::start(&origin, STEADY);
-    let node = Process::start_under(&["prlimit", "--nofile=64:64"], &origin, STEADY);
+    let wrapper = ["sh", "-c", "ulimit -n 64; exec \"$@\"", "sh"];
+    let node = Process::start_under(&wrapper, &origin, STEADY);
     for each in [&node, &other] {
         assert_eq!(each.set_peers(&[&node.url, &other.url]).status, 200);
     }

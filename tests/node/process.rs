@@ -113,7 +113,7 @@ impl Process {
         Process::start_by(Command::new(program()), level, origin, args)
     }
 
-    /// As [`start`](Process::start), under a program that becomes the node, such as `prlimit`.
+    /// As [`start`](Process::start), under a command that becomes the one behind it, as `env` does.
     pub(crate) fn start_under(wrapper: &[&str], origin: &Origin, args: &[&str]) -> Process {
         let mut command = Command::new(wrapper[0]);
         command.args(&wrapper[1..]).arg(program());
