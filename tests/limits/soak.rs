@@ -28,8 +28,8 @@ const PAUSE: Duration = Duration::from_millis(3);
 /// does when it begins, not what it does in the end.
 const MEASURED: f64 = 1_800.0;
 
-/// How long connections and threads may take to end by themselves.
-const REST: Duration = Duration::from_secs(45);
+/// How long connections and threads may take to end by themselves: a server keeps one for a minute.
+const REST: Duration = Duration::from_secs(75);
 
 /// Ranks, the popular ones more often: xorshift, and the cumulated shares.
 struct Zipf<'a> {
@@ -237,8 +237,8 @@ fn what_nodes_take_does_not_grow() {
              threads",
             old.rss, new.rss, old.fds, new.fds, old.threads, new.threads
         );
-        assert!(new.fds.abs_diff(old.fds) <= 2, "{old:?} {new:?}");
-        assert!(new.threads.abs_diff(old.threads) <= 2, "{old:?} {new:?}");
+        assert!(new.fds <= old.fds + 2, "{old:?} {new:?}");
+        assert!(new.threads <= old.threads + 2, "{old:?} {new:?}");
         assert!(seconds < MEASURED || grows < 1.0, "node {node} grows");
     }
 }
