@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::{fs, io, process};
+use std::time::{Duration, Instant};
+use std::{fs, io, process, thread};
 
 /// Removed when dropped; the process must have ended by then.
 pub(crate) struct Cgroup(PathBuf);
@@ -39,6 +40,10 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
+        // The system may need a moment to see that the process has ended.
+        let end = Instant::now() + Duration::from_secs(5);
+        while fs::remove_dir(&self.0).is_err() && self.0.exists() && Instant::now() < end {
+            thread::yield_now();
+        }
     }
 }
