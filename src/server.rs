@@ -216,6 +216,7 @@ struct Settings {
     idle_timeout: Duration,
     max_fallback_body: usize,
     max_buffered: usize,
+    serves_peers: bool,
 }
 
 impl Default for Settings {
@@ -231,6 +232,7 @@ impl Default for Settings {
             idle_timeout: Duration::from_secs(60),
             max_fallback_body: 1 << 20,
             max_buffered: 256 << 20,
+            serves_peers: true,
         }
     }
 }
@@ -289,6 +291,14 @@ impl ServerBuilder {
         fallback: impl Fn(&HttpRequest<'_>) -> HttpResponse + Send + Sync + 'static,
     ) -> ServerBuilder {
         self.fallback = Some(Arc::new(fallback));
+        self
+    }
+
+    /// Sets whether peers are served. If not, the [fallback](ServerBuilder::fallback) answers all
+    /// paths: the port is one for the application alone, and what guards the port of the peers has
+    /// no second door. Defaults to `true`.
+    pub fn serves_peers(mut self, serves: bool) -> ServerBuilder {
+        self.settings.serves_peers = serves;
         self
     }
 
@@ -406,11 +416,17 @@ impl ServerBuilder {
     /// As [`bind`](ServerBuilder::bind).
     pub fn from_listener(self, listener: TcpListener) -> Result<Server, Error> {
         self.settings.check()?;
+        if !self.settings.serves_peers && self.fallback.is_none() {
+            let reason =
+                "without peers and without a fallback nobody is served; give it a fallback";
+            return Err(Error::setting("serves_peers", reason));
+        }
         let failed = |error| bind_error("the given listener", error);
         let address = listener.local_addr().map_err(failed)?;
         let tls = self.tls_spoken()?;
         let admits_strangers = tls.as_ref().is_none_or(Tls::admits_strangers);
-        if admits_strangers && !self.node.is_guarded() && !address.ip().is_loopback() {
+        let is_open = self.settings.serves_peers && admits_strangers && !self.node.is_guarded();
+        if is_open && !address.ip().is_loopback() {
             log::warn!(
                 target: "groupcache", address:% = address;
                 "listening beyond this host: requests are not authenticated"

@@ -113,8 +113,10 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     let front = Front::new(node.clone(), group);
     let front = Server::builder(&node)
         .fallback(move |request| front.answer(request))
-        // Clients are on this host, or behind what proves to them who it is.
+        // Clients are on this host, or behind what proves to them who it is. Peers are not served
+        // here, where nothing proves who asks.
         .plain()
+        .serves_peers(false)
         // A get holds a thread until its value is here, which may take long and must not keep
         // `/health` waiting.
         .fallback_workers(FRONT_THREADS)

@@ -20,7 +20,7 @@ use crate::group::Pending;
 use crate::http1::{self, CONTINUE, Head, Persistence, Refusal};
 use crate::node::Begin;
 use crate::stream::Stream;
-use crate::wire::{Response, is_ours};
+use crate::wire::Response;
 
 /// How long a worker waits for the next request of a connection that has just had an answer.
 const LINGER: Duration = Duration::from_millis(2);
@@ -263,7 +263,7 @@ impl Connection {
         let (head, rest) = self.input.unread().split_at(head_len);
         let mut room = http1::field_room();
         let head = http1::parse(head, &mut room)?;
-        let is_ours = is_ours(head.target);
+        let is_ours = shared.is_for_node(head.target);
         let limit = shared.max_body(is_ours);
         let body_len = usize::try_from(head.body_len).unwrap_or(usize::MAX);
         if body_len > limit {

@@ -14,7 +14,7 @@ use crate::http1::Head;
 use crate::node::{Begin, Node};
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::tls::Tls;
-use crate::wire::{Request, Response};
+use crate::wire::{Request, Response, is_ours};
 
 pub(super) struct Shared {
     pub(super) node: Node,
@@ -39,6 +39,11 @@ impl Shared {
             Which::Peers => &self.peers,
             Which::Application => &self.application,
         }
+    }
+
+    /// Whether a request is one of the peer protocol, as far as that is served here.
+    pub(super) fn is_for_node(&self, target: &str) -> bool {
+        self.settings.serves_peers && is_ours(target)
     }
 
     /// Where a request is answered, by whether it is one of the peer protocol.

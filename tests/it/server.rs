@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use groupcache_sync::{Error, Group, HttpResponse, Node, Server, ServerBuilder, Value};
+use groupcache_sync::{
+    Error, Group, HttpRequest, HttpResponse, Node, Server, ServerBuilder, Value,
+};
 
 use crate::cluster::{eventually, together};
 
@@ -542,6 +544,37 @@ fn an_application_shares_the_port() {
     );
     client.assert_closed();
     service.connect().assert_open();
+}
+
+#[test]
+fn a_port_may_be_for_the_application_alone() {
+    let service = serve(|settings| {
+        let fallback = |request: &HttpRequest<'_>| {
+            let text = format!("{} {}", request.method(), request.path());
+            HttpResponse::text(200, &text)
+        };
+        settings.serves_peers(false).fallback(fallback)
+    });
+    let mut client = service.connect();
+    for path in ["/_groupcache/things/key", "/_groupcache/", "/other"] {
+        client.send(request("DELETE", path, ""));
+        let answer = client.answer();
+        assert_eq!(
+            (answer.status, answer.has(&format!("DELETE {path}"))),
+            (200, true)
+        );
+    }
+    let node = groupcache_sync::Node::new("http://127.0.0.1:1").unwrap();
+    let refused = Server::builder(&node)
+        .serves_peers(false)
+        .bind("127.0.0.1:0");
+    assert!(matches!(
+        refused,
+        Err(Error::InvalidSetting {
+            setting: "serves_peers",
+            ..
+        })
+    ));
 }
 
 #[test]
