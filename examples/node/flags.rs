@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::time::Duration;
 
-use groupcache_sync::{Dialect, Peer};
+use groupcache_sync::{Dialect, Error, Peer};
 
 use crate::Failure;
 use crate::origin;
@@ -20,8 +20,8 @@ pub(crate) struct Flags {
     pub(crate) listen: String,
     pub(crate) front: String,
     pub(crate) origin: String,
-    pub(crate) this: Option<String>,
-    pub(crate) peers: Option<Vec<String>>,
+    pub(crate) this: Option<Peer>,
+    pub(crate) peers: Option<Vec<Peer>>,
     pub(crate) group: String,
     pub(crate) cache_bytes: usize,
     pub(crate) hot_bytes: Option<usize>,
@@ -76,12 +76,12 @@ const FLAGS: &[(&str, &str, &str)] = &[
     ),
     (
         "--self",
-        "URL",
+        "[ID=]URL",
         "this node's own URL, as in the lists of its peers (default: of --listen)",
     ),
     (
         "--peers",
-        "URL,URL,...",
+        "[ID=]URL,...",
         "all nodes, this one included (default: this one alone)",
     ),
     (
@@ -181,7 +181,8 @@ pub(crate) fn help() -> String {
         help.push_str(&format!("  {:34} {text}\n", format!("{name} {value}")));
     }
     help.push_str(
-        "\nThe front answers GET, PUT and DELETE /k/<percent-encoded key>, POST /get-many,\n\
+        "\nA node with an ID keeps its keys when it moves to another URL; all others must name it so.\n\
+         The front answers GET, PUT and DELETE /k/<percent-encoded key>, POST /get-many,\n\
          GET /stats, PUT /peers and GET /health. SIGHUP reads the secret and the certificates\n\
          again. RUST_LOG=warn|info|debug|trace sets what is logged on stderr.\n",
     );
@@ -218,8 +219,8 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Asked, Failu
         front: given.required("--front")?,
         origin: origin::check(&origin)
             .map_err(|reason| Failure::usage(format!("--origin {origin}: {reason}")))?,
-        this: given.url("--self")?,
-        peers: given.urls("--peers")?,
+        this: given.peer("--self")?,
+        peers: given.peers("--peers")?,
         group: given.text("--group").unwrap_or_else(|| "objects".into()),
         cache_bytes: given.size("--cache-bytes", 1)?.unwrap_or(64 << 20),
         hot_bytes: given.size("--hot-bytes", 0)?,
@@ -347,23 +348,28 @@ impl Given {
         Ok(self.number(name, least)?.map(Duration::from_millis))
     }
 
-    fn url(&mut self, name: &str) -> Result<Option<String>, Failure> {
-        let url = self.text(name);
-        url.map(|url| check_peer(name, &url)).transpose()
+    fn peer(&mut self, name: &str) -> Result<Option<Peer>, Failure> {
+        let text = self.text(name);
+        text.map(|text| check_peer(name, &text)).transpose()
     }
 
-    fn urls(&mut self, name: &str) -> Result<Option<Vec<String>>, Failure> {
+    fn peers(&mut self, name: &str) -> Result<Option<Vec<Peer>>, Failure> {
         let Some(list) = self.text(name) else {
             return Ok(None);
         };
-        let urls = list.split(',').map(|url| check_peer(name, url.trim()));
-        urls.collect::<Result<_, _>>().map(Some)
+        let peers = list.split(',').map(|text| check_peer(name, text.trim()));
+        peers.collect::<Result<_, _>>().map(Some)
     }
 }
 
-fn check_peer(name: &str, url: &str) -> Result<String, Failure> {
-    match Peer::new(url) {
-        Ok(_) => Ok(url.to_owned()),
-        Err(error) => Err(Failure::usage(format!("{name}: {error}"))),
+fn check_peer(name: &str, text: &str) -> Result<Peer, Failure> {
+    peer(text).map_err(|error| Failure::usage(format!("{name}: {error}")))
+}
+
+/// The peer that `URL` or `ID=URL` names.
+pub(crate) fn peer(text: &str) -> Result<Peer, Error> {
+    match text.split_once('=') {
+        Some((id, url)) if !id.is_empty() => Ok(Peer::new(url)?.id(id)),
+        _ => Peer::new(text),
     }
 }

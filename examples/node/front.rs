@@ -9,6 +9,7 @@ use groupcache_sync::{Deadline, Error, Group, HttpRequest, HttpResponse, Loaded,
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, json};
 
+use crate::flags;
 use crate::origin::life_of;
 
 /// Answers the requests of clients.
@@ -156,7 +157,8 @@ impl Front {
         let list = std::str::from_utf8(request.body());
         let list = list.map_err(|_| text(400, "the body is not UTF-8"))?;
         let urls = list.lines().map(str::trim).filter(|url| !url.is_empty());
-        match self.node.set_peers(urls) {
+        let peers = urls.map(flags::peer).collect::<Result<Vec<_>, _>>();
+        match peers.and_then(|peers| self.node.set_peers(peers)) {
             Ok(()) => Ok(text(200, "the peer list is replaced")),
             Err(Error::SelfMissing { id }) => {
                 Err(text(400, &format!("the list must include this node, {id}")))

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "tiny_http")]
 use groupcache_sync::TinyServer;
-use groupcache_sync::{Error, Group, Node, Server};
+use groupcache_sync::{Error, Group, Node, Peer, Server};
 
 use socket2::{Domain, Socket, Type};
 
@@ -101,7 +101,7 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     let node = node(flags, address, &security)?;
     let group = group(flags, &node)?;
     if let Some(peers) = &flags.peers {
-        node.set_peers(peers).map_err(|error| match error {
+        node.set_peers(peers.clone()).map_err(|error| match error {
             Error::SelfMissing { id } => {
                 Failure::usage(format!("--peers: this node, {id}, must be in the list"))
             }
@@ -218,21 +218,20 @@ fn node(flags: &Flags, address: SocketAddr, security: &Security) -> Result<Node,
     let scheme = security.scheme();
     let this = match &flags.this {
         Some(this) => this.clone(),
-        None => format!("{scheme}{address}"),
+        None => Peer::new(&format!("{scheme}{address}")).map_err(Failure::usage)?,
     };
-    if !this.starts_with(scheme) {
+    if !this.address().starts_with(scheme) {
         let reason = "https:// goes with --tls-cert, and http:// without it";
         return Err(Failure::usage(format!("--self {this}: {reason}")));
     }
     if flags.this.is_none() && address.ip().is_unspecified() {
         log::warn!(
-            target: "node", address = this.as_str();
+            target: "node", address = this.name();
             "peers cannot reach a wildcard address: give --self one that they can"
         );
     }
-    let invalid = |error| Failure::usage(format!("--self: {error}"));
-    let mut builder = Node::builder(&this)
-        .map_err(invalid)?
+    let mut builder = Node::builder(this)
+        .map_err(Failure::usage)?
         .dialect(flags.dialect);
     if let Some(timeout) = flags.connect_timeout {
         builder = builder.connect_timeout(timeout);

@@ -13,9 +13,9 @@
 #[path = "../it/certificates.rs"]
 mod certificates;
 mod herd;
-#[allow(dead_code, reason = "`tests/limits` uses the rest of it")]
+#[allow(dead_code, reason = "other tests use the rest of it")]
 mod origin;
-#[allow(dead_code, reason = "`tests/limits` uses the rest of it")]
+#[allow(dead_code, reason = "other tests use the rest of it")]
 mod process;
 mod protocol;
 mod secret;

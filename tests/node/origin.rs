@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use percent_encoding::percent_decode_str;
@@ -25,6 +25,10 @@ pub(crate) struct Origin {
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    /// How long it takes for each answer.
+    delay: Duration,
+    /// What it usually answers; `value of <key>` if there is nothing here.
+    value_of: Option<fn(&str) -> Vec<u8>>,
 }
 
 #[derive(Default)]
@@ -51,9 +55,22 @@ pub(crate) struct Answer {
 
 impl Origin {
     pub(crate) fn start() -> Origin {
+        Origin::serve(Shared::default())
+    }
+
+    /// One that takes its time for each answer, which is usually `value_of` the key.
+    pub(crate) fn start_slow(delay: Duration, value_of: fn(&str) -> Vec<u8>) -> Origin {
+        Origin::serve(Shared {
+            delay,
+            value_of: Some(value_of),
+            ..Shared::default()
+        })
+    }
+
+    fn serve(shared: Shared) -> Origin {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(shared);
         let accepting = Arc::clone(&shared);
         let acceptor = thread::spawn(move || accept(&listener, &accepting));
         Origin {
@@ -101,6 +118,11 @@ impl Origin {
     pub(crate) fn asked(&self, key: &str) -> usize {
         let state = self.shared.state.lock();
         state.asked.get(key).copied().unwrap_or(0)
+    }
+
+    /// How many requests have come.
+    pub(crate) fn requests(&self) -> usize {
+        self.shared.state.lock().requests
     }
 
     /// All keys that were ever asked for.
@@ -160,6 +182,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
         let Some(answer) = shared.answer(&key_of(&target)) else {
             return stream.shutdown(Shutdown::Both);
         };
+        thread::sleep(shared.delay);
         let mut message = format!(
             "HTTP/1.1 {} Status\r\nContent-Length: {}\r\n",
             answer.status,
@@ -187,7 +210,10 @@ impl Shared {
         let usual = || Answer {
             status: 200,
             header: String::new(),
-            body: format!("value of {key}").into_bytes(),
+            body: match self.value_of {
+                Some(value_of) => value_of(key),
+                None => format!("value of {key}").into_bytes(),
+            },
         };
         let mut answer = state.answers.get(key).cloned().unwrap_or_else(usual);
         let mut is_broken = state.broken.remove(key) || state.stopped;

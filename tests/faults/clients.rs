@@ -1,0 +1,240 @@
+//! Clients that ask one node each, again and again, and what they see.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::client::Client;
+use crate::fleet::Fleet;
+use crate::value_of;
+
+/// How many clients each node has.
+const CLIENTS: usize = 8;
+
+/// Keys that everybody asks for.
+pub(crate) const KEYS: usize = 2_000;
+
+/// One in so many gets is for a key that nobody has asked for: there is always something to load.
+const NEW: u64 = 200;
+
+/// How long a client does something else between two gets: forty in a row would measure who gets
+/// the processors.
+const PAUSE: Duration = Duration::from_millis(4);
+
+/// A get that was answered.
+#[derive(Clone, Copy)]
+struct Get {
+    /// When it began, and how long it took.
+    at: Duration,
+    took: Duration,
+}
+
+/// How much longer a get may take for once: who asks may have to wait for a processor that others
+/// have.
+const SLICE: Duration = Duration::from_millis(4);
+
+/// What all clients have seen.
+pub(crate) struct Watch<'a> {
+    fleet: &'a Fleet,
+    begun: Instant,
+    over: AtomicBool,
+    keys: AtomicUsize,
+    gets: Mutex<Vec<Get>>,
+    /// When, and how many requests had come to the origin by then.
+    loads: Mutex<Vec<(Duration, usize)>>,
+    failed: Mutex<Vec<String>>,
+    wrong: Mutex<Vec<String>>,
+}
+
+/// What clients saw in some time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Window {
+    pub(crate) gets: usize,
+    pub(crate) p50: Duration,
+    pub(crate) p99: Duration,
+    pub(crate) max: Duration,
+    pub(crate) loads: usize,
+}
+
+impl Window {
+    /// Loads for each get.
+    pub(crate) fn share(&self) -> f64 {
+        self.loads as f64 / self.gets.max(1) as f64
+    }
+}
+
+impl<'a> Watch<'a> {
+    /// Has the clients of all nodes work while `script` runs.
+    pub(crate) fn run(fleet: &'a Fleet, script: impl FnOnce(&Watch<'a>)) -> Watch<'a> {
+        let watch = Watch {
+            fleet,
+            begun: Instant::now(),
+            over: AtomicBool::new(false),
+            keys: AtomicUsize::new(0),
+            gets: Mutex::default(),
+            loads: Mutex::default(),
+            failed: Mutex::default(),
+            wrong: Mutex::default(),
+        };
+        thread::scope(|scope| {
+            let watch = &watch;
+            for client in 0..CLIENTS * fleet.len() {
+                let thread = thread::Builder::new().stack_size(256 << 10);
+                let work = move || watch.work(client % fleet.len(), client as u64 + 1);
+                thread.spawn_scoped(scope, work).unwrap();
+            }
+            scope.spawn(|| watch.count_loads());
+            let _over = Over(watch);
+            script(watch);
+        });
+        watch.gets.lock().sort_unstable_by_key(|get| get.at);
+        watch
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    fn count_loads(&self) {
+        while !self.is_over() {
+            let loads = (self.now(), self.fleet.origin.requests());
+            self.loads.lock().push(loads);
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// One client of `node`.
+    fn work(&self, node: usize, seed: u64) {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let (mut client, mut gets) = (None, Vec::new());
+        while !self.is_over() {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            let turn = self.fleet.turn(node);
+            if turn % 2 == 0 {
+                let key = self.key(state >> 16);
+                let at = self.now();
+                let outcome = self.get(&mut client, node, &key);
+                let took = self.now() - at;
+                // Who asks a node that goes away meanwhile cannot complain.
+                if self.fleet.turn(node) == turn {
+                    match outcome {
+                        Ok(()) => gets.push(Get { at, took }),
+                        Err(error) => {
+                            let failed = format!("{at:.3?} node {node} {key}: {error}");
+                            self.failed.lock().push(failed);
+                        }
+                    }
+                }
+            } else {
+                client = None;
+            }
+            thread::sleep(PAUSE);
+        }
+        self.gets.lock().extend(gets);
+    }
+
+    fn key(&self, dice: u64) -> String {
+        if dice % NEW == 0 {
+            return format!("new-{}", self.keys.fetch_add(1, Ordering::Relaxed));
+        }
+        format!("key-{}", dice / NEW % KEYS as u64)
+    }
+
+    fn get(&self, kept: &mut Option<Client>, node: usize, key: &str) -> Result<(), String> {
+        let mut client = match kept.take() {
+            Some(client) => client,
+            None => Client::connect(self.fleet.front(node)).map_err(|error| error.to_string())?,
+        };
+        let answer = client.ask("GET", &format!("/k/{key}"), &[]);
+        let (status, value) = answer.map_err(|error| error.to_string())?;
+        *kept = Some(client);
+        if status != 200 {
+            return Err(format!("{status} {}", String::from_utf8_lossy(&value)));
+        }
+        if value != value_of(key) {
+            self.wrong.lock().push(format!("node {node} {key}"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn failed(&self) -> usize {
+        self.failed.lock().len()
+    }
+
+    pub(crate) fn wrong(&self) -> usize {
+        self.wrong.lock().len()
+    }
+
+    /// Gets that failed or brought a wrong value: some of them.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        let (failed, wrong) = (self.failed.lock(), self.wrong.lock());
+        failed.iter().chain(&*wrong).take(5).cloned().collect()
+    }
+
+    pub(crate) fn gets(&self) -> usize {
+        self.gets.lock().len()
+    }
+
+    /// What was seen of the gets that began in this time.
+    pub(crate) fn window(&self, time: Range<Duration>) -> Window {
+        let gets = self.gets.lock();
+        let from = gets.partition_point(|get| get.at < time.start);
+        let to = gets.partition_point(|get| get.at < time.end);
+        let mut took: Vec<Duration> = gets[from..to].iter().map(|get| get.took).collect();
+        took.sort_unstable();
+        let part = |of_hundred: usize| took.get(took.len() * of_hundred / 100).copied();
+        Window {
+            gets: took.len(),
+            p50: part(50).unwrap_or_default(),
+            p99: part(99).unwrap_or_default(),
+            max: took.last().copied().unwrap_or_default(),
+            loads: self.loads_at(time.end) - self.loads_at(time.start),
+        }
+    }
+
+    fn loads_at(&self, time: Duration) -> usize {
+        let loads = self.loads.lock();
+        let at = loads.partition_point(|(at, _)| *at <= time);
+        loads
+            .get(at.saturating_sub(1))
+            .map_or(0, |(_, loads)| *loads)
+    }
+
+    /// After how long clients see again what they saw before: the first time from `healed` on from
+    /// which a window of this length is like `usual`.
+    pub(crate) fn recovery(
+        &self,
+        usual: &Window,
+        healed: Duration,
+        length: Duration,
+    ) -> Option<Duration> {
+        let end = self.loads.lock().last().map_or(healed, |(at, _)| *at);
+        let step = length / 10;
+        (0..)
+            .map(|steps| step * steps)
+            .take_while(|later| healed + *later + length <= end)
+            .find(|later| {
+                let window = self.window(healed + *later..healed + *later + length);
+                let longest = usual.p99.mul_f64(1.2) + SLICE;
+                window.p99 <= longest && window.share() <= usual.share() * 1.2
+            })
+    }
+}
+
+/// Ends the clients, also if the script fails.
+struct Over<'a, 'b>(&'a Watch<'b>);
+
+impl Drop for Over<'_, '_> {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::Relaxed);
+    }
+}

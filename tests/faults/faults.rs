@@ -1,0 +1,367 @@
+//! Five nodes with eight clients each, one of which dies, stops, comes and goes, or is cut off.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::clients::{KEYS, Watch, Window};
+use crate::fleet::{FETCH_TIMEOUT, Fleet, LOAD};
+use crate::gauge::Gauge;
+use crate::process::eventually;
+use crate::proxy::Rule;
+use crate::{alone, size};
+
+const NODES: usize = 5;
+
+/// The node that dies or stops.
+const VICTIM: usize = 4;
+
+/// How long a value lives that was loaded because its owner was away, by default.
+const FALLBACK_LIFE: Duration = Duration::from_secs(2);
+
+/// By how much a get may be late when a peer falls silent.
+const LATE: Duration = Duration::from_millis(250);
+
+/// By how much one of a hundred gets may take longer while a peer is known to be away, beside the
+/// load.
+const SLOWER: Duration = Duration::from_millis(20);
+
+/// How soon all is as it was before.
+const RECOVERY: Duration = Duration::from_secs(5);
+
+/// How long the parts of a trial last.
+struct Lengths {
+    warm_up: Duration,
+    usual: Duration,
+    fault: Duration,
+    after: Duration,
+    /// Gets are looked at by parts of this length.
+    window: Duration,
+    is_measured: bool,
+}
+
+fn lengths() -> Lengths {
+    let millis = Duration::from_millis;
+    let told: Option<f64> = size("GROUPCACHE_FAULT_SECONDS");
+    let Some(fault) = told.map(Duration::from_secs_f64) else {
+        return Lengths {
+            warm_up: millis(500),
+            usual: millis(300),
+            fault: millis(1_500),
+            after: millis(500),
+            window: millis(300),
+            is_measured: false,
+        };
+    };
+    let window = (fault / 3).min(millis(5_000));
+    Lengths {
+        warm_up: millis(2_500),
+        usual: window,
+        fault,
+        after: RECOVERY + window + millis(500),
+        window,
+        is_measured: true,
+    }
+}
+
+/// What a trial has shown.
+struct Shown {
+    usual: Window,
+    /// While the fault lasts: all of it, and all but the first part.
+    during: Window,
+    known: Window,
+    recovery: Option<Duration>,
+}
+
+/// Has clients work before, during and after `fault`, which lasts as long as it is told. No get may
+/// fail, nor bring a wrong value.
+fn try_fault(name: &str, fleet: &Fleet, fault: impl FnOnce(Duration)) -> Shown {
+    let lengths = lengths();
+    let (mut begun, mut healed) = (Duration::ZERO, Duration::ZERO);
+    let watch = Watch::run(fleet, |watch| {
+        thread::sleep(lengths.warm_up + lengths.usual);
+        begun = watch.now();
+        fault(lengths.fault);
+        healed = watch.now();
+        thread::sleep(lengths.after);
+    });
+    let usual = watch.window(begun - lengths.usual..begun);
+    let shown = Shown {
+        usual,
+        during: watch.window(begun..healed),
+        known: watch.window(begun + lengths.window..healed),
+        recovery: watch.recovery(&usual, healed, lengths.window),
+    };
+    if lengths.is_measured {
+        tell_seconds(&watch);
+    }
+    shown.tell(name, &watch);
+    assert!(watch.gets() > 0);
+    let (failed, wrong) = (watch.failed(), watch.wrong());
+    assert_eq!((failed, wrong), (0, 0), "{:?}", watch.complaints());
+    shown
+}
+
+fn tell_seconds(watch: &Watch<'_>) {
+    let second = Duration::from_secs(1);
+    for at in 0..watch.now().as_secs() as u32 {
+        let window = watch.window(second * at..second * (at + 1));
+        eprintln!(
+            "{at:>5} s: {:>6} gets, p50 {:>7.1} ms, p99 {:>7.1}, max {:>7.1}, {:>5} loads",
+            window.gets,
+            millis(window.p50),
+            millis(window.p99),
+            millis(window.max),
+            window.loads,
+        );
+    }
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1_000.0
+}
+
+impl Shown {
+    fn tell(&self, name: &str, watch: &Watch<'_>) {
+        eprintln!(
+            "{:22} {:>7} {:>6} {:>5} {:>8} {:>9} {:>9} {:>9} {:>7} {:>7} {:>9}",
+            "fault",
+            "gets",
+            "failed",
+            "wrong",
+            "p99 ms",
+            "during",
+            "from 2nd",
+            "max",
+            "load %",
+            "during",
+            "recovery"
+        );
+        let recovery = self
+            .recovery
+            .map(|time| format!("{:.1} s", time.as_secs_f64()));
+        eprintln!(
+            "{name:22} {:>7} {:>6} {:>5} {:>8.1} {:>9.1} {:>9.1} {:>9.1} {:>7.2} {:>7.2} {:>9}",
+            watch.gets(),
+            watch.failed(),
+            watch.wrong(),
+            millis(self.usual.p99),
+            millis(self.during.p99),
+            millis(self.known.p99),
+            millis(self.during.max),
+            100.0 * self.usual.share(),
+            100.0 * self.during.share(),
+            recovery.as_deref().unwrap_or("not seen"),
+        );
+    }
+
+    /// Nobody has waited longer than for the silence of one peer.
+    fn assert_in_time(&self) {
+        if lengths().is_measured {
+            let longest = FETCH_TIMEOUT + LOAD + LATE;
+            assert!(self.during.max <= longest, "{:?}", self.during.max);
+        }
+    }
+
+    fn assert_recovered(&self) {
+        if lengths().is_measured {
+            let recovery = self.recovery;
+            assert!(
+                recovery.is_some_and(|time| time <= RECOVERY),
+                "{recovery:?}"
+            );
+        }
+    }
+}
+
+fn others() -> impl Iterator<Item = usize> {
+    (0..NODES).filter(|&node| node != VICTIM)
+}
+
+#[test]
+fn a_node_that_is_killed_and_comes_back_fails_no_get() {
+    let _turn = alone();
+    let fleet = Fleet::start(NODES, &[]);
+    let shown = try_fault("killed, restarted", &fleet, |time| {
+        fleet.kill(VICTIM);
+        thread::sleep(time);
+        fleet.restart(VICTIM);
+    });
+    shown.assert_in_time();
+    shown.assert_recovered();
+}
+
+/// Requests that came to the victim from each of the others: probes, and those of callers.
+fn seen_by_victim(fleet: &Fleet) -> Vec<(u64, u64)> {
+    let seen = others().map(|node| fleet.link(node, VICTIM).seen());
+    seen.map(|seen| (seen.probes, seen.others)).collect()
+}
+
+/// Stops the victim for some time. As soon as it is known to be away, only the keepers ask it.
+fn stop_victim(fleet: &Fleet, time: Duration) {
+    let begun = Instant::now();
+    fleet.stop(VICTIM);
+    eventually("the node that has stopped is given up", || {
+        others().all(|node| fleet.is_given_up(node, VICTIM))
+    });
+    let given_up = begun.elapsed();
+    // Who had asked just before has an answer by then, or none.
+    thread::sleep(FETCH_TIMEOUT);
+    let (since, before) = (Instant::now(), seen_by_victim(fleet));
+    thread::sleep(time.saturating_sub(begun.elapsed()).max(FETCH_TIMEOUT));
+    let after = seen_by_victim(fleet);
+    let most = since.elapsed().as_secs() + 2;
+    fleet.go_on(VICTIM);
+    let mut probes = 0;
+    for ((probes_before, before), (probes_after, after)) in before.iter().zip(&after) {
+        assert_eq!(before, after, "callers have asked a peer that is away");
+        assert!(
+            probes_after - probes_before <= most,
+            "more than one probe a second"
+        );
+        probes += probes_after - probes_before;
+    }
+    let errors: Vec<u64> = others()
+        .map(|node| fleet.of_peer(node, VICTIM, "call_errors"))
+        .collect();
+    let openings = |node| fleet.of_peer(node, VICTIM, "circuit_openings");
+    let openings: Vec<u64> = others().map(openings).collect();
+    eprintln!(
+        "given up after {given_up:.1?} and {errors:?} failures, {openings:?} times; then in \
+         {:.1?} {probes} probes and nothing else",
+        since.elapsed()
+    );
+    let back = Instant::now();
+    eventually("it is asked again", || {
+        !others().any(|node| fleet.is_given_up(node, VICTIM))
+    });
+    eprintln!("asked again {:.1?} after it went on", back.elapsed());
+}
+
+#[test]
+fn a_node_that_stops_costs_one_timeout_and_then_nothing() {
+    let _turn = alone();
+    let runs = size("GROUPCACHE_FAULT_RUNS").unwrap_or(1);
+    let fleet = Fleet::start(NODES, &[]);
+    let mut slower: Vec<Duration> = Vec::new();
+    for _ in 0..runs {
+        let shown = try_fault("stopped", &fleet, |time| stop_victim(&fleet, time));
+        shown.assert_in_time();
+        shown.assert_recovered();
+        slower.push(shown.known.p99.saturating_sub(shown.usual.p99));
+    }
+    slower.sort_unstable();
+    let median = slower[runs / 2];
+    eprintln!("one of a hundred gets is slower by {slower:.1?}, median {median:.1?}");
+    assert!(
+        !lengths().is_measured || median <= LOAD + SLOWER,
+        "{slower:?}"
+    );
+}
+
+#[test]
+fn a_link_that_is_cut_in_answers_costs_one_timeout_and_leaves_nothing_behind() {
+    let _turn = alone();
+    let fleet = Fleet::start(NODES, &[]);
+    let (mut before, mut after, mut rest) = (Vec::new(), Vec::new(), Duration::ZERO);
+    let shown = try_fault("a link cut in answers", &fleet, |time| {
+        before = fleet.gauges();
+        fleet.set_links(&[0, 1], &[VICTIM], &Rule::Halve);
+        thread::sleep(time);
+        fleet.set_links(&[0, 1], &[VICTIM], &Rule::Pass);
+        let healed = Instant::now();
+        eventually("nobody waits for the rest of an answer", || {
+            let silent = |node| fleet.link(node, VICTIM).silent();
+            thread::sleep(Duration::from_millis(10));
+            silent(0) + silent(1) == 0
+        });
+        rest = healed.elapsed();
+        after = fleet.gauges();
+    });
+    let all = |gauges: &[Gauge]| -> Vec<(u64, u64)> {
+        gauges
+            .iter()
+            .map(|gauge| (gauge.fds, gauge.threads))
+            .collect()
+    };
+    eprintln!(
+        "nobody waits {rest:.1?} later; descriptors and threads {:?}, before {:?}",
+        all(&after),
+        all(&before)
+    );
+    if lengths().is_measured {
+        assert!(rest <= 2 * FETCH_TIMEOUT, "{rest:?}");
+    }
+    shown.assert_in_time();
+    shown.assert_recovered();
+}
+
+/// How often each key was loaded.
+fn loads(fleet: &Fleet) -> Vec<usize> {
+    let keys = (0..KEYS).map(|number| format!("key-{number}"));
+    keys.map(|key| fleet.origin.asked(&key)).collect()
+}
+
+/// Loses what some ask others, and the answers. Each that cannot reach an owner loads its keys once
+/// for each fallback life.
+fn try_loss(name: &str, lost: &[(&[usize], &[usize])], cut_off: usize) {
+    let _turn = alone();
+    let fleet = Fleet::start(NODES, &[]);
+    let (mut most, mut bound) = (0, 0);
+    let shown = try_fault(name, &fleet, |time| {
+        let (begun, before) = (Instant::now(), loads(&fleet));
+        for (from, to) in lost {
+            fleet.set_links(from, to, &Rule::Lose);
+        }
+        thread::sleep(time);
+        for (from, to) in lost {
+            fleet.set_links(from, to, &Rule::Pass);
+        }
+        let more = loads(&fleet).into_iter().zip(before);
+        most = more.map(|(now, before)| now - before).max().unwrap();
+        let lives = begun.elapsed().as_secs_f64() / FALLBACK_LIFE.as_secs_f64();
+        // One more at each end, and one by an owner that did not have it.
+        bound = cut_off * (lives as usize + 2) + 1;
+    });
+    eprintln!("a key was loaded {most} times at most, {bound} allowed");
+    assert!(most <= bound);
+    shown.assert_in_time();
+    shown.assert_recovered();
+}
+
+#[test]
+fn both_sides_of_a_partition_serve() {
+    let (few, many) = (&[0, 1][..], &[2, 3, 4][..]);
+    try_loss("2 from 3", &[(few, many), (many, few)], many.len());
+}
+
+#[test]
+fn a_partition_in_one_direction_fails_no_get() {
+    let (few, many) = (&[0, 1][..], &[2, 3, 4][..]);
+    try_loss("2 from 3, one way", &[(few, many)], few.len());
+}
+
+#[test]
+fn peers_that_come_and_go_fail_no_get() {
+    let _turn = alone();
+    let fleet = Fleet::start(NODES, &[]);
+    let shown = try_fault("a peer added or removed", &fleet, |time| {
+        let end = Instant::now() + time;
+        let pause = Duration::from_secs(1).min(time / 5);
+        for turn in 0.. {
+            // Each in its turn is on its own, and comes back.
+            let away = (turn % 2 == 0 && Instant::now() < end).then_some(turn / 2 % NODES);
+            for node in 0..NODES {
+                let is_seen =
+                    |&other: &usize| other == node || (Some(other) != away && Some(node) != away);
+                let seen: Vec<usize> = (0..NODES).filter(is_seen).collect();
+                fleet.show(node, &seen);
+            }
+            if away.is_none() && Instant::now() >= end {
+                break;
+            }
+            thread::sleep(pause);
+        }
+    });
+    shown.assert_in_time();
+    shown.assert_recovered();
+}

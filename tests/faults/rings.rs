@@ -1,0 +1,118 @@
+//! Nodes whose peer lists disagree: each takes another one for the owner of a key, in a circle.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::alone;
+use crate::client::Client;
+use crate::origin::Origin;
+use crate::process::Process;
+use crate::proxy::Link;
+use crate::value_of;
+
+const KEYS: usize = 100;
+
+/// Ten times what a get takes that asks a silent peer and then loads.
+const GUARD: Duration = Duration::from_secs(10);
+
+/// A circle of nodes. Each takes itself for the first of the list, the next for the second, and so
+/// on: so each key that is not a node's own has, for it, an owner that says so of the next one.
+struct Circle {
+    nodes: Vec<Process>,
+    /// The way from each to the next, to the one behind it, …
+    links: Vec<Vec<Link>>,
+    origin: Origin,
+}
+
+impl Circle {
+    fn start(count: usize) -> Circle {
+        let origin = Origin::start_slow(Duration::ZERO, value_of);
+        let (mut nodes, mut links) = (Vec::<Process>::new(), Vec::new());
+        for _ in 0..count {
+            let ways: Vec<Link> = (1..count).map(|_| Link::start()).collect();
+            let this = "place-0=http://this:1".to_owned();
+            let others = ways.iter().enumerate();
+            let others = others.map(|(at, way)| format!("place-{}={}", at + 1, way.url()));
+            let peers: Vec<String> = [this.clone()].into_iter().chain(others).collect();
+            let peers = peers.join(",");
+            let args = ["--self", &this, "--peers", &peers, "--hot-bytes", "0"];
+            nodes.push(Process::start_with_log("warn", &origin, &args));
+            links.push(ways);
+        }
+        for (node, ways) in links.iter().enumerate() {
+            for (at, way) in ways.iter().enumerate() {
+                way.lead_to(&nodes[(node + at + 1) % count].url);
+            }
+        }
+        Circle {
+            nodes,
+            links,
+            origin,
+        }
+    }
+
+    /// Requests from peer to peer.
+    fn forwarded(&self) -> u64 {
+        let links = self.links.iter().flatten();
+        links.map(|link| link.seen().others).sum()
+    }
+
+    fn sum(&self, counter: &str) -> u64 {
+        self.nodes.iter().map(|node| node.count(counter)).sum()
+    }
+}
+
+fn get(client: &mut Client, key: &str) {
+    let begun = Instant::now();
+    let (status, value) = client.ask("GET", &format!("/k/{key}"), &[]).unwrap();
+    assert_eq!(status, 200, "{key}");
+    assert_eq!(value, value_of(key), "a wrong value of {key}");
+    assert!(begun.elapsed() < GUARD, "{key}: {:?}", begun.elapsed());
+}
+
+fn client(node: &Process) -> Client {
+    Client::connect(node.front.strip_prefix("http://").unwrap().parse().unwrap()).unwrap()
+}
+
+#[test]
+fn a_request_goes_one_hop_however_peer_lists_disagree() {
+    let _turn = alone();
+    for count in [2, 3] {
+        let circle = Circle::start(count);
+        let mut first = client(&circle.nodes[0]);
+        for number in 0..KEYS {
+            let key = format!("alone-{number}");
+            let before = circle.forwarded();
+            get(&mut first, &key);
+            assert!(circle.forwarded() - before <= 1, "{key} was handed on");
+            assert_eq!(circle.origin.asked(&key), 1, "{key}");
+        }
+        assert!(circle.forwarded() > 0, "nothing was asked for");
+        let before = circle.forwarded();
+        thread::scope(|scope| {
+            for node in &circle.nodes {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        let mut client = client(node);
+                        for number in 0..KEYS {
+                            get(&mut client, &format!("together-{number}"));
+                        }
+                    });
+                }
+            }
+        });
+        let loads = (0..KEYS).map(|number| circle.origin.asked(&format!("together-{number}")));
+        let most = loads.max().unwrap();
+        let forwarded = circle.forwarded() - before;
+        let gets = (count * 4 * KEYS) as u64;
+        eprintln!(
+            "a circle of {count}: {gets} gets, {forwarded} requests to peers, {most} loads of a \
+             key at most, {} answered by a fallback",
+            circle.sum("fetch_errors")
+        );
+        assert!(most <= count, "more than one load in a process");
+        assert!(forwarded <= gets, "a request was handed on");
+        assert_eq!(circle.sum("served"), circle.forwarded());
+        assert_eq!(circle.sum("flights"), 0);
+    }
+}
