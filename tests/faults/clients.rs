@@ -32,8 +32,8 @@ struct Get {
     took: Duration,
 }
 
-/// How much longer a get may take for once: who asks may have to wait for a processor that others
-/// have.
+/// How much longer one of a hundred gets may take: whoever asks may have to wait for a slice of
+/// time that another has.
 const SLICE: Duration = Duration::from_millis(4);
 
 /// What all clients have seen.
@@ -41,8 +41,9 @@ pub(crate) struct Watch<'a> {
     fleet: &'a Fleet,
     begun: Instant,
     over: AtomicBool,
-    keys: AtomicUsize,
     gets: Mutex<Vec<Get>>,
+    /// How late a thread comes that does nothing but sleep: others work on this machine too.
+    naps: Mutex<Vec<Get>>,
     /// When, and how many requests had come to the origin by then.
     loads: Mutex<Vec<(Duration, usize)>>,
     failed: Mutex<Vec<String>>,
@@ -57,6 +58,9 @@ pub(crate) struct Window {
     pub(crate) p99: Duration,
     pub(crate) max: Duration,
     pub(crate) loads: usize,
+    /// How late one of a hundred naps ended, and the worst one.
+    pub(crate) late: Duration,
+    pub(crate) latest: Duration,
 }
 
 impl Window {
@@ -73,8 +77,8 @@ impl<'a> Watch<'a> {
             fleet,
             begun: Instant::now(),
             over: AtomicBool::new(false),
-            keys: AtomicUsize::new(0),
             gets: Mutex::default(),
+            naps: Mutex::default(),
             loads: Mutex::default(),
             failed: Mutex::default(),
             wrong: Mutex::default(),
@@ -87,6 +91,7 @@ impl<'a> Watch<'a> {
                 thread.spawn_scoped(scope, work).unwrap();
             }
             scope.spawn(|| watch.count_loads());
+            scope.spawn(|| watch.nap());
             let _over = Over(watch);
             script(watch);
         });
@@ -110,6 +115,16 @@ impl<'a> Watch<'a> {
         }
     }
 
+    fn nap(&self) {
+        const NAP: Duration = Duration::from_millis(2);
+        while !self.is_over() {
+            let at = self.now();
+            thread::sleep(NAP);
+            let took = self.now() - at - NAP;
+            self.naps.lock().push(Get { at, took });
+        }
+    }
+
     /// One client of `node`.
     fn work(&self, node: usize, seed: u64) {
         let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -120,7 +135,7 @@ impl<'a> Watch<'a> {
             state ^= state << 17;
             let turn = self.fleet.turn(node);
             if turn % 2 == 0 {
-                let key = self.key(state >> 16);
+                let key = key(state >> 16);
                 let at = self.now();
                 let outcome = self.get(&mut client, node, &key);
                 let took = self.now() - at;
@@ -140,13 +155,6 @@ impl<'a> Watch<'a> {
             thread::sleep(PAUSE);
         }
         self.gets.lock().extend(gets);
-    }
-
-    fn key(&self, dice: u64) -> String {
-        if dice % NEW == 0 {
-            return format!("new-{}", self.keys.fetch_add(1, Ordering::Relaxed));
-        }
-        format!("key-{}", dice / NEW % KEYS as u64)
     }
 
     fn get(&self, kept: &mut Option<Client>, node: usize, key: &str) -> Result<(), String> {
@@ -186,18 +194,16 @@ impl<'a> Watch<'a> {
 
     /// What was seen of the gets that began in this time.
     pub(crate) fn window(&self, time: Range<Duration>) -> Window {
-        let gets = self.gets.lock();
-        let from = gets.partition_point(|get| get.at < time.start);
-        let to = gets.partition_point(|get| get.at < time.end);
-        let mut took: Vec<Duration> = gets[from..to].iter().map(|get| get.took).collect();
-        took.sort_unstable();
-        let part = |of_hundred: usize| took.get(took.len() * of_hundred / 100).copied();
+        let took = times(&self.gets.lock(), &time);
+        let late = times(&self.naps.lock(), &time);
         Window {
             gets: took.len(),
-            p50: part(50).unwrap_or_default(),
-            p99: part(99).unwrap_or_default(),
-            max: took.last().copied().unwrap_or_default(),
+            p50: part(&took, 50),
+            p99: part(&took, 99),
+            max: part(&took, 100),
             loads: self.loads_at(time.end) - self.loads_at(time.start),
+            late: part(&late, 99),
+            latest: part(&late, 100),
         }
     }
 
@@ -224,10 +230,35 @@ impl<'a> Watch<'a> {
             .take_while(|later| healed + *later + length <= end)
             .find(|later| {
                 let window = self.window(healed + *later..healed + *later + length);
-                let longest = usual.p99.mul_f64(1.2) + SLICE;
+                let longest = usual.p99.mul_f64(1.2) + SLICE + window.late;
                 window.p99 <= longest && window.share() <= usual.share() * 1.2
             })
     }
+}
+
+/// The key that a client asks for next.
+fn key(dice: u64) -> String {
+    // In all trials of a process.
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    if dice % NEW == 0 {
+        return format!("new-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    }
+    format!("key-{}", dice / NEW % KEYS as u64)
+}
+
+/// How long those took that began in this time, the shortest first.
+fn times(gets: &[Get], time: &Range<Duration>) -> Vec<Duration> {
+    let from = gets.partition_point(|get| get.at < time.start);
+    let to = gets.partition_point(|get| get.at < time.end);
+    let mut took: Vec<Duration> = gets[from..to].iter().map(|get| get.took).collect();
+    took.sort_unstable();
+    took
+}
+
+/// Within which time so many of a hundred ended.
+fn part(sorted: &[Duration], of_hundred: usize) -> Duration {
+    let at = (sorted.len() * of_hundred / 100).min(sorted.len().saturating_sub(1));
+    sorted.get(at).copied().unwrap_or_default()
 }
 
 /// Ends the clients, also if the script fails.

