@@ -666,6 +666,11 @@ fn the_command_line_says_what_is_wrong_with_it() {
             with(&["--peers", "http://127.0.0.1:1"]),
             &["--peers", "this node, http://127.0.0.1:"],
         ),
+        (with(&["--peers", "id=x"]), &["--peers", "x"]),
+        (
+            with(&["--self", "id=http://a:1", "--peers", "http://a:1"]),
+            &["--peers", "this node, id,"],
+        ),
         (
             with(&["--self", "http://a:1", "--peers", "http://b:1"]),
             &["--peers", "this node, http://a:1"],
