@@ -10,8 +10,9 @@ use crate::process::{Process, eventually};
 use crate::proxy::{End, Rule};
 use crate::value_of;
 
-/// The largest value that travels, and 1 MiB, in KiB.
-const MORE_MEMORY: u64 = (16 << 10) + (1 << 10);
+/// The largest value that travels, and 1 MiB, in KiB; and what is read of the program when it first
+/// runs these parts of it.
+const MORE_MEMORY: u64 = (16 << 10) + (1 << 10) + 512;
 
 /// The timeouts of a fetch and of the load that follows, and ten times what that takes.
 const GUARD: Duration = Duration::from_secs(10);
