@@ -12,7 +12,7 @@ use crate::fleet::Fleet;
 use crate::value_of;
 
 /// How many clients each node has.
-const CLIENTS: usize = 8;
+pub(crate) const CLIENTS: usize = 8;
 
 /// Keys that everybody asks for.
 pub(crate) const KEYS: usize = 2_000;
@@ -27,8 +27,9 @@ const PAUSE: Duration = Duration::from_millis(4);
 /// A get that was answered.
 #[derive(Clone, Copy)]
 struct Get {
-    /// When it began, and how long it took.
-    at: Duration,
+    /// When it ended, and how long it took: one that a fault has caught belongs to the time of the
+    /// fault.
+    ended: Duration,
     took: Duration,
 }
 
@@ -95,12 +96,16 @@ impl<'a> Watch<'a> {
             let _over = Over(watch);
             script(watch);
         });
-        watch.gets.lock().sort_unstable_by_key(|get| get.at);
+        watch.gets.lock().sort_unstable_by_key(|get| get.ended);
         watch
     }
 
     pub(crate) fn now(&self) -> Duration {
-        self.begun.elapsed()
+        self.at(Instant::now())
+    }
+
+    pub(crate) fn at(&self, instant: Instant) -> Duration {
+        instant.duration_since(self.begun)
     }
 
     fn is_over(&self) -> bool {
@@ -120,8 +125,9 @@ impl<'a> Watch<'a> {
         while !self.is_over() {
             let at = self.now();
             thread::sleep(NAP);
-            let took = self.now() - at - NAP;
-            self.naps.lock().push(Get { at, took });
+            let ended = self.now();
+            let took = ended - at - NAP;
+            self.naps.lock().push(Get { ended, took });
         }
     }
 
@@ -138,11 +144,12 @@ impl<'a> Watch<'a> {
                 let key = key(state >> 16);
                 let at = self.now();
                 let outcome = self.get(&mut client, node, &key);
-                let took = self.now() - at;
+                let ended = self.now();
+                let took = ended - at;
                 // Who asks a node that goes away meanwhile cannot complain.
                 if self.fleet.turn(node) == turn {
                     match outcome {
-                        Ok(()) => gets.push(Get { at, took }),
+                        Ok(()) => gets.push(Get { ended, took }),
                         Err(error) => {
                             let failed = format!("{at:.3?} node {node} {key}: {error}");
                             self.failed.lock().push(failed);
@@ -192,7 +199,7 @@ impl<'a> Watch<'a> {
         self.gets.lock().len()
     }
 
-    /// What was seen of the gets that began in this time.
+    /// What was seen of the gets that ended in this time.
     pub(crate) fn window(&self, time: Range<Duration>) -> Window {
         let took = times(&self.gets.lock(), &time);
         let late = times(&self.naps.lock(), &time);
@@ -231,7 +238,8 @@ impl<'a> Watch<'a> {
             .find(|later| {
                 let window = self.window(healed + *later..healed + *later + length);
                 let longest = usual.p99.mul_f64(1.2) + SLICE + window.late;
-                window.p99 <= longest && window.share() <= usual.share() * 1.2
+                let is_usual = window.p99 <= longest && window.share() <= usual.share() * 1.2;
+                is_usual && 2 * window.gets >= usual.gets
             })
     }
 }
@@ -246,10 +254,10 @@ fn key(dice: u64) -> String {
     format!("key-{}", dice / NEW % KEYS as u64)
 }
 
-/// How long those took that began in this time, the shortest first.
+/// How long those took that ended in this time, the shortest first.
 fn times(gets: &[Get], time: &Range<Duration>) -> Vec<Duration> {
-    let from = gets.partition_point(|get| get.at < time.start);
-    let to = gets.partition_point(|get| get.at < time.end);
+    let from = gets.partition_point(|get| get.ended < time.start);
+    let to = gets.partition_point(|get| get.ended < time.end);
     let mut took: Vec<Duration> = gets[from..to].iter().map(|get| get.took).collect();
     took.sort_unstable();
     took

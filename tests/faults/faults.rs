@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::clients::{KEYS, Watch, Window};
+use crate::clients::{CLIENTS, KEYS, Watch, Window};
 use crate::fleet::{FETCH_TIMEOUT, Fleet, LOAD};
 use crate::gauge::Gauge;
 use crate::process::eventually;
@@ -24,6 +24,9 @@ const LATE: Duration = Duration::from_millis(250);
 /// By how much one of a hundred gets may take longer while a peer is known to be away, beside the
 /// load.
 const SLOWER: Duration = Duration::from_millis(20);
+
+/// How soon a peer that is back is found.
+const FOUND: Duration = Duration::from_secs(2);
 
 /// How soon all is as it was before.
 const RECOVERY: Duration = Duration::from_secs(5);
@@ -66,16 +69,18 @@ fn lengths() -> Lengths {
 /// What a trial has shown.
 struct Shown {
     usual: Window,
-    /// While the fault lasts: all of it, and all but the first part.
+    /// While the fault lasts: all of it, and the worst of its parts but the first.
     during: Window,
     known: Window,
+    /// From when it began to the end of the trial.
+    since: Window,
     recovery: Option<Duration>,
 }
 
 /// Tries a fault until the times that it shows are within their bounds, or the median of three
 /// trials is not: others work on this machine too. `GROUPCACHE_FAULT_RUNS` says how often it is
 /// tried at least.
-fn hold(name: &str, fleet: &Fleet, fault: impl Fn(Duration)) {
+fn hold(name: &str, fleet: &Fleet, fault: impl Fn(Duration) -> Instant) {
     let runs = size("GROUPCACHE_FAULT_RUNS").unwrap_or(1);
     let mut trials = Vec::new();
     loop {
@@ -88,23 +93,28 @@ fn hold(name: &str, fleet: &Fleet, fault: impl Fn(Duration)) {
     }
 }
 
-/// Has clients work before, during and after `fault`, which lasts as long as it is told. No get may
-/// fail, nor bring a wrong value.
-fn try_fault(name: &str, fleet: &Fleet, fault: impl Fn(Duration)) -> Shown {
+/// Has clients work before, during and after `fault`, which lasts as long as it is told, and tells
+/// when it was over. No get may fail, nor bring a wrong value.
+fn try_fault(name: &str, fleet: &Fleet, fault: impl Fn(Duration) -> Instant) -> Shown {
     let lengths = lengths();
     let (mut begun, mut healed) = (Duration::ZERO, Duration::ZERO);
     let watch = Watch::run(fleet, |watch| {
         thread::sleep(lengths.warm_up + lengths.usual);
         begun = watch.now();
-        fault(lengths.fault);
-        healed = watch.now();
-        thread::sleep(lengths.after);
+        healed = watch.at(fault(lengths.fault));
+        thread::sleep((healed + lengths.after).saturating_sub(watch.now()));
     });
     let usual = watch.window(begun - lengths.usual..begun);
+    let parts = (1..).map(|part| begun + lengths.window * part);
+    let parts = parts.take_while(|from| *from + lengths.window <= healed);
+    let known = parts.map(|from| watch.window(from..from + lengths.window));
     let shown = Shown {
         usual,
         during: watch.window(begun..healed),
-        known: watch.window(begun + lengths.window..healed),
+        known: known
+            .max_by_key(|part| part.p99.saturating_sub(part.late))
+            .unwrap_or_default(),
+        since: watch.window(begun..watch.now()),
         recovery: watch.recovery(&usual, healed, lengths.window),
     };
     if lengths.is_measured {
@@ -166,12 +176,12 @@ impl Shown {
             millis(self.usual.p99),
             millis(self.during.p99),
             millis(self.known.p99),
-            millis(self.during.max),
+            millis(self.since.max),
             100.0 * self.usual.share(),
             100.0 * self.during.share(),
             recovery.as_deref().unwrap_or("not seen"),
             millis(self.during.late),
-            millis(self.during.latest),
+            millis(self.since.latest),
         );
     }
 
@@ -184,7 +194,7 @@ impl Shown {
             figures[figures.len() / 2]
         };
         // How late the machine is anyway says nothing of a cache.
-        let longest = median(|shown| Some(shown.during.max.saturating_sub(shown.during.latest)));
+        let longest = median(|shown| Some(shown.since.max.saturating_sub(shown.since.latest)));
         let slower = median(|shown| {
             let known = shown.known.p99.saturating_sub(shown.known.late);
             Some(known.saturating_sub(shown.usual.p99))
@@ -210,10 +220,19 @@ fn a_node_that_is_killed_and_comes_back_fails_no_get() {
     let _turn = alone();
     let fleet = Fleet::start(NODES, &[]);
     hold("killed, restarted", &fleet, |time| {
+        let before = errors(&fleet);
         fleet.kill(VICTIM);
         thread::sleep(time);
+        assert!(errors(&fleet) > before, "nobody has missed it");
         fleet.restart(VICTIM);
+        Instant::now()
     });
+}
+
+/// Calls to the victim that failed.
+fn errors(fleet: &Fleet) -> u64 {
+    let errors = others().map(|node| fleet.of_peer(node, VICTIM, "call_errors"));
+    errors.sum()
 }
 
 /// Requests that came to the victim from each of the others: probes, and those of callers.
@@ -223,7 +242,16 @@ fn seen_by_victim(fleet: &Fleet) -> Vec<(u64, u64)> {
 }
 
 /// Stops the victim for some time. As soon as it is known to be away, only the keepers ask it.
-fn stop_victim(fleet: &Fleet, time: Duration) {
+fn stop_victim(fleet: &Fleet, time: Duration) -> Instant {
+    let counts = |counter| -> Vec<u64> {
+        let count = |node| fleet.of_peer(node, VICTIM, counter);
+        others().map(count).collect()
+    };
+    let since_before = |counter, before: &[u64]| -> Vec<u64> {
+        let more = counts(counter).into_iter().zip(before);
+        more.map(|(now, before)| now - before).collect()
+    };
+    let (errors, openings) = (counts("call_errors"), counts("circuit_openings"));
     let begun = Instant::now();
     fleet.stop(VICTIM);
     eventually("the node that has stopped is given up", || {
@@ -236,7 +264,12 @@ fn stop_victim(fleet: &Fleet, time: Duration) {
     thread::sleep(time.saturating_sub(begun.elapsed()).max(FETCH_TIMEOUT));
     let after = seen_by_victim(fleet);
     let most = since.elapsed().as_secs() + 2;
+    let (errors, openings) = (
+        since_before("call_errors", &errors),
+        since_before("circuit_openings", &openings),
+    );
     fleet.go_on(VICTIM);
+    let back = Instant::now();
     let mut probes = 0;
     for ((probes_before, before), (probes_after, after)) in before.iter().zip(&after) {
         assert_eq!(before, after, "callers have asked a peer that is away");
@@ -244,23 +277,29 @@ fn stop_victim(fleet: &Fleet, time: Duration) {
             probes_after - probes_before <= most,
             "more than one probe a second"
         );
+        let is_probed = probes_after > probes_before;
+        assert!(!lengths().is_measured || is_probed, "it is not probed");
         probes += probes_after - probes_before;
     }
-    let errors: Vec<u64> = others()
-        .map(|node| fleet.of_peer(node, VICTIM, "call_errors"))
-        .collect();
-    let openings = |node| fleet.of_peer(node, VICTIM, "circuit_openings");
-    let openings: Vec<u64> = others().map(openings).collect();
     eprintln!(
-        "given up after {given_up:.1?} and {errors:?} failures, {openings:?} times; then in \
-         {:.1?} {probes} probes and nothing else",
+        "given up after {given_up:.1?} and {errors:?} failures; then in {:.1?} {probes} probes and \
+         nothing else",
         since.elapsed()
     );
-    let back = Instant::now();
+    assert!(openings.iter().all(|times| *times == 1), "{openings:?}");
+    // The third opens the circuit; those who had asked by then fail too.
+    let most = 3 + CLIENTS as u64;
+    assert!(
+        errors.iter().all(|times| (3..=most).contains(times)),
+        "{errors:?}"
+    );
     eventually("it is asked again", || {
         !others().any(|node| fleet.is_given_up(node, VICTIM))
     });
-    eprintln!("asked again {:.1?} after it went on", back.elapsed());
+    let asked_again = back.elapsed();
+    eprintln!("asked again {asked_again:.1?} after it went on");
+    assert!(!lengths().is_measured || asked_again <= FOUND + LATE);
+    back
 }
 
 #[test]
@@ -275,9 +314,10 @@ fn a_link_that_is_cut_in_answers_costs_one_timeout_and_leaves_nothing_behind() {
     let _turn = alone();
     let fleet = Fleet::start(NODES, &[]);
     hold("a link cut in answers", &fleet, |time| {
-        let before = fleet.gauges();
+        let (before, failed) = (fleet.gauges(), errors(&fleet));
         fleet.set_links(&[0, 1], &[VICTIM], &Rule::Halve);
         thread::sleep(time);
+        assert!(errors(&fleet) > failed, "no answer was cut off");
         fleet.set_links(&[0, 1], &[VICTIM], &Rule::Pass);
         let healed = Instant::now();
         eventually("nobody waits for the rest of an answer", || {
@@ -295,6 +335,7 @@ fn a_link_that_is_cut_in_answers_costs_one_timeout_and_leaves_nothing_behind() {
             !lengths().is_measured || rest <= 2 * FETCH_TIMEOUT,
             "{rest:?}"
         );
+        healed
     });
 }
 
@@ -323,13 +364,15 @@ fn try_loss(name: &str, lost: &[(&[usize], &[usize])], cut_off: usize) {
         for (from, to) in lost {
             fleet.set_links(from, to, &Rule::Pass);
         }
+        let healed = Instant::now();
         let more = loads(&fleet).into_iter().zip(before);
         let most = more.map(|(now, before)| now - before).max().unwrap();
         let lives = begun.elapsed().as_secs_f64() / FALLBACK_LIFE.as_secs_f64();
         // One more at each end, and one by an owner that did not have it.
         let bound = cut_off * (lives as usize + 2) + 1;
         eprintln!("a key was loaded {most} times at most, {bound} allowed");
-        assert!(most <= bound);
+        assert!((1..=bound).contains(&most));
+        healed
     });
 }
 
@@ -360,11 +403,13 @@ fn peers_that_come_and_go_fail_no_get() {
                     |&other: &usize| other == node || (Some(other) != away && Some(node) != away);
                 let seen: Vec<usize> = (0..NODES).filter(is_seen).collect();
                 fleet.show(node, &seen);
+                assert_eq!(fleet.peers_of(node), seen.len());
             }
             if away.is_none() && Instant::now() >= end {
                 break;
             }
             thread::sleep(pause);
         }
+        Instant::now()
     });
 }

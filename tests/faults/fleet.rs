@@ -155,6 +155,12 @@ impl Fleet {
         found[counter].as_u64().unwrap()
     }
 
+    /// How many peers a node has on its ring.
+    pub(crate) fn peers_of(&self, node: usize) -> usize {
+        let stats = self.node(node).stats();
+        stats["peers"].as_array().unwrap().len()
+    }
+
     /// Whether `node` has given `peer` up for now.
     pub(crate) fn is_given_up(&self, node: usize, peer: usize) -> bool {
         let stats = self.node(node).stats();
