@@ -22,6 +22,11 @@ use crate::wire::{self, Item, Nonsense, Status};
 /// How many keys one request removes: about 1 MiB if all are as long as can be.
 const KEYS_OF_A_REQUEST: usize = 64;
 
+fn is_back(remote: &Remote) {
+    remote.knows_batches.store(true, Ordering::Relaxed); // it may be a newer one
+    log::info!(target: "groupcache", peer:% = remote.peer; "the peer is back");
+}
+
 /// How much is shown of a text that a peer sends, in bytes.
 const MAX_TEXT: usize = 400;
 
@@ -371,8 +376,7 @@ impl Cluster {
 
     fn succeeded(&self, remote: &Remote) {
         if remote.circuit.succeed() {
-            remote.knows_batches.store(true, Ordering::Relaxed); // it may be a newer one
-            log::info!(target: "groupcache", peer:% = remote.peer; "the peer is back");
+            is_back(remote);
         }
     }
 
@@ -464,8 +468,8 @@ impl Cluster {
             more |= sweep.sweep();
         }
         let remotes = self.members().remotes();
-        let is_away = |remote: &&Arc<Remote>| remote.circuit.is_open();
-        let away: Vec<_> = remotes.iter().filter(is_away).cloned().collect();
+        let is_due = |remote: &&Arc<Remote>| remote.circuit.is_to_be_probed();
+        let away: Vec<_> = remotes.iter().filter(is_due).cloned().collect();
         // All at once: one that is silent must not keep the others from being found.
         each_at_once(&away, |remote| self.probe(remote));
         for remote in remotes {
@@ -485,8 +489,8 @@ impl Cluster {
         let answer = remote.link.call(&call, self.settings.fetch_timeout);
         if let Ok(reply) = &answer {
             self.note_spoken(remote, reply);
-            if reply.status != Status::Unauthorized.code() {
-                self.succeeded(remote);
+            if reply.status != Status::Unauthorized.code() && remote.circuit.half_open() {
+                is_back(remote);
             }
         }
     }

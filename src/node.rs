@@ -404,7 +404,8 @@ impl NodeBuilder {
 
     /// Sets how many calls to a peer must fail in a row for it to count as away (its *circuit* opens,
     /// as in Nygard's "circuit breaker"): from then on its keys are loaded here at once, and it is
-    /// probed about once a second, by a background thread, until it answers. Refusal, silence and
+    /// probed about once a second, by a background thread, until it answers: less often, up to every
+    /// fourth second, while it answers probes and fails the next call. Refusal, silence and
     /// nonsense are failures; a caller whose own time is over is not. Defaults to 3.
     pub fn circuit_failures(mut self, failures: usize) -> NodeBuilder {
         self.circuit_failures = failures;
