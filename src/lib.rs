@@ -37,7 +37,8 @@
 //! 5. The value goes into the main or the hot cache. Only then does the flight end.
 //!
 //! Peers are answered by `group/serve.rs`, behind [`Node::begin`] and [`Node::answer`]; the engines
-//! `server.rs`, `tiny.rs` and `memory.rs` bring requests there. `group/change.rs` removes and sets.
+//! `server.rs`, `tiny.rs` and `memory.rs` bring requests there. Who may ask is decided by `guard.rs`,
+//! with `keyring.rs` and `auth.rs`, before anything else. `group/change.rs` removes and sets.
 //! [`Group::get_many`] goes the same way for many keys at once: `group/many.rs`, `group/batch.rs`.
 //! The protocol is described in `docs/PROTOCOL.md`.
 //!
@@ -46,7 +47,7 @@
 //!
 //! # Features
 //!
-//! `tiny_http` (default), `json`, `msgpack`, `tls`, `test-util`: see the README.
+//! `tiny_http` (default), `auth`, `json`, `msgpack`, `tls`, `test-util`: see the README.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "auth")]
