@@ -1,6 +1,8 @@
 //! What a cache costs in memory, and what it costs others to give memory back.
 //!
 //! - `idle`: a group that holds nothing, of any capacity.
+//! - `flow`: millions of keys that nobody asks for twice, through a thousand entries; the heap does
+//!   not grow.
 //! - `churn`: values of 1 B to 1 MiB come and go; heap and resident memory stay near the capacity.
 //! - `expiry`: a million entries expire at once; gets of another thread go on meanwhile.
 //! - `entries`: bytes for each entry besides its key and its value, of ours and of others.
@@ -26,7 +28,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use groupcache_sync::{Clock, ENTRY_OVERHEAD, Group, Loaded, Node, Value};
+use groupcache_sync::{Clock, ENTRY_OVERHEAD, Group, LoadError, Loaded, Node, Value};
 use groupcache_sync_benches::{Bars, Failure, Options, Rng, Table, median, percentile};
 
 /// Bytes that were requested and not given back.
@@ -124,6 +126,37 @@ fn idle(bars: &mut Bars) -> Result<(), Failure> {
     table.print();
     println!();
     bars.hold("idle: KiB", most, 64.0);
+    Ok(())
+}
+
+/// Keys that are asked for once, one in ten of them without a value: each is a flight, and leaves.
+fn flow(options: &Options, bars: &mut Bars) -> Result<(), Failure> {
+    let keys = if options.quick { 1_000_000 } else { 10_000_000 };
+    let node = node()?;
+    let start = live();
+    let group = node.group_builder("flow", 1_000 * CHARGE);
+    let group = group
+        .negative_ttl(LIFE)
+        .build(|key| match key.ends_with('0') {
+            true => Err(LoadError::NotFound),
+            false => Ok(Value::from(&VALUE)),
+        })?;
+    let mut key = String::with_capacity(KEY);
+    let mut at_a_tenth = 0.0;
+    for number in 0..keys {
+        if number == keys / 10 {
+            at_a_tenth = live_since(start);
+        }
+        write_key(&mut key, number);
+        let _ = black_box(group.get(&key));
+    }
+    let in_the_end = live_since(start);
+    println!(
+        "\nflow: live heap after a tenth of {keys} keys {:.1} KiB, in the end {:.1} KiB\n",
+        at_a_tenth / KIB,
+        in_the_end / KIB
+    );
+    bars.hold("flow: KiB more", (in_the_end - at_a_tenth) / KIB, 8.0);
     Ok(())
 }
 
@@ -426,6 +459,9 @@ fn main() -> Result<ExitCode, Failure> {
     // Resident memory shows what came before, so what fills much comes last.
     if options.wants("idle") {
         idle(&mut bars)?;
+    }
+    if options.wants("flow") {
+        flow(&options, &mut bars)?;
     }
     if options.wants("churn") {
         churn(&options, &mut bars)?;
