@@ -179,7 +179,8 @@ impl Chunks {
     fn step(&mut self, rest: &[u8], body: &mut Vec<u8>, max: usize) -> Result<usize, Malformed> {
         match *self {
             Chunks::Size => match httparse::parse_chunk_size(rest) {
-                Ok(httparse::Status::Complete((length, size))) => {
+                // As long at once as it may be in parts.
+                Ok(httparse::Status::Complete((length, size))) if length <= MAX_SIZE_LINE + 1 => {
                     if size > max.saturating_sub(body.len()) as u64 {
                         return Err(Malformed("the body of the answer is too large"));
                     }
