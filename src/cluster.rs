@@ -22,11 +22,6 @@ use crate::wire::{self, Item, Nonsense, Status};
 /// How many keys one request removes: about 1 MiB if all are as long as can be.
 const KEYS_OF_A_REQUEST: usize = 64;
 
-fn is_back(remote: &Remote) {
-    remote.knows_batches.store(true, Ordering::Relaxed); // it may be a newer one
-    log::info!(target: "groupcache", peer:% = remote.peer; "the peer is back");
-}
-
 /// How much is shown of a text that a peer sends, in bytes.
 const MAX_TEXT: usize = 400;
 
@@ -594,6 +589,11 @@ impl Remote {
 /// `keys` in parts that fit into a request.
 pub(crate) fn batches<'a>(keys: &'a [&'a str]) -> impl Iterator<Item = &'a [&'a str]> {
     keys.chunks(KEYS_OF_A_REQUEST)
+}
+
+fn is_back(remote: &Remote) {
+    remote.knows_batches.store(true, Ordering::Relaxed); // it may be a newer one
+    log::info!(target: "groupcache", peer:% = remote.peer; "the peer is back");
 }
 
 /// The text that a peer sends along, for people: no more than a line of it.

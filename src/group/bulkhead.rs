@@ -58,9 +58,9 @@ impl Bulkhead {
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        let before = self.0.running.fetch_sub(1, Ordering::Relaxed);
+        let left = self.0.running.fetch_sub(1, Ordering::Relaxed) - 1;
         // Not at each place that is free: one overload is one report.
-        if before <= self.0.max / 2 && self.0.is_reported.load(Ordering::Relaxed) {
+        if left <= self.0.max / 2 && self.0.is_reported.load(Ordering::Relaxed) {
             self.0.is_reported.store(false, Ordering::Relaxed);
         }
     }
@@ -79,6 +79,18 @@ mod tests {
         assert_eq!(bulkhead.refused(), 2);
         drop(first);
         assert!(bulkhead.enter("g").is_some());
+    }
+
+    #[test]
+    fn each_overload_is_reported_once() {
+        let bulkhead = Bulkhead::new(1);
+        for _ in 0..2 {
+            let permit = bulkhead.enter("g").unwrap();
+            assert!(!bulkhead.is_reported.load(Ordering::Relaxed));
+            assert!(bulkhead.enter("g").is_none());
+            assert!(bulkhead.is_reported.load(Ordering::Relaxed));
+            drop(permit);
+        }
     }
 
     #[test]
