@@ -1,120 +1,28 @@
 //! `Cluster`: what the groups of a node share. Ring, peers, transport, clock, loader pool.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::change::Change;
-use crate::circuit::Circuit;
-use crate::combiner::{Combiner, Question};
 use crate::deadline::{Clock, Deadline};
-use crate::dialect::{Dialect, Spoken};
+use crate::dialect::Dialect;
 use crate::error::{Error, Unreached};
 use crate::guard::Guard;
 use crate::keeper::Keeper;
-use crate::owed::{Missed, Owed};
-use crate::peer::{Call, CallError, Limits, Link, Peer, Reply, Transport};
+use crate::members::{Listed, Members, Succession, without_doubles};
+use crate::owed::Missed;
+use crate::peer::{Call, CallError, Limits, Peer, Reply, Transport};
 use crate::pool::{Pool, each_at_once};
-use crate::ring::{Member, Ring};
+use crate::remote::{Failure, Remote};
 use crate::stats::{CircuitState, Counter, NodeStats, PeerStats};
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering, RwLock, Weak, callers_at_once};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, RwLock, Weak};
 use crate::waits::Waits;
-use crate::wire::{self, Item, Nonsense, Status};
+use crate::wire::{self, Nonsense, Status, Terms};
 
 /// How many keys one request removes: about 1 MiB if all are as long as can be.
 const KEYS_OF_A_REQUEST: usize = 64;
 
 /// How much is shown of a text that a peer sends, in bytes.
 const MAX_TEXT: usize = 400;
-
-/// Why a call failed, as its caller must know.
-#[derive(Clone, Debug)]
-pub(crate) enum Failure {
-    /// The caller's own time is up. Says nothing about the peer (I6).
-    Deadline,
-    /// The peer is away: refused, silent, nonsense, or known to be so.
-    Away(String),
-    /// The peer speaks a dialect that has no such request.
-    Unsupported,
-}
-
-/// A peer other than this node.
-pub(crate) struct Remote {
-    pub(crate) peer: Peer,
-    link: Arc<dyn Link>,
-    /// Those who ask it for values.
-    line: Arc<Combiner<Asked, Said>>,
-    knows_batches: AtomicBool,
-    circuit: Circuit,
-    spoken: Spoken,
-    /// The removals it has missed.
-    owed: Owed,
-    calls: Counter,
-    errors: Counter,
-    /// Calls whose caller had no more time.
-    abandoned: Counter,
-}
-
-/// What a peer says of one of many keys.
-pub(crate) type Said = Result<Item, Failure>;
-
-/// A key that is asked for, perhaps together with others.
-pub(crate) struct Asked {
-    pub(crate) group: String,
-    pub(crate) key: String,
-    /// Hits of a mirrored copy that the owner does not know of.
-    pub(crate) hits: u32,
-}
-
-impl Question for Asked {
-    fn goes_with(&self, other: &Asked) -> bool {
-        self.group == other.group
-    }
-}
-
-/// The members at one moment, swapped whole.
-pub(crate) struct Members {
-    ring: Ring,
-    /// In the order of the list the ring was made of. `None` is this node.
-    remotes: Vec<Option<Arc<Remote>>>,
-    peers: Vec<Peer>,
-}
-
-impl Members {
-    /// All peers but this node.
-    pub(crate) fn remotes(&self) -> Vec<Arc<Remote>> {
-        self.remotes.iter().flatten().cloned().collect()
-    }
-
-    pub(crate) fn owner(&self, key: &str) -> Owner {
-        if let [None] = self.remotes[..] {
-            return Owner::This; // it is alone: the ring says nothing else
-        }
-        let remote = self
-            .ring
-            .owner(key.as_bytes())
-            .and_then(|at| self.remotes[at].clone());
-        remote.map_or(Owner::This, Owner::Peer)
-    }
-
-    pub(crate) fn fingerprint(&self) -> u64 {
-        self.ring.fingerprint()
-    }
-}
-
-/// Who owns a key.
-pub(crate) enum Owner {
-    This,
-    Peer(Arc<Remote>),
-}
-
-impl PartialEq for Owner {
-    fn eq(&self, other: &Owner) -> bool {
-        match (self, other) {
-            (Owner::This, Owner::This) => true,
-            (Owner::Peer(one), Owner::Peer(other)) => Arc::ptr_eq(one, other),
-            _ => false,
-        }
-    }
-}
 
 /// The settings of a node that its groups need.
 #[derive(Clone, Debug)]
@@ -123,6 +31,7 @@ pub(crate) struct Settings {
     pub(crate) fetch_timeout: Duration,
     pub(crate) load_timeout: Duration,
     pub(crate) fallback_life: Duration,
+    pub(crate) warm_up: Duration,
     pub(crate) circuit_failures: usize,
     pub(crate) max_value: usize,
     pub(crate) allow_absent: bool,
@@ -140,6 +49,8 @@ pub(crate) struct Cluster {
     pub(crate) guard: Option<Guard>,
     transport: Arc<dyn Transport>,
     members: RwLock<Arc<Members>>,
+    /// Whether this node has said that it leaves.
+    is_leaving: AtomicBool,
     keeper: Keeper,
     /// What lets its expired values go: the groups.
     sweeps: Mutex<Vec<Weak<dyn Sweep>>>,
@@ -162,11 +73,7 @@ impl Cluster {
         guard: Option<Guard>,
         transport: Arc<dyn Transport>,
     ) -> Arc<Cluster> {
-        let alone = Members {
-            ring: ring_of(settings.dialect, std::slice::from_ref(&this)),
-            remotes: vec![None],
-            peers: vec![this.clone()],
-        };
+        let alone = Members::alone(this.clone(), settings.dialect);
         Arc::new(Cluster {
             this,
             settings,
@@ -176,6 +83,7 @@ impl Cluster {
             guard,
             transport,
             members: RwLock::new(Arc::new(alone)),
+            is_leaving: AtomicBool::new(false),
             keeper: Keeper::default(),
             sweeps: Mutex::new(Vec::new()),
             ring_mismatches: Counter::default(),
@@ -192,12 +100,12 @@ impl Cluster {
 
     /// Replaces the list by what `change` makes of it. Peers that stay keep their connections.
     pub(crate) fn change_peers(
-        &self,
+        self: &Arc<Self>,
         change: impl Fn(&[Peer]) -> Result<Vec<Peer>, Error>,
     ) -> Result<(), Error> {
         loop {
             let old = self.members();
-            let peers = without_doubles(change(&old.peers)?)?;
+            let peers = without_doubles(change(&old.peers())?)?;
             if !self.settings.allow_absent && !peers.iter().any(|peer| self.is_this(peer)) {
                 return Err(Error::SelfMissing {
                     id: self.this.name().into(),
@@ -207,21 +115,16 @@ impl Cluster {
             peers
                 .iter()
                 .try_for_each(|peer| check_weight(dialect, peer))?;
-            let remote = |peer: &Peer| {
-                let other = (!self.is_this(peer)).then(|| self.remote(&old, peer));
-                other.transpose()
+            let listed = peers.into_iter().map(|peer| self.listed(&old, peer));
+            let how = Succession {
+                dialect,
+                is_leaving: self.is_leaving(),
+                now: self.clock.now(),
+                warm_up: self.settings.warm_up,
             };
-            let new = Arc::new(Members {
-                ring: ring_of(dialect, &peers),
-                remotes: peers.iter().map(remote).collect::<Result<_, Error>>()?,
-                peers,
-            });
+            let new = Arc::new(old.followed_by(listed.collect::<Result<_, Error>>()?, how));
             if self.swap(&old, &new) {
-                log::info!(
-                    target: "groupcache",
-                    peers = new.peers.len(), ring:% = format!("{:x}", new.fingerprint());
-                    "the ring has changed"
-                );
+                self.note_change(&old, &new);
                 return Ok(());
             }
             // Somebody else has changed the list meanwhile: neither change may undo the other.
@@ -241,29 +144,37 @@ impl Cluster {
         peer.name() == self.this.name()
     }
 
-    fn remote(&self, old: &Members, peer: &Peer) -> Result<Arc<Remote>, Error> {
-        let same = |remote: &&Arc<Remote>| {
+    fn note_change(&self, old: &Members, new: &Members) {
+        if old.fingerprint() != new.fingerprint() {
+            log::info!(
+                target: "groupcache",
+                peers = new.listed().len(), ring:% = format!("{:x}", new.fingerprint());
+                "the ring has changed"
+            );
+        }
+    }
+
+    /// A peer of the new list: the same as before, if its id and its address are.
+    fn listed(&self, old: &Members, peer: Peer) -> Result<Listed, Error> {
+        if self.is_this(&peer) {
+            return Ok(Listed { peer, remote: None });
+        }
+        let same = |remote: &Arc<Remote>| {
             remote.peer.name() == peer.name() && remote.peer.address() == peer.address()
         };
-        if let Some(remote) = old.remotes.iter().flatten().find(same) {
-            return Ok(Arc::clone(remote));
-        }
-        Ok(Arc::new(Remote {
-            peer: peer.clone(),
-            link: self.transport.link(peer, &self.settings.limits)?,
-            line: Combiner::new(callers_at_once()),
-            knows_batches: AtomicBool::new(true),
-            circuit: Circuit::new(self.settings.circuit_failures),
-            // A native cluster has no others.
-            spoken: Spoken::new(match self.settings.dialect {
-                Dialect::Native => Some(Dialect::Native),
-                Dialect::Golang => None,
-            }),
-            owed: Owed::default(),
-            calls: Counter::default(),
-            errors: Counter::default(),
-            abandoned: Counter::default(),
-        }))
+        let remote = match old.remotes().into_iter().find(same) {
+            Some(remote) => remote,
+            None => Arc::new(Remote::new(
+                &peer,
+                self.transport.link(&peer, &self.settings.limits)?,
+                self.settings.circuit_failures,
+                self.settings.dialect,
+            )),
+        };
+        Ok(Listed {
+            peer,
+            remote: Some(remote),
+        })
     }
 
     /// Calls a peer, no longer than `limit` and than the caller's `deadline`, and reads its answer.
@@ -371,7 +282,7 @@ impl Cluster {
 
     fn succeeded(&self, remote: &Remote) {
         if remote.circuit.succeed() {
-            is_back(remote);
+            remote.note_back();
         }
     }
 
@@ -458,12 +369,13 @@ impl Cluster {
     fn keep(self: &Arc<Self>) -> bool {
         let now = self.clock.now();
         let sweeps = self.sweeps.lock().clone();
+        self.forget_past(now);
         let mut more = false;
         for sweep in sweeps.iter().filter_map(Weak::upgrade) {
             more |= sweep.sweep();
         }
         let remotes = self.members().remotes();
-        let is_due = |remote: &&Arc<Remote>| remote.circuit.is_to_be_probed();
+        let is_due = |remote: &&Arc<Remote>| remote.has_left() || remote.circuit.is_to_be_probed();
         let away: Vec<_> = remotes.iter().filter(is_due).cloned().collect();
         // All at once: one that is silent must not keep the others from being found.
         each_at_once(&away, |remote| self.probe(remote));
@@ -473,20 +385,84 @@ impl Cluster {
             if is_back {
                 self.deliver(&remote);
             }
-            more |= !is_back || !remote.owed.is_empty();
+            more |= !is_back || remote.has_left() || !remote.owed.is_empty();
         }
         more
     }
 
-    fn probe(&self, remote: &Remote) {
+    /// Lets the earlier rings go that are of no use any more, and the ways to peers that are gone.
+    pub(crate) fn forget_past(&self, now: Instant) {
+        let members = self.members();
+        if let Some(newer) = members.without_past(now) {
+            // Where the list has just changed, its turn comes another time.
+            self.swap(&members, &Arc::new(newer));
+        }
+    }
+
+    fn probe(self: &Arc<Self>, remote: &Remote) {
         // Any answer shows that it is there, but one that sends us away.
         let call = self.signed(remote, hello());
         let answer = remote.link.call(&call, self.settings.fetch_timeout);
         if let Ok(reply) = &answer {
             self.note_spoken(remote, reply);
-            if reply.status != Status::Unauthorized.code() && remote.circuit.half_open() {
-                is_back(remote);
+            if reply.status == Status::Unauthorized.code() {
+                return;
             }
+            if remote.circuit.half_open() {
+                remote.note_back();
+            }
+            let status = Status::of(reply.status, reply.header.as_deref());
+            self.note_left(remote, status == Some(Status::Leaving));
+        }
+    }
+
+    /// Takes a peer off the ring that leaves, and puts one back that does not.
+    fn note_left(self: &Arc<Self>, remote: &Remote, has_left: bool) {
+        if remote.note_left(has_left) {
+            // The same list: nothing in it can be wrong.
+            let _ = self.change_peers(|peers| Ok(peers.to_vec()));
+            self.ring_keeper(); // which finds out when it is back
+        }
+    }
+
+    /// Whether this node has said that it leaves.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Acquire)
+    }
+
+    /// Takes this node off the ring, here and at all peers; returns who was not reached.
+    pub(crate) fn leave(self: &Arc<Self>, deadline: Deadline) -> Vec<Unreached> {
+        self.is_leaving.store(true, Ordering::Release);
+        let _ = self.change_peers(|peers| Ok(peers.to_vec()));
+        log::info!(target: "groupcache", "this node leaves the ring");
+        let announce = |remote: &Arc<Remote>| self.announce(remote, deadline);
+        self.tell_all(&self.members().remotes(), announce)
+    }
+
+    fn announce(self: &Arc<Self>, remote: &Arc<Remote>, deadline: Deadline) -> Result<(), Failure> {
+        if self.ask_dialect(remote)? == Dialect::Golang {
+            return Err(Failure::Unsupported);
+        }
+        let limit = self.settings.fetch_timeout;
+        self.call(
+            remote,
+            departure(&self.this),
+            limit,
+            deadline,
+            |status, _| {
+                let is_ok = status == Status::Ok;
+                is_ok
+                    .then_some(())
+                    .ok_or(Nonsense("it refuses the departure"))
+            },
+        )
+    }
+
+    /// A peer says that it leaves.
+    pub(crate) fn departed(self: &Arc<Self>, id: &str) {
+        let remotes = self.members().remotes();
+        if let Some(remote) = remotes.iter().find(|remote| remote.peer.name() == id) {
+            self.note_left(remote, true);
         }
     }
 
@@ -516,25 +492,15 @@ impl Cluster {
     pub(crate) fn stats(&self) -> NodeStats {
         let members = self.members();
         let (threads, busy) = self.pool.threads();
-        let peer = |(at, peer): (usize, &Peer)| {
-            let remote = members.remotes[at].as_deref();
-            PeerStats {
-                id: peer.name().to_owned(),
-                address: peer.address(),
-                is_this_node: remote.is_none(),
-                ring_share: members.ring.share(at),
-                circuit: remote.map_or(CircuitState::Closed, Remote::circuit_state),
-                dialect: remote.map_or(Some(Dialect::Native), Remote::speaks),
-                calls: remote.map_or(0, |remote| remote.calls.get()),
-                call_errors: remote.map_or(0, |remote| remote.errors.get()),
-                abandoned_calls: remote.map_or(0, |remote| remote.abandoned.get()),
-                retries: remote.map_or(0, |remote| remote.link.retries()),
-                circuit_openings: remote.map_or(0, |remote| remote.circuit.openings()),
-                owed: remote.map_or(0, |remote| remote.owed.len() as u64),
+        let peer = |listed: &Listed| {
+            let share = members.share(listed.remote.as_ref());
+            match &listed.remote {
+                Some(remote) => remote.stats(share),
+                None => self.own_stats(&listed.peer, share),
             }
         };
         NodeStats {
-            peers: members.peers.iter().enumerate().map(peer).collect(),
+            peers: members.listed().iter().map(peer).collect(),
             ring: members.fingerprint(),
             ring_mismatches: self.ring_mismatches.get(),
             refused_requests: self.guard.as_ref().map_or(0, Guard::refused),
@@ -542,46 +508,22 @@ impl Cluster {
             loader_threads_busy: busy as u64,
         }
     }
-}
 
-impl Remote {
-    pub(crate) fn line(&self) -> &Arc<Combiner<Asked, Said>> {
-        &self.line
-    }
-
-    /// Whether it can be asked for many keys at once, as far as is known.
-    pub(crate) fn takes_batches(&self) -> bool {
-        self.speaks() == Some(Dialect::Native) && self.knows_batches.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn note_no_batches(&self) {
-        self.knows_batches.store(false, Ordering::Relaxed);
-    }
-
-    /// What it speaks, as its last answer showed; `None` if there was none yet.
-    pub(crate) fn speaks(&self) -> Option<Dialect> {
-        self.spoken.get()
-    }
-
-    pub(crate) fn unreached(&self, failure: &Failure) -> Unreached {
-        Unreached {
-            peer: self.peer.name().to_owned(),
-            reason: match failure {
-                Failure::Deadline => "no time left".to_owned(),
-                Failure::Away(reason) => reason.clone(),
-                Failure::Unsupported => {
-                    "unsupported: golang/groupcache can neither remove nor set".to_owned()
-                }
-            },
-            unsupported: matches!(failure, Failure::Unsupported),
-        }
-    }
-
-    fn circuit_state(&self) -> CircuitState {
-        if self.circuit.is_open() {
-            CircuitState::Open
-        } else {
-            CircuitState::Closed
+    fn own_stats(&self, this: &Peer, ring_share: f64) -> PeerStats {
+        PeerStats {
+            id: this.name().to_owned(),
+            address: this.address(),
+            is_this_node: true,
+            has_left: self.is_leaving(),
+            ring_share,
+            circuit: CircuitState::Closed,
+            dialect: Some(Dialect::Native),
+            calls: 0,
+            call_errors: 0,
+            abandoned_calls: 0,
+            retries: 0,
+            circuit_openings: 0,
+            owed: 0,
         }
     }
 }
@@ -591,11 +533,6 @@ pub(crate) fn batches<'a>(keys: &'a [&'a str]) -> impl Iterator<Item = &'a [&'a 
     keys.chunks(KEYS_OF_A_REQUEST)
 }
 
-fn is_back(remote: &Remote) {
-    remote.knows_batches.store(true, Ordering::Relaxed); // it may be a newer one
-    log::info!(target: "groupcache", peer:% = remote.peer; "the peer is back");
-}
-
 /// The text that a peer sends along, for people: no more than a line of it.
 fn text_of(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body.get(..MAX_TEXT).unwrap_or(body));
@@ -603,24 +540,19 @@ fn text_of(body: &[u8]) -> String {
     text.chars().filter(printable).collect()
 }
 
+/// What tells a peer that this node leaves.
+fn departure(this: &Peer) -> Call {
+    let terms = Terms {
+        native: true,
+        ..Terms::default()
+    };
+    Call::new("POST", wire::BASE.to_owned(), terms.to_header())
+        .with_body(wire::encode_departure(this.name()))
+}
+
 /// The smallest request that every peer answers.
 fn hello() -> Call {
     Call::new("GET", wire::BASE.to_owned(), String::new())
-}
-
-fn ring_of(dialect: Dialect, peers: &[Peer]) -> Ring {
-    let member = |peer: &Peer| Member {
-        id: match dialect {
-            Dialect::Native => peer.id.clone(),
-            Dialect::Golang => peer.spelled.clone(),
-        },
-        weight: peer.weight,
-    };
-    let members: Vec<Member> = peers.iter().map(member).collect();
-    match dialect {
-        Dialect::Native => Ring::new(&members),
-        Dialect::Golang => Ring::golang(&members),
-    }
 }
 
 pub(crate) fn check_weight(dialect: Dialect, peer: &Peer) -> Result<(), Error> {
@@ -629,34 +561,4 @@ pub(crate) fn check_weight(dialect: Dialect, peer: &Peer) -> Result<(), Error> {
         return Err(Error::peer(peer.name(), reason));
     }
     Ok(())
-}
-
-/// The list without repetitions; the same id at two addresses is an error.
-fn without_doubles(peers: Vec<Peer>) -> Result<Vec<Peer>, Error> {
-    let mut unique: Vec<Peer> = Vec::with_capacity(peers.len());
-    for peer in peers {
-        match unique.iter().find(|other| other.id == peer.id) {
-            None => unique.push(peer),
-            Some(other) if *other == peer => {}
-            Some(other) => {
-                let reason = format!("it stands in the list twice, also as {}", other.address());
-                return Err(Error::peer(&peer.id, reason));
-            }
-        }
-    }
-    Ok(unique)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn doubles_are_one_peer_and_contradictions_an_error() {
-        let peer = |address: &str| Peer::new(address).unwrap();
-        let list = vec![peer("http://a:1"), peer("http://a:1/")];
-        assert_eq!(without_doubles(list).unwrap().len(), 1);
-        let list = vec![peer("http://a:1").id("x"), peer("http://b:1").id("x")];
-        assert!(without_doubles(list).is_err());
-    }
 }

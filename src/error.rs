@@ -214,6 +214,20 @@ impl fmt::Display for Error {
     }
 }
 
+impl Error {
+    /// The error that names those who were not reached, if there are such.
+    pub(crate) fn unless_all_reached(mut unreached: Vec<Unreached>) -> Result<(), Error> {
+        unreached.sort_by(|a, b| a.peer.cmp(&b.peer));
+        unreached.dedup_by(|a, b| a.peer == b.peer);
+        if unreached.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Unreached {
+            peers: unreached.into(),
+        })
+    }
+}
+
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {

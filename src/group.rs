@@ -4,7 +4,8 @@
 //!    while ago, use it too and have it renewed (`renew.rs`).
 //! 2. Otherwise one thread per key goes on, the leader of the flight; the others wait for it.
 //! 3. The leader looks in the caches once more, then asks the ring who owns the key.
-//! 4. This process: the loader runs. Another: fetch from there. If that one is away: load here.
+//! 4. This process: the loader runs, unless the key belonged to another one not long ago, which has
+//!    its value still (`succession.rs`). Another: fetch from there. If that one is away: load here.
 //! 5. The value goes into the main or the hot cache. Only then does the flight end (I7).
 //!
 //! A group has two flight tables (I5). A request of a peer joins or leads only in `loads`, and is
@@ -20,9 +21,11 @@ mod change;
 mod fetch;
 mod load;
 mod many;
+mod removals;
 mod renew;
 mod seats;
 mod serve;
+mod succession;
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -34,9 +37,10 @@ pub(crate) use serve::{Begun, Registry, Serve};
 use absences::Absences;
 use bulkhead::Bulkhead;
 use load::Role;
+use removals::Removals;
 
 use crate::cache::{Cache, ENTRY_OVERHEAD, Found};
-use crate::cluster::{Cluster, Owner};
+use crate::cluster::Cluster;
 use crate::codec::Codec;
 use crate::deadline::Deadline;
 use crate::entry::Place;
@@ -45,6 +49,7 @@ use crate::flight::{Delivery, Flights, Guard, Missed, Waiter};
 use crate::hot::Mirroring;
 use crate::key::{KeyRef, MAX_KEY_BYTES};
 use crate::loader::{BatchLoader, Loader};
+use crate::members::Owner;
 use crate::stats::{Counter, GroupStats};
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize};
 use crate::value::{Cacheable, Value};
@@ -142,6 +147,7 @@ struct Shared<V: Cacheable> {
     cache: Cache<V>,
     absences: Option<Absences>,
     bulkhead: Bulkhead,
+    removals: Removals,
     loads: Flights<Outcome<V>>,
     fetches: Flights<Outcome<V>>,
     cluster: Arc<Cluster>,
@@ -174,6 +180,8 @@ struct Counters {
     load_errors: Counter,
     fetches: Counter,
     fetch_errors: Counter,
+    peeks: Counter,
+    inherited: Counter,
     served: Counter,
     served_hits: Counter,
     removes: Counter,
@@ -528,6 +536,8 @@ impl<V: Cacheable> Shared<V> {
             overloads: self.bulkhead.refused(),
             fetches: counters.fetches.get(),
             fetch_errors: counters.fetch_errors.get(),
+            peeks: counters.peeks.get(),
+            inherited: counters.inherited.get(),
             served: counters.served.get(),
             served_hits: counters.served_hits.get(),
             removes: counters.removes.get(),

@@ -81,6 +81,7 @@ mod key;
 mod keyring;
 mod loader;
 mod lru;
+mod members;
 #[cfg(any(test, feature = "test-util"))]
 mod memory;
 mod node;
@@ -88,6 +89,7 @@ mod owed;
 mod peer;
 mod policy;
 mod pool;
+mod remote;
 mod ring;
 mod server;
 mod slot;

@@ -7,6 +7,7 @@ use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::deadline::{Clock, Deadline, Sleeper};
 use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, run_at_once, thread};
 
 /// How many jobs may wait for a thread.
@@ -27,6 +28,8 @@ struct Shared {
     max_threads: usize,
     state: Mutex<State>,
     work: Condvar,
+    /// Notified when there is nothing to do any more.
+    idle: Condvar,
 }
 
 #[derive(Default)]
@@ -54,6 +57,7 @@ impl Pool {
                 max_threads,
                 state: Mutex::new(State::default()),
                 work: Condvar::new(),
+                idle: Condvar::new(),
             }),
         }
     }
@@ -103,6 +107,16 @@ impl Pool {
         self.shared.work.notify_all();
     }
 
+    /// Waits until no job runs or waits, no longer than `deadline`.
+    pub(crate) fn wait_until_idle(&self, clock: &Clock, deadline: Deadline) {
+        let mut state = self.shared.state.lock();
+        while !state.is_idle() && !deadline.is_past(clock.now()) {
+            clock.wait(&self.shared.idle, &mut state, deadline, || {
+                Arc::downgrade(&(Arc::clone(&self.shared) as Arc<dyn Sleeper>))
+            });
+        }
+    }
+
     /// How many threads there may be.
     pub(crate) fn max_threads(&self) -> usize {
         self.shared.max_threads
@@ -122,6 +136,19 @@ impl Pool {
     }
 }
 
+impl State {
+    fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.busy.is_empty()
+    }
+}
+
+impl Sleeper for Shared {
+    fn wake(&self) {
+        let _state = self.state.lock();
+        self.idle.notify_all();
+    }
+}
+
 impl Shared {
     fn work_until_closed(&self) {
         let me = thread::current().id();
@@ -136,6 +163,9 @@ impl Shared {
     fn next_job(&self, me: thread::ThreadId) -> Option<Box<dyn Job>> {
         let mut state = self.state.lock();
         state.busy.remove(&me);
+        if state.is_idle() {
+            self.idle.notify_all();
+        }
         loop {
             if state.closed {
                 return None;

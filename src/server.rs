@@ -482,12 +482,17 @@ fn bind_error(address: &str, source: io::Error) -> Error {
     }
 }
 
+/// How much of an answer the system keeps of each connection for a client that does not read, about:
+/// left alone it takes megabytes, and the time that copying them takes from others.
+const SEND_BUFFER: usize = 256 << 10;
+
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // Connections of a server that has just ended would keep its port busy for a minute. On
     // Windows the option means that others may take the port away.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -31,6 +31,10 @@ pub struct GroupStats {
     pub fetches: u64,
     /// Fetches that got neither a value nor an answer that there is none.
     pub fetch_errors: u64,
+    /// Values asked for from the peers that owned their keys before the ring changed.
+    pub peeks: u64,
+    /// Those of them that were taken over, and not loaded anew.
+    pub inherited: u64,
     /// Requests from peers for a value.
     pub served: u64,
     /// Requests from peers answered from memory.
@@ -91,7 +95,9 @@ pub struct PeerStats {
     pub address: String,
     /// Whether it is this node.
     pub is_this_node: bool,
-    /// Its share of the keys, of 1.
+    /// Whether it has said that it leaves, and has not come back since: it then owns nothing.
+    pub has_left: bool,
+    /// Its share of the keys, of 1. 0 if it has left.
     pub ring_share: f64,
     /// Whether calls to it go out, or it failed too often.
     pub circuit: CircuitState,

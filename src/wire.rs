@@ -14,6 +14,7 @@
 //! | `h` | request | local hits of the mirrored key since it was last fetched |
 //! | `w` | request | milliseconds after which the owner answers `loading`; with 0 at once |
 //! | `d` | request | milliseconds until the caller gives up; absent if never |
+//! | `p` | request | with 1: only what the node owns in memory, for one who owns it now |
 //! | `m` | request | the longest body that the asker takes, in bytes; for batches |
 //! | `r` | both | fingerprint of the sender's ring, hexadecimal |
 //! | `s` | answer | [`Status`], which is finer than HTTP's |
@@ -158,6 +159,8 @@ pub(crate) struct Terms {
     pub(crate) remaining: Option<Duration>,
     pub(crate) ring: Option<u64>,
     pub(crate) max_body: Option<usize>,
+    /// Whether only what is in main memory is asked for, by one who owns it now.
+    pub(crate) peeks: bool,
 }
 
 impl Terms {
@@ -172,6 +175,7 @@ impl Terms {
                 "w" => terms.patience = parse_millis(value).or(terms.patience),
                 "d" => terms.remaining = parse_millis(value).or(terms.remaining),
                 "r" => terms.ring = u64::from_str_radix(value, 16).ok().or(terms.ring),
+                "p" => terms.peeks = value == "1",
                 "m" => terms.max_body = value.parse().ok().or(terms.max_body),
                 _ => {}
             }
@@ -196,6 +200,9 @@ impl Terms {
         }
         if let Some(max_body) = self.max_body {
             let _ = write!(header, ";m={max_body}");
+        }
+        if self.peeks {
+            header.push_str(";p=1");
         }
         header
     }
@@ -237,6 +244,8 @@ pub(crate) enum Status {
     Loading,
     /// No thread was free to load.
     Overloaded,
+    /// The node leaves the ring: what it says when asked whether it is there.
+    Leaving,
     /// The loader failed.
     LoadFailed,
     /// The value or the body is larger than allowed.
@@ -253,7 +262,7 @@ pub(crate) enum Status {
 }
 
 /// Those that are sent.
-const STATUSES: [(Status, u16, &str); 12] = [
+const STATUSES: [(Status, u16, &str); 13] = [
     (Status::Ok, 200, "ok"),
     (Status::Loading, 202, "loading"),
     (Status::BadRequest, 400, "bad-request"),
@@ -266,6 +275,7 @@ const STATUSES: [(Status, u16, &str); 12] = [
     (Status::KeyTooLong, 414, "key-too-long"),
     (Status::LoadFailed, 500, "load-failed"),
     (Status::Overloaded, 503, "overloaded"),
+    (Status::Leaving, 503, "leaving"),
 ];
 
 impl Status {
@@ -505,6 +515,24 @@ struct SetRequest {
     value: Option<bytes::Bytes>,
     #[prost(uint64, optional, tag = "100")]
     remaining_ms: Option<u64>,
+}
+
+/// What a node that leaves tells its peers.
+#[derive(Clone, PartialEq, Message)]
+struct Departure {
+    #[prost(string, optional, tag = "1")]
+    id: Option<String>,
+}
+
+pub(crate) fn encode_departure(id: &str) -> Vec<u8> {
+    let id = Some(id.to_owned());
+    Departure { id }.encode_to_vec()
+}
+
+/// The id of the peer that leaves.
+pub(crate) fn decode_departure(body: &[u8]) -> Result<String, Nonsense> {
+    let message = Departure::decode(body).map_err(|_| NO_MESSAGE)?;
+    message.id.ok_or(Nonsense("the body names no peer"))
 }
 
 /// Why bytes are no message.

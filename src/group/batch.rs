@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::Shared;
 use super::fetch::Fetched;
 use super::many::Wanted;
-use crate::cluster::{Asked, Failure, Remote, Said};
 use crate::combiner::{Place, Seat};
 use crate::deadline::Deadline;
 use crate::peer::{Call, Reply};
+use crate::remote::{Asked, Failure, Remote, Said};
 use crate::ring::hash_of_key;
 use crate::sync::Arc;
 use crate::value::Cacheable;
@@ -17,7 +17,7 @@ use crate::wire::{
 };
 
 /// What one request for many keys comes to.
-enum Batch {
+pub(super) enum Batch {
     /// What there is to say of the first of the keys.
     Items(Vec<Item>),
     NoSuchGroup,
@@ -53,7 +53,8 @@ impl<V: Cacheable> Shared<V> {
                 max_body: Some(self.cluster.settings.limits.max_body),
                 ..self.terms(deadline, 0)
             };
-            let items = match self.ask_batch(owner, keys, &terms, deadline) {
+            let limit = self.cluster.settings.fetch_timeout;
+            let items = match self.ask_batch(owner, keys, &terms, limit, deadline) {
                 Ok(Batch::Items(items)) => items,
                 Ok(Batch::Unknown) => break None,
                 Ok(Batch::NoSuchGroup) => break Some(Ok(Fetched::NoSuchGroup)),
@@ -90,11 +91,12 @@ impl<V: Cacheable> Shared<V> {
     }
 
     /// Asks for as many of the keys, from the first, as go into one request.
-    fn ask_batch<'a>(
+    pub(super) fn ask_batch<'a>(
         &self,
         owner: &Arc<Remote>,
         keys: impl Iterator<Item = (&'a str, u32)>,
         terms: &Terms,
+        limit: Duration,
         deadline: Deadline,
     ) -> Result<Batch, Failure> {
         let mut room = MAX_COMMAND;
@@ -108,7 +110,6 @@ impl<V: Cacheable> Shared<V> {
         let target = wire::target(&self.name, None);
         let call = Call::new("POST", target, terms.to_header())
             .with_body(Command::Get(keys.clone()).encode());
-        let limit = self.cluster.settings.fetch_timeout;
         let read = |status, reply: Reply| match status {
             Status::Ok => match decode_batch(reply.body, hashes())? {
                 items if items.is_empty() => Err(Nonsense("it answers for no key")),
@@ -170,7 +171,9 @@ impl<V: Cacheable> Shared<V> {
         };
         let asked = others.iter().map(Seat::question);
         let asked = asked.map(|asked| (&*asked.key, asked.hits));
-        let batch = self.ask_batch(owner, own.into_iter().chain(asked), &terms, deadline);
+        let limit = self.cluster.settings.fetch_timeout;
+        let keys = own.into_iter().chain(asked);
+        let batch = self.ask_batch(owner, keys, &terms, limit, deadline);
         match batch {
             Ok(Batch::Items(items)) => {
                 let mut items = items.into_iter();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::absences::{Absences, share_of};
 use super::bulkhead::Bulkhead;
+use super::removals::Removals;
 use super::{Counters, Group, Lives, Registry, Shared, Weigher};
 use crate::cache::{Cache, ENTRY_OVERHEAD, Grace, Listener};
 use crate::cluster::Cluster;
@@ -370,6 +371,7 @@ impl<V: Cacheable> GroupBuilder<V> {
             cache,
             absences,
             bulkhead: Bulkhead::new(self.max_loads.unwrap_or(usize::MAX)),
+            removals: Removals::new(self.cluster.settings.warm_up, self.cluster.clock.now()),
             loads: Flights::new(Arc::clone(&self.cluster.waits)),
             fetches: Flights::new(Arc::clone(&self.cluster.waits)),
             cluster: self.cluster,

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use super::{Group, Shared, charge, check_key};
 use crate::change::Change;
-use crate::cluster::{Failure, Owner, Remote, batches};
+use crate::cluster::batches;
 use crate::entry::Place;
-use crate::error::{Error, Unreached};
+use crate::error::Error;
 use crate::key::KeyRef;
 use crate::loader::{self, Loaded};
+use crate::members::Owner;
+use crate::remote::{Failure, Remote};
 use crate::sync::{Arc, AtomicBool};
 use crate::value::{Cacheable, Value};
 use crate::wire;
@@ -56,7 +58,7 @@ impl<V: Cacheable> Group<V> {
         let mut unreached = cluster.tell_all(&remotes, |remote| told(remote, true));
         keys.iter().for_each(|key| group.invalidate(key));
         unreached.extend(cluster.tell_all(&remotes, |remote| told(remote, false)));
-        reached_all(unreached)
+        Error::unless_all_reached(unreached)
     }
 
     /// Gives `key` a value: at its owner, while all other nodes delete theirs. Blocks until all
@@ -98,7 +100,7 @@ impl<V: Cacheable> Group<V> {
                 .cluster
                 .tell_all(&others, |remote| group.tell_removed(remote, &[key])),
         );
-        reached_all(unreached)
+        Error::unless_all_reached(unreached)
     }
 
     /// Removes all values of this group, from this node and from all peers. Blocks until all have
@@ -117,7 +119,7 @@ impl<V: Cacheable> Group<V> {
         let mut unreached = group.cluster.tell_all(&remotes, tell);
         group.invalidate_all();
         unreached.extend(group.cluster.tell_all(&remotes, tell));
-        reached_all(unreached)
+        Error::unless_all_reached(unreached)
     }
 }
 
@@ -126,6 +128,7 @@ impl<V: Cacheable> Shared<V> {
     pub(super) fn invalidate(&self, key: &str) {
         let key = self.cache.hash(key);
         self.counters.removes.add();
+        self.removals.note(key, self.cluster.clock.now());
         self.mark_stale(key);
         self.cache.remove(key);
         self.forget_absence(key);
@@ -146,6 +149,7 @@ impl<V: Cacheable> Shared<V> {
     }
 
     pub(super) fn invalidate_all(&self) {
+        self.removals.note_all(self.cluster.clock.now());
         self.mark_all_stale();
         self.cache.clear();
         if let Some(absences) = &self.absences {
@@ -172,6 +176,7 @@ impl<V: Cacheable> Shared<V> {
         }
         let key = self.cache.hash(key);
         self.counters.removes.add();
+        self.removals.note(key, self.cluster.clock.now());
         self.mark_stale(key);
         let expires = life.and_then(|life| self.cluster.clock.now().checked_add(life));
         let never_stale = AtomicBool::new(false);
@@ -218,15 +223,4 @@ impl<V: Cacheable> Shared<V> {
 
 fn is_owner(owner: &Owner, remote: &Arc<Remote>) -> bool {
     matches!(owner, Owner::Peer(owner) if Arc::ptr_eq(owner, remote))
-}
-
-fn reached_all(mut unreached: Vec<Unreached>) -> Result<(), Error> {
-    unreached.sort_by(|a, b| a.peer.cmp(&b.peer));
-    unreached.dedup_by(|a, b| a.peer == b.peer);
-    if unreached.is_empty() {
-        return Ok(());
-    }
-    Err(Error::Unreached {
-        peers: unreached.into(),
-    })
 }

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use super::load::Role;
 use super::{Count, Landed, Outcome, Shared, Source, Waited};
-use crate::cluster::{Asked, Failure, Remote};
 use crate::codec::CodecError;
 use crate::combiner::Turn;
 use crate::deadline::Deadline;
@@ -15,6 +14,7 @@ use crate::flight::{Guard, Part};
 use crate::key::KeyRef;
 use crate::loader;
 use crate::peer::{Call, Reply};
+use crate::remote::{Asked, Failure, Remote};
 use crate::ring::hash_of_key;
 use crate::sync::{Arc, Ordering};
 use crate::value::Cacheable;
@@ -168,7 +168,7 @@ impl<V: Cacheable> Shared<V> {
             key: key.text().to_owned(),
             hits: unreported,
         };
-        let caller = owner.line().enter();
+        let caller = owner.line.enter();
         let turn = caller.take_turn(asked, &self.cluster.clock, deadline);
         let (fetched, unreported) = match turn {
             Turn::Patient | Turn::Alone => (None, unreported),
@@ -221,6 +221,7 @@ impl<V: Cacheable> Shared<V> {
             remaining: deadline.remaining(self.cluster.clock.now()),
             ring: Some(self.cluster.members().fingerprint()),
             max_body: None,
+            peeks: false,
         }
     }
 
@@ -299,6 +300,7 @@ impl<V: Cacheable> Shared<V> {
             | Status::BadRequest
             | Status::Unauthorized
             | Status::WrongMethod
+            | Status::Leaving
             | Status::Elsewhere => {
                 return Err(Nonsense("it refuses the request"));
             }
@@ -307,6 +309,20 @@ impl<V: Cacheable> Shared<V> {
 
     /// Keeps a copy of what was fetched if it is popular. `None` if it cannot be decoded here.
     fn mirror(self: &Arc<Self>, guard: &Guard<Outcome<V>>, answer: Answer) -> Option<Landed<V>> {
+        let rate = answer.rate;
+        let mut landed = self.decode(answer)?;
+        let now = self.cluster.clock.now();
+        let dice = self.dice.fetch_add(1, Ordering::Relaxed);
+        if let Some(until) = self.mirroring.life(rate, landed.expires, now, dice) {
+            let owners_expiry = landed.expires.replace(until);
+            self.keep(guard, Place::Hot, &landed, now);
+            landed.expires = owners_expiry;
+        }
+        Some(landed)
+    }
+
+    /// What a peer sent. `None` if it cannot be decoded here.
+    pub(super) fn decode(&self, answer: Answer) -> Option<Landed<V>> {
         let now = self.cluster.clock.now();
         let length = answer.value.len();
         let decoded = loader::run(|| {
@@ -322,19 +338,12 @@ impl<V: Cacheable> Shared<V> {
             Ok(Err(error)) => return self.cannot_decode(&error.to_string()),
             Err(panicked) => return self.cannot_decode(&panicked.0),
         };
-        let mut landed = Landed {
+        Some(Landed {
             value,
             source: Source::Peer,
             expires: answer.remaining.and_then(|life| now.checked_add(life)),
             weight,
-        };
-        let dice = self.dice.fetch_add(1, Ordering::Relaxed);
-        if let Some(until) = self.mirroring.life(answer.rate, landed.expires, now, dice) {
-            let owners_expiry = landed.expires.replace(until);
-            self.keep(guard, Place::Hot, &landed, now);
-            landed.expires = owners_expiry;
-        }
-        Some(landed)
+        })
     }
 
     fn cannot_decode(&self, reason: &str) -> Option<Landed<V>> {

@@ -153,6 +153,13 @@ impl<V: Cacheable> Shared<V> {
         deadline: Deadline,
         role: Role,
     ) -> Outcome<V> {
+        let guard = match role {
+            Role::Owner => match self.inherit(guard, deadline) {
+                Ok(outcome) => return outcome,
+                Err(guard) => guard,
+            },
+            Role::Fallback => guard,
+        };
         let Some(permit) = self.bulkhead.enter(&self.name) else {
             return refuse(guard);
         };
@@ -174,6 +181,34 @@ impl<V: Cacheable> Shared<V> {
         guards: Vec<Guard<Outcome<V>>>,
         role: Role,
     ) -> Vec<Outcome<V>> {
+        if role == Role::Fallback {
+            return self.load_together(load_many, guards, role);
+        }
+        let mut outcomes = Vec::with_capacity(guards.len());
+        let mut rest = Vec::new();
+        for inherited in self.inherit_many(guards, Deadline::NEVER) {
+            match inherited {
+                Ok(outcome) => outcomes.push(Some(outcome)),
+                Err(guard) => {
+                    outcomes.push(None);
+                    rest.push(guard);
+                }
+            }
+        }
+        let mut loaded = self.load_together(load_many, rest, role).into_iter();
+        let or_loaded = |outcome: Option<_>| outcome.or_else(|| loaded.next());
+        outcomes.into_iter().filter_map(or_loaded).collect()
+    }
+
+    fn load_together(
+        self: &Arc<Self>,
+        load_many: &BatchLoader<V>,
+        guards: Vec<Guard<Outcome<V>>>,
+        role: Role,
+    ) -> Vec<Outcome<V>> {
+        if guards.is_empty() {
+            return Vec::new();
+        }
         let Some(permit) = self.bulkhead.enter(&self.name) else {
             return guards.into_iter().map(refuse).collect();
         };

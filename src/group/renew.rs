@@ -7,11 +7,12 @@ use super::absences::Absences;
 use super::load::Role;
 use super::{Count, Landed, Outcome, Shared};
 use crate::cache::Found;
-use crate::cluster::{Owner, Sweep};
+use crate::cluster::Sweep;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::flight::Part;
 use crate::key::KeyRef;
+use crate::members::Owner;
 use crate::sync::{Arc, Ordering, Weak};
 use crate::value::Cacheable;
 

@@ -8,15 +8,16 @@ use std::fmt;
 use std::time::Instant;
 
 use super::load::Role;
-use super::serve::{Form, Order, item_of_error};
+use super::serve::{Form, MAX_PATIENCE, Order, item_of_error};
 use super::{Outcome, Shared, lost_leader};
+use crate::cluster::Cluster;
 use crate::deadline::{Clock, Deadline};
 use crate::error::Error;
 use crate::flight::{Delivery, Guard, Queued, Waiter};
 use crate::slot::{Closed, Slot};
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
 use crate::value::Cacheable;
-use crate::wire::{Item, Response, Status};
+use crate::wire::{Item, Response, Status, Terms};
 
 /// To whom a lead goes that falls to a seat.
 #[derive(Clone, Copy)]
@@ -230,6 +231,22 @@ impl Pending {
         }
     }
 
+    /// What is answered when a job of the pool has filled `done`.
+    pub(super) fn of_job(
+        done: Arc<Slot<()>>,
+        ring: u64,
+        terms: &Terms,
+        cluster: &Cluster,
+    ) -> Pending {
+        let patience = terms.patience.unwrap_or(cluster.settings.load_timeout);
+        Pending {
+            all: done,
+            until: cluster.clock.now() + patience.min(MAX_PATIENCE),
+            clock: cluster.clock.clone(),
+            served: Arc::new(Done { ring }),
+        }
+    }
+
     /// When the one who asked is to get an answer that the value is still loading.
     #[must_use]
     pub fn deadline(&self) -> Instant {
@@ -282,6 +299,19 @@ trait Served: Send + Sync {
     /// What there is to say by now. Called once.
     fn response(&self) -> Response;
     fn leave(&self);
+}
+
+/// That something has been done, or will be.
+struct Done {
+    ring: u64,
+}
+
+impl Served for Done {
+    fn response(&self) -> Response {
+        Response::new(Status::Ok, self.ring)
+    }
+
+    fn leave(&self) {}
 }
 
 /// The keys of a request of a peer, and the seats of those that are not in memory.

@@ -30,6 +30,8 @@ pub(crate) trait Serve: Send + Sync {
     fn answer_put(&self, key: &str, body: &[u8]) -> Response;
     fn answer_delete(&self, key: &str) -> Response;
     fn begin_command(self: Arc<Self>, body: &[u8], terms: &Terms) -> Begun;
+    /// Offers what is in memory to those who own it now.
+    fn hand_over(self: Arc<Self>, deadline: Deadline);
     fn stats(&self) -> GroupStats;
 }
 
@@ -122,6 +124,7 @@ impl<V: Cacheable> Serve for Shared<V> {
                 keys.iter().for_each(|key| self.invalidate(key));
                 ready(Status::Ok)
             }
+            Ok(Command::Offer(keys)) => self.begin_take_over(&keys, terms),
             Ok(Command::Clear) => {
                 self.invalidate_all();
                 ready(Status::Ok)
@@ -132,16 +135,20 @@ impl<V: Cacheable> Serve for Shared<V> {
         }
     }
 
+    fn hand_over(self: Arc<Self>, deadline: Deadline) {
+        self.offer(deadline);
+    }
+
     fn stats(&self) -> GroupStats {
         Shared::stats(self)
     }
 }
 
 /// The longest time a peer may wait for one answer.
-const MAX_PATIENCE: Duration = Duration::from_secs(3_600);
+pub(super) const MAX_PATIENCE: Duration = Duration::from_secs(3_600);
 
 impl<V: Cacheable> Shared<V> {
-    fn ring(&self) -> u64 {
+    pub(super) fn ring(&self) -> u64 {
         self.cluster.members().fingerprint()
     }
 
@@ -154,7 +161,11 @@ impl<V: Cacheable> Shared<V> {
             if bytes > max {
                 break;
             }
-            let item = self.serve_hit(self.cache.hash(key), hits);
+            let hashed = self.cache.hash(key);
+            let item = match terms.peeks {
+                true => Some(self.bequeath(hashed)),
+                false => self.serve_hit(hashed, hits),
+            };
             if let Some(Item::Value(answer)) = &item {
                 bytes += answer.value.len();
             }
@@ -163,7 +174,9 @@ impl<V: Cacheable> Shared<V> {
                 item,
             });
         }
-        self.counters.served.add_many(orders.len());
+        if !terms.peeks {
+            self.counters.served.add_many(orders.len());
+        }
         self.begin_loads(orders, Form::Batch(max), terms)
     }
 
@@ -295,7 +308,13 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    fn item_of_value(&self, key: &str, value: &V, expires: Option<Instant>, rate: f64) -> Item {
+    pub(super) fn item_of_value(
+        &self,
+        key: &str,
+        value: &V,
+        expires: Option<Instant>,
+        rate: f64,
+    ) -> Item {
         let bytes: Value = match self.encode_for_peers(value) {
             Ok(bytes) => bytes,
             Err(error) => return item_of_error(&error),

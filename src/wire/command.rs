@@ -22,6 +22,7 @@ const CLEAR: u32 = 1;
 const REMOVE: u32 = 2;
 const GET: u32 = 3;
 const HITS: u32 = 4;
+const OFFER: u32 = 5;
 
 /// What a `POST` asks of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub(crate) enum Command<'a> {
     Remove(Vec<&'a str>),
     /// Remove everything.
     Clear,
+    /// Take over these keys, whose values the sender has, which leaves.
+    Offer(Vec<&'a str>),
 }
 
 impl<'a> Command<'a> {
@@ -53,11 +56,8 @@ impl<'a> Command<'a> {
                     encode_bytes(HITS, &packed, &mut out);
                 }
             }
-            Command::Remove(keys) => {
-                for key in keys {
-                    encode_bytes(REMOVE, key.as_bytes(), &mut out);
-                }
-            }
+            Command::Remove(keys) => encode_keys(REMOVE, keys, &mut out),
+            Command::Offer(keys) => encode_keys(OFFER, keys, &mut out),
             Command::Clear => {
                 encode_key(CLEAR, WireType::Varint, &mut out);
                 encode_varint(1, &mut out);
@@ -67,18 +67,20 @@ impl<'a> Command<'a> {
     }
 
     pub(crate) fn decode(body: &'a [u8]) -> Result<Command<'a>, Nonsense> {
-        let (mut get, mut remove, mut clear) = (Vec::new(), Vec::new(), false);
+        let (mut get, mut remove, mut offer) = (Vec::new(), Vec::new(), Vec::new());
+        let mut clear = false;
         let mut hits: &[u8] = &[];
         let mut rest = body;
         while !rest.is_empty() {
             match read_field(&mut rest)? {
                 Field::Bytes(GET, key) => get.push((text(key)?, 0)),
                 Field::Bytes(REMOVE, key) => remove.push(text(key)?),
+                Field::Bytes(OFFER, key) => offer.push(text(key)?),
                 Field::Bytes(HITS, packed) => hits = packed,
                 Field::Number(CLEAR, number) => clear = number != 0,
                 _ => {}
             }
-            if get.len().max(remove.len()) > MAX_KEYS {
+            if get.len().max(remove.len()).max(offer.len()) > MAX_KEYS {
                 return Err(Nonsense("the body names too many keys"));
             }
         }
@@ -89,10 +91,11 @@ impl<'a> Command<'a> {
             let number = decode_varint(&mut hits).map_err(|_| NO_MESSAGE)?;
             *hits_of_key = u32::try_from(number).unwrap_or(u32::MAX);
         }
-        match (clear, remove, get) {
+        match (clear, remove, get, offer) {
             (true, ..) => Ok(Command::Clear),
-            (_, keys, _) if !keys.is_empty() => Ok(Command::Remove(keys)),
-            (.., keys) if !keys.is_empty() => Ok(Command::Get(keys)),
+            (_, keys, ..) if !keys.is_empty() => Ok(Command::Remove(keys)),
+            (.., keys, _) if !keys.is_empty() => Ok(Command::Get(keys)),
+            (.., keys) if !keys.is_empty() => Ok(Command::Offer(keys)),
             _ => Err(Nonsense("the body holds no command that this node knows")),
         }
     }
@@ -100,6 +103,12 @@ impl<'a> Command<'a> {
 
 fn text(bytes: &[u8]) -> Result<&str, Nonsense> {
     std::str::from_utf8(bytes).map_err(|_| Nonsense("a key is not UTF-8"))
+}
+
+fn encode_keys(tag: u32, keys: &[&str], out: &mut Vec<u8>) {
+    for key in keys {
+        encode_bytes(tag, key.as_bytes(), out);
+    }
 }
 
 fn encode_bytes(tag: u32, bytes: &[u8], out: &mut Vec<u8>) {
@@ -262,6 +271,7 @@ mod tests {
         for command in [
             Command::Clear,
             Command::Remove(vec!["a", "", "\u{1f600}"]),
+            Command::Offer(vec!["a", "b"]),
             Command::Get(vec![("a", 0), (&long, 0)]),
             Command::Get(vec![("a", 0), ("b", 7), ("", u32::MAX)]),
         ] {

@@ -113,6 +113,7 @@ fn terms_survive_and_unknown_ones_are_ignored() {
         remaining: Some(Duration::from_millis(900)),
         ring: Some(0xabc),
         max_body: Some(1 << 20),
+        peeks: true,
     };
     assert_eq!(Terms::parse(&terms.to_header()), terms);
     let newer = format!("{};x=1;;y;w=oops", terms.to_header());

@@ -79,7 +79,8 @@ impl Cluster {
             let builder = network
                 .builder(address(index))
                 .unwrap()
-                .clock(clock.clone());
+                .clock(clock.clone())
+                .warm_up(Duration::ZERO); // as if it had been running for long
             let node = node_settings(builder).build().unwrap();
             network.attach(&node);
             let (loads, load) = (Arc::clone(&loads), load.clone());

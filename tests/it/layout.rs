@@ -17,7 +17,7 @@ const LEVELS: &[&[&str]] = &[
     &["error"],
     &[
         "cache", "pool", "peer", "combiner", "keyring", "guard", "circuit", "owed", "change",
-        "keeper", "cluster",
+        "keeper", "remote", "members", "cluster",
     ],
     &["stream", "tls", "client", "group"],
     &["node"],

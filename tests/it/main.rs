@@ -23,6 +23,7 @@ mod p5_bounds;
 mod p6_partition;
 mod protocol;
 mod server;
+mod succession;
 #[cfg(feature = "tiny_http")]
 mod tiny;
 mod tls;

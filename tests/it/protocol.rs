@@ -148,6 +148,7 @@ impl Owner {
         let clock = Clock::manual();
         clock.advance(60 * GUARD);
         let node = Node::builder(OWNER).unwrap().clock(clock).dialect(dialect);
+        let node = node.warm_up(Duration::ZERO);
         let node = node.build().unwrap();
         let (release, released) = mpsc::channel();
         let released = Mutex::new(released);

@@ -19,6 +19,9 @@ const MORE_MEMORY: u64 = 16 << 10;
 /// slice of time that another has.
 const SLACK: Duration = Duration::from_millis(4);
 
+/// How often an attack is tried under which the client was late.
+const TRIES: usize = 3;
+
 const SMALL: &str = "/_groupcache/objects/small";
 
 /// How often the client asks.
@@ -73,20 +76,33 @@ fn hostile_clients_harm_nobody_else() {
     );
     let mut failures = Vec::new();
     for attack in ATTACKS {
-        let failed = run(attack, &mut client, node.pid(), time, measured.is_some());
-        failures.extend(failed);
+        let mut late = Vec::new();
+        // Others use the processors too: what was late once is tried twice more, and the middle one
+        // of the three counts.
+        while late.len() < TRIES {
+            let outcome = run(attack, &mut client, node.pid(), time);
+            failures.extend(outcome.failures);
+            late.push(outcome.late.filter(|_| measured.is_some()));
+            if late == [None] {
+                break;
+            }
+        }
+        let late: Vec<_> = late.into_iter().flatten().collect();
+        if late.len() > TRIES / 2 {
+            failures.extend(late);
+        }
     }
     assert_eq!(failures, Vec::<String>::new());
 }
 
-/// Runs one attack. Tells what was not as it is to be.
-fn run(
-    attack: &Attack,
-    client: &mut Client,
-    pid: u32,
-    time: Duration,
-    is_measured: bool,
-) -> Vec<String> {
+/// What came of an attack that was not to be.
+struct Outcome {
+    failures: Vec<String>,
+    /// That the other client had to wait.
+    late: Option<String>,
+}
+
+fn run(attack: &Attack, client: &mut Client, pid: u32, time: Duration) -> Outcome {
     let (mut usual, before) = measure(client, pid, time);
     let target = Target {
         address: client.address,
@@ -117,13 +133,9 @@ fn run(
         during.fds,
         during.threads,
     );
+    let is_late = under_attack > 2 * p99 + SLACK;
+    let late = is_late.then(|| format!("{}: p99 {under_attack:?}, not {p99:?}", attack.name));
     let mut failures = Vec::new();
-    if is_measured && under_attack > 2 * p99 + SLACK {
-        failures.push(format!(
-            "{}: p99 {under_attack:?}, not {p99:?}",
-            attack.name
-        ));
-    }
     if more > MORE_MEMORY {
         failures.push(format!("{}: {more} KiB more memory", attack.name));
     }
@@ -137,5 +149,5 @@ fn run(
         get(client, SMALL);
         Gauge::of(pid).fds <= before.fds + 2
     });
-    failures
+    Outcome { failures, late }
 }

@@ -1,0 +1,273 @@
+//! A key that changes its owner. The new one takes its value over from the one before, if that still
+//! has it in memory, instead of loading it anew.
+//!
+//! * For some time after the ring has changed, a load first asks the former owner (`inherit`).
+//! * A node that leaves offers what it has to those who own it from now on, the keys most asked for
+//!   first (`offer`), and they ask for it in the same way (`take_over`).
+//!
+//! P2: a value is taken over inside a flight only, which a removal marks stale as any other; from
+//! main memory only; and never if its key was removed of late (`removals.rs`), as the former owner
+//! may be one who was not told.
+
+use std::time::Duration;
+
+use super::batch::Batch;
+use super::serve::Begun;
+use super::{Outcome, Pending, Shared};
+use crate::cluster::batches;
+use crate::deadline::Deadline;
+use crate::entry::Place;
+use crate::flight::{Guard, Part};
+use crate::key::KeyRef;
+use crate::members::{Members, Owner};
+use crate::peer::Call;
+use crate::pool::{Job, each_at_once};
+use crate::remote::{Failure, Remote};
+use crate::slot::Slot;
+use crate::sync::Arc;
+use crate::value::Cacheable;
+use crate::wire::{self, Answer, Command, Item, Response, Status, Terms};
+
+/// How many keys a node that leaves offers to others, at most.
+const MAX_OFFERED: usize = 100_000;
+
+/// A flight that ended, or one that is still to be led.
+type Inherited<V> = Result<Outcome<V>, Guard<Outcome<V>>>;
+
+/// The keys that one other node owned before, and where they stand in a list.
+struct Estate {
+    former: Arc<Remote>,
+    at: Vec<usize>,
+}
+
+impl<V: Cacheable> Shared<V> {
+    /// Takes the value of a flight over from the one who owned its key before, if there is such.
+    pub(super) fn inherit(
+        self: &Arc<Self>,
+        guard: Guard<Outcome<V>>,
+        deadline: Deadline,
+    ) -> Inherited<V> {
+        let members = self.cluster.members();
+        let Some(former) = self.former_owner(&members, guard.key().as_ref()) else {
+            return Err(guard);
+        };
+        let leading = guard.lead();
+        let answer = self.ask_former(&former, &[guard.key().as_ref()], deadline);
+        drop(leading);
+        self.take_in(guard, answer.into_iter().next().flatten())
+    }
+
+    /// As [`inherit`](Shared::inherit), of several flights, in their order.
+    pub(super) fn inherit_many(
+        self: &Arc<Self>,
+        guards: Vec<Guard<Outcome<V>>>,
+        deadline: Deadline,
+    ) -> Vec<Inherited<V>> {
+        let members = self.cluster.members();
+        if !members.remembers() {
+            return guards.into_iter().map(Err).collect();
+        }
+        let leading: Vec<_> = guards.iter().map(Guard::lead).collect();
+        let keys: Vec<KeyRef<'_>> = guards.iter().map(|guard| guard.key().as_ref()).collect();
+        let ask = |estate: &Estate| {
+            let asked: Vec<_> = estate.at.iter().map(|&at| keys[at]).collect();
+            let answers = self.ask_former(&estate.former, &asked, deadline);
+            estate.at.iter().copied().zip(answers).collect::<Vec<_>>()
+        };
+        let told = each_at_once(&self.estates(&members, &keys), ask);
+        let mut answers: Vec<Option<Answer>> = vec![None; keys.len()];
+        for (at, answer) in told.into_iter().flatten() {
+            answers[at] = answer;
+        }
+        drop(leading);
+        let flights = guards.into_iter().zip(answers);
+        let inherited = flights.map(|(guard, answer)| self.take_in(guard, answer));
+        inherited.collect()
+    }
+
+    fn estates(&self, members: &Members, keys: &[KeyRef<'_>]) -> Vec<Estate> {
+        let mut estates: Vec<Estate> = Vec::new();
+        for (at, &key) in keys.iter().enumerate() {
+            let Some(former) = self.former_owner(members, key) else {
+                continue;
+            };
+            let same = |estate: &&mut Estate| Arc::ptr_eq(&estate.former, &former);
+            match estates.iter_mut().find(same) {
+                Some(estate) => estate.at.push(at),
+                None => estates.push(Estate {
+                    former,
+                    at: vec![at],
+                }),
+            }
+        }
+        estates
+    }
+
+    /// Who may have the value of `key` in memory, as it owned it not long ago.
+    fn former_owner(&self, members: &Members, key: KeyRef<'_>) -> Option<Arc<Remote>> {
+        if !members.remembers() {
+            return None;
+        }
+        let now = self.cluster.clock.now();
+        let former = members.former_owner(key.text(), now);
+        if former.is_none() {
+            self.cluster.forget_past(now);
+        }
+        let former = former?;
+        (!self.removals.is_recent(key, now)).then_some(former)
+    }
+
+    /// What a former owner has in main memory of each key. It has little time for this: what it
+    /// does not say is loaded.
+    fn ask_former(
+        &self,
+        former: &Arc<Remote>,
+        keys: &[KeyRef<'_>],
+        deadline: Deadline,
+    ) -> Vec<Option<Answer>> {
+        self.counters.peeks.add_many(keys.len());
+        let mut answers = Vec::with_capacity(keys.len());
+        while answers.len() < keys.len() {
+            let terms = Terms {
+                patience: Some(Duration::ZERO),
+                max_body: Some(self.cluster.settings.limits.max_body),
+                peeks: true,
+                ..self.terms(deadline, 0)
+            };
+            let open = keys[answers.len()..].iter().map(|key| (key.text(), 0));
+            let limit = self.cluster.settings.limits.connect_timeout;
+            match self.ask_batch(former, open, &terms, limit, deadline) {
+                Ok(Batch::Items(items)) => answers.extend(items.into_iter().map(value_of)),
+                _ => break,
+            }
+        }
+        answers.resize(keys.len(), None);
+        answers
+    }
+
+    /// Ends a flight with the value that was taken over, if there is one that can be used.
+    fn take_in(self: &Arc<Self>, guard: Guard<Outcome<V>>, answer: Option<Answer>) -> Inherited<V> {
+        let Some(landed) = answer.and_then(|answer| self.decode(answer)) else {
+            return Err(guard);
+        };
+        let now = self.cluster.clock.now();
+        if landed.deadline().is_past(now) {
+            return Err(guard);
+        }
+        self.counters.inherited.add();
+        self.keep(&guard, Place::Main, &landed, now);
+        guard.finish(Ok(landed.clone()));
+        Ok(Ok(landed))
+    }
+
+    /// What this node owned in main memory, to one who owns it now. Counts for nothing.
+    pub(super) fn bequeath(&self, key: KeyRef<'_>) -> Item {
+        let found = self.cache.recheck(key);
+        match found.filter(|found| found.place == Place::Main) {
+            Some(found) => self.item_of_value(key.text(), &found.value, found.expires, 0.0),
+            None => Item::Status(Status::Loading, String::new()),
+        }
+    }
+
+    /// Offers what is in memory to those who own it, until all is offered or `deadline`.
+    pub(super) fn offer(self: &Arc<Self>, deadline: Deadline) {
+        let members = self.cluster.members();
+        let hottest = self.cache.hottest(MAX_OFFERED);
+        let mut shares: Vec<(Arc<Remote>, Vec<&str>)> = Vec::new();
+        for (key, _) in &hottest {
+            let Owner::Peer(owner) = members.owner(key) else {
+                continue;
+            };
+            match shares
+                .iter_mut()
+                .find(|(heir, _)| Arc::ptr_eq(heir, &owner))
+            {
+                Some((_, keys)) => keys.push(key),
+                None => shares.push((owner, vec![key])),
+            }
+        }
+        each_at_once(&shares, |(heir, keys)| {
+            // One that cannot be told of some is not told of the others.
+            batches(keys).try_for_each(|keys| self.offer_to(heir, keys, deadline))
+        });
+    }
+
+    /// Blocks until the heir has taken over what it wants of `keys`.
+    fn offer_to(
+        &self,
+        heir: &Arc<Remote>,
+        keys: &[&str],
+        deadline: Deadline,
+    ) -> Result<(), Failure> {
+        let target = wire::target(&self.name, None);
+        let call = Call::new("POST", target, self.terms(deadline, 0).to_header())
+            .with_body(Command::Offer(keys.to_vec()).encode());
+        let limit = self.cluster.settings.fetch_timeout;
+        self.cluster
+            .call(heir, call, limit, deadline, |status, _| match status {
+                Status::Ok | Status::Loading => Ok(Ok(())),
+                // It has no such group, no time, or is too old to know of offers.
+                _ => Ok(Err(Failure::Unsupported)),
+            })?
+    }
+
+    /// Has keys taken over that their former owner offers. Answered when that is done.
+    pub(super) fn begin_take_over(self: &Arc<Self>, keys: &[&str], terms: &Terms) -> Begun {
+        let done = Slot::new();
+        let submitted = self.cluster.pool.submit(Box::new(TakeOver {
+            group: Arc::clone(self),
+            keys: keys.iter().map(|&key| key.to_owned()).collect(),
+            done: Arc::clone(&done),
+        }));
+        match submitted {
+            Ok(()) => Begun::Pending(Pending::of_job(done, self.ring(), terms, &self.cluster)),
+            Err(_) => {
+                let text = "there is no thread for it";
+                Begun::Ready(Response::text(Status::Overloaded, self.ring(), text))
+            }
+        }
+    }
+
+    /// Takes those of `keys` over that this node owns, lacks, and is not loading already.
+    fn take_over(self: &Arc<Self>, keys: &[String]) {
+        let members = self.cluster.members();
+        let mut guards = Vec::with_capacity(keys.len());
+        for key in keys.iter().filter(|key| members.owner(key) == Owner::This) {
+            let key = self.cache.hash(key);
+            if let Part::Lead(guard) = self.loads.join(key, Deadline::NEVER, false) {
+                guards.extend(self.land_if_cached(guard).err());
+            }
+        }
+        for inherited in self.inherit_many(guards, Deadline::NEVER) {
+            if let Err(guard) = inherited {
+                guard.hand_over(self.cluster.clock.now()); // to one who wants it, if there is one
+            }
+        }
+    }
+}
+
+/// Keys that are to be taken over.
+struct TakeOver<V: Cacheable> {
+    group: Arc<Shared<V>>,
+    keys: Vec<String>,
+    done: Arc<Slot<()>>,
+}
+
+impl<V: Cacheable> Job for TakeOver<V> {
+    fn run(self: Box<Self>) {
+        self.group.take_over(&self.keys);
+        // One who gave up meanwhile does not want to know.
+        let _ = self.done.fill(());
+    }
+
+    fn is_wanted(&self) -> bool {
+        true
+    }
+}
+
+fn value_of(item: Item) -> Option<Answer> {
+    match item {
+        Item::Value(answer) => Some(answer),
+        Item::Status(..) | Item::TooLarge(_) => None,
+    }
+}

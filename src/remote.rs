@@ -1,0 +1,161 @@
+//! `Remote`: a peer other than this node. The way to it, and what is known of it.
+
+use crate::circuit::Circuit;
+use crate::combiner::{Combiner, Question};
+use crate::dialect::{Dialect, Spoken};
+use crate::error::Unreached;
+use crate::owed::Owed;
+use crate::peer::{Link, Peer};
+use crate::stats::{CircuitState, Counter, PeerStats};
+use crate::sync::{Arc, AtomicBool, Ordering, callers_at_once};
+use crate::wire::Item;
+
+/// Why a call failed, as its caller must know.
+#[derive(Clone, Debug)]
+pub(crate) enum Failure {
+    /// The caller's own time is up. Says nothing about the peer (I6).
+    Deadline,
+    /// The peer is away: refused, silent, nonsense, or known to be so.
+    Away(String),
+    /// The peer speaks a dialect that has no such request.
+    Unsupported,
+}
+
+/// A peer other than this node.
+pub(crate) struct Remote {
+    pub(crate) peer: Peer,
+    pub(crate) link: Arc<dyn Link>,
+    /// Those who ask it for values.
+    pub(crate) line: Arc<Combiner<Asked, Said>>,
+    pub(crate) circuit: Circuit,
+    pub(crate) spoken: Spoken,
+    /// The removals it has missed.
+    pub(crate) owed: Owed,
+    pub(crate) calls: Counter,
+    pub(crate) errors: Counter,
+    /// Calls whose caller had no more time.
+    pub(crate) abandoned: Counter,
+    knows_batches: AtomicBool,
+    /// Whether it has said that it leaves, and not come back since.
+    has_left: AtomicBool,
+}
+
+/// What a peer says of one of many keys.
+pub(crate) type Said = Result<Item, Failure>;
+
+/// A key that is asked for, perhaps together with others.
+pub(crate) struct Asked {
+    pub(crate) group: String,
+    pub(crate) key: String,
+    /// Hits of a mirrored copy that the owner does not know of.
+    pub(crate) hits: u32,
+}
+
+impl Question for Asked {
+    fn goes_with(&self, other: &Asked) -> bool {
+        self.group == other.group
+    }
+}
+
+impl Remote {
+    /// The peer at the end of `link`, whose circuit opens after so many failures, in a cluster of
+    /// this dialect.
+    pub(crate) fn new(
+        peer: &Peer,
+        link: Arc<dyn Link>,
+        failures: usize,
+        dialect: Dialect,
+    ) -> Remote {
+        Remote {
+            peer: peer.clone(),
+            link,
+            line: Combiner::new(callers_at_once()),
+            circuit: Circuit::new(failures),
+            // A native cluster has no others.
+            spoken: Spoken::new(match dialect {
+                Dialect::Native => Some(Dialect::Native),
+                Dialect::Golang => None,
+            }),
+            owed: Owed::default(),
+            calls: Counter::default(),
+            errors: Counter::default(),
+            abandoned: Counter::default(),
+            knows_batches: AtomicBool::new(true),
+            has_left: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether it can be asked for many keys at once, as far as is known.
+    pub(crate) fn takes_batches(&self) -> bool {
+        self.speaks() == Some(Dialect::Native) && self.knows_batches.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_no_batches(&self) {
+        self.knows_batches.store(false, Ordering::Relaxed);
+    }
+
+    /// What it speaks, as its last answer showed; `None` if there was none yet.
+    pub(crate) fn speaks(&self) -> Option<Dialect> {
+        self.spoken.get()
+    }
+
+    /// Notes that it answers again after it was away.
+    pub(crate) fn note_back(&self) {
+        self.knows_batches.store(true, Ordering::Relaxed); // it may be a newer one
+        log::info!(target: "groupcache", peer:% = self.peer; "the peer is back");
+    }
+
+    /// Whether it has a place in the list and none on the ring.
+    pub(crate) fn has_left(&self) -> bool {
+        self.has_left.load(Ordering::Acquire)
+    }
+
+    /// Notes whether it has left; tells whether that is news.
+    pub(crate) fn note_left(&self, has_left: bool) -> bool {
+        let news = self.has_left.swap(has_left, Ordering::AcqRel) != has_left;
+        if news && has_left {
+            log::info!(target: "groupcache", peer:% = self.peer; "the peer leaves the ring");
+        }
+        if news && !has_left {
+            log::info!(target: "groupcache", peer:% = self.peer; "the peer comes back to the ring");
+        }
+        news
+    }
+
+    pub(crate) fn unreached(&self, failure: &Failure) -> Unreached {
+        Unreached {
+            peer: self.peer.name().to_owned(),
+            reason: match failure {
+                Failure::Deadline => "no time left".to_owned(),
+                Failure::Away(reason) => reason.clone(),
+                Failure::Unsupported => {
+                    "unsupported: golang/groupcache can neither remove nor set".to_owned()
+                }
+            },
+            unsupported: matches!(failure, Failure::Unsupported),
+        }
+    }
+
+    /// What is known of it, with its share of the ring.
+    pub(crate) fn stats(&self, ring_share: f64) -> PeerStats {
+        PeerStats {
+            id: self.peer.name().to_owned(),
+            address: self.peer.address(),
+            is_this_node: false,
+            has_left: self.has_left(),
+            ring_share,
+            circuit: if self.circuit.is_open() {
+                CircuitState::Open
+            } else {
+                CircuitState::Closed
+            },
+            dialect: self.speaks(),
+            calls: self.calls.get(),
+            call_errors: self.errors.get(),
+            abandoned_calls: self.abandoned.get(),
+            retries: self.link.retries(),
+            circuit_openings: self.circuit.openings(),
+            owed: self.owed.len() as u64,
+        }
+    }
+}
