@@ -33,6 +33,8 @@ pub(crate) struct Flags {
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) fetch_timeout: Option<Duration>,
     pub(crate) loader_threads: Option<usize>,
+    pub(crate) warm_up: Option<Duration>,
+    pub(crate) leave: Duration,
     pub(crate) secret_file: Option<String>,
     pub(crate) dialect: Dialect,
     pub(crate) engine: Engine,
@@ -56,6 +58,9 @@ pub(crate) enum Engine {
     #[cfg(feature = "tiny_http")]
     TinyHttp,
 }
+
+/// How long it may take to hand over what a node has that is to stop.
+const LEAVE: Duration = Duration::from_secs(5);
 
 /// Every flag: its name, its value if it takes one, what it is for.
 const FLAGS: &[(&str, &str, &str)] = &[
@@ -138,6 +143,16 @@ const FLAGS: &[(&str, &str, &str)] = &[
         "--loader-threads",
         "N",
         "threads for loads with a deadline or for peers (default: 16)",
+    ),
+    (
+        "--warm-up-ms",
+        "N",
+        "how long former owners of keys are asked for their values; 0: not at all (default: 30000)",
+    ),
+    (
+        "--leave-ms",
+        "N",
+        "how long values are handed over on SIGTERM; 0: not at all (default: 5000)",
     ),
     (
         "--dialect",
@@ -232,6 +247,8 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Asked, Failu
         connect_timeout: given.millis("--connect-timeout-ms", 1)?,
         fetch_timeout: given.millis("--fetch-timeout-ms", 1)?,
         loader_threads: given.size("--loader-threads", 1)?,
+        warm_up: given.millis("--warm-up-ms", 0)?,
+        leave: given.millis("--leave-ms", 0)?.unwrap_or(LEAVE),
         secret_file: given.text("--secret-file"),
         dialect,
         engine,

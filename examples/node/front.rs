@@ -49,7 +49,7 @@ impl Front {
             ("POST", "/get-many") => self.get_many(request),
             ("GET", "/stats") => Ok(self.stats()),
             ("PUT", "/peers") => self.set_peers(request),
-            ("GET", "/health") => Ok(text(200, "healthy")),
+            ("GET", "/health") => Ok(self.health()),
             (_, "/get-many") => Err(wrong_method("POST")),
             (_, "/peers") => Err(wrong_method("PUT")),
             (_, "/stats" | "/health") => Err(wrong_method("GET")),
@@ -98,6 +98,15 @@ impl Front {
         Ok(json_answer(200, &values.into()))
     }
 
+    /// Whether requests are to be sent here.
+    fn health(&self) -> HttpResponse {
+        let peers = self.node.stats().peers;
+        if peers.iter().any(|peer| peer.is_this_node && peer.has_left) {
+            return text(503, "leaving");
+        }
+        text(200, "healthy")
+    }
+
     fn stats(&self) -> HttpResponse {
         let group = self.group.stats();
         let node = self.node.stats();
@@ -106,6 +115,7 @@ impl Front {
                 "id": peer.id,
                 "address": peer.address,
                 "this": peer.is_this_node,
+                "has_left": peer.has_left,
                 "ring_share": peer.ring_share,
                 "circuit": peer.circuit.to_string(),
                 "dialect": peer.dialect.map(|dialect| dialect.to_string()),
@@ -126,6 +136,8 @@ impl Front {
             "load_errors": group.load_errors,
             "fetches": group.fetches,
             "fetch_errors": group.fetch_errors,
+            "peeks": group.peeks,
+            "inherited": group.inherited,
             "served": group.served,
             "served_hits": group.served_hits,
             "removes": group.removes,

@@ -110,9 +110,9 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     }
     let signals = Signals::new()?;
     let listen = Listen::start(flags.engine, &node, listener)?;
-    let front = Front::new(node.clone(), group);
+    let answers = Front::new(node.clone(), group);
     let front = Server::builder(&node)
-        .fallback(move |request| front.answer(request))
+        .fallback(move |request| answers.answer(request))
         // Clients are on this host, or behind what proves to them who it is. Peers are not served
         // here, where nothing proves who asks.
         .plain()
@@ -129,6 +129,7 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     print(&ready).map_err(Failure::system)?;
 
     signals.wait_for_the_end(|| security.reload());
+    leave(&node, flags.leave);
     log::info!(target: "node", seconds = DRAIN.as_secs(); "draining");
     let end = Instant::now() + DRAIN;
     // Clients first: what they wait for may need the peers, and peers need the other address.
@@ -139,6 +140,17 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     }
     log::info!(target: "node", "stopped");
     Ok(())
+}
+
+/// Hands over what the node has, while it serves as before.
+fn leave(node: &Node, timeout: Duration) {
+    if timeout.is_zero() {
+        return;
+    }
+    log::info!(target: "node", seconds = timeout.as_secs_f64(); "leaving");
+    if let Err(error) = node.leave(timeout) {
+        log::warn!(target: "node", error:% = error; "not all peers know that this node leaves");
+    }
 }
 
 /// Who serves the peers.
@@ -241,6 +253,9 @@ fn node(flags: &Flags, address: SocketAddr, security: &Security) -> Result<Node,
     }
     if let Some(threads) = flags.loader_threads {
         builder = builder.loader_threads(threads);
+    }
+    if let Some(window) = flags.warm_up {
+        builder = builder.warm_up(window);
     }
     let builder = security.guard(builder);
     builder.build().map_err(Failure::usage)

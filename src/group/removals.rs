@@ -7,10 +7,15 @@
 use std::time::{Duration, Instant};
 
 use crate::key::KeyRef;
-use crate::sync::{AtomicU64, OnceCell, Ordering};
+use crate::sync::{AtomicU64, OnceLock, Ordering};
 
-/// 32 KiB, made when something is removed for the first time.
-const SLOTS: usize = 4_096;
+/// 32 KiB, made when something is removed for the first time. A model has few keys, and each
+/// atomic costs it much.
+const SLOTS: usize = if cfg!(groupcache_model = "shuttle") {
+    8
+} else {
+    4_096
+};
 
 /// For how long before the ring changes nodes may have had different peer lists.
 const DISAGREEMENT: Duration = Duration::from_secs(300);
@@ -20,7 +25,7 @@ pub(super) struct Removals {
     /// How long a removal is remembered, in seconds; 0 remembers none.
     memory: u64,
     /// Whole seconds since `began`, and one more; 0 is never.
-    slots: OnceCell<Box<[AtomicU64]>>,
+    slots: OnceLock<Box<[AtomicU64]>>,
     all: AtomicU64,
 }
 
@@ -35,7 +40,7 @@ impl Removals {
         Removals {
             began: now,
             memory: memory.as_secs(),
-            slots: OnceCell::new(),
+            slots: OnceLock::new(),
             all: AtomicU64::new(0),
         }
     }

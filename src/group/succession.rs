@@ -113,8 +113,9 @@ impl<V: Cacheable> Shared<V> {
         if former.is_none() {
             self.cluster.forget_past(now);
         }
-        let former = former?;
-        (!self.removals.is_recent(key, now)).then_some(former)
+        // One who is only taken for the owner inherits nothing: a request goes one hop (I5).
+        let is_heir = members.owner(key.text()) == Owner::This;
+        former.filter(|_| is_heir && !self.removals.is_recent(key, now))
     }
 
     /// What a former owner has in main memory of each key. It has little time for this: what it

@@ -118,6 +118,31 @@ impl Fleet {
         self.next_turn(node);
     }
 
+    /// Ends a node in good order, and starts another one in its place.
+    pub(crate) fn replace(&self, node: usize) {
+        self.next_turn(node);
+        {
+            let mut process = self.places[node].process.write();
+            process.signal("TERM");
+            assert!(process.wait().success());
+        }
+        self.restart(node);
+    }
+
+    /// Whether all nodes have the same peers on their rings.
+    pub(crate) fn agree(&self) -> bool {
+        let ring = |node| self.node(node).stats()["ring"].as_str().unwrap().to_owned();
+        let rings: Vec<String> = (0..self.len()).map(ring).collect();
+        rings.iter().all(|ring| *ring == rings[0])
+    }
+
+    /// A counter, summed over all nodes.
+    pub(crate) fn sum(&self, counter: &str) -> u64 {
+        (0..self.len())
+            .map(|node| self.node(node).count(counter))
+            .sum()
+    }
+
     /// Has a node stand still.
     pub(crate) fn stop(&self, node: usize) {
         self.next_turn(node);

@@ -31,6 +31,7 @@ mod origin;
 mod process;
 mod proxy;
 mod rings;
+mod rolling;
 
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -35,7 +35,8 @@ impl Circle {
             let others = others.map(|(at, way)| format!("place-{}={}", at + 1, way.url()));
             let peers: Vec<String> = [this.clone()].into_iter().chain(others).collect();
             let peers = peers.join(",");
-            let args = ["--self", &this, "--peers", &peers, "--hot-bytes", "0"];
+            let mut args = vec!["--self", &this, "--peers", &peers, "--hot-bytes", "0"];
+            args.extend(["--warm-up-ms", "0"]); // no ring is the one before another
             nodes.push(Process::start_with_log("warn", &origin, &args));
             links.push(ways);
         }

@@ -1,0 +1,100 @@
+//! One node after the other is replaced, as in a deployment, while clients go on.
+
+use std::time::Duration;
+
+use crate::clients::{KEYS, Watch, Window};
+use crate::fleet::Fleet;
+use crate::process::eventually;
+use crate::{alone, size};
+
+const NODES: usize = 5;
+
+/// How many more loads than in a quiet time of the same length there may be.
+const MORE: f64 = 1.25;
+
+/// Rounds of a node that is replaced: the keys that everybody asks for are in memory before.
+const WARM_UP: Duration = Duration::from_secs(3);
+
+/// What a deployment costs.
+struct Rolling {
+    quiet: Window,
+    restart: Window,
+    inherited: u64,
+    time: Duration,
+}
+
+impl Rolling {
+    fn ratio(&self) -> f64 {
+        // As many gets as in the quiet time: clients of a node that is away do not ask.
+        self.restart.share() / self.quiet.share()
+    }
+
+    fn print(&self, name: &str) {
+        eprintln!(
+            "{name:18} {:>6.1} s, gets {:>7} quiet {:>7}, loads {:>6} quiet {:>6}: {:.2} times; \
+             taken over {:>6}, p99 {:.1?} quiet {:.1?}",
+            self.time.as_secs_f64(),
+            self.restart.gets,
+            self.quiet.gets,
+            self.restart.loads,
+            self.quiet.loads,
+            self.ratio(),
+            self.inherited,
+            self.restart.p99,
+            self.quiet.p99,
+        );
+    }
+}
+
+/// Replaces all nodes of a fleet, each when the one before is back.
+fn roll(args: &[&str], least: Duration) -> Rolling {
+    let fleet = Fleet::start(NODES, args);
+    let mut times = Vec::new();
+    let mut inherited = 0;
+    let watch = Watch::run(&fleet, |watch| {
+        eventually("all keys are in memory", || {
+            fleet.sum("main_items") >= KEYS as u64
+        });
+        std::thread::sleep(WARM_UP);
+        let begun = watch.now();
+        for node in 0..NODES {
+            let before = fleet.sum("inherited") - fleet.node(node).count("inherited");
+            fleet.replace(node);
+            eventually("it is back", || fleet.agree());
+            inherited += fleet.sum("inherited") - before;
+            std::thread::sleep(least / NODES as u32);
+        }
+        times.extend([begun, watch.now()]);
+        let time = watch.now() - begun;
+        std::thread::sleep(WARM_UP);
+        let quiet = watch.now();
+        std::thread::sleep(time);
+        times.extend([quiet, watch.now()]);
+    });
+    assert_eq!(watch.complaints(), Vec::<String>::new());
+    let [begun, ended, quiet, quiet_ended] = times[..] else {
+        unreachable!("there are two windows");
+    };
+    Rolling {
+        quiet: watch.window(quiet..quiet_ended),
+        restart: watch.window(begun..ended),
+        inherited,
+        time: ended - begun,
+    }
+}
+
+#[test]
+fn replacing_all_nodes_costs_few_loads() {
+    let _turn = alone();
+    let measured: Option<f64> = size("GROUPCACHE_FAULT_SECONDS");
+    let least = Duration::from_secs_f64(measured.unwrap_or(1.0));
+    let with = roll(&[], least);
+    with.print("with hand-over");
+    if measured.is_some() {
+        let without = roll(&["--leave-ms", "0", "--warm-up-ms", "0"], least);
+        without.print("without hand-over");
+        assert!(without.ratio() > MORE, "then this shows nothing");
+    }
+    assert!(with.inherited > 0);
+    assert!(with.ratio() <= MORE, "{:.2} times the loads", with.ratio());
+}
