@@ -30,10 +30,11 @@
 //! 2. Otherwise one thread per key goes on, the *leader* of the *flight*; the others wait, each with
 //!    its own deadline. `flight.rs`, `waits.rs`, `slot.rs`, `deadline.rs`
 //! 3. The leader looks in the caches once more, then asks the ring who owns the key. `cluster.rs`,
-//!    `ring.rs`
-//! 4. This process owns it: the loader runs. `group/load.rs`, `loader.rs`, `pool.rs`. Another does:
-//!    fetch from that peer, or load here if it is away. `group/fetch.rs`, `peer.rs`, `circuit.rs`,
-//!    `client.rs`, `tls.rs`, `stream.rs`, `wire.rs`
+//!    `members.rs`, `ring.rs`
+//! 4. This process owns it: the loader runs, `group/load.rs`, `loader.rs`, `pool.rs`, unless the
+//!    former owner has the value still, `group/succession.rs`, `group/removals.rs`. Another does:
+//!    fetch from that peer, or load here if it is away. `group/fetch.rs`, `remote.rs`, `peer.rs`,
+//!    `circuit.rs`, `client.rs`, `tls.rs`, `stream.rs`, `wire.rs`
 //! 5. The value goes into the main or the hot cache. Only then does the flight end.
 //!
 //! Peers are answered by `group/serve.rs`, behind [`Node::begin`] and [`Node::answer`]; the engines

@@ -59,6 +59,8 @@ pub struct Terms {
     pub expiry: bool,
     /// Lists change.
     pub lists: bool,
+    /// Nodes leave in good order, and others own their keys until they are back.
+    pub leaves: bool,
     /// How long a value lives that was loaded by one who does not own it.
     pub fallback_life: Duration,
     /// That there is no value is kept for as long, at least.
@@ -492,6 +494,7 @@ impl Events {
                 let own = BTreeSet::from([node]);
                 let fallback = changes == 0
                     && !terms.lists
+                    && !terms.leaves
                     && !terms.expiry
                     && (first.end == End::Found
                         || first.end == End::Absent && terms.keeps_absences)

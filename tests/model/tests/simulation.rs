@@ -36,6 +36,10 @@ struct Plan {
     cuts: bool,
     crashes: bool,
     lists: bool,
+    /// Whether nodes leave in good order.
+    leaves: bool,
+    /// For how long former owners are asked for values.
+    warm_up: Duration,
     /// The life of values, if they have one.
     life: Option<Duration>,
     /// How long past it a value serves while it is renewed, and stands in for a load that failed.
@@ -75,6 +79,12 @@ impl Plan {
             Duration::ZERO
         };
         let max_loads = (!calm && random.percent(20)).then(|| 1 + random.below(3) as usize);
+        let leaves = !calm && random.percent(25);
+        let warm_up = match random.below(3) {
+            0 => Duration::ZERO,
+            1 => random.up_to(5 * SECOND),
+            _ => 30 * SECOND,
+        };
         let mut bad = |most| if faults { random.below(most) } else { 0 };
         Plan {
             seed,
@@ -93,6 +103,8 @@ impl Plan {
             cuts,
             crashes,
             lists,
+            leaves,
+            warm_up,
             life: expires.then(|| SECOND + random.up_to(3 * SECOND)),
             renewal: random.up_to(2 * SECOND),
             stand_in: random.up_to(4 * SECOND),
@@ -111,6 +123,7 @@ impl Plan {
             calm: self.calm,
             expiry: self.life.is_some(),
             lists: self.lists,
+            leaves: self.leaves,
             fallback_life: SECOND,
             keeps_absences: !self.negative_life.is_zero(),
             // The loads of a batch are one.
@@ -138,6 +151,8 @@ struct Simulation {
     /// For the loaders.
     random: Arc<Plain<Random>>,
     settled: Arc<AtomicBool>,
+    /// When the first node left.
+    left: Plain<Option<Moment>>,
 }
 
 impl Simulation {
@@ -155,6 +170,7 @@ impl Simulation {
             live: Plain::new(vec![None; plan.nodes]),
             random: Arc::new(Plain::new(Random::new(plan.seed ^ 2))),
             settled: Arc::default(),
+            left: Plain::default(),
         });
         for node in 0..plan.nodes {
             simulation.start(node, &(0..plan.nodes).collect());
@@ -168,6 +184,7 @@ impl Simulation {
         let process = self.record.starts(number);
         let builder = self.network.builder(&address(number));
         let builder = builder.loader_threads(3).allow_absent(true);
+        let builder = builder.warm_up(self.plan.warm_up);
         let node = builder.fallback_life(SECOND).build().unwrap();
         let mut group = node.group_builder("g", 1 << 20).shards(2);
         group = group.hot_threshold(0.0).hot_ttl(HOT_LIFE);
@@ -398,16 +415,16 @@ impl Simulation {
     /// Cuts, crashes and changes of the lists.
     fn trouble(&self, mut random: Random, done: &AtomicBool) {
         let mut list: BTreeSet<usize> = (0..self.plan.nodes).collect();
+        // From the first departure on, nodes may take different ones for the owner.
+        let mut left = None;
         while !done.load(Ordering::SeqCst) {
             self.time.sleep(random.up_to(SECOND));
             let node = random.below(self.plan.nodes as u64) as usize;
-            match random.below(4) {
+            match random.below(5) {
                 0 if self.plan.cuts => self.partition(&mut random),
                 1 if self.plan.cuts => self.network.mend(),
-                2 if self.plan.crashes => match self.live(node) {
-                    Some(_) => self.crash(node),
-                    None => self.start(node, &list),
-                },
+                2 if self.live(node).is_none() => self.start(node, &list),
+                2 if self.plan.crashes => self.crash(node),
                 3 if self.plan.lists => {
                     if !list.remove(&node) {
                         list.insert(node);
@@ -416,6 +433,10 @@ impl Simulation {
                         list.insert(node);
                     }
                     self.change_lists(&mut random, &list);
+                }
+                4 if self.plan.leaves => {
+                    left.get_or_insert_with(|| self.record.tick());
+                    self.leave(&mut random, node);
                 }
                 _ => {}
             }
@@ -430,6 +451,17 @@ impl Simulation {
             if self.live(node).is_none() {
                 self.start(node, &all);
             }
+        }
+        *self.left.lock().unwrap() = left;
+    }
+
+    /// Ends a process in good order, or after a while.
+    fn leave(&self, random: &mut Random, node: usize) {
+        if let Some(live) = self.live(node) {
+            // Who cannot be told finds out.
+            let _ = live.node.leave(random.up_to(2 * SECOND));
+            drop(live);
+            self.crash(node);
         }
     }
 
@@ -469,6 +501,9 @@ impl Simulation {
         }
         self.settled.store(true, Ordering::SeqCst);
         self.time.stop();
+        if let Some(left) = self.left.lock().unwrap().take() {
+            self.record.lists_differed(left);
+        }
         let settled = self.record.tick();
         for node in 0..self.plan.nodes {
             let (process, group) = self.process(node).expect("all are up");
@@ -495,8 +530,9 @@ impl Simulation {
 
 /// Notes what a request changes on the node that it reaches.
 fn watch(record: &Arc<Record>, to: &str, call: &Call) -> Box<dyn FnOnce()> {
-    // A command that asks for values begins with the field of its keys.
-    if call.method == "GET" || (call.method == "POST" && call.body.first() == Some(&0x1a)) {
+    // A command that asks for values, or offers them, begins with the field of its keys.
+    let is_get = matches!(call.body.first(), Some(0x1a | 0x2a)) || call.target == "/_groupcache/";
+    if call.method == "GET" || (call.method == "POST" && is_get) {
         return Box::new(|| ());
     }
     // The keys are k0, k1 and so on; any other POST is about several or all.
