@@ -55,6 +55,8 @@ pub(crate) struct Cluster {
     /// What lets its expired values go: the groups.
     sweeps: Mutex<Vec<Weak<dyn Sweep>>>,
     ring_mismatches: Counter,
+    pub(crate) discovery_polls: Counter,
+    pub(crate) discovery_errors: Counter,
 }
 
 /// Something that keeps values which expire.
@@ -87,6 +89,8 @@ impl Cluster {
             keeper: Keeper::default(),
             sweeps: Mutex::new(Vec::new()),
             ring_mismatches: Counter::default(),
+            discovery_polls: Counter::default(),
+            discovery_errors: Counter::default(),
         })
     }
 
@@ -100,13 +104,14 @@ impl Cluster {
 
     /// Replaces the list by what `change` makes of it. Peers that stay keep their connections.
     pub(crate) fn change_peers(
-        self: &Arc<Self>,
+        &self,
+        allow_absent: bool,
         change: impl Fn(&[Peer]) -> Result<Vec<Peer>, Error>,
     ) -> Result<(), Error> {
         loop {
             let old = self.members();
             let peers = without_doubles(change(&old.peers())?)?;
-            if !self.settings.allow_absent && !peers.iter().any(|peer| self.is_this(peer)) {
+            if !allow_absent && !peers.iter().any(|peer| self.is_this(peer)) {
                 return Err(Error::SelfMissing {
                     id: self.this.name().into(),
                 });
@@ -145,6 +150,17 @@ impl Cluster {
     }
 
     fn note_change(&self, old: &Members, new: &Members) {
+        match (old.has_this(), new.has_this()) {
+            (true, false) => log::warn!(
+                target: "groupcache", this:% = self.this;
+                "this node is not in the list of peers: it owns nothing and asks the others; \
+                 if it should be, the list must name it like this"
+            ),
+            (false, true) => log::info!(
+                target: "groupcache", this:% = self.this; "this node is in the list of peers again"
+            ),
+            _ => {}
+        }
         if old.fingerprint() != new.fingerprint() {
             log::info!(
                 target: "groupcache",
@@ -420,7 +436,7 @@ impl Cluster {
     fn note_left(self: &Arc<Self>, remote: &Remote, has_left: bool) {
         if remote.note_left(has_left) {
             // The same list: nothing in it can be wrong.
-            let _ = self.change_peers(|peers| Ok(peers.to_vec()));
+            let _ = self.change_peers(true, |peers| Ok(peers.to_vec()));
             self.ring_keeper(); // which finds out when it is back
         }
     }
@@ -433,7 +449,7 @@ impl Cluster {
     /// Takes this node off the ring, here and at all peers; returns who was not reached.
     pub(crate) fn leave(self: &Arc<Self>, deadline: Deadline) -> Vec<Unreached> {
         self.is_leaving.store(true, Ordering::Release);
-        let _ = self.change_peers(|peers| Ok(peers.to_vec()));
+        let _ = self.change_peers(true, |peers| Ok(peers.to_vec()));
         log::info!(target: "groupcache", "this node leaves the ring");
         let announce = |remote: &Arc<Remote>| self.announce(remote, deadline);
         self.tell_all(&self.members().remotes(), announce)
@@ -503,6 +519,9 @@ impl Cluster {
             peers: members.listed().iter().map(peer).collect(),
             ring: members.fingerprint(),
             ring_mismatches: self.ring_mismatches.get(),
+            is_absent: !members.has_this(),
+            discovery_polls: self.discovery_polls.get(),
+            discovery_errors: self.discovery_errors.get(),
             refused_requests: self.guard.as_ref().map_or(0, Guard::refused),
             loader_threads: threads as u64,
             loader_threads_busy: busy as u64,

@@ -154,6 +154,18 @@ impl Members {
         &self.listed
     }
 
+    /// Whether this node is in the list.
+    pub(crate) fn has_this(&self) -> bool {
+        self.listed.iter().any(|listed| listed.remote.is_none())
+    }
+
+    /// Whether the list is this one, in whatever order.
+    pub(crate) fn are(&self, peers: &[Peer]) -> bool {
+        let is_listed = |peer: &Peer| self.listed.iter().any(|listed| listed.peer == *peer);
+        let is_there = |listed: &Listed| peers.contains(&listed.peer);
+        peers.iter().all(is_listed) && self.listed.iter().all(is_there)
+    }
+
     pub(crate) fn peers(&self) -> Vec<Peer> {
         let peers = self.listed.iter().map(|listed| listed.peer.clone());
         peers.collect()

@@ -17,7 +17,7 @@ use crate::members::Owner;
 use crate::peer::{Limits, Peer, Transport};
 use crate::pool::Pool;
 use crate::stats::{GroupStats, NodeStats};
-use crate::sync::Arc;
+use crate::sync::{Arc, Weak};
 use crate::tls::Tls;
 use crate::wire::{
     BadTarget, MAX_COMMAND, Request, Response, Status, Target, decode_departure, parse_target,
@@ -58,11 +58,9 @@ struct Shared {
 }
 
 /// A handle that does not keep the node alive.
-#[cfg(any(test, feature = "test-util"))]
 #[derive(Clone)]
-pub(crate) struct WeakNode(crate::sync::Weak<Shared>);
+pub(crate) struct WeakNode(Weak<Shared>);
 
-#[cfg(any(test, feature = "test-util"))]
 impl WeakNode {
     pub(crate) fn upgrade(&self) -> Option<Node> {
         self.0.upgrade().map(Node)
@@ -147,7 +145,8 @@ impl Node {
     {
         let peers = peers.into_iter().map(|peer| Ok(peer.try_into()?));
         let peers: Vec<Peer> = peers.collect::<Result<_, Error>>()?;
-        self.0.cluster.change_peers(|_| Ok(peers.clone()))
+        let cluster = &self.0.cluster;
+        cluster.change_peers(cluster.settings.allow_absent, |_| Ok(peers.clone()))
     }
 
     /// Adds a peer to the list.
@@ -161,9 +160,28 @@ impl Node {
         Error: From<P::Error>,
     {
         let peer = peer.try_into()?;
-        self.0
-            .cluster
-            .change_peers(|peers| Ok(peers.iter().chain([&peer]).cloned().collect()))
+        let cluster = &self.0.cluster;
+        cluster.change_peers(cluster.settings.allow_absent, |peers| {
+            Ok(peers.iter().chain([&peer]).cloned().collect())
+        })
+    }
+
+    /// Replaces the list by one that was discovered, which may lack this node, if it is another one.
+    pub(crate) fn follow(&self, peers: Vec<Peer>) -> Result<(), Error> {
+        let cluster = &self.0.cluster;
+        if cluster.members().are(&peers) {
+            return Ok(());
+        }
+        cluster.change_peers(true, |_| Ok(peers.clone()))
+    }
+
+    /// Counts a question to the source of the list, once what it said has been done.
+    pub(crate) fn note_discovery(&self, is_ok: bool) {
+        let cluster = &self.0.cluster;
+        if !is_ok {
+            cluster.discovery_errors.add();
+        }
+        cluster.discovery_polls.add();
     }
 
     /// Removes a peer from the list, by its address or as a [`Peer`] by its id; tells whether it
@@ -178,12 +196,13 @@ impl Node {
         Error: From<P::Error>,
     {
         let peer = peer.try_into()?;
-        let before = self.0.cluster.stats().peers.len();
-        self.0.cluster.change_peers(|peers| {
+        let cluster = &self.0.cluster;
+        let before = cluster.members().listed().len();
+        cluster.change_peers(cluster.settings.allow_absent, |peers| {
             let others = peers.iter().filter(|other| other.name() != peer.name());
             Ok(others.cloned().collect())
         })?;
-        Ok(self.0.cluster.stats().peers.len() < before)
+        Ok(cluster.members().listed().len() < before)
     }
 
     /// Takes this node off the ring, and hands over what it has: for a process that is about to end.
@@ -348,7 +367,6 @@ impl Node {
         Response::text(status, self.0.cluster.members().fingerprint(), text)
     }
 
-    #[cfg(any(test, feature = "test-util"))]
     pub(crate) fn downgrade(&self) -> WeakNode {
         WeakNode(Arc::downgrade(&self.0))
     }

@@ -77,6 +77,12 @@ pub struct NodeStats {
     pub ring: u64,
     /// Answers of peers whose ring was another one.
     pub ring_mismatches: u64,
+    /// Whether the list lacks this node: it then owns nothing, and asks the others.
+    pub is_absent: bool,
+    /// How often a [`Discoverer`](crate::Discoverer) has asked for the list.
+    pub discovery_polls: u64,
+    /// How often it got none, or one that cannot be used.
+    pub discovery_errors: u64,
     /// Requests of peers that were refused, as they did not prove where they come from.
     pub refused_requests: u64,
     /// Threads of the loader pool.

@@ -8,6 +8,7 @@ mod api;
 mod auth;
 mod certificates;
 mod cluster;
+mod discovery;
 mod expiry;
 mod golang;
 mod hostile;
