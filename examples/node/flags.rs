@@ -22,6 +22,8 @@ pub(crate) struct Flags {
     pub(crate) origin: String,
     pub(crate) this: Option<Peer>,
     pub(crate) peers: Option<Vec<Peer>>,
+    pub(crate) discover: Option<Source>,
+    pub(crate) discover_interval: Option<Duration>,
     pub(crate) group: String,
     pub(crate) cache_bytes: usize,
     pub(crate) hot_bytes: Option<usize>,
@@ -48,6 +50,12 @@ pub(crate) struct TlsFiles {
     pub(crate) authorities: String,
     /// Whether clients must have a certificate too.
     pub(crate) client_auth: bool,
+}
+
+/// Where the list of peers comes from.
+pub(crate) enum Source {
+    Dns(String, u16),
+    File(String),
 }
 
 /// Who serves the peers.
@@ -88,6 +96,16 @@ const FLAGS: &[(&str, &str, &str)] = &[
         "--peers",
         "[ID=]URL,...",
         "all nodes, this one included (default: this one alone)",
+    ),
+    (
+        "--discover",
+        "SOURCE",
+        "where the list of all nodes is, instead of --peers: dns:NAME:PORT or file:PATH",
+    ),
+    (
+        "--discover-interval-ms",
+        "N",
+        "how often it is looked at (default: 10000)",
     ),
     (
         "--group",
@@ -228,6 +246,11 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Asked, Failu
     if tls.is_some() && engine != Engine::Threads {
         return Err(Failure::usage("--engine tiny_http: it cannot do TLS"));
     }
+    let peers = given.peers("--peers")?;
+    let discover = given.source("--discover")?;
+    if peers.is_some() && discover.is_some() {
+        return Err(Failure::usage("--peers and --discover: give one of them"));
+    }
     let origin = given.required("--origin")?;
     Ok(Asked::Run(Box::new(Flags {
         listen: given.required("--listen")?,
@@ -235,7 +258,9 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Asked, Failu
         origin: origin::check(&origin)
             .map_err(|reason| Failure::usage(format!("--origin {origin}: {reason}")))?,
         this: given.peer("--self")?,
-        peers: given.peers("--peers")?,
+        peers,
+        discover,
+        discover_interval: given.millis("--discover-interval-ms", 1)?,
         group: given.text("--group").unwrap_or_else(|| "objects".into()),
         cache_bytes: given.size("--cache-bytes", 1)?.unwrap_or(64 << 20),
         hot_bytes: given.size("--hot-bytes", 0)?,
@@ -368,6 +393,25 @@ impl Given {
     fn peer(&mut self, name: &str) -> Result<Option<Peer>, Failure> {
         let text = self.text(name);
         text.map(|text| check_peer(name, &text)).transpose()
+    }
+
+    fn source(&mut self, name: &str) -> Result<Option<Source>, Failure> {
+        let Some(text) = self.text(name) else {
+            return Ok(None);
+        };
+        let source = match text.split_once(':') {
+            Some(("file", path)) if !path.is_empty() => Some(Source::File(path.to_owned())),
+            Some(("dns", name)) => name
+                .rsplit_once(':')
+                .and_then(|(host, port)| Some(Source::Dns(host.to_owned(), port.parse().ok()?))),
+            _ => None,
+        };
+        let source = source.ok_or_else(|| {
+            Failure::usage(format!(
+                "{name} {text}: it must be dns:NAME:PORT or file:PATH"
+            ))
+        });
+        source.map(Some)
     }
 
     fn peers(&mut self, name: &str) -> Result<Option<Vec<Peer>>, Failure> {

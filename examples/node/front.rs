@@ -158,6 +158,9 @@ impl Front {
             "ring": format!("{:016x}", node.ring),
             "ring_mismatches": node.ring_mismatches,
             "refused_requests": node.refused_requests,
+            "is_absent": node.is_absent,
+            "discovery_polls": node.discovery_polls,
+            "discovery_errors": node.discovery_errors,
             "loader_threads": node.loader_threads,
             "loader_threads_busy": node.loader_threads_busy,
         });

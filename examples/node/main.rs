@@ -29,11 +29,11 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "tiny_http")]
 use groupcache_sync::TinyServer;
-use groupcache_sync::{Error, Group, Node, Peer, Server};
+use groupcache_sync::{Discoverer, Dns, Error, Group, Node, Peer, PeerFile, Server};
 
 use socket2::{Domain, Socket, Type};
 
-use flags::{Asked, Engine, Flags};
+use flags::{Asked, Engine, Flags, Source};
 use front::Front;
 use origin::Origin;
 use security::Security;
@@ -110,6 +110,7 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     }
     let signals = Signals::new()?;
     let listen = Listen::start(flags.engine, &node, listener)?;
+    let discoverer = discover(flags, &node)?;
     let answers = Front::new(node.clone(), group);
     let front = Server::builder(&node)
         .fallback(move |request| answers.answer(request))
@@ -129,6 +130,7 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     print(&ready).map_err(Failure::system)?;
 
     signals.wait_for_the_end(|| security.reload());
+    drop(discoverer);
     leave(&node, flags.leave);
     log::info!(target: "node", seconds = DRAIN.as_secs(); "draining");
     let end = Instant::now() + DRAIN;
@@ -140,6 +142,29 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     }
     log::info!(target: "node", "stopped");
     Ok(())
+}
+
+/// Follows the list of peers, if there is a source of it.
+fn discover(flags: &Flags, node: &Node) -> Result<Option<Discoverer>, Failure> {
+    let Some(source) = &flags.discover else {
+        return Ok(None);
+    };
+    let mut builder = Discoverer::builder(node);
+    if let Some(interval) = flags.discover_interval {
+        builder = builder.interval(interval);
+    }
+    let discoverer = match source {
+        Source::File(path) => builder.start(PeerFile::new(path)),
+        Source::Dns(name, port) => {
+            let dns = Dns::new(name, *port);
+            builder.start(if node.this().is_secure() {
+                dns.secure()
+            } else {
+                dns
+            })
+        }
+    };
+    discoverer.map(Some).map_err(Failure::system)
 }
 
 /// Hands over what the node has, while it serves as before.

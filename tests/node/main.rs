@@ -12,6 +12,7 @@
 
 #[path = "../it/certificates.rs"]
 mod certificates;
+mod discovery;
 mod herd;
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod origin;

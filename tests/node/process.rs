@@ -31,7 +31,7 @@ pub(crate) const STEADY: &[&str] = &[
 
 /// The program under test. `cargo test` builds it; where only this test is built, it may be absent
 /// or old.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     // target/<profile>/deps/<this test>
     let profile = test.ancestors().nth(2).unwrap();
@@ -120,9 +120,20 @@ impl Process {
         Process::start_by(command, "info", origin, args)
     }
 
-    fn start_by(mut command: Command, level: &str, origin: &Origin, args: &[&str]) -> Process {
+    fn start_by(command: Command, level: &str, origin: &Origin, args: &[&str]) -> Process {
+        Process::start_at("127.0.0.1:0", command, level, origin, args)
+    }
+
+    /// As [`start_under`](Process::start_under), with this address for its peers.
+    pub(crate) fn start_at(
+        listen: &str,
+        mut command: Command,
+        level: &str,
+        origin: &Origin,
+        args: &[&str],
+    ) -> Process {
         let mut child = command
-            .args(["--listen", "127.0.0.1:0", "--front", "127.0.0.1:0"])
+            .args(["--listen", listen, "--front", "127.0.0.1:0"])
             .args(["--origin", &origin.url()])
             .args(args)
             .env("RUST_LOG", level)
