@@ -32,7 +32,7 @@ impl<V: Cacheable> Group<V> {
     /// [`Error::Unreached`] names the peers that could not be told; it is removed everywhere else.
     /// They are told again as soon as they answer, for as long as this node lives; a copy there may
     /// be served until then, or until it expires. Peers that can never be told, as they speak the
-    /// dialect of Go, are named as [`unsupported`](Unreached::unsupported). [`Error::KeyTooLong`]
+    /// dialect of Go, are named as [`unsupported`](crate::Unreached::unsupported). [`Error::KeyTooLong`]
     /// changes nothing.
     pub fn remove(&self, key: &str) -> Result<(), Error> {
         self.remove_many(&[key])
@@ -71,7 +71,7 @@ impl<V: Cacheable> Group<V> {
     ///
     /// [`Error::Unreached`] names the peers that could not be told; they are told to remove theirs as
     /// soon as they answer. If the owner is among them, the value is not set. Go peers are
-    /// [`unsupported`](Unreached::unsupported). [`Error::KeyTooLong`], [`Error::ValueTooLarge`] and
+    /// [`unsupported`](crate::Unreached::unsupported). [`Error::KeyTooLong`], [`Error::ValueTooLarge`] and
     /// [`Error::Encode`] change nothing.
     pub fn set(&self, key: &str, value: impl Into<Loaded<V>>) -> Result<(), Error> {
         check_key(key)?;
