@@ -48,12 +48,14 @@
 //!
 //! # Features
 //!
-//! `tiny_http` (default), `auth`, `json`, `msgpack`, `tls`, `test-util`: see the README.
+//! `tiny_http` (default), `auth`, `capi`, `json`, `msgpack`, `tls`, `test-util`: see the README.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "auth")]
 mod auth;
 mod cache;
+#[cfg(feature = "capi")]
+mod capi;
 mod change;
 mod circuit;
 mod client;

@@ -1,0 +1,157 @@
+//! `groupcache_node`: this process in the cluster.
+
+use std::ffi::c_char;
+use std::mem::MaybeUninit;
+
+use super::argument::{c_text, given, hand_out, list, text};
+use super::boundary::status;
+use super::local::Local;
+use super::setting::{groupcache_option, with_node_options};
+use super::stats::{fill, groupcache_node_stats};
+use super::status::{Failure, groupcache_status};
+use super::value::groupcache_value;
+use crate::error::Error;
+use crate::node::Node;
+use crate::value::Value;
+
+/// This process in the cluster: it holds groups and knows the peers. All its functions may be called
+/// from any thread, but for `groupcache_node_free`.
+pub struct groupcache_node(Local<Node>);
+
+impl groupcache_node {
+    pub(super) fn get(&self) -> Result<&Node, Failure> {
+        self.0.get()
+    }
+}
+
+fn node_of(node: Option<&groupcache_node>) -> Result<&Node, Failure> {
+    given(node, "node")?.get()
+}
+
+/// Makes the node that peers reach at `address`, such as "http://10.0.0.5:7000". It is alone until
+/// `groupcache_node_set_peers`, and peers reach it once a server serves it. It starts no thread yet.
+/// `options` may be `NULL` if there are none.
+#[unsafe(no_mangle)]
+pub extern "C" fn groupcache_node_new(
+    address: *const c_char,
+    options: *const groupcache_option,
+    options_len: usize,
+    node_out: Option<&mut MaybeUninit<*mut groupcache_node>>,
+) -> groupcache_status {
+    status(|| {
+        let out = given(node_out, "node_out")?;
+        // SAFETY: the header demands a text that ends with NUL.
+        let address = unsafe { c_text(address, "address") }?;
+        // SAFETY: the header demands `options_len` of them.
+        let options = unsafe { list(options, options_len, "options") }?;
+        let node = with_node_options(Node::builder(address)?, options)?.build()?;
+        hand_out(out, groupcache_node(Local::new(node)?));
+        Ok(())
+    })
+}
+
+/// Replaces the list of all peers, by their addresses, this node included. Takes effect at once.
+#[unsafe(no_mangle)]
+pub extern "C" fn groupcache_node_set_peers(
+    node: Option<&groupcache_node>,
+    addresses: *const *const c_char,
+    count: usize,
+) -> groupcache_status {
+    status(|| {
+        let node = node_of(node)?;
+        // SAFETY: the header demands `count` of them.
+        let addresses = unsafe { list(addresses, count, "addresses") }?.iter();
+        // SAFETY: the header demands texts that end with NUL.
+        let addresses = addresses.map(|&address| unsafe { c_text(address, "addresses") });
+        let addresses: Vec<&str> = addresses.collect::<Result<_, _>>()?;
+        Ok(node.set_peers(addresses)?)
+    })
+}
+
+/// Adds a peer to the list.
+#[unsafe(no_mangle)]
+pub extern "C" fn groupcache_node_add_peer(
+    node: Option<&groupcache_node>,
+    address: *const c_char,
+) -> groupcache_status {
+    status(|| {
+        let node = node_of(node)?;
+        // SAFETY: the header demands a text that ends with NUL.
+        Ok(node.add_peer(unsafe { c_text(address, "address") }?)?)
+    })
+}
+
+/// Removes a peer from the list; `GROUPCACHE_STATUS_NOT_FOUND` if it was not there.
+#[unsafe(no_mangle)]
+pub extern "C" fn groupcache_node_remove_peer(
+    node: Option<&groupcache_node>,
+    address: *const c_char,
+) -> groupcache_status {
+    status(|| {
+        let node = node_of(node)?;
+        // SAFETY: the header demands a text that ends with NUL.
+        match node.remove_peer(unsafe { c_text(address, "address") }?)? {
+            true => Ok(()),
+            false => Err(Error::NotFound.into()),
+        }
+    })
+}
+
+/// Tells which peer owns a key, as this node sees it: its address, as a value.
+#[unsafe(no_mangle)]
+pub extern "C" fn groupcache_node_owner(
+    node: Option<&groupcache_node>,
+    key: *const c_char,
+    key_len: usize,
+    address_out: Option<&mut MaybeUninit<*mut groupcache_value>>,
+) -> groupcache_status {
+    status(|| {
+        let (node, out) = (node_of(node)?, given(address_out, "address_out")?);
+        // SAFETY: the header demands `key_len` bytes.
+        let owner = node.owner(unsafe { text(key, key_len, "key") }?);
+        hand_out(out, groupcache_value(Value::from(owner.address())));
+        Ok(())
+    })
+}
+
+/// Stops serving a group and forgets it; `GROUPCACHE_STATUS_NOT_FOUND` if there is none of this
+/// name. Handles to it still serve their cache and load.
+#[unsafe(no_mangle)]
+pub extern "C" fn groupcache_node_remove_group(
+    node: Option<&groupcache_node>,
+    name: *const c_char,
+) -> groupcache_status {
+    status(|| {
+        let node = node_of(node)?;
+        // SAFETY: the header demands a text that ends with NUL.
+        match node.remove_group(unsafe { c_text(name, "name") }?) {
+            true => Ok(()),
+            false => Err(Error::NotFound.into()),
+        }
+    })
+}
+
+/// Tells what this node knows of itself. `size` is `sizeof(groupcache_node_stats)`, as for
+/// `groupcache_group_get_stats`.
+#[unsafe(no_mangle)]
+pub extern "C" fn groupcache_node_get_stats(
+    node: Option<&groupcache_node>,
+    stats_out: *mut groupcache_node_stats,
+    size: usize,
+) -> groupcache_status {
+    status(|| {
+        let stats = groupcache_node_stats::from(node_of(node)?.stats());
+        // SAFETY: the header demands `size` bytes.
+        unsafe { fill(stats_out, size, stats) }
+    })
+}
+
+/// Frees a node. `NULL` is fine. Its threads stop, and its groups end, unless a server still serves
+/// it. Handles to its groups serve their cache and load, until they are freed too.
+#[unsafe(no_mangle)]
+pub extern "C" fn groupcache_node_free(node: Option<Box<groupcache_node>>) {
+    status(|| {
+        drop(node);
+        Ok(())
+    });
+}
