@@ -13,6 +13,7 @@ use crate::node::NodeBuilder;
 /// What can be set. Settings up to 99 are of nodes, the others of groups. The numbers never
 /// change.
 #[repr(i32)]
+#[allow(dead_code, reason = "the numbers are the same in every build")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum groupcache_setting {
     /// How long a connection to a peer may take to be made. Default 250.

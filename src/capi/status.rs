@@ -7,6 +7,7 @@ use crate::error::Error;
 /// How a call ended. `GROUPCACHE_STATUS_OK` is 0, and the numbers never change: new ones may be
 /// added, so treat one that you do not know as a failure.
 #[repr(i32)]
+#[allow(dead_code, reason = "the numbers are the same in every build")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum groupcache_status {
     /// It did what it should.
