@@ -16,9 +16,9 @@
 // - A loader is called on any thread, and no lock of the library is held meanwhile: it may block,
 //   and get other keys.
 // - A node does not survive fork. In a child, all that belongs to it returns
-//   GROUPCACHE_STATUS_FORKED; to free it there is fine, and does nothing; values stay readable. Make
-//   a node in each process that needs one. Sockets stay open in the child until it ends or replaces
-//   itself.
+//   GROUPCACHE_STATUS_FORKED; to free it there is fine, and does nothing; values stay readable.
+//   Sockets stay open there until it ends or replaces itself. Nor can such a child have a node of its
+//   own: fork first, then make a node in each process that needs one.
 // - Neither an exception nor longjmp may leave a loader or a destructor. No panic leaves the library.
 // - The numbers of statuses and settings never change, structs grow at the end only and are passed
 //   with their size, and functions do not change what they take.
@@ -91,8 +91,8 @@ enum groupcache_status
   GROUPCACHE_STATUS_INVALID_UTF8 = 101,
   // An argument makes no sense: the text says which.
   GROUPCACHE_STATUS_INVALID_ARGUMENT = 102,
-  // The handle belongs to the process that this one was forked from. A node does not survive
-  // `fork`: make one in each process that needs it.
+  // The handle belongs to the process that this one was forked from, or that had a node when it
+  // forked. A node does not survive `fork`: fork first, then make one in each process.
   GROUPCACHE_STATUS_FORKED = 103,
   // The library panicked, which is a bug of it. The call has not done what it should; nothing
   // else is harmed.
@@ -448,6 +448,7 @@ uint64_t groupcache_load_remaining_ms(const groupcache_load *load);
 
 // Makes the node that peers reach at `address`, such as "http://10.0.0.5:7000". It is alone until
 // `groupcache_node_set_peers`, and peers reach it once a server serves it. It starts no thread yet.
+// `GROUPCACHE_STATUS_FORKED` in a child of a process that had a node when it forked.
 // `options` may be `NULL` if there are none.
 groupcache_status groupcache_node_new(const char *address,
                                       const groupcache_option *options,

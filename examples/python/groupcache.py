@@ -12,8 +12,8 @@ waits for a value stops no other, and takes it for as long as a loader runs. So 
 time while they compute, and at the same time while they wait for a database or a socket. A loader is
 called on any thread, also on one that Python did not start.
 
-Processes: a node does not survive os.fork: what belongs to it raises `Error` with the status FORKED.
-Make it in the worker, not before (gunicorn: in `post_fork`).
+Processes: a node does not survive os.fork: in the child, `Error` with the status FORKED is raised.
+Fork first, and make it in the worker (gunicorn: in `post_fork`).
 
 The end: stop servers, and close groups and nodes, before the interpreter ends; best by `with`.
 """
@@ -39,15 +39,13 @@ class _Option(ctypes.Structure):
     _fields_ = [("setting", c_int32), ("number", c_uint64), ("text", c_char_p)]
 
 
-class Error(Exception):
-    """What the library says. `status` is one of GROUPCACHE_STATUS_…"""
-
+class Error(Exception):  # `status` is one of GROUPCACHE_STATUS_…
     def __init__(self, status):
         super().__init__(_lib.error_text().decode())
         self.status = status
 
 
-def _check(status, *_):
+def _check(status):
     if status not in (OK, NOT_FOUND):
         raise Error(status)
     return status
@@ -56,19 +54,17 @@ def _check(status, *_):
 _lib = ctypes.CDLL(os.environ.get("GROUPCACHE_LIBRARY") or ctypes.util.find_library("groupcache"))
 _handle, _text, _key, _out = c_void_p, c_char_p, (c_char_p, c_size_t), POINTER(c_void_p)
 _texts, _sizes, _options = POINTER(c_char_p), POINTER(c_size_t), (POINTER(_Option), c_size_t)
-_group = (_handle, _text, c_size_t, _LOADER, c_void_p, _DESTRUCTOR)
 for _result, _name, *_arguments in [
     (_text, "error_text"),
     (_check, "node_new", _text, *_options, _out),
     (_check, "node_set_peers", _handle, _texts, c_size_t),
     (None, "node_free", _handle),
-    (_check, "group_new", *_group, *_options, _out),
+    (_check, "group_new", _handle, _text, c_size_t, _LOADER, c_void_p, _DESTRUCTOR, *_options, _out),
     (_check, "group_get", _handle, *_key, c_uint64, _out),
     (_check, "group_try_get", _handle, *_key, _out),
     (_check, "group_get_many", _handle, _texts, _sizes, c_size_t, c_uint64, _out),
     (_check, "group_set", _handle, *_key, _text, c_size_t, c_uint64),
     (_check, "group_remove", _handle, *_key),
-    (_check, "group_clear", _handle),
     (_check, "group_get_stats", _handle, POINTER(c_uint64), c_size_t),
     (None, "group_free", _handle),
     (_check, "load_value", _handle, _text, c_size_t, c_uint64),
@@ -94,19 +90,16 @@ def _set(settings):
     return (_Option * len(options))(*options), len(options)
 
 
-class _Handle(contextlib.AbstractContextManager):
-    """What is freed by `close`, or at the end of a `with`."""
-
+class _Handle(contextlib.AbstractContextManager):  # closed at the end of a `with`
     def __init__(self, make, *arguments):
         self._handle = c_void_p()
         make(*arguments, byref(self._handle))
 
-    def close(self):
+    def close(self, *_):
         handle, self._handle = self._handle, c_void_p()
         self._free(handle)
 
-    def __exit__(self, *_):
-        self.close()
+    __exit__ = close
 
 
 class Node(_Handle):
@@ -127,21 +120,15 @@ class Node(_Handle):
 
 
 class Server(_Handle):
-    def _free(self, handle):
-        _lib.server_stop(handle, 5000)
+    _free = staticmethod(lambda handle: _lib.server_stop(handle, 5000))
 
 
 _loaders = {}  # kept until the library says that it calls them no more
-
-
-@_DESTRUCTOR
-def _forget(user):
-    del _loaders[user]
+_forget = _DESTRUCTOR(lambda user: _loaders.pop(user) and None)
 
 
 class Group(_Handle):
     """`load(key)` returns bytes, or bytes and the seconds they live, or None if there is no value."""
-
     _free = _lib.group_free
 
     def __init__(self, node, name, capacity_bytes, load, settings):
@@ -181,8 +168,8 @@ class Group(_Handle):
     def get_many(self, keys, timeout=None):
         """For each key its value, None or an `Error`."""
         keys, values = [key.encode() for key in keys], c_void_p()
-        count, sizes = len(keys), (c_size_t * len(keys))(*map(len, keys))
-        texts = (c_char_p * count)(*keys)
+        count = len(keys)
+        texts, sizes = (c_char_p * count)(*keys), (c_size_t * count)(*map(len, keys))
         _lib.group_get_many(self._handle, texts, sizes, count, _milliseconds(timeout), byref(values))
         try:
             return [self._one_of(values, index) for index in range(count)]
@@ -192,8 +179,8 @@ class Group(_Handle):
     def _one_of(self, values, index):
         start, size = c_void_p(), c_size_t()
         try:
-            status = _lib.values_get(values, index, byref(start), byref(size))
-            return ctypes.string_at(start, size.value) if status == OK else None
+            found = _lib.values_get(values, index, byref(start), byref(size)) == OK
+            return ctypes.string_at(start, size.value) if found else None
         except Error as error:
             return error
 
@@ -202,11 +189,7 @@ class Group(_Handle):
         _lib.group_set(self._handle, key, len(key), value, len(value), _milliseconds(ttl))
 
     def remove(self, key):
-        key = key.encode()
-        _lib.group_remove(self._handle, key, len(key))
-
-    def clear(self):
-        _lib.group_clear(self._handle)
+        _lib.group_remove(self._handle, key.encode(), len(key.encode()))
 
     def stats(self):
         stats = (c_uint64 * len(STATS))()

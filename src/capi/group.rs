@@ -60,7 +60,7 @@ pub extern "C" fn groupcache_group_new(
         let options = unsafe { list(options, options_len, "options") }?;
         let builder = with_group_options(node.group_builder(name, capacity_bytes), options)?;
         let group = builder.build_with(CLoader { load, user })?;
-        hand_out(out, groupcache_group(Local::new(group)?));
+        hand_out(out, groupcache_group(Local::new(group)));
         Ok(())
     })
 }

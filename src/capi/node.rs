@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 
 use super::argument::{c_text, given, hand_out, list, text};
 use super::boundary::status;
-use super::local::Local;
+use super::local::{Local, begin};
 use super::setting::{groupcache_option, with_node_options};
 use super::stats::{fill, groupcache_node_stats};
 use super::status::{Failure, groupcache_status};
@@ -30,6 +30,7 @@ fn node_of(node: Option<&groupcache_node>) -> Result<&Node, Failure> {
 
 /// Makes the node that peers reach at `address`, such as "http://10.0.0.5:7000". It is alone until
 /// `groupcache_node_set_peers`, and peers reach it once a server serves it. It starts no thread yet.
+/// `GROUPCACHE_STATUS_FORKED` in a child of a process that had a node when it forked.
 /// `options` may be `NULL` if there are none.
 #[unsafe(no_mangle)]
 pub extern "C" fn groupcache_node_new(
@@ -40,12 +41,13 @@ pub extern "C" fn groupcache_node_new(
 ) -> groupcache_status {
     status(|| {
         let out = given(node_out, "node_out")?;
+        begin()?;
         // SAFETY: the header demands a text that ends with NUL.
         let address = unsafe { c_text(address, "address") }?;
         // SAFETY: the header demands `options_len` of them.
         let options = unsafe { list(options, options_len, "options") }?;
         let node = with_node_options(Node::builder(address)?, options)?.build()?;
-        hand_out(out, groupcache_node(Local::new(node)?));
+        hand_out(out, groupcache_node(Local::new(node)));
         Ok(())
     })
 }

@@ -27,7 +27,7 @@ pub extern "C" fn groupcache_server_bind(
         let node = given(node, "node")?.get()?;
         // SAFETY: the header demands a text that ends with NUL.
         let server = Server::bind(node, unsafe { c_text(address, "address") }?)?;
-        hand_out(out, groupcache_server(Local::new(server)?));
+        hand_out(out, groupcache_server(Local::new(server)));
         Ok(())
     })
 }
@@ -46,7 +46,7 @@ pub extern "C" fn groupcache_server_from_fd(
         let out = given(server_out, "server_out")?;
         let node = given(node, "node")?.get()?;
         let server = Server::from_listener(node, listener)?;
-        hand_out(out, groupcache_server(Local::new(server)?));
+        hand_out(out, groupcache_server(Local::new(server)));
         Ok(())
     })
 }

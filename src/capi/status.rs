@@ -54,8 +54,8 @@ pub enum groupcache_status {
     InvalidUtf8 = 101,
     /// An argument makes no sense: the text says which.
     InvalidArgument = 102,
-    /// The handle belongs to the process that this one was forked from. A node does not survive
-    /// `fork`: make one in each process that needs it.
+    /// The handle belongs to the process that this one was forked from, or that had a node when it
+    /// forked. A node does not survive `fork`: fork first, then make one in each process.
     Forked = 103,
     /// The library panicked, which is a bug of it. The call has not done what it should; nothing
     /// else is harmed.
@@ -127,8 +127,8 @@ impl fmt::Display for Failure {
             Failure::NotUtf8(argument) => write!(f, "the argument {argument} is not UTF-8"),
             Failure::Argument(reason) => f.write_str(reason),
             Failure::Forked => f.write_str(
-                "the handle belongs to the process that this one was forked from; make a node in \
-                 each process that needs one",
+                "the process that this one was forked from had a node, which does not survive that; \
+                 fork first, and then make a node in each process that needs one",
             ),
             Failure::Panic(message) => write!(f, "the library panicked, a bug of it: {message}"),
         }

@@ -150,7 +150,7 @@ fn one_value_that_is_not_freed_would_be_seen() {
 }
 
 #[test]
-fn a_forked_child_is_told_so_and_makes_a_node_of_its_own() {
+fn a_forked_child_is_told_so() {
     let Some(built) = built() else { return };
     for mut command in [
         built.run("fork"),
