@@ -48,7 +48,7 @@ pub(super) unsafe fn text<'a>(
 ) -> Result<&'a str, Failure> {
     // SAFETY: the caller promises the same.
     let bytes = unsafe { list(start.cast::<u8>(), len, name) }?;
-    str::from_utf8(bytes).map_err(|_| Failure::NotUtf8(name))
+    std::str::from_utf8(bytes).map_err(|_| Failure::NotUtf8(name))
 }
 
 /// A text that ends with NUL.
