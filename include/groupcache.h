@@ -144,6 +144,9 @@ enum groupcache_setting
   GROUPCACHE_SETTING_TLS_AUTHORITY_FILE = 14,
   // 1 if whoever connects must have a certificate too. Default 0.
   GROUPCACHE_SETTING_TLS_CLIENT_CERTIFICATES = 15,
+  // For how long after a change of the ring values are taken over from their last owners.
+  // Default 30,000.
+  GROUPCACHE_SETTING_WARM_UP_MS = 16,
   // How long a value lives whose loader does not say. Default: until it is evicted.
   GROUPCACHE_SETTING_TTL_MS = 101,
   // How long any value lives at most. Default: no limit.
@@ -260,6 +263,10 @@ typedef struct {
   uint64_t fetches;
   // Fetches that got neither a value nor an answer that there is none.
   uint64_t fetch_errors;
+  // Values asked for from the peers that owned their keys before the ring changed.
+  uint64_t peeks;
+  // Those of them that were taken over, and not loaded anew.
+  uint64_t inherited;
   // Requests from peers for a value.
   uint64_t served;
   // Requests from peers answered from memory.
@@ -330,6 +337,8 @@ typedef struct {
   uint64_t owed;
   // Whether it is this node.
   bool is_this_node;
+  // Whether it has said that it leaves, and has not come back since: it then owns nothing.
+  bool has_left;
   // Whether it is away: it failed too often, and is probed until it answers.
   bool is_away;
 } groupcache_peer;
@@ -475,6 +484,11 @@ groupcache_status groupcache_node_owner(const groupcache_node *node,
 // Stops serving a group and forgets it; `GROUPCACHE_STATUS_NOT_FOUND` if there is none of this
 // name. Handles to it still serve their cache and load.
 groupcache_status groupcache_node_remove_group(const groupcache_node *node, const char *name);
+
+// Takes this node off the ring and hands over what it has in memory, for a process that is about to
+// end; stop its server afterwards. Blocks until that is done, at most about `timeout_ms`.
+// `GROUPCACHE_STATUS_UNREACHED` if peers could not be told, whom the text names.
+groupcache_status groupcache_node_leave(const groupcache_node *node, uint64_t timeout_ms);
 
 // Tells what this node knows of itself. `size` is `sizeof(groupcache_node_stats)`, as for
 // `groupcache_group_get_stats`.

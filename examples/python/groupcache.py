@@ -28,8 +28,8 @@ OK, NOT_FOUND, LOAD, DEADLINE, OVERLOADED, UNREACHED, FORKED = 0, 1, 2, 6, 7, 11
 CONNECT_TIMEOUT_MS, FETCH_TIMEOUT_MS, LOADER_THREADS = 1, 2, 6
 TTL_MS, MAX_TTL_MS, NEGATIVE_TTL_MS, MAX_LOADS = 101, 102, 108, 109
 STATS = """gets main_hits hot_hits joined leads loads load_errors overloads fetches fetch_errors
-    served served_hits removes evictions rejections expirations stale_hits stand_ins absent_hits
-    absent_items main_items hot_items main_bytes hot_bytes flights""".split()
+    peeks inherited served served_hits removes evictions rejections expirations stale_hits stand_ins
+    absent_hits absent_items main_items hot_items main_bytes hot_bytes flights""".split()
 
 _LOADER = ctypes.CFUNCTYPE(c_int32, c_void_p, c_void_p, c_size_t, c_void_p)
 _DESTRUCTOR = ctypes.CFUNCTYPE(None, c_void_p)

@@ -2,6 +2,7 @@
 
 use std::ffi::c_char;
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 use super::argument::{c_text, given, hand_out, list, text};
 use super::boundary::status;
@@ -131,6 +132,17 @@ pub extern "C" fn groupcache_node_remove_group(
             false => Err(Error::NotFound.into()),
         }
     })
+}
+
+/// Takes this node off the ring and hands over what it has in memory, for a process that is about to
+/// end; stop its server afterwards. Blocks until that is done, at most about `timeout_ms`.
+/// `GROUPCACHE_STATUS_UNREACHED` if peers could not be told, whom the text names.
+#[unsafe(no_mangle)]
+pub extern "C" fn groupcache_node_leave(
+    node: Option<&groupcache_node>,
+    timeout_ms: u64,
+) -> groupcache_status {
+    status(|| Ok(node_of(node)?.leave(Duration::from_millis(timeout_ms))?))
 }
 
 /// Tells what this node knows of itself. `size` is `sizeof(groupcache_node_stats)`, as for

@@ -43,6 +43,8 @@ pub struct groupcache_peer {
     pub owed: u64,
     /// Whether it is this node.
     pub is_this_node: bool,
+    /// Whether it has said that it leaves, and has not come back since: it then owns nothing.
+    pub has_left: bool,
     /// Whether it is away: it failed too often, and is probed until it answers.
     pub is_away: bool,
 }
@@ -71,6 +73,7 @@ impl Known {
             circuit_openings: stats.circuit_openings,
             owed: stats.owed,
             is_this_node: stats.is_this_node,
+            has_left: stats.has_left,
             is_away: stats.circuit == CircuitState::Open,
         }
     }

@@ -47,6 +47,9 @@ pub enum groupcache_setting {
     TlsAuthorityFile = 14,
     /// 1 if whoever connects must have a certificate too. Default 0.
     TlsClientCertificates = 15,
+    /// For how long after a change of the ring values are taken over from their last owners.
+    /// Default 30,000.
+    WarmUpMs = 16,
     /// How long a value lives whose loader does not say. Default: until it is evicted.
     TtlMs = 101,
     /// How long any value lives at most. Default: no limit.
@@ -135,6 +138,7 @@ pub(super) fn with_node_options(
             s if s.is(Set::FetchTimeoutMs) => builder.fetch_timeout(s.duration()),
             s if s.is(Set::LoadTimeoutMs) => builder.load_timeout(s.duration()),
             s if s.is(Set::FallbackLifeMs) => builder.fallback_life(s.duration()),
+            s if s.is(Set::WarmUpMs) => builder.warm_up(s.duration()),
             s if s.is(Set::CircuitFailures) => builder.circuit_failures(s.count()),
             s if s.is(Set::LoaderThreads) => builder.loader_threads(s.count()),
             s if s.is(Set::MaxValue) => builder.max_value(s.count()),

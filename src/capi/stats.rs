@@ -27,6 +27,10 @@ pub struct groupcache_group_stats {
     pub fetches: u64,
     /// Fetches that got neither a value nor an answer that there is none.
     pub fetch_errors: u64,
+    /// Values asked for from the peers that owned their keys before the ring changed.
+    pub peeks: u64,
+    /// Those of them that were taken over, and not loaded anew.
+    pub inherited: u64,
     /// Requests from peers for a value.
     pub served: u64,
     /// Requests from peers answered from memory.
@@ -72,6 +76,8 @@ impl From<GroupStats> for groupcache_group_stats {
             overloads: stats.overloads,
             fetches: stats.fetches,
             fetch_errors: stats.fetch_errors,
+            peeks: stats.peeks,
+            inherited: stats.inherited,
             served: stats.served,
             served_hits: stats.served_hits,
             removes: stats.removes,

@@ -59,6 +59,7 @@ static void child(struct handles parents) {
   CHECK(groupcache_node_set_peers(parents.node, NULL, 0) == forked);
   CHECK(groupcache_node_add_peer(parents.node, "http://b:1") == forked);
   CHECK(groupcache_node_remove_peer(parents.node, "http://b:1") == forked);
+  CHECK(groupcache_node_leave(parents.node, 0) == forked);
   CHECK(groupcache_node_remove_group(parents.node, "g") == forked);
   CHECK(groupcache_node_owner(parents.node, key, len, &value) == forked);
   CHECK(groupcache_group_new(parents.node, "h", 1 << 20, load, NULL, NULL, NULL, 0, &group) ==

@@ -13,6 +13,7 @@
 mod cluster;
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -174,4 +175,21 @@ fn threads_of_python_share_one_load() {
         );
     let said = succeed(&mut python);
     assert!(said.contains("32 threads, 1 load"), "{said}");
+}
+
+/// The one struct whose fields the module of Python names.
+#[test]
+fn the_counters_of_python_are_those_of_the_header() {
+    let read = |path: &str| fs::read_to_string(repository().join(path)).unwrap();
+    let header = read("include/groupcache.h");
+    let fields = header.split("} groupcache_group_stats;").next().unwrap();
+    let fields = fields.rsplit("typedef struct {").next().unwrap().lines();
+    let fields = fields.filter_map(|line| line.trim().strip_prefix("uint64_t "));
+    let fields: Vec<&str> = fields.map(|field| field.trim_end_matches(';')).collect();
+    let module = read("examples/python/groupcache.py");
+    let names = module.split("STATS = \"\"\"").nth(1).unwrap();
+    let names = names.split("\"\"\"").next().unwrap();
+    let names: Vec<&str> = names.split_whitespace().collect();
+    assert!(fields.len() >= 27);
+    assert_eq!(names, fields);
 }

@@ -33,7 +33,8 @@ _Static_assert(GROUPCACHE_SETTING_CONNECT_TIMEOUT_MS == 1 &&
                    GROUPCACHE_SETTING_TLS_CERTIFICATE_FILE == 12 &&
                    GROUPCACHE_SETTING_TLS_KEY_FILE == 13 &&
                    GROUPCACHE_SETTING_TLS_AUTHORITY_FILE == 14 &&
-                   GROUPCACHE_SETTING_TLS_CLIENT_CERTIFICATES == 15,
+                   GROUPCACHE_SETTING_TLS_CLIENT_CERTIFICATES == 15 &&
+                   GROUPCACHE_SETTING_WARM_UP_MS == 16,
                "the numbers of settings never change");
 _Static_assert(GROUPCACHE_SETTING_TTL_MS == 101 && GROUPCACHE_SETTING_MAX_TTL_MS == 102 &&
                    GROUPCACHE_SETTING_TTL_JITTER_PERCENT == 103 &&
@@ -279,7 +280,7 @@ static void check_peers(const groupcache_node *node) {
     share += peer.ring_share;
     here += peer.is_this_node;
     CHECK(peer.is_this_node == (strcmp(peer.address, "http://a:1") == 0));
-    CHECK(strcmp(peer.id, peer.address) == 0 && peer.calls == 0 && !peer.is_away);
+    CHECK(strcmp(peer.id, peer.address) == 0 && peer.calls == 0 && !peer.is_away && !peer.has_left);
   }
   CHECK(here == 1 && share > 0.999 && share < 1.001);
   CHECK(groupcache_peers_get(peers, 3, &peer, sizeof peer) == GROUPCACHE_STATUS_INVALID_ARGUMENT);
@@ -301,6 +302,7 @@ static void check_server(const groupcache_node *node) {
   CHECK(groupcache_server_bind(node, taken, &second) == GROUPCACHE_STATUS_BIND);
   CHECK(groupcache_server_bind(node, "nowhere", &second) == GROUPCACHE_STATUS_BIND);
   CHECK(groupcache_server_from_fd(node, -1, &second) == GROUPCACHE_STATUS_INVALID_ARGUMENT);
+  CHECK_OK(groupcache_node_leave(node, 1000)); // to nobody, as it is alone
   CHECK_OK(groupcache_server_stop(server, 1000));
 }
 
