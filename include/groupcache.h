@@ -496,8 +496,9 @@ groupcache_status groupcache_node_get_stats(const groupcache_node *node,
                                             groupcache_node_stats *stats_out,
                                             size_t size);
 
-// Frees a node. `NULL` is fine. Its threads stop, and its groups end, unless a server still serves
-// it. Handles to its groups serve their cache and load, until they are freed too.
+// Frees a node. `NULL` is fine. Its groups end and its threads stop, unless a server still serves it.
+// Handles to its groups serve their cache and load, until they are freed too. A thread that runs a
+// load ends after that.
 void groupcache_node_free(groupcache_node *node);
 
 // Tells what a node knows of its peers, itself included. Free it with `groupcache_peers_free`.

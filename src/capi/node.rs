@@ -160,8 +160,9 @@ pub extern "C" fn groupcache_node_get_stats(
     })
 }
 
-/// Frees a node. `NULL` is fine. Its threads stop, and its groups end, unless a server still serves
-/// it. Handles to its groups serve their cache and load, until they are freed too.
+/// Frees a node. `NULL` is fine. Its groups end and its threads stop, unless a server still serves it.
+/// Handles to its groups serve their cache and load, until they are freed too. A thread that runs a
+/// load ends after that.
 #[unsafe(no_mangle)]
 pub extern "C" fn groupcache_node_free(node: Option<Box<groupcache_node>>) {
     status(|| {

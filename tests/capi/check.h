@@ -2,9 +2,11 @@
 #ifndef CHECK_H
 #define CHECK_H
 
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "groupcache.h"
 
@@ -27,6 +29,25 @@ static inline int is(const groupcache_value *value, const char *text) {
   size_t len;
   const uint8_t *bytes = groupcache_value_bytes(value, &len);
   return len == strlen(text) && memcmp(bytes, text, len) == 0;
+}
+
+static inline void pause_briefly(void) {
+  nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+}
+
+// Waits until all other threads of this process have ended, as all handles are freed. The last of a
+// group may have gone on a thread of the node, which then still has a few things to free.
+static inline void wait_until_alone(void) {
+  for (int patience = 60000; patience > 0; patience--) {
+    int entries = 0;
+    DIR *tasks = opendir("/proc/self/task");
+    CHECK(tasks != NULL);
+    while (readdir(tasks) != NULL) entries += 1;
+    closedir(tasks);
+    if (entries == 3) return; // itself, beside "." and ".."
+    pause_briefly();
+  }
+  CHECK(!"alone in the end");
 }
 
 // Gets a key that ends with NUL.

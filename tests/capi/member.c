@@ -124,5 +124,6 @@ int main(void) {
   CHECK_OK(groupcache_server_stop(server, 10000));
   groupcache_node_free(node);
   groupcache_group_free(group);
+  wait_until_alone();
   return 0;
 }

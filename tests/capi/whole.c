@@ -1,7 +1,6 @@
 // Every function, in one process, for valgrind to watch. With an argument it forgets to free a value.
 #include <pthread.h>
 #include <semaphore.h>
-#include <time.h>
 
 #include "check.h"
 
@@ -94,7 +93,7 @@ static int32_t load(void *user, const char *key, size_t key_len, groupcache_load
   if (is_key(key, key_len, "herd")) {
     // Goes on when all others wait for it.
     while (stats_of(source->group).joined < THREADS - 1) {
-      nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+      pause_briefly();
     }
   }
   if (is_key(key, key_len, "fleeting")) ttl = 0;
@@ -202,7 +201,7 @@ static void check_gets(groupcache_group *group, struct source *source) {
   CHECK(get(group, "slow", 50, &value) == GROUPCACHE_STATUS_DEADLINE);
   CHECK(sem_post(&source->go_on) == 0);
   while (groupcache_group_try_get(group, "slow", 4, &value) == GROUPCACHE_STATUS_NOT_FOUND) {
-    nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    pause_briefly();
   }
   CHECK(is(value, "value of slow"));
   groupcache_value_free(value);
@@ -338,9 +337,7 @@ int main(int argc, char **argv) {
   CHECK_OK(get(source.group, "last", 60000, &last));
   CHECK(source.freed == 0);
   groupcache_group_free(source.group);
-  for (int patience = 60000; source.freed == 0 && patience > 0; patience--) {
-    nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL); // a thread of the node may be the last
-  }
+  wait_until_alone();
   CHECK(source.freed == 1);
   CHECK(is(last, "value of last"));
   if (argc == 1) groupcache_value_free(last);
