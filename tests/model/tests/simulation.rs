@@ -64,7 +64,7 @@ impl Plan {
         let mut random = Random::new(seed);
         let calm = random.percent(15);
         let mut often = |percent| !calm && random.percent(percent);
-        let (cuts, crashes, lists) = (often(40), often(35), often(25));
+        let (cuts, crashes, lists) = (often(40), often(35), often(40));
         let (faults, expires, fails, slow) = (often(60), often(25), often(20), often(40));
         let changes = if often(70) { 40 } else { 0 };
         let keeps_absences = random.percent(40);
@@ -420,12 +420,17 @@ impl Simulation {
         while !done.load(Ordering::SeqCst) {
             self.time.sleep(random.up_to(SECOND));
             let node = random.below(self.plan.nodes as u64) as usize;
-            match random.below(5) {
-                0 if self.plan.cuts => self.partition(&mut random),
-                1 if self.plan.cuts => self.network.mend(),
-                2 if self.live(node).is_none() => self.start(node, &list),
-                2 if self.plan.crashes => self.crash(node),
-                3 if self.plan.lists => {
+            let plan = &self.plan;
+            let kinds = [plan.cuts, plan.cuts, plan.crashes, plan.lists, plan.leaves];
+            let kinds = (0..kinds.len()).filter(|&kind| kinds[kind]);
+            let kinds: Vec<usize> = kinds.collect();
+            let any = random.below(kinds.len().max(1) as u64) as usize;
+            match kinds.get(any) {
+                Some(_) if self.live(node).is_none() => self.start(node, &list),
+                Some(0) => self.partition(&mut random),
+                Some(1) => self.network.mend(),
+                Some(2) => self.crash(node),
+                Some(3) => {
                     if !list.remove(&node) {
                         list.insert(node);
                     }
@@ -434,11 +439,11 @@ impl Simulation {
                     }
                     self.change_lists(&mut random, &list);
                 }
-                4 if self.plan.leaves => {
+                Some(_) => {
                     left.get_or_insert_with(|| self.record.tick());
                     self.leave(&mut random, node);
                 }
-                _ => {}
+                None => {}
             }
         }
         self.network.mend();
