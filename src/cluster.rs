@@ -8,6 +8,7 @@ use crate::dialect::Dialect;
 use crate::error::{Error, Unreached};
 use crate::guard::Guard;
 use crate::keeper::Keeper;
+use crate::latency::Latency;
 use crate::members::{Listed, Members, Succession, without_doubles};
 use crate::owed::Missed;
 use crate::peer::{Call, CallError, Limits, Peer, Reply, Transport};
@@ -15,6 +16,7 @@ use crate::pool::{Pool, each_at_once};
 use crate::remote::{Failure, Remote};
 use crate::stats::{CircuitState, Counter, NodeStats, PeerStats};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, RwLock, Weak};
+use crate::throttle::Throttle;
 use crate::waits::Waits;
 use crate::wire::{self, Nonsense, Status, Terms};
 
@@ -57,6 +59,7 @@ pub(crate) struct Cluster {
     ring_mismatches: Counter,
     pub(crate) discovery_polls: Counter,
     pub(crate) discovery_errors: Counter,
+    mismatch_reports: Throttle,
 }
 
 /// Something that keeps values which expire.
@@ -91,6 +94,7 @@ impl Cluster {
             ring_mismatches: Counter::default(),
             discovery_polls: Counter::default(),
             discovery_errors: Counter::default(),
+            mismatch_reports: Throttle::default(),
         })
     }
 
@@ -213,10 +217,13 @@ impl Cluster {
         }
         let timeout = remaining.map_or(limit, |remaining| remaining.min(limit));
         remote.calls.add();
-        let outcome = remote
-            .link
-            .call(&self.signed(remote, call), timeout)
-            .and_then(|reply| self.read(remote, reply, read));
+        let began = self.clock.now();
+        let outcome = remote.link.call(&self.signed(remote, call), timeout);
+        if outcome.is_ok() {
+            let now = self.clock.now();
+            remote.latency.record(now.saturating_duration_since(began));
+        }
+        let outcome = outcome.and_then(|reply| self.read(remote, reply, read));
         match outcome {
             Ok(result) => {
                 self.succeeded(remote);
@@ -239,9 +246,8 @@ impl Cluster {
         reply: Reply,
         read: impl FnOnce(Status, Reply) -> Result<R, Nonsense>,
     ) -> Result<R, CallError> {
-        let ring = reply.header.as_deref().and_then(wire::ring_of);
-        if ring.is_some_and(|ring| ring != self.members().fingerprint()) {
-            self.ring_mismatches.add();
+        if let Some(ring) = reply.header.as_deref().and_then(wire::ring_of) {
+            self.compare_rings(remote, ring);
         }
         let status = match self.note_spoken(remote, &reply) {
             Dialect::Native => Status::of(reply.status, reply.header.as_deref()),
@@ -293,6 +299,23 @@ impl Cluster {
         match remote.speaks() {
             Some(Dialect::Native) => self.settings.fetch_timeout,
             _ => self.settings.fetch_timeout.max(self.settings.load_timeout),
+        }
+    }
+
+    /// Notes it if a peer goes by another ring.
+    fn compare_rings(&self, remote: &Remote, theirs: u64) {
+        let ours = self.members().fingerprint();
+        if theirs == ours {
+            return;
+        }
+        self.ring_mismatches.add();
+        if let Some(unreported) = self.mismatch_reports.admit(self.clock.now()) {
+            log::warn!(
+                target: "groupcache",
+                peer:% = remote.peer, theirs:% = format!("{theirs:x}"), ours:% = format!("{ours:x}"),
+                unreported = unreported;
+                "the peer has another list of peers: keys may be loaded more than once"
+            );
         }
     }
 
@@ -543,6 +566,7 @@ impl Cluster {
             retries: 0,
             circuit_openings: 0,
             owed: 0,
+            latency: Latency::default(),
         }
     }
 }

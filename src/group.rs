@@ -23,9 +23,11 @@ mod load;
 mod many;
 mod removals;
 mod renew;
+mod reports;
 mod seats;
 mod serve;
 mod succession;
+mod timing;
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -38,6 +40,8 @@ use absences::Absences;
 use bulkhead::Bulkhead;
 use load::Role;
 use removals::Removals;
+use reports::Reports;
+use timing::Timings;
 
 use crate::cache::{Cache, ENTRY_OVERHEAD, Found};
 use crate::cluster::Cluster;
@@ -48,6 +52,7 @@ use crate::error::Error;
 use crate::flight::{Delivery, Flights, Guard, Missed, Waiter};
 use crate::hot::Mirroring;
 use crate::key::{KeyRef, MAX_KEY_BYTES};
+use crate::latency::Latencies;
 use crate::loader::{BatchLoader, Loader};
 use crate::members::Owner;
 use crate::stats::{Counter, GroupStats};
@@ -152,6 +157,11 @@ struct Shared<V: Cacheable> {
     fetches: Flights<Outcome<V>>,
     cluster: Arc<Cluster>,
     counters: Counters,
+    timings: Timings,
+    capacity_bytes: usize,
+    /// A load that takes as long as this is reported.
+    slow_load: Duration,
+    reports: Reports,
     /// Whether the keeper comes to let expired values go.
     is_swept: AtomicBool,
     /// The bytes that fetched values had of late, about.
@@ -378,6 +388,12 @@ impl<V: Cacheable> Group<V> {
     pub fn stats(&self) -> GroupStats {
         self.0.stats()
     }
+
+    /// How long gets took that were not answered from memory, and loads.
+    #[must_use]
+    pub fn latencies(&self) -> Latencies {
+        self.0.latencies()
+    }
 }
 
 impl<V> Landed<V> {
@@ -418,7 +434,7 @@ impl<V: Cacheable> Shared<V> {
             Ok(found) if found.is_stale => self.use_stale(key, found, deadline),
             Ok(found) => Ok(found.into()),
             Err(_) if self.is_absent(key) => Err(Error::NotFound),
-            Err(unreported) => self.bring(key, deadline, unreported, Count::Yes),
+            Err(unreported) => self.timed(|| self.bring(key, deadline, unreported, Count::Yes)),
         }
     }
 
@@ -548,10 +564,12 @@ impl<V: Cacheable> Shared<V> {
             stand_ins: counts.stand_ins,
             absent_hits: absent.main_hits,
             absent_items: absent.main_items as u64,
+            capacity_bytes: self.capacity_bytes as u64,
             main_items: (counts.main_items + absent.main_items) as u64,
             hot_items: counts.hot_items as u64,
             main_bytes: (counts.main_bytes + absent.main_bytes) as u64,
             hot_bytes: counts.hot_bytes as u64,
+            loads_running: self.bulkhead.running() as u64,
             flights: (self.loads.len() + self.fetches.len()) as u64,
         }
     }

@@ -1,7 +1,6 @@
 //! `Guard`: signs what this node asks of its peers, and checks what they ask of it.
 
 use std::hash::{BuildHasher, Hasher};
-use std::time::Duration;
 
 use crate::auth::{Nonces, Refused, Signature, Signed, check_time};
 use crate::deadline::Clock;
@@ -9,10 +8,8 @@ use crate::keyring::Keyring;
 use crate::peer::{Call, Peer};
 use crate::stats::Counter;
 use crate::sync::{AtomicU64, Mutex, Ordering, RandomState};
+use crate::throttle::Throttle;
 use crate::wire::{Command, Request};
-
-/// The shortest time between two reports of refusals: who is refused may try as often as he likes.
-const REPORT_EVERY: Duration = Duration::from_secs(60);
 
 pub(crate) struct Guard {
     keyring: Keyring,
@@ -27,8 +24,8 @@ pub(crate) struct Guard {
     seed: u64,
     next: AtomicU64,
     refused: Counter,
-    /// When a refusal was last reported, in seconds since the Unix epoch.
-    reported: AtomicU64,
+    /// Who is refused may try as often as he likes.
+    reports: Throttle,
 }
 
 impl Guard {
@@ -44,7 +41,7 @@ impl Guard {
             seed: hasher.finish(),
             next: AtomicU64::new(0),
             refused: Counter::default(),
-            reported: AtomicU64::new(0),
+            reports: Throttle::default(),
         }
     }
 
@@ -115,16 +112,12 @@ impl Guard {
     }
 
     fn report(&self, refused: &Refused) {
-        let now = self.clock.unix_time().as_secs();
-        let before = self.reported.load(Ordering::Relaxed);
-        if now.saturating_sub(before) < REPORT_EVERY.as_secs() {
-            return;
+        if let Some(unreported) = self.reports.admit(self.clock.now()) {
+            log::warn!(
+                target: "groupcache", reason:% = refused, unreported = unreported;
+                "requests are refused"
+            );
         }
-        self.reported.store(now, Ordering::Relaxed);
-        log::warn!(
-            target: "groupcache", refused = self.refused.get(), reason:% = refused;
-            "requests are refused"
-        );
     }
 }
 

@@ -83,6 +83,7 @@ mod keeper;
 mod key;
 #[cfg(feature = "auth")]
 mod keyring;
+mod latency;
 mod loader;
 mod lru;
 mod members;
@@ -101,6 +102,7 @@ mod stats;
 mod store;
 mod stream;
 mod sync;
+mod throttle;
 #[cfg(feature = "tiny_http")]
 mod tiny;
 #[cfg(feature = "tls")]
@@ -127,6 +129,7 @@ pub use key::MAX_KEY_BYTES;
 #[cfg(feature = "auth")]
 #[cfg_attr(docsrs, doc(cfg(feature = "auth")))]
 pub use keyring::Keyring;
+pub use latency::{Latencies, Latency};
 pub use loader::{Load, LoadError, Loaded, Loader};
 #[cfg(any(test, feature = "test-util"))]
 pub use memory::{Fault, Network};

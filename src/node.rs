@@ -13,6 +13,7 @@ use crate::group::{Begun, GroupBuilder, Pending, Registry, Serve};
 use crate::guard::Guard;
 #[cfg(feature = "auth")]
 use crate::keyring::Keyring;
+use crate::latency::Latencies;
 use crate::members::Owner;
 use crate::peer::{Limits, Peer, Transport};
 use crate::pool::Pool;
@@ -258,6 +259,16 @@ impl Node {
     pub fn group_stats(&self) -> Vec<(String, GroupStats)> {
         let groups = self.0.registry.all().into_iter();
         groups.map(|(name, group)| (name, group.stats())).collect()
+    }
+
+    /// How long gets took that were not answered from memory, and loads, in each group of this node,
+    /// by name.
+    #[must_use]
+    pub fn group_latencies(&self) -> Vec<(String, Latencies)> {
+        let groups = self.0.registry.all().into_iter();
+        groups
+            .map(|(name, group)| (name, group.latencies()))
+            .collect()
     }
 
     /// Begins to answer a request of a peer. Never blocks on a load: where one is needed, that is

@@ -4,6 +4,7 @@ use crate::circuit::Circuit;
 use crate::combiner::{Combiner, Question};
 use crate::dialect::{Dialect, Spoken};
 use crate::error::Unreached;
+use crate::latency::Histogram;
 use crate::owed::Owed;
 use crate::peer::{Link, Peer};
 use crate::stats::{CircuitState, Counter, PeerStats};
@@ -35,6 +36,8 @@ pub(crate) struct Remote {
     pub(crate) errors: Counter,
     /// Calls whose caller had no more time.
     pub(crate) abandoned: Counter,
+    /// Of the calls that were answered.
+    pub(crate) latency: Histogram,
     knows_batches: AtomicBool,
     /// Whether it has said that it leaves, and not come back since.
     has_left: AtomicBool,
@@ -80,6 +83,7 @@ impl Remote {
             calls: Counter::default(),
             errors: Counter::default(),
             abandoned: Counter::default(),
+            latency: Histogram::default(),
             knows_batches: AtomicBool::new(true),
             has_left: AtomicBool::new(false),
         }
@@ -156,6 +160,7 @@ impl Remote {
             retries: self.link.retries(),
             circuit_openings: self.circuit.openings(),
             owed: self.owed.len() as u64,
+            latency: self.latency.snapshot(),
         }
     }
 }

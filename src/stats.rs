@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::dialect::Dialect;
+use crate::latency::Latency;
 use crate::sync::{AtomicU64, Ordering};
 
 /// What happened in a group on this node since it was built.
@@ -55,6 +56,8 @@ pub struct GroupStats {
     pub absent_hits: u64,
     /// Those of the entries in main that say that there is no value.
     pub absent_items: u64,
+    /// What main and hot may weigh together, in bytes.
+    pub capacity_bytes: u64,
     /// Entries this node owns.
     pub main_items: u64,
     /// Mirrored entries.
@@ -63,7 +66,9 @@ pub struct GroupStats {
     pub main_bytes: u64,
     /// The weight of the mirrored entries, in bytes.
     pub hot_bytes: u64,
-    /// Loads and fetches under way.
+    /// Runs of the loader under way. That of a batch is one.
+    pub loads_running: u64,
+    /// Keys for which a load or a fetch is under way.
     pub flights: u64,
 }
 
@@ -122,6 +127,8 @@ pub struct PeerStats {
     pub circuit_openings: u64,
     /// Removals that it has missed, and that will be delivered when it is back.
     pub owed: u64,
+    /// How long calls took that were answered.
+    pub latency: Latency,
 }
 
 /// Whether calls to a peer go out.

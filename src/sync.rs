@@ -21,7 +21,8 @@ pub(crate) use model::*;
 #[cfg(not(any(groupcache_model = "loom", groupcache_model = "shuttle")))]
 pub(crate) use real::*;
 
-// Shared ownership and the channels of the engines are not modelled: nothing waits in the former,
-// and no model has a socket.
+// Shared ownership, the channels of the engines and `RelaxedU64` are not modelled: nothing
+// waits in the first, no model has a socket, and nothing is ever decided by the last.
 pub(crate) use crossbeam::utils::CachePadded;
+pub(crate) use std::sync::atomic::AtomicU64 as RelaxedU64;
 pub(crate) use std::sync::{Arc, Weak};

@@ -122,7 +122,7 @@ impl<V: Cacheable> Shared<V> {
         };
         let batch = self.cluster.call(owner, call, limit, deadline, read)?;
         match batch {
-            Batch::NoSuchGroup => self.note_missing_group(owner),
+            Batch::NoSuchGroup => self.report_missing_group(owner),
             Batch::Unknown => owner.note_no_batches(),
             Batch::Items(_) => {}
         }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use super::absences::{Absences, share_of};
 use super::bulkhead::Bulkhead;
 use super::removals::Removals;
+use super::reports::Reports;
+use super::timing::Timings;
 use super::{Counters, Group, Lives, Registry, Shared, Weigher};
 use crate::cache::{Cache, ENTRY_OVERHEAD, Grace, Listener};
 use crate::cluster::Cluster;
@@ -55,6 +57,7 @@ pub struct GroupBuilder<V: Cacheable = Value> {
     hand_on_load_errors: bool,
     negative_ttl: Duration,
     max_loads: Option<usize>,
+    slow_load: Duration,
     grace: Grace,
     listener: Option<Listener<V>>,
     shards: Option<usize>,
@@ -93,6 +96,7 @@ impl GroupBuilder<Value> {
             hand_on_load_errors: false,
             negative_ttl: Duration::ZERO,
             max_loads: None,
+            slow_load: Duration::from_secs(1),
             grace: Grace::default(),
             listener: None,
             shards: None,
@@ -120,6 +124,7 @@ impl GroupBuilder<Value> {
             hand_on_load_errors: self.hand_on_load_errors,
             negative_ttl: self.negative_ttl,
             max_loads: self.max_loads,
+            slow_load: self.slow_load,
             grace: self.grace,
             listener: None,
             shards: self.shards,
@@ -209,6 +214,14 @@ impl<V: Cacheable> GroupBuilder<V> {
     /// Refusals count in [`GroupStats::overloads`](crate::GroupStats::overloads).
     pub fn max_loads(mut self, loads: usize) -> Self {
         self.max_loads = Some(loads);
+        self
+    }
+
+    /// Sets how long a load may take before that is reported by a warning in the log, at most one in
+    /// ten seconds for the group; its key stands there at level trace alone. [`Duration::MAX`]
+    /// reports none. Defaults to 1 s.
+    pub fn slow_load(mut self, time: Duration) -> Self {
+        self.slow_load = time;
         self
     }
 
@@ -376,6 +389,10 @@ impl<V: Cacheable> GroupBuilder<V> {
             fetches: Flights::new(Arc::clone(&self.cluster.waits)),
             cluster: self.cluster,
             counters: Counters::default(),
+            timings: Timings::default(),
+            capacity_bytes: self.capacity_bytes,
+            slow_load: self.slow_load,
+            reports: Reports::default(),
             is_swept: AtomicBool::new(false),
             fetched_bytes: AtomicUsize::new(0),
             dice: AtomicU64::new(0),

@@ -31,6 +31,11 @@ impl Bulkhead {
         self.max
     }
 
+    /// How many loads are running.
+    pub(super) fn running(&self) -> usize {
+        self.running.load(Ordering::Relaxed)
+    }
+
     /// How many loads were refused.
     pub(super) fn refused(&self) -> u64 {
         self.refused.get()

@@ -201,7 +201,7 @@ impl<V: Cacheable> Shared<V> {
             let answer = self.cluster.call(owner, call, limit, deadline, read)?;
             if let Some(fetched) = answer {
                 if matches!(fetched, Fetched::NoSuchGroup) {
-                    self.note_missing_group(owner);
+                    self.report_missing_group(owner);
                 }
                 return Ok(fetched);
             }
@@ -255,13 +255,6 @@ impl<V: Cacheable> Shared<V> {
         let reason = "it answers `loading` without waiting";
         let is_hasty = now.saturating_duration_since(asked) < patience / 2;
         is_hasty.then(|| Err(Failure::Away(reason.to_owned())))
-    }
-
-    pub(super) fn note_missing_group(&self, owner: &Remote) {
-        log::warn!(
-            target: "groupcache", peer:% = owner.peer, group = self.name.as_str();
-            "the peer has no such group; its keys are loaded here"
-        );
     }
 
     /// What an answer says; `None` if the owner is still loading.
@@ -347,10 +340,7 @@ impl<V: Cacheable> Shared<V> {
     }
 
     fn cannot_decode(&self, reason: &str) -> Option<Landed<V>> {
-        log::warn!(
-            target: "groupcache", group = self.name.as_str(), error = reason;
-            "cannot decode a value of a peer; it is loaded here"
-        );
+        self.report_undecodable(reason);
         None
     }
 }

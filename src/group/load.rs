@@ -136,7 +136,11 @@ impl<V: Cacheable> Shared<V> {
             match submitted {
                 Ok(()) => {}
                 Err(_) if job > 0 => break, // those that were taken do it all
-                Err(Refused::Full | Refused::Closed) => return Err(Error::Overloaded),
+                Err(Refused::Full) => {
+                    self.report_full_pool();
+                    return Err(Error::Overloaded);
+                }
+                Err(Refused::Closed) => return Err(Error::Overloaded),
                 Err(Refused::NoThread(source)) => {
                     return Err(Error::Thread {
                         source: Arc::new(source),
@@ -166,10 +170,12 @@ impl<V: Cacheable> Shared<V> {
         let leading = guard.lead();
         self.counters.loads.add();
         // Weighing is foreign code too, as a codec may be.
-        let loaded = loader::run(|| {
-            let load = Load::new(guard.key().text(), deadline);
-            self.loader.load(&load).map(|loaded| self.weighed(loaded))
-        });
+        let key = guard.key().text();
+        let load = || {
+            let loaded = self.loader.load(&Load::new(key, deadline));
+            loaded.map(|loaded| self.weighed(loaded))
+        };
+        let loaded = self.timed_load(&[key], || loader::run(load));
         drop((leading, permit));
         self.land_load(guard, outcome_of(loaded), role)
     }
@@ -214,12 +220,13 @@ impl<V: Cacheable> Shared<V> {
         };
         let leading: Vec<_> = guards.iter().map(Guard::lead).collect();
         self.counters.loads.add_many(guards.len());
-        let loaded = loader::run(|| {
-            let keys: Vec<&str> = guards.iter().map(|guard| guard.key().text()).collect();
+        let keys: Vec<&str> = guards.iter().map(|guard| guard.key().text()).collect();
+        let load = || {
             let found = load_many(&keys)?;
             let weighed = |(key, loaded)| (key, self.weighed(loaded));
             Ok(found.into_iter().map(weighed).collect::<HashMap<_, _>>())
-        });
+        };
+        let loaded = self.timed_load(&keys, || loader::run(load));
         drop((leading, permit));
         let mut loaded = outcome_of(loaded);
         let land = |guard: Guard<Outcome<V>>| {

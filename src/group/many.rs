@@ -79,7 +79,11 @@ impl<V: Cacheable> Shared<V> {
                 }
             }
         }
-        for (at, outcome) in self.bring_many(wanted, deadline) {
+        let began = self.cluster.clock.now();
+        let brought = self.bring_many(wanted, deadline);
+        let took = self.cluster.clock.now().saturating_duration_since(began);
+        for (at, outcome) in brought {
+            self.note_get(took, &outcome);
             outcomes[at] = outcome;
         }
         for (at, first) in repeats {

@@ -31,7 +31,7 @@ impl<V: Cacheable> Shared<V> {
                 self.renew(key);
                 Ok(found.into())
             }
-            Owner::Peer(owner) => self.fetch(key, &owner, deadline, 0, Count::No),
+            Owner::Peer(owner) => self.timed(|| self.fetch(key, &owner, deadline, 0, Count::No)),
         }
     }
 

@@ -11,6 +11,7 @@ use crate::dialect::Dialect;
 use crate::error::Error;
 use crate::flight::Part;
 use crate::key::KeyRef;
+use crate::latency::Latencies;
 use crate::loader;
 use crate::ring::hash_of_key;
 use crate::stats::GroupStats;
@@ -33,6 +34,7 @@ pub(crate) trait Serve: Send + Sync {
     /// Offers what is in memory to those who own it now.
     fn hand_over(self: Arc<Self>, deadline: Deadline);
     fn stats(&self) -> GroupStats;
+    fn latencies(&self) -> Latencies;
 }
 
 /// The groups of a node by name.
@@ -141,6 +143,10 @@ impl<V: Cacheable> Serve for Shared<V> {
 
     fn stats(&self) -> GroupStats {
         Shared::stats(self)
+    }
+
+    fn latencies(&self) -> Latencies {
+        Shared::latencies(self)
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 const LEVELS: &[&[&str]] = &[
     &[
         "sync", "deadline", "dialect", "slot", "value", "key", "ring", "hot", "policy", "entry",
-        "lru", "store", "http1",
+        "lru", "store", "http1", "latency", "throttle",
     ],
     &[
         "codec", "waits", "flight", "loader", "stats", "wire", "auth",
