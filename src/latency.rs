@@ -5,6 +5,7 @@
 //! microsecond to about a minute. To record is two additions to atomics.
 
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::sync::{Ordering, RelaxedU64};
@@ -63,11 +64,12 @@ fn bucket_of(nanos: u64) -> usize {
     (((power - SHORTEST) << PRECISION) as usize + within) + 1
 }
 
-/// The shortest duration that is too long for a bucket, in nanoseconds; of the last, which takes
-/// all, the shortest that falls into it.
+/// The shortest duration that is too long for a bucket, in nanoseconds. The last takes all.
 fn end_of(bucket: usize) -> u64 {
-    let steps = bucket.min(BUCKETS - 2);
-    let (power, within) = (steps >> PRECISION, steps & ((1 << PRECISION) - 1));
+    if bucket == BUCKETS - 1 {
+        return u64::MAX;
+    }
+    let (power, within) = (bucket >> PRECISION, bucket & ((1 << PRECISION) - 1));
     ((1 << PRECISION) + within as u64) << (power as u32 + SHORTEST - PRECISION)
 }
 
@@ -119,21 +121,45 @@ impl Latency {
         let rank = (part.clamp(0.0, 1.0) * self.count() as f64).ceil().max(1.0) as u64;
         let mut seen = 0;
         self.buckets()
-            .find(|&(_, count)| {
+            .find(|(_, count)| {
                 seen += count;
                 seen >= rank
             })
-            .map(|(end, _)| end)
+            .map(|(range, _)| match range.end {
+                Duration::MAX => range.start,
+                end => end,
+            })
     }
 
-    /// The buckets that are not empty, from the shortest: what falls into it is shorter than this,
-    /// and how many did. The last of all, from about 69 s, has no end, and says where it begins.
-    pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> {
+    /// The buckets that are not empty, from the shortest: the durations that fall into each, and how
+    /// many did. The last bucket of all, from about 69 s, ends with [`Duration::MAX`].
+    pub fn buckets(&self) -> impl Iterator<Item = (Range<Duration>, u64)> {
         let counts = self.counts.iter().enumerate();
         counts
             .filter(|&(_, &count)| count > 0)
-            .map(|(bucket, &count)| (Duration::from_nanos(end_of(bucket)), count))
+            .map(|(bucket, &count)| (range_of(bucket), count))
     }
+
+    /// What has been counted since `earlier`, or, if that was more, since the beginning.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn since(&self, earlier: &Latency) -> Latency {
+        let before = earlier.counts.iter().chain(std::iter::repeat(&0));
+        let counts = self.counts.iter().zip(before);
+        let counts: Option<Vec<u64>> = counts.map(|(now, then)| now.checked_sub(*then)).collect();
+        match (counts, self.sum.checked_sub(earlier.sum)) {
+            (Some(counts), Some(sum)) => Latency { counts, sum },
+            _ => self.clone(),
+        }
+    }
+}
+
+fn range_of(bucket: usize) -> Range<Duration> {
+    let start = bucket.checked_sub(1).map_or(0, end_of);
+    let end = match end_of(bucket) {
+        u64::MAX => Duration::MAX,
+        nanos => Duration::from_nanos(nanos),
+    };
+    Duration::from_nanos(start)..end
 }
 
 impl fmt::Debug for Latency {
@@ -180,13 +206,11 @@ mod tests {
             for nanos in [nanos - 1, nanos, nanos + nanos / 3, nanos + nanos / 2] {
                 let bucket = bucket_of(nanos);
                 let end = end_of(bucket);
-                if bucket == BUCKETS - 1 {
-                    assert!(nanos >= end, "{nanos}");
-                    continue;
-                }
                 assert!(nanos < end, "{nanos} {end}");
                 if bucket > 0 {
                     assert!(nanos >= end_of(bucket - 1), "{nanos}");
+                }
+                if bucket > 0 && bucket < BUCKETS - 1 {
                     assert!(end - nanos <= nanos / 8 + 1, "{nanos} {end}");
                 }
             }

@@ -48,7 +48,8 @@
 //!
 //! # Features
 //!
-//! `tiny_http` (default), `auth`, `capi`, `json`, `msgpack`, `tls`, `test-util`: see the README.
+//! `tiny_http` (default), `auth`, `capi`, `json`, `metrics`, `msgpack`, `tls`, `test-util`: see the
+//! README.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "auth")]
@@ -89,6 +90,8 @@ mod lru;
 mod members;
 #[cfg(any(test, feature = "test-util"))]
 mod memory;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod node;
 mod owed;
 mod peer;
@@ -133,6 +136,9 @@ pub use latency::{Latencies, Latency};
 pub use loader::{Load, LoadError, Loaded, Loader};
 #[cfg(any(test, feature = "test-util"))]
 pub use memory::{Fault, Network};
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub use metrics::Metrics;
 pub use node::{Begin, Node, NodeBuilder};
 pub use peer::{Call, CallError, Limits, Link, Peer, Reply, Transport};
 pub use server::{HttpRequest, HttpResponse, Server, ServerBuilder};

@@ -17,6 +17,8 @@ mod layout;
 mod loaders;
 mod logs;
 mod many;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod overload;
 mod p1_one_load;
 mod p2_invalidation;

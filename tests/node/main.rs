@@ -18,6 +18,7 @@ mod herd;
 mod origin;
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod process;
+mod prometheus;
 mod protocol;
 mod secret;
 mod tls;

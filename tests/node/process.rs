@@ -29,20 +29,24 @@ pub(crate) const STEADY: &[&str] = &[
     "20000",
 ];
 
-/// The program under test. `cargo test` builds it; where only this test is built, it may be absent
-/// or old.
-pub(crate) fn program() -> PathBuf {
+/// An example. `cargo test` builds it; where only this test is built, it may be absent or old.
+pub(crate) fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     // target/<profile>/deps/<this test>
     let profile = test.ancestors().nth(2).unwrap();
-    let program = profile.join("examples").join("node");
+    let program = profile.join("examples").join(name);
     let program = program.with_extension(std::env::consts::EXE_EXTENSION);
     assert!(
         program.exists(),
-        "{} is missing: run `cargo build --example node` first, with the same profile",
+        "{} is missing: run `cargo build --example {name}` first, with the same profile",
         program.display()
     );
     program
+}
+
+/// The program under test.
+pub(crate) fn program() -> PathBuf {
+    example("node")
 }
 
 /// Runs the program until it ends by itself.
