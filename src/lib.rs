@@ -102,6 +102,7 @@ mod ring;
 mod server;
 mod slot;
 mod stats;
+mod status;
 mod store;
 mod stream;
 mod sync;
@@ -143,6 +144,7 @@ pub use node::{Begin, Node, NodeBuilder};
 pub use peer::{Call, CallError, Limits, Link, Peer, Reply, Transport};
 pub use server::{HttpRequest, HttpResponse, Server, ServerBuilder};
 pub use stats::{CircuitState, GroupStats, NodeStats, PeerStats};
+pub use status::StatusPage;
 pub use store::EvictionCause;
 #[cfg(feature = "tiny_http")]
 pub use tiny::{TinyServer, TinyServerBuilder, answer_tiny_http};

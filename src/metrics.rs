@@ -48,7 +48,7 @@ use crate::stats::{CircuitState, GroupStats, NodeStats, PeerStats};
 /// |---|---|
 /// | `groupcache_gets_total`, `groupcache_main_hits_total`, `groupcache_hot_hits_total`, `groupcache_joined_total`, `groupcache_leads_total` | counters |
 /// | `groupcache_loads_total`, `groupcache_load_errors_total`, `groupcache_overloads_total` | counters |
-/// | `groupcache_fetches_total`, `groupcache_fetch_errors_total` | counters |
+/// | `groupcache_fetches_total`, `groupcache_fetch_errors_total`, `groupcache_peeks_total`, `groupcache_inherited_total` | counters |
 /// | `groupcache_served_total`, `groupcache_served_hits_total`, `groupcache_removes_total` | counters |
 /// | `groupcache_evictions_total`, `groupcache_rejections_total`, `groupcache_expirations_total` | counters |
 /// | `groupcache_stale_hits_total`, `groupcache_stand_ins_total`, `groupcache_absent_hits_total` | counters |
@@ -198,6 +198,16 @@ const GROUP_COUNTERS: &[Number<GroupStats>] = &[
         "groupcache_fetch_errors_total",
         "Fetches without an answer",
         |group| group.fetch_errors,
+    ),
+    (
+        "groupcache_peeks_total",
+        "Values asked for from former owners",
+        |group| group.peeks,
+    ),
+    (
+        "groupcache_inherited_total",
+        "Those of them that were taken over",
+        |group| group.inherited,
     ),
     (
         "groupcache_served_total",
@@ -491,6 +501,30 @@ mod tests {
             matches!(gone[..], [(("g", _), Reading::Gauge(0.0))]),
             "{gone:?}"
         );
+    }
+
+    #[test]
+    fn every_number_of_a_group_is_published() {
+        let node = Node::new("http://127.0.0.1:1").unwrap();
+        let group: crate::Group = node
+            .group_builder("g", 1 << 20)
+            .build(|key| Ok(key.into()))
+            .unwrap();
+        let readings = read(&node);
+        let names: Vec<&str> = readings.keys().map(|(name, _)| *name).collect();
+        let text = format!("{:?}", group.stats());
+        let fields = text
+            .split([',', '{'])
+            .filter_map(|field| field.split(": ").nth(0));
+        let fields: Vec<&str> = fields.skip(1).map(str::trim).collect();
+        assert!(fields.contains(&"gets") && fields.len() > 20, "{fields:?}");
+        for field in fields {
+            let forms = [
+                format!("groupcache_{field}"),
+                format!("groupcache_{field}_total"),
+            ];
+            assert!(forms.iter().any(|form| names.contains(&&**form)), "{field}");
+        }
     }
 
     #[test]

@@ -18,10 +18,12 @@ use crate::members::Owner;
 use crate::peer::{Limits, Peer, Transport};
 use crate::pool::Pool;
 use crate::stats::{GroupStats, NodeStats};
+use crate::status::{Page, StatusPage, is_status};
 use crate::sync::{Arc, Weak};
 use crate::tls::Tls;
 use crate::wire::{
-    BadTarget, MAX_COMMAND, Request, Response, Status, Target, decode_departure, parse_target,
+    BadTarget, MAX_COMMAND, Request, Response, Status, Target, decode_departure, is_ours,
+    parse_target,
 };
 
 /// Bytes of a message besides its value.
@@ -56,6 +58,7 @@ struct Shared {
     cluster: Arc<Cluster>,
     registry: Arc<Registry>,
     tls: Option<Tls>,
+    page: Option<Page>,
 }
 
 /// A handle that does not keep the node alive.
@@ -108,6 +111,7 @@ impl Node {
             unsigned_reads: false,
             transport: None,
             tls: None,
+            status_page: None,
         })
     }
 
@@ -271,12 +275,25 @@ impl Node {
             .collect()
     }
 
+    /// Whether a request with this target is for the node: one of the peer protocol, or for the
+    /// [`StatusPage`], if there is one. All others are the application's.
+    #[must_use]
+    pub fn serves(&self, target: &str) -> bool {
+        is_ours(target) || self.0.page.is_some() && is_status(target)
+    }
+
     /// Begins to answer a request of a peer. Never blocks on a load: where one is needed, that is
     /// left to the loader threads, and the answer is pending.
     ///
     /// For engines that must not hold a thread meanwhile; all others use [`answer`](Node::answer).
     #[must_use]
     pub fn begin(&self, request: &Request<'_>) -> Begin {
+        if let Some(page) = &self.0.page {
+            let shown = page.answer(request, &self.0.cluster, &self.0.registry);
+            if let Some(response) = shown {
+                return Begin::Ready(response);
+            }
+        }
         if let Some(Err(refused)) = self.guard().map(|guard| guard.check(request)) {
             let ring = self.0.cluster.members().fingerprint();
             return Begin::Ready(Response::unauthorized(ring, &refused.to_string()));
@@ -448,6 +465,7 @@ pub struct NodeBuilder {
     /// `None`: HTTP.
     transport: Option<Arc<dyn Transport>>,
     tls: Option<Tls>,
+    status_page: Option<StatusPage>,
 }
 
 impl NodeBuilder {
@@ -569,6 +587,14 @@ impl NodeBuilder {
         self
     }
 
+    /// Switches on a page that shows what this node knows of itself and its peers. Defaults to none.
+    ///
+    /// Whoever reaches the port can read it: see [`StatusPage`].
+    pub fn status_page(mut self, page: StatusPage) -> NodeBuilder {
+        self.status_page = Some(page);
+        self
+    }
+
     /// Builds the node. It starts no thread yet.
     ///
     /// # Errors
@@ -620,6 +646,7 @@ impl NodeBuilder {
             cluster,
             registry: Arc::new(Registry::default()),
             tls: self.tls,
+            page: self.status_page.map(Page::new),
         })))
     }
 }

@@ -369,8 +369,10 @@ impl<'a> Request<'a> {
 pub struct Response {
     status: Status,
     header: String,
-    /// A further header: how to ask instead.
-    advice: Option<(&'static str, &'static str)>,
+    /// What the body is, if the status does not tell.
+    kind: Option<&'static str>,
+    /// Further headers.
+    more: Vec<(&'static str, &'static str)>,
     head: Vec<u8>,
     value: Option<Value>,
 }
@@ -380,7 +382,8 @@ impl Response {
         Response {
             status,
             header: format!("v={VERSION};s={};r={ring:x}", status.name()),
-            advice: None,
+            kind: None,
+            more: Vec::new(),
             head: Vec::new(),
             value: None,
         }
@@ -393,18 +396,33 @@ impl Response {
         response
     }
 
+    /// Something for a browser.
+    pub(crate) fn document(
+        ring: u64,
+        kind: &'static str,
+        headers: &[(&'static str, &'static str)],
+        text: String,
+    ) -> Response {
+        Response {
+            kind: Some(kind),
+            more: headers.to_vec(),
+            head: text.into_bytes(),
+            ..Response::new(Status::Ok, ring)
+        }
+    }
+
     /// That this path takes other methods.
     pub(crate) fn wrong_method(ring: u64, allow: &'static str) -> Response {
         let text = format!("this path takes {allow} only");
         let mut response = Response::text(Status::WrongMethod, ring, &text);
-        response.advice = Some(("Allow", allow));
+        response.more.push(("Allow", allow));
         response
     }
 
     /// That the request does not prove that it comes from a peer.
     pub(crate) fn unauthorized(ring: u64, reason: &str) -> Response {
         let mut response = Response::text(Status::Unauthorized, ring, reason);
-        response.advice = Some(("WWW-Authenticate", AUTH_HEADER));
+        response.more.push(("WWW-Authenticate", AUTH_HEADER));
         response
     }
 
@@ -449,13 +467,14 @@ impl Response {
     /// The headers to send, besides those of the engine. `Content-Length` is not among them: it is
     /// [`body_len`](Response::body_len).
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let kind = match self.status {
+        let usual = match self.status {
             Status::Ok => "application/x-protobuf",
             _ => "text/plain; charset=utf-8",
         };
+        let kind = self.kind.unwrap_or(usual);
         [("Content-Type", kind), (HEADER, self.header.as_str())]
             .into_iter()
-            .chain(self.advice)
+            .chain(self.more.iter().copied())
     }
 
     /// The two parts of the body.

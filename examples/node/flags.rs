@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::time::Duration;
 
-use groupcache_sync::{Dialect, Error, Peer};
+use groupcache_sync::{Dialect, Error, Peer, StatusPage};
 
 use crate::Failure;
 use crate::origin;
@@ -38,6 +38,7 @@ pub(crate) struct Flags {
     pub(crate) warm_up: Option<Duration>,
     pub(crate) leave: Duration,
     pub(crate) secret_file: Option<String>,
+    pub(crate) status_page: Option<StatusPage>,
     pub(crate) dialect: Dialect,
     pub(crate) engine: Engine,
     pub(crate) tls: Option<TlsFiles>,
@@ -173,6 +174,16 @@ const FLAGS: &[(&str, &str, &str)] = &[
         "how long values are handed over on SIGTERM; 0: not at all (default: 5000)",
     ),
     (
+        "--status-page",
+        "",
+        "show a page of what goes on to who reaches --listen, at /_groupcache-status",
+    ),
+    (
+        "--status-keys",
+        "N",
+        "how many of the hottest keys it shows (default: 0)",
+    ),
+    (
         "--dialect",
         "native|golang",
         "the protocol between peers; golang: to share keys with Go processes (default: native)",
@@ -275,6 +286,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Asked, Failu
         warm_up: given.millis("--warm-up-ms", 0)?,
         leave: given.millis("--leave-ms", 0)?.unwrap_or(LEAVE),
         secret_file: given.text("--secret-file"),
+        status_page: given.status_page()?,
         dialect,
         engine,
         tls,
@@ -350,6 +362,14 @@ impl Given {
             _ => Err(Failure::usage(
                 "--tls-cert, --tls-key and --tls-ca: one of them needs the others",
             )),
+        }
+    }
+
+    fn status_page(&mut self) -> Result<Option<StatusPage>, Failure> {
+        let is_on = self.text("--status-page").is_some();
+        match self.size("--status-keys", 0)? {
+            Some(_) if !is_on => Err(Failure::usage("--status-keys: it needs --status-page")),
+            keys => Ok(is_on.then(|| StatusPage::new().hottest_keys(keys.unwrap_or(0)))),
         }
     }
 

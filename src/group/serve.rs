@@ -35,6 +35,7 @@ pub(crate) trait Serve: Send + Sync {
     fn hand_over(self: Arc<Self>, deadline: Deadline);
     fn stats(&self) -> GroupStats;
     fn latencies(&self) -> Latencies;
+    fn hottest(&self, n: usize) -> Vec<(String, u64)>;
 }
 
 /// The groups of a node by name.
@@ -147,6 +148,10 @@ impl<V: Cacheable> Serve for Shared<V> {
 
     fn latencies(&self) -> Latencies {
         Shared::latencies(self)
+    }
+
+    fn hottest(&self, n: usize) -> Vec<(String, u64)> {
+        self.cache.hottest(n)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::http1::Head;
 use crate::node::{Begin, Node};
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::tls::Tls;
-use crate::wire::{Request, Response, is_ours};
+use crate::wire::{Request, Response};
 
 pub(super) struct Shared {
     pub(super) node: Node,
@@ -41,9 +41,9 @@ impl Shared {
         }
     }
 
-    /// Whether a request is one of the peer protocol, as far as that is served here.
+    /// Whether a request is for the node, as far as that is served here.
     pub(super) fn is_for_node(&self, target: &str) -> bool {
-        self.settings.serves_peers && is_ours(target)
+        self.settings.serves_peers && self.node.serves(target)
     }
 
     /// Where a request is answered, by whether it is one of the peer protocol.

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tiny_http::{Method, StatusCode};
 
 use crate::node::{Begin, Node};
-use crate::wire::{Request, Response, Status, is_ours};
+use crate::wire::{Request, Response, Status};
 
 /// Up to this many bytes a body is read and thrown away, so that an error can be answered and the
 /// connection used again.
@@ -74,7 +74,7 @@ const MAX_COPIED: usize = 64 << 10;
 /// ```
 #[must_use = "a request that is given back is still to be answered"]
 pub fn answer_tiny_http(node: &Node, request: tiny_http::Request) -> Option<tiny_http::Request> {
-    if !is_ours(request.url()) {
+    if !node.serves(request.url()) {
         return Some(request);
     }
     match receive(request, node.max_body()) {

@@ -20,8 +20,8 @@ const LEVELS: &[&[&str]] = &[
         "keeper", "remote", "members", "cluster",
     ],
     &["stream", "tls", "client", "group"],
-    &["node"],
-    &["memory", "server", "tiny", "discovery", "metrics", "status"],
+    &["status", "node"],
+    &["memory", "server", "tiny", "discovery", "metrics"],
     &["capi", "fuzz"],
 ];
 

@@ -28,6 +28,7 @@ mod p5_bounds;
 mod p6_partition;
 mod protocol;
 mod server;
+mod status;
 mod succession;
 #[cfg(feature = "tiny_http")]
 mod tiny;
