@@ -141,6 +141,6 @@ fn a_peer_has_the_times_of_the_calls_that_it_answered() {
     assert_eq!(peer(0).latency.count(), 0);
     cluster.network.set_fault(&address(1), Some(Fault::Refuses));
     cluster.groups[0].remove(&key).unwrap_err();
-    assert_eq!(peer(1).calls, 2);
+    assert!(peer(1).call_errors > 0);
     assert_eq!(peer(1).latency.count(), 1);
 }

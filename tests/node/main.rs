@@ -10,6 +10,7 @@
     reason = "this is all test code, and a failed test shows the logs of its processes"
 )]
 
+mod browser;
 #[path = "../it/certificates.rs"]
 mod certificates;
 mod discovery;
