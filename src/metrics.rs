@@ -3,14 +3,19 @@
 //! Nothing is woven through the loading process: what is published are the differences between two
 //! snapshots of what the node counts in any case.
 
+mod names;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
-use metrics::{Label, Unit};
+use metrics::Label;
+use names::{
+    CALL_SECONDS, GET_SECONDS, GROUP_BYTES, GROUP_COUNTERS, GROUP_GAUGES, LOADER_SECONDS,
+    NODE_COUNTERS, NODE_GAUGES, Number, PEER_COUNTERS, PEER_GAUGES, RING_SHARE, describe,
+};
 
 use crate::latency::Latency;
 use crate::node::Node;
-use crate::stats::{CircuitState, GroupStats, NodeStats, PeerStats};
 
 /// Publishes what a node counts through the [`metrics`] facade (feature `metrics`), to whatever
 /// recorder the process has installed.
@@ -41,8 +46,9 @@ use crate::stats::{CircuitState, GroupStats, NodeStats, PeerStats};
 /// # Names
 ///
 /// Those of a group have the label `group`, those of a peer the label `peer`, which is its id. The
-/// meaning of each is that of the field in [`GroupStats`], [`PeerStats`], [`NodeStats`] or
-/// [`Latencies`](crate::Latencies) with its name.
+/// meaning of each is that of the field with its name in [`GroupStats`](crate::GroupStats),
+/// [`PeerStats`](crate::PeerStats), [`NodeStats`](crate::NodeStats) or
+/// [`Latencies`](crate::Latencies).
 ///
 /// | of a group | kind |
 /// |---|---|
@@ -148,258 +154,6 @@ fn middle_of(range: &std::ops::Range<Duration>) -> Duration {
     match range.end {
         Duration::MAX => range.start,
         end => (range.start + end) / 2,
-    }
-}
-
-/// The name of a metric, what it means, and the number.
-type Number<T> = (&'static str, &'static str, fn(&T) -> u64);
-
-const GROUP_COUNTERS: &[Number<GroupStats>] = &[
-    ("groupcache_gets_total", "Local gets", |group| group.gets),
-    (
-        "groupcache_main_hits_total",
-        "Gets answered from the main cache",
-        |group| group.main_hits,
-    ),
-    (
-        "groupcache_hot_hits_total",
-        "Gets answered by a mirrored value",
-        |group| group.hot_hits,
-    ),
-    (
-        "groupcache_joined_total",
-        "Gets that waited for another's load or fetch",
-        |group| group.joined,
-    ),
-    (
-        "groupcache_leads_total",
-        "Gets that had to load or fetch",
-        |group| group.leads,
-    ),
-    ("groupcache_loads_total", "Runs of the loader", |group| {
-        group.loads
-    }),
-    (
-        "groupcache_load_errors_total",
-        "Loads that failed or found nothing",
-        |group| group.load_errors,
-    ),
-    (
-        "groupcache_overloads_total",
-        "Loads refused as too many were running",
-        |group| group.overloads,
-    ),
-    (
-        "groupcache_fetches_total",
-        "Values asked for from peers",
-        |group| group.fetches,
-    ),
-    (
-        "groupcache_fetch_errors_total",
-        "Fetches without an answer",
-        |group| group.fetch_errors,
-    ),
-    (
-        "groupcache_peeks_total",
-        "Values asked for from former owners",
-        |group| group.peeks,
-    ),
-    (
-        "groupcache_inherited_total",
-        "Those of them that were taken over",
-        |group| group.inherited,
-    ),
-    (
-        "groupcache_served_total",
-        "Requests from peers for a value",
-        |group| group.served,
-    ),
-    (
-        "groupcache_served_hits_total",
-        "Those answered from memory",
-        |group| group.served_hits,
-    ),
-    ("groupcache_removes_total", "Keys removed", |group| {
-        group.removes
-    }),
-    (
-        "groupcache_evictions_total",
-        "Entries that made room for others",
-        |group| group.evictions,
-    ),
-    (
-        "groupcache_rejections_total",
-        "Those of them that were new",
-        |group| group.rejections,
-    ),
-    (
-        "groupcache_expirations_total",
-        "Entries whose time was over",
-        |group| group.expirations,
-    ),
-    (
-        "groupcache_stale_hits_total",
-        "Hits of values past their expiry",
-        |group| group.stale_hits,
-    ),
-    (
-        "groupcache_stand_ins_total",
-        "Expired values given out for failed loads",
-        |group| group.stand_ins,
-    ),
-    (
-        "groupcache_absent_hits_total",
-        "Hits that there is no value",
-        |group| group.absent_hits,
-    ),
-];
-
-const GROUP_GAUGES: &[Number<GroupStats>] = &[
-    ("groupcache_main_items", "Entries this node owns", |group| {
-        group.main_items
-    }),
-    ("groupcache_hot_items", "Mirrored entries", |group| {
-        group.hot_items
-    }),
-    (
-        "groupcache_absent_items",
-        "Entries that say that there is no value",
-        |group| group.absent_items,
-    ),
-    (
-        "groupcache_loads_running",
-        "Runs of the loader under way",
-        |group| group.loads_running,
-    ),
-    (
-        "groupcache_flights",
-        "Keys being loaded or fetched",
-        |group| group.flights,
-    ),
-];
-
-const GROUP_BYTES: &[Number<GroupStats>] = &[
-    (
-        "groupcache_main_bytes",
-        "Weight of the entries this node owns",
-        |group| group.main_bytes,
-    ),
-    (
-        "groupcache_hot_bytes",
-        "Weight of the mirrored entries",
-        |group| group.hot_bytes,
-    ),
-    (
-        "groupcache_capacity_bytes",
-        "What both may weigh together",
-        |group| group.capacity_bytes,
-    ),
-];
-
-const PEER_COUNTERS: &[Number<PeerStats>] = &[
-    ("groupcache_peer_calls_total", "Calls to the peer", |peer| {
-        peer.calls
-    }),
-    (
-        "groupcache_peer_call_errors_total",
-        "Calls that failed",
-        |peer| peer.call_errors,
-    ),
-    (
-        "groupcache_peer_abandoned_calls_total",
-        "Calls whose caller had no more time",
-        |peer| peer.abandoned_calls,
-    ),
-    (
-        "groupcache_peer_retries_total",
-        "Requests sent again on another connection",
-        |peer| peer.retries,
-    ),
-    (
-        "groupcache_peer_circuit_openings_total",
-        "How often the peer was found to be away",
-        |peer| peer.circuit_openings,
-    ),
-];
-
-const PEER_GAUGES: &[Number<PeerStats>] = &[
-    (
-        "groupcache_peer_owed",
-        "Removals the peer has missed so far",
-        |peer| peer.owed,
-    ),
-    (
-        "groupcache_peer_circuit_open",
-        "1 while the peer counts as away",
-        |peer| u64::from(peer.circuit == CircuitState::Open),
-    ),
-];
-
-const NODE_COUNTERS: &[Number<NodeStats>] = &[
-    (
-        "groupcache_ring_mismatches_total",
-        "Answers of peers with another ring",
-        |node| node.ring_mismatches,
-    ),
-    (
-        "groupcache_refused_requests_total",
-        "Requests that did not prove where they came from",
-        |node| node.refused_requests,
-    ),
-];
-
-const NODE_GAUGES: &[Number<NodeStats>] = &[
-    (
-        "groupcache_peers",
-        "Peers in the list, this node included",
-        |node| node.peers.len() as u64,
-    ),
-    (
-        "groupcache_loader_threads",
-        "Threads of the loader pool",
-        |node| node.loader_threads,
-    ),
-    (
-        "groupcache_loader_threads_busy",
-        "Those of them that are inside a loader",
-        |node| node.loader_threads_busy,
-    ),
-];
-
-const RING_SHARE: &str = "groupcache_peer_ring_share";
-const GET_SECONDS: &str = "groupcache_get_seconds";
-const LOADER_SECONDS: &str = "groupcache_loader_seconds";
-const CALL_SECONDS: &str = "groupcache_peer_call_seconds";
-
-fn describe() {
-    fn counters<T>(of: &[Number<T>]) {
-        for &(name, meaning, _) in of {
-            metrics::describe_counter!(name, Unit::Count, meaning);
-        }
-    }
-    fn gauges<T>(of: &[Number<T>], unit: Unit) {
-        for &(name, meaning, _) in of {
-            metrics::describe_gauge!(name, unit, meaning);
-        }
-    }
-    counters(GROUP_COUNTERS);
-    gauges(GROUP_GAUGES, Unit::Count);
-    gauges(GROUP_BYTES, Unit::Bytes);
-    counters(PEER_COUNTERS);
-    gauges(PEER_GAUGES, Unit::Count);
-    counters(NODE_COUNTERS);
-    gauges(NODE_GAUGES, Unit::Count);
-    metrics::describe_gauge!(
-        RING_SHARE,
-        Unit::Count,
-        "The peer's share of the keys, of 1"
-    );
-    for (name, meaning) in [
-        (GET_SECONDS, "Gets that were not answered from memory"),
-        (LOADER_SECONDS, "Runs of the loader"),
-        (CALL_SECONDS, "Calls to the peer that were answered"),
-    ] {
-        metrics::describe_histogram!(name, Unit::Seconds, meaning);
     }
 }
 
@@ -515,7 +269,7 @@ mod tests {
         let text = format!("{:?}", group.stats());
         let fields = text
             .split([',', '{'])
-            .filter_map(|field| field.split(": ").nth(0));
+            .filter_map(|field| field.split(": ").next());
         let fields: Vec<&str> = fields.skip(1).map(str::trim).collect();
         assert!(fields.contains(&"gets") && fields.len() > 20, "{fields:?}");
         for field in fields {
