@@ -199,6 +199,16 @@ pub(super) const NODE_COUNTERS: &[Number<NodeStats>] = &[
         "Requests that did not prove where they came from",
         |node| node.refused_requests,
     ),
+    (
+        "groupcache_discovery_polls_total",
+        "Lists of peers asked for",
+        |node| node.discovery_polls,
+    ),
+    (
+        "groupcache_discovery_errors_total",
+        "Those that could not be used",
+        |node| node.discovery_errors,
+    ),
 ];
 
 pub(super) const NODE_GAUGES: &[Number<NodeStats>] = &[
@@ -216,6 +226,11 @@ pub(super) const NODE_GAUGES: &[Number<NodeStats>] = &[
         "groupcache_loader_threads_busy",
         "Those of them that are inside a loader",
         |node| node.loader_threads_busy,
+    ),
+    (
+        "groupcache_is_absent",
+        "1 while the list lacks this node, which then owns nothing",
+        |node| u64::from(node.is_absent),
     ),
 ];
 
