@@ -46,6 +46,9 @@
 //! Peers may also be processes of golang/groupcache: see [`Dialect::Golang`], `dialect.rs`,
 //! `ring/golang.rs` and `wire/golang.rs`.
 //!
+//! What happened is counted on the way, in `stats.rs` and `latency.rs`; `metrics.rs` publishes it,
+//! `status.rs` draws it, and `throttle.rs` keeps the log short.
+//!
 //! # Features
 //!
 //! `tiny_http` (default), `auth`, `capi`, `json`, `metrics`, `msgpack`, `tls`, `test-util`: see the

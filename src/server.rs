@@ -283,9 +283,9 @@ impl Settings {
 }
 
 impl ServerBuilder {
-    /// Sets what answers requests outside `/_groupcache/`, so that an application needs no second
-    /// port. It may block: its threads are its own. If it panics, the answer is 500, and its
-    /// connection is closed. Defaults to none: such requests get 404.
+    /// Sets what answers requests that the node does not [serve](Node::serves), so that an
+    /// application needs no second port. It may block: its threads are its own. If it panics, the
+    /// answer is 500, and its connection is closed. Defaults to none: such requests get 404.
     pub fn fallback(
         mut self,
         fallback: impl Fn(&HttpRequest<'_>) -> HttpResponse + Send + Sync + 'static,

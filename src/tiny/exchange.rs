@@ -19,7 +19,7 @@ const MAX_RESERVED: usize = 64 << 10;
 const MAX_COPIED: usize = 64 << 10;
 
 /// Answers one request of a program that runs `tiny_http` itself. Gives the request back, untouched,
-/// if its path is not of the peer protocol (`/_groupcache/`), and `None` if it has been answered.
+/// if the node does not [serve](Node::serves) its path, and `None` if it has been answered.
 ///
 /// Blocks while the request is read and answered, and while its value is loaded: for a native peer
 /// up to half of *its* fetch timeout, for others up to the load timeout of this node. Have a few
