@@ -96,5 +96,9 @@ fn replacing_all_nodes_costs_few_loads() {
         assert!(without.ratio() > MORE, "then this shows nothing");
     }
     assert!(with.inherited > 0);
-    assert!(with.ratio() <= MORE, "{:.2} times the loads", with.ratio());
+    // All but those of the keys that everybody asks for.
+    assert!(with.restart.loads < with.quiet.loads + KEYS / 2);
+    if measured.is_some() {
+        assert!(with.ratio() <= MORE, "{:.2} times the loads", with.ratio());
+    }
 }
