@@ -880,7 +880,8 @@ fn a_silent_peer_is_waited_for_as_long_as_told() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = format!("http://{}", silent.local_addr().unwrap());
     let origin = Origin::start();
-    let node = Process::start(&origin, &["--fetch-timeout-ms", "1100"]);
+    let args = ["--fetch-timeout-ms", "1100", "--warm-up-ms", "0"];
+    let node = Process::start(&origin, &args);
     assert_eq!(node.set_peers(&[&node.url, &silent]).status, 200);
     let mut slow = 0;
     for n in 0..100 {

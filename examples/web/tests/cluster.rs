@@ -1,0 +1,109 @@
+//! The three programs as one cluster, over real sockets.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "this is all test code")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+const PROGRAMS: [&str; 3] = [
+    env!("CARGO_BIN_EXE_built_in"),
+    env!("CARGO_BIN_EXE_tiny_http"),
+    env!("CARGO_BIN_EXE_rouille"),
+];
+
+/// A program that ends with its input.
+struct Program(Child);
+
+impl Program {
+    fn start(program: &str, addresses: &[String]) -> Program {
+        let mut child = Command::new(program)
+            .args(addresses)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let stdout = child.stdout.take().unwrap();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        assert_eq!(
+            line,
+            format!("http://{}/page/hello\n", addresses[0]),
+            "{program}"
+        );
+        Program(child)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let ended = self.0.wait().unwrap();
+        assert!(ended.success() || std::thread::panicking(), "{ended}");
+    }
+}
+
+/// The status and the body of a page.
+fn get(address: &str, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (
+        head.split(' ').nth(1).unwrap().parse().unwrap(),
+        body.to_owned(),
+    )
+}
+
+/// Free ports, one for each program.
+fn addresses() -> Vec<String> {
+    let free: Vec<_> = PROGRAMS
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        .into();
+    free.iter()
+        .map(|free| free.local_addr().unwrap().to_string())
+        .collect()
+}
+
+#[test]
+fn they_are_one_cache_and_each_is_an_application_of_its_own() {
+    let addresses = addresses();
+    let programs: Vec<Program> = (0..PROGRAMS.len())
+        .map(|at| {
+            let mut list = addresses.clone();
+            list.rotate_left(at); // its own first
+            Program::start(PROGRAMS[at], &list)
+        })
+        .collect();
+    let mut makers = std::collections::BTreeSet::new();
+    for number in 0..60 {
+        // Some with what a path must not be decoded or normalised for.
+        let name = format!("{number}%2F..%20x");
+        let path = format!("/page/{name}");
+        let pages: Vec<_> = addresses
+            .iter()
+            .map(|address| get(address, &path))
+            .collect();
+        let (status, page) = &pages[0];
+        assert_eq!(*status, 200);
+        assert!(pages.iter().all(|other| other == &pages[0]), "{pages:?}");
+        let maker = page.trim_end().strip_prefix(&format!("{name}, made by "));
+        makers.insert(maker.unwrap().to_owned());
+    }
+    assert_eq!(makers.into_iter().collect::<Vec<_>>(), {
+        let mut all = addresses.clone();
+        all.sort();
+        all
+    });
+    for address in &addresses {
+        assert_eq!(get(address, "/elsewhere").0, 404, "{address}");
+        assert_eq!(get(address, "/_groupcache/none/key").0, 404, "{address}");
+        assert_eq!(get(address, "/_groupcache/").0, 200, "{address}");
+    }
+    drop(programs);
+}
