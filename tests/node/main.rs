@@ -13,6 +13,7 @@
 mod browser;
 #[path = "../it/certificates.rs"]
 mod certificates;
+mod deployment;
 mod discovery;
 mod herd;
 #[allow(dead_code, reason = "other tests use the rest of it")]

@@ -1,0 +1,83 @@
+//! What is said of the `node` example elsewhere is true: in the files that deploy it, and in
+//! `docs/OPERATIONS.md`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+use crate::process;
+
+fn read(path: &str) -> String {
+    fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+/// The words of `text` that begin like this, and go on with small letters and these characters.
+fn words<'a>(text: &'a str, start: &str, more: &str) -> BTreeSet<&'a str> {
+    let belongs = |c: char| c.is_ascii_lowercase() || more.contains(c);
+    let begins = text.match_indices(start);
+    let words = begins.map(|(at, _)| {
+        let rest = &text[at..];
+        let end = start.len() + rest[start.len()..].find(|c| !belongs(c)).unwrap_or(0);
+        rest[..end].trim_end_matches(|c| !belongs(c))
+    });
+    let is_word = |word: &&str| word.chars().any(|c| c.is_ascii_lowercase());
+    words.filter(is_word).collect()
+}
+
+#[test]
+fn flags_that_are_used_elsewhere_exist() {
+    let help = process::run(&["--help"]);
+    let help = String::from_utf8(help.stdout).unwrap();
+    let known = words(&help, "--", "-");
+    assert!(known.len() > 20, "{help}");
+    for (path, least) in [
+        ("examples/kubernetes/cache.yaml", 9),
+        ("examples/systemd/groupcache-node.service", 9),
+        ("docs/OPERATIONS.md", 10),
+    ] {
+        let text = read(path);
+        let used = words(&text, "--", "-");
+        let used: Vec<_> = used
+            .iter()
+            .filter(|flag| !flag.starts_with("--from"))
+            .collect();
+        assert!(used.len() >= least, "{path}: {used:?}");
+        for flag in used {
+            assert!(known.contains(flag), "{path}: there is no {flag}");
+        }
+    }
+}
+
+#[test]
+fn the_metrics_that_are_explained_exist() {
+    let (page, source) = (read("docs/OPERATIONS.md"), read("src/metrics/names.rs"));
+    let explained = words(&page, "groupcache_", "_");
+    assert!(explained.len() > 30, "{explained:?}");
+    for name in explained {
+        assert!(
+            source.contains(&format!("\"{name}\"")),
+            "there is no {name}"
+        );
+    }
+}
+
+#[test]
+fn the_manifests_are_yaml() {
+    const CHECK: &str = "import sys\ntry: import yaml\nexcept ImportError: sys.exit(77)\n\
+                         all = list(yaml.safe_load_all(open(sys.argv[1])))\n\
+                         kinds = [one['kind'] for one in all]\n\
+                         assert {'Service', 'Deployment', 'NetworkPolicy'} <= set(kinds), kinds";
+    let path = format!(
+        "{}/examples/kubernetes/cache.yaml",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let Ok(status) = Command::new("python3").args(["-c", CHECK, &path]).status() else {
+        eprintln!("no python3: not tried");
+        return;
+    };
+    if status.code() == Some(77) {
+        eprintln!("no yaml for python3: not tried");
+        return;
+    }
+    assert!(status.success());
+}
