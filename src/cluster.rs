@@ -304,11 +304,15 @@ impl Cluster {
 
     /// Notes it if a peer goes by another ring.
     fn compare_rings(&self, remote: &Remote, theirs: u64) {
-        let ours = self.members().fingerprint();
+        let members = self.members();
+        let ours = members.fingerprint();
         if theirs == ours {
             return;
         }
         self.ring_mismatches.add();
+        if members.have_just_changed(self.clock.now()) {
+            return; // the others may not have heard of it yet, or this node not of what is next
+        }
         if let Some(unreported) = self.mismatch_reports.admit(self.clock.now()) {
             log::warn!(
                 target: "groupcache",

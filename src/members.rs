@@ -134,6 +134,11 @@ impl Members {
         self.former.iter().filter(is_of_use).cloned().collect()
     }
 
+    /// Whether one of the earlier rings was in force a short while ago.
+    pub(crate) fn have_just_changed(&self, now: Instant) -> bool {
+        self.former.iter().any(|former| now < former.until)
+    }
+
     /// Whether there are earlier rings, of use or not.
     pub(crate) fn remembers(&self) -> bool {
         !self.former.is_empty()

@@ -143,6 +143,8 @@ fn a_peer_with_another_ring_is_reported_once_in_ten_seconds() {
     let (a, b) = ("http://logged-ring-a:1", "http://logged-ring-b:1");
     let build = |address: &str, peers: &[&str]| {
         let builder = network.builder(address).unwrap().clock(clock.clone());
+        // A ring that has just changed is none to report.
+        let builder = builder.warm_up(Duration::ZERO);
         let node = builder.build().unwrap();
         network.attach(&node);
         node.set_peers(peers.iter().copied()).unwrap();
