@@ -49,16 +49,61 @@ fn flags_that_are_used_elsewhere_exist() {
 }
 
 #[test]
-fn the_metrics_that_are_explained_exist() {
+fn each_metric_is_explained_and_no_other() {
     let (page, source) = (read("docs/OPERATIONS.md"), read("src/metrics/names.rs"));
-    let explained = words(&page, "groupcache_", "_");
-    assert!(explained.len() > 30, "{explained:?}");
-    for name in explained {
-        assert!(
-            source.contains(&format!("\"{name}\"")),
-            "there is no {name}"
-        );
+    let published = words(&source, "\"groupcache_", "_");
+    let published: BTreeSet<_> = published.iter().map(|name| &name[1..]).collect();
+    assert!(published.len() > 30, "{published:?}");
+    assert_eq!(words(&page, "groupcache_", "_"), published);
+}
+
+/// The number behind `start`.
+fn number(text: &str, start: &str) -> u64 {
+    let (_, rest) = text.split_once(start).unwrap();
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap();
+    rest[..end].parse().unwrap()
+}
+
+#[test]
+fn there_is_time_to_leave_and_room_for_the_cache() {
+    for (path, grace, memory) in [
+        (
+            "examples/kubernetes/cache.yaml",
+            "terminationGracePeriodSeconds: ",
+            "limits: { memory: ",
+        ),
+        (
+            "examples/systemd/groupcache-node.service",
+            "TimeoutStopSec=",
+            "MemoryMax=",
+        ),
+    ] {
+        let text = read(path);
+        let leave = number(&text, "--leave-ms=") / 1_000;
+        assert!(number(&text, grace) > leave + 10, "{path}");
+        let cache = number(&text, "--cache-bytes=") >> 20;
+        assert!(number(&text, memory) >= cache + cache / 2, "{path}");
     }
+}
+
+#[test]
+fn systemd_knows_every_line_of_the_unit() {
+    let unit = read("examples/systemd/groupcache-node.service");
+    let program = process::program();
+    // It looks for the programs, too.
+    let unit = unit.replace("/usr/local/bin/groupcache-node", program.to_str().unwrap());
+    let file = format!("{}/groupcache-node.service", env!("CARGO_TARGET_TMPDIR"));
+    fs::write(&file, unit).unwrap();
+    let Ok(output) = Command::new("systemd-analyze")
+        .args(["verify", &file])
+        .output()
+    else {
+        eprintln!("no systemd-analyze: not tried");
+        return;
+    };
+    // What it does not know, it ignores with a warning.
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}");
 }
 
 #[test]

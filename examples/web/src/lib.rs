@@ -4,6 +4,7 @@
 //! endpoint on the same port: `rouille 127.0.0.1:7001 127.0.0.1:7002`. They can be mixed. They end
 //! with their standard input.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use groupcache_sync::{Error, Group, Node, Value};
@@ -17,10 +18,11 @@ pub fn start() -> Result<(String, Node, Group), Box<dyn std::error::Error>> {
     let addresses: Vec<String> = std::env::args().skip(1).collect();
     let mine = addresses.first().ok_or("give an address, host:port")?;
     let node = Node::new(&format!("http://{mine}"))?;
-    let place = mine.clone();
+    let (place, loads) = (mine.clone(), AtomicU64::new(0));
     let pages = node.group_builder("pages", 64 << 20).build(move |name| {
         std::thread::sleep(Duration::from_millis(5)); // such as a template and some queries
-        Ok(Value::from(format!("{name}, made by {place}\n")))
+        let load = loads.fetch_add(1, Ordering::Relaxed);
+        Ok(Value::from(format!("{name}, load {load} at {place}\n")))
     })?;
     node.set_peers(addresses.iter().map(|address| format!("http://{address}")))?;
     Ok((mine.clone(), node, pages))

@@ -1,6 +1,7 @@
 //! The three programs as one cluster, over real sockets.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "this is all test code")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -80,7 +81,7 @@ fn they_are_one_cache_and_each_is_an_application_of_its_own() {
             Program::start(PROGRAMS[at], &list)
         })
         .collect();
-    let mut makers = std::collections::BTreeSet::new();
+    let mut loads_by = BTreeMap::new();
     for number in 0..60 {
         // Some with what a path must not be decoded or normalised for.
         let name = format!("{number}%2F..%20x");
@@ -91,15 +92,15 @@ fn they_are_one_cache_and_each_is_an_application_of_its_own() {
             .collect();
         let (status, page) = &pages[0];
         assert_eq!(*status, 200);
+        // One load for each key: a second one would have another number.
         assert!(pages.iter().all(|other| other == &pages[0]), "{pages:?}");
-        let maker = page.trim_end().strip_prefix(&format!("{name}, made by "));
-        makers.insert(maker.unwrap().to_owned());
+        let load = page.trim_end().strip_prefix(&format!("{name}, load "));
+        let (load, maker) = load.unwrap().split_once(" at ").unwrap();
+        let loads = loads_by.entry(maker.to_owned()).or_insert(0);
+        assert_eq!(load, loads.to_string(), "{page}");
+        *loads += 1;
     }
-    assert_eq!(makers.into_iter().collect::<Vec<_>>(), {
-        let mut all = addresses.clone();
-        all.sort();
-        all
-    });
+    assert!(loads_by.keys().eq(&BTreeSet::from_iter(addresses.clone())));
     for address in &addresses {
         assert_eq!(get(address, "/elsewhere").0, 404, "{address}");
         assert_eq!(get(address, "/_groupcache/none/key").0, 404, "{address}");
