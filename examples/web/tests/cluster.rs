@@ -44,14 +44,18 @@ impl Drop for Program {
     }
 }
 
-/// The status and the body of a page.
-fn get(address: &str, path: &str) -> (u16, String) {
+/// The status and the body of an answer.
+fn ask(address: &str, method: &str, path: &str, body: &[u8]) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(20)))
         .unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+         X-Groupcache: v=1\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -59,6 +63,24 @@ fn get(address: &str, path: &str) -> (u16, String) {
         head.split(' ').nth(1).unwrap().parse().unwrap(),
         body.to_owned(),
     )
+}
+
+fn get(address: &str, path: &str) -> (u16, String) {
+    ask(address, "GET", path, b"")
+}
+
+/// Sets a page as a peer does: at its owner, and then away with what the others have.
+fn set(addresses: &[String], owner: &str, name: &str, page: &str) {
+    let path = format!("/_groupcache/pages/{}", name.replace('%', "%25"));
+    let mut message = Vec::new();
+    for (tag, field) in [(0x0a, "pages"), (0x12, name), (0x1a, page)] {
+        message.extend([tag, u8::try_from(field.len()).unwrap()]);
+        message.extend(field.as_bytes());
+    }
+    assert_eq!(ask(owner, "PUT", &path, &message).0, 200, "{owner}");
+    for other in addresses.iter().filter(|other| *other != owner) {
+        assert_eq!(ask(other, "DELETE", &path, b"").0, 200, "{other}");
+    }
 }
 
 /// Free ports, one for each program.
@@ -99,6 +121,10 @@ fn they_are_one_cache_and_each_is_an_application_of_its_own() {
         let loads = loads_by.entry(maker.to_owned()).or_insert(0);
         assert_eq!(load, loads.to_string(), "{page}");
         *loads += 1;
+        set(&addresses, maker, &name, "new");
+        for address in &addresses {
+            assert_eq!(get(address, &path), (200, "new".to_owned()), "{address}");
+        }
     }
     assert!(loads_by.keys().eq(&BTreeSet::from_iter(addresses.clone())));
     for address in &addresses {
