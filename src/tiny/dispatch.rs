@@ -211,18 +211,24 @@ impl Dispatcher {
 
     /// Answers all that is here at the end.
     fn turn_away(&mut self) {
+        self.turn_away_parked();
+        // Wake-ups that were not needed lie between the requests and look like the end.
+        for _ in 0..MAX_PARKED {
+            if let Ok(Some(request)) = self.engine.server.try_recv() {
+                self.arrive(request);
+            }
+        }
+        // Those that a worker was about to park: nobody hears of them any more after this.
+        self.turn_away_parked();
+    }
+
+    fn turn_away_parked(&mut self) {
         self.hear();
         let parked = std::mem::take(&mut self.parked).into_values();
         let landing = std::mem::take(&mut self.landing).into_values();
         for parked in parked.chain(landing) {
             let response = self.engine.overloaded();
             self.give(Job::Send(parked.exchange, response, parked.place));
-        }
-        // Wake-ups that were not needed lie between the requests and look like the end.
-        for _ in 0..MAX_PARKED {
-            if let Ok(Some(request)) = self.engine.server.try_recv() {
-                self.arrive(request);
-            }
         }
     }
 }
