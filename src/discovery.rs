@@ -222,8 +222,11 @@ impl Shared {
         state.asking
     }
 
-    fn end(&self) {
-        self.state.lock().asking = false;
+    /// False once stopped.
+    fn end(&self) -> bool {
+        let mut state = self.state.lock();
+        state.asking = false;
+        !state.stopped
     }
 
     fn wait(self: &Arc<Self>, clock: &Clock, deadline: Deadline) {
@@ -260,7 +263,9 @@ impl<D: Discovery> Asking<D> {
                 return;
             }
             let list = self.ask();
-            self.shared.end();
+            if !self.shared.end() {
+                return; // whoever stopped it may have set another list since
+            }
             let Some(node) = self.settings.node.upgrade() else {
                 return;
             };
@@ -310,7 +315,8 @@ impl<D: Discovery> Asking<D> {
 /// The interval, made shorter or longer by up to a part of it.
 fn pause(interval: Duration, jitter: f64, dice: u64) -> Duration {
     let dice = dice as f64 / u64::MAX as f64;
-    interval.mul_f64(1.0 + jitter * (2.0 * dice - 1.0))
+    let seconds = interval.as_secs_f64() * (1.0 + jitter * (2.0 * dice - 1.0));
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
 #[cfg(test)]
@@ -326,5 +332,6 @@ mod tests {
         assert_eq!(seconds(0.2, u64::MAX), 12.0);
         assert_eq!(seconds(0.0, 0), 10.0);
         assert_eq!(seconds(1.0, 0), 0.0);
+        assert_eq!(pause(Duration::MAX, 0.1, u64::MAX), Duration::MAX);
     }
 }

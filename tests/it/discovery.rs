@@ -207,6 +207,27 @@ fn a_source_that_hangs_or_panics_harms_nobody() {
 }
 
 #[test]
+fn an_answer_that_comes_after_the_end_changes_nothing() {
+    let world = World::new();
+    let (release, gate) = mpsc::channel::<()>();
+    let (asking, asked) = mpsc::channel();
+    let late = move || {
+        asking.send(()).unwrap();
+        let _ = gate.recv();
+        Ok(peers(&[0, 2]))
+    };
+    let discoverer = world.discoverer().start(late).unwrap();
+    asked.recv().unwrap();
+    drop(discoverer);
+    world.node.set_peers(peers(&[0, 1])).unwrap();
+    drop(release);
+    // The thread drops its source when it ends.
+    assert!(asked.recv().is_err());
+    assert_eq!(world.listed(), [address(0), address(1)]);
+    assert_eq!(world.node.stats().discovery_polls, 0);
+}
+
+#[test]
 fn settings_that_make_no_sense_are_refused() {
     let world = World::new();
     let refused = [
