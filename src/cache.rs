@@ -4,24 +4,29 @@
 //! for all shards, so a value of half of it fits however many shards there are. Room is made before
 //! a value is kept, so the bytes never exceed the budget, not even for a moment (I4).
 //!
-//! Values are dropped, and whoever listens is told of them, after unlocking (I1). A hit touches its
-//! shard and nothing else.
+//! Values of foreign types are cloned and dropped, and whoever listens is told of them, after
+//! unlocking and after their bytes are given back (I1), so all that may call the cache again. A hit
+//! touches its shard and nothing else.
 
 mod budget;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use budget::Budget;
 
 use crate::deadline::Clock;
-use crate::entry::{Entry, Expiry, Life, MAX_WEIGHT, Place, Tick, tick, ticks, whole_ticks};
+use crate::entry::{
+    Entry, Expiry, Life, MAX_WEIGHT, Place, Stored, Tick, tick, ticks, whole_ticks,
+};
+use crate::foreign;
 use crate::key::{KeyHasher, KeyRef};
 use crate::policy::Item;
 use crate::store::{EvictionCause, Gone, Seen, Store, Use};
 use crate::sync::{
-    AtomicBool, AtomicU64, AtomicUsize, CachePadded, Mutex, OnceLock, Ordering, processors, thread,
+    Arc, AtomicBool, AtomicU64, AtomicUsize, CachePadded, Mutex, OnceLock, Ordering, processors,
+    thread,
 };
+use crate::value::Cacheable;
 
 /// What an entry is charged on top of its key and its value, in bytes: its cell and its part of the
 /// index, of what the policy remembers, and of what allocators round up.
@@ -40,7 +45,11 @@ const SLACK: usize = 16;
 /// Expired entries that leave while a shard is locked once.
 const SWEEP: usize = 32;
 
-pub(crate) struct Cache<V> {
+/// How deep the listener is told of values that left because of what it did itself when it was told
+/// of others. One that makes another value leave each time would be told without end.
+const MOST_DEPTH: usize = 8;
+
+pub(crate) struct Cache<V: Cacheable> {
     /// Made when first used: an empty group costs next to nothing.
     shards: Vec<OnceLock<Box<CachePadded<Shard<V>>>>>,
     hasher: KeyHasher,
@@ -57,7 +66,7 @@ pub(crate) struct Cache<V> {
 }
 
 /// What is told of values that leave.
-pub(crate) type Listener<V> = Box<dyn Fn(&str, &V, EvictionCause) + Send + Sync>;
+pub(crate) type Listener<V> = Arc<dyn Fn(&str, &V, EvictionCause) + Send + Sync>;
 
 /// How long past its expiry a value that this process owns still serves.
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,14 +77,14 @@ pub(crate) struct Grace {
     pub(crate) if_error: Duration,
 }
 
-struct Shard<V> {
+struct Shard<V: 'static> {
     state: Mutex<State<V>>,
     /// The bytes of main and hot, readable without the lock.
     bytes: [AtomicUsize; 2],
 }
 
 #[repr(C)] // as `Policy`
-struct State<V> {
+struct State<V: 'static> {
     main_hits: u64,
     store: Store<V>,
     counts: Counts,
@@ -102,9 +111,9 @@ pub(crate) struct Counts {
 type Tally<'a> = (&'a mut u64, &'a mut Counts);
 
 /// A value found in the cache.
-#[derive(Clone, Debug)]
-pub(crate) struct Found<V> {
-    pub(crate) value: V,
+#[derive(Debug)]
+pub(crate) struct Found<V: 'static> {
+    pub(crate) value: Stored<V>,
     pub(crate) place: Place,
     pub(crate) expires: Option<Instant>,
     /// Whether it is past its expiry, and is to be renewed.
@@ -114,12 +123,12 @@ pub(crate) struct Found<V> {
 }
 
 /// What has left and is to be dropped. Mostly there is one.
-struct Leaving<V> {
+struct Leaving<V: 'static> {
     first: Option<Gone<V>>,
     more: Vec<Gone<V>>,
 }
 
-impl<V> Cache<V> {
+impl<V: Cacheable> Cache<V> {
     /// `shards` of them, or as many as suit the capacity and the machine.
     pub(crate) fn new(
         capacity: usize,
@@ -142,18 +151,20 @@ impl<V> Cache<V> {
         }
     }
 
-    pub(crate) fn with_grace(self, grace: Grace) -> Cache<V> {
-        Cache { grace, ..self }
+    pub(crate) fn with_grace(mut self, grace: Grace) -> Cache<V> {
+        self.grace = grace;
+        self
     }
 
-    pub(crate) fn with_listener(self, listener: Option<Listener<V>>) -> Cache<V> {
-        Cache { listener, ..self }
+    pub(crate) fn with_listener(mut self, listener: Option<Listener<V>>) -> Cache<V> {
+        self.listener = listener;
+        self
     }
 
     /// A key hashed by the other one is found in this one.
-    pub(crate) fn with_hasher_of<T>(self, other: &Cache<T>) -> Cache<V> {
-        let hasher = other.hasher.clone();
-        Cache { hasher, ..self }
+    pub(crate) fn with_hasher_of<T: Cacheable>(mut self, other: &Cache<T>) -> Cache<V> {
+        self.hasher = other.hasher.clone();
+        self
     }
 
     #[inline]
@@ -193,7 +204,7 @@ impl<V> Cache<V> {
         &self,
         place: Place,
         key: KeyRef<'_>,
-        value: V,
+        value: impl Into<Stored<V>>,
         weight: usize,
         expires: Option<Instant>,
         stale: &AtomicBool,
@@ -202,11 +213,12 @@ impl<V> Cache<V> {
             return false;
         }
         let expires = expires.map_or(Expiry::NEVER, |at| Expiry::at(tick(self.start, at)));
-        let entry = Entry::new(key, value, weight, expires);
+        let entry = Entry::new(key, value.into(), weight, expires);
         let mut leaving = Leaving::new();
         let (kept, refused) = self.insert_entry(place, key, entry, stale, &mut leaving);
         drop(refused);
-        self.dismiss(leaving);
+        let leaving = leaving.first.into_iter().chain(leaving.more);
+        leaving.for_each(|gone| self.dismiss(gone));
         kept
     }
 
@@ -264,7 +276,7 @@ impl<V> Cache<V> {
         };
         if let Some(gone) = removed {
             self.release(gone.place, gone.entry.weight());
-            self.tell(&gone.entry, gone.cause);
+            self.dismiss(gone);
         }
     }
 
@@ -279,11 +291,7 @@ impl<V> Cache<V> {
             };
             self.release(Place::Main, removed.bytes(Place::Main));
             self.release(Place::Hot, removed.bytes(Place::Hot));
-            if self.listener.is_some() {
-                for entry in removed.into_entries() {
-                    self.tell(&entry, EvictionCause::Removed);
-                }
-            }
+            self.dismiss_all(removed, EvictionCause::Removed);
         }
     }
 
@@ -302,10 +310,10 @@ impl<V> Cache<V> {
             shards.retain(|shard| {
                 let (expired, left) = shard.pop_expired(now);
                 let is_done = expired.len() < SWEEP;
-                for gone in expired {
-                    self.release(gone.place, gone.entry.weight());
-                    self.tell(&gone.entry, gone.cause);
-                }
+                // All of them first: foreign code that waits for room waits for nobody's bytes.
+                let release = |gone: &Gone<V>| self.release(gone.place, gone.entry.weight());
+                expired.iter().for_each(release);
+                expired.into_iter().for_each(|gone| self.dismiss(gone));
                 if is_done {
                     soonest = soonest.min(left);
                 }
@@ -469,23 +477,57 @@ impl<V> Cache<V> {
         Some(self.start + ticks(expires.tick()?))
     }
 
-    fn dismiss(&self, leaving: Leaving<V>) {
-        for gone in leaving.first.into_iter().chain(leaving.more) {
-            self.tell(&gone.entry, gone.cause);
+    /// Lets all that was in a store go.
+    fn dismiss_all(&self, store: Store<V>, cause: EvictionCause) {
+        if self.listener.is_none() {
+            drop(store);
+            return;
+        }
+        for (entry, place) in store.into_entries() {
+            self.dismiss(Gone {
+                entry,
+                place,
+                cause,
+            });
         }
     }
 
-    /// Tells the listener, if there is one, of a value that has left.
-    fn tell(&self, entry: &Entry<V>, cause: EvictionCause) {
-        let Some(listener) = &self.listener else {
-            return;
-        };
-        // What it broke of its own by panicking is its owner's affair; nothing here is lent to it.
-        let told = catch_unwind(AssertUnwindSafe(|| {
-            listener(entry.key(), &entry.value, cause)
-        }));
-        if told.is_err() {
-            log::warn!(target: "groupcache", "an eviction listener panicked; the cache goes on");
+    /// Lets a value go that has left, and whose bytes are given back: the listener is told of it, and
+    /// it is dropped, once this thread is done with what it does.
+    fn dismiss(&self, gone: Gone<V>) {
+        match &self.listener {
+            Some(listener) if foreign::depth() < MOST_DEPTH => {
+                let listener = Arc::clone(listener);
+                foreign::defer(move || tell(&*listener, &gone));
+            }
+            None if gone.entry.value.is_ours() => drop(gone),
+            _ => foreign::defer_drop(gone),
+        }
+    }
+}
+
+/// Tells the listener of a value that has left.
+fn tell<V: Cacheable>(listener: &(dyn Fn(&str, &V, EvictionCause) + Send + Sync), gone: &Gone<V>) {
+    if let Some(value) = gone.entry.value.get() {
+        let told = foreign::call(|| listener(gone.entry.key(), value, gone.cause));
+        if let Err(panicked) = told {
+            foreign::report(
+                "an eviction listener panicked; the cache goes on",
+                &panicked,
+            );
+        }
+    }
+}
+
+impl<V: Cacheable> Drop for Cache<V> {
+    fn drop(&mut self) {
+        if self.listener.is_none() {
+            return; // each value drops by itself
+        }
+        let shards = std::mem::take(&mut self.shards);
+        for mut shard in shards.into_iter().filter_map(OnceLock::into_inner) {
+            let removed = shard.state.get_mut().store.take_all();
+            self.dismiss_all(removed, EvictionCause::GroupEnded);
         }
     }
 }
@@ -499,7 +541,7 @@ fn shards_for(capacity: usize) -> usize {
 }
 
 #[cfg(test)]
-impl<V> Cache<V> {
+impl<V: Cacheable> Cache<V> {
     /// Recomputes every counter and compares; nothing may be under way.
     fn validate(&self) {
         let mut sums = [0; 2];
@@ -523,13 +565,13 @@ impl<V> Cache<V> {
     }
 }
 
-impl<V: Clone> Cache<V> {
+impl<V: Cacheable> Cache<V> {
     /// The value of `key` in main, if it is not past its expiry.
     ///
     /// This is the path of most hits: one lock, and nothing is moved but the value. Whoever finds
     /// nothing here asks [`get`](Cache::get).
     #[inline]
-    pub(crate) fn get_main(&self, key: KeyRef<'_>) -> Option<V> {
+    pub(crate) fn get_main(&self, key: KeyRef<'_>) -> Option<Stored<V>> {
         let shard = self.shards[key.shard(self.shards.len())].get()?;
         let mut state = shard.state.lock();
         let State {
@@ -665,20 +707,21 @@ impl<V: Clone> Cache<V> {
                 all.expirations += 1;
                 shard.publish(&state.store);
                 drop(state);
-                Err(self.account_for(&gone))
+                Err(self.account_for(gone))
             }
         }
     }
 
     /// Accounts for an entry that has expired and left; gives the hits nobody knows of.
     #[cold]
-    fn account_for(&self, gone: &Gone<V>) -> u32 {
+    fn account_for(&self, gone: Gone<V>) -> u32 {
         self.release(gone.place, gone.entry.weight());
-        self.tell(&gone.entry, gone.cause);
-        match gone.place {
+        let unreported = match gone.place {
             Place::Main => 0,
             Place::Hot => gone.entry.hits,
-        }
+        };
+        self.dismiss(gone);
+        unreported
     }
 
     fn found(&self, place: Place, entry: &Entry<V>, life: Life) -> Found<V> {

@@ -1,9 +1,13 @@
 //! `Entry`: a value that is kept, with what has to be known of it.
 
+use std::any::Any;
 use std::time::{Duration, Instant};
 
+use crate::foreign::{self, Panicked};
 use crate::key::{KeyRef, Text};
 use crate::policy::{Item, Marks};
+use crate::sync::Arc;
+use crate::value::{Cacheable, Value};
 
 /// Why a value is kept: this process owns it, or it is popular (or its owner is away).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,11 +16,106 @@ pub(crate) enum Place {
     Hot,
 }
 
+/// A value as it is kept, and as it goes to those who wait for it. Under a lock, or while a flight is
+/// held, this is cloned and dropped, and never the value itself, whose `clone` and `drop` may be
+/// foreign code (I1).
+pub(crate) enum Stored<V: 'static> {
+    /// Where `V` is [`Value`], which is ours and shares its bytes already.
+    Bytes(Value),
+    Shared(Shared<V>),
+}
+
+/// A value of a foreign type.
+pub(crate) struct Shared<V: 'static>(Option<Arc<V>>);
+
+impl<V: Cacheable> Stored<V> {
+    pub(crate) fn new(value: V) -> Stored<V> {
+        match cast(value) {
+            Ok(bytes) => Stored::Bytes(bytes),
+            Err(value) => Stored::Shared(Shared(Some(Arc::new(value)))),
+        }
+    }
+
+    /// The value, cloned by foreign code if it is foreign. Not under a lock.
+    #[inline]
+    pub(crate) fn value(self) -> Result<V, Panicked> {
+        match self {
+            Stored::Bytes(bytes) => cast(bytes).map_err(|_| gone()),
+            Stored::Shared(Shared(ref value)) => match value.as_deref() {
+                Some(value) => foreign::call(|| value.clone()),
+                None => Err(gone()),
+            },
+        }
+    }
+
+    /// The value itself. There is always one.
+    pub(crate) fn get(&self) -> Option<&V> {
+        match self {
+            Stored::Bytes(bytes) => (bytes as &dyn Any).downcast_ref(),
+            Stored::Shared(Shared(value)) => value.as_deref(),
+        }
+    }
+
+    /// Whether its drop runs no foreign code.
+    pub(crate) fn is_ours(&self) -> bool {
+        matches!(self, Stored::Bytes(_))
+    }
+}
+
+/// Of a value there is none of: no [`Stored`] is made so.
+fn gone() -> Panicked {
+    Panicked("the value is gone".to_owned())
+}
+
+/// `value` as what it is, if that is a `B`.
+#[inline]
+fn cast<A: 'static, B: 'static>(value: A) -> Result<B, A> {
+    let mut value = Some(value);
+    let as_b = (&mut value as &mut dyn Any).downcast_mut::<Option<B>>();
+    match (as_b.and_then(Option::take), value) {
+        (Some(value), _) => Ok(value),
+        (None, Some(value)) => Err(value),
+        (None, None) => unreachable!("it is either"),
+    }
+}
+
+impl<V: 'static> Clone for Stored<V> {
+    #[inline]
+    fn clone(&self) -> Stored<V> {
+        match self {
+            Stored::Bytes(bytes) => Stored::Bytes(bytes.clone()),
+            Stored::Shared(Shared(value)) => Stored::Shared(Shared(value.clone())),
+        }
+    }
+}
+
+impl<V: Cacheable> From<V> for Stored<V> {
+    fn from(value: V) -> Stored<V> {
+        Stored::new(value)
+    }
+}
+
+impl<V: 'static> Drop for Shared<V> {
+    /// The last holder may be one that holds a flight or a lock: the value drops after that.
+    fn drop(&mut self) {
+        if let Some(value) = self.0.take().and_then(Arc::into_inner) {
+            foreign::defer_drop(value);
+        }
+    }
+}
+
+/// Nothing of the value, which may be secret and whose type may not be able to say.
+impl<V: 'static> std::fmt::Debug for Stored<V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stored")
+    }
+}
+
 /// A kept value.
 #[derive(Debug)]
-pub(crate) struct Entry<V> {
+pub(crate) struct Entry<V: 'static> {
     key: Text,
-    pub(crate) value: V,
+    pub(crate) value: Stored<V>,
     weight: u32,
     /// Local uses since somebody was last told of them.
     pub(crate) hits: u32,
@@ -33,7 +132,12 @@ const SAMPLE: u64 = 32;
 
 impl<V> Entry<V> {
     /// A value of at most [`MAX_WEIGHT`].
-    pub(crate) fn new(key: KeyRef<'_>, value: V, weight: usize, expires: Expiry) -> Entry<V> {
+    pub(crate) fn new(
+        key: KeyRef<'_>,
+        value: Stored<V>,
+        weight: usize,
+        expires: Expiry,
+    ) -> Entry<V> {
         Entry {
             key: Text::new(key.text()),
             value,

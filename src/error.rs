@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use crate::foreign::Panicked;
 use crate::key::MAX_KEY_BYTES;
 use crate::sync::Arc;
 
@@ -20,7 +21,7 @@ pub enum Error {
         /// The loader's own error.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// The loader panicked. Nothing is cached: the next get loads again.
+    /// The loader panicked, or the weigher, or the clone of the value. Nothing of it is cached.
     Panicked {
         /// The message of the panic.
         message: Arc<str>,
@@ -142,6 +143,14 @@ impl Error {
             return Err(Error::setting(setting, "it is zero; give it some time"));
         }
         Ok(())
+    }
+}
+
+impl From<Panicked> for Error {
+    fn from(panicked: Panicked) -> Error {
+        Error::Panicked {
+            message: panicked.0.into(),
+        }
     }
 }
 

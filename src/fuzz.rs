@@ -318,7 +318,7 @@ pub fn cache(data: &[u8]) {
             3..6 => {
                 if let Ok(found) = cache.get(key) {
                     let (value, expires) = model[slot].expect("it was removed");
-                    assert_eq!(found.value, value);
+                    assert_eq!(found.value.get(), Some(&value));
                     assert!(expires.is_none_or(|at| at > clock.now()), "it has expired");
                 }
             }

@@ -47,9 +47,10 @@ use crate::cache::{Cache, ENTRY_OVERHEAD, Found};
 use crate::cluster::Cluster;
 use crate::codec::Codec;
 use crate::deadline::Deadline;
-use crate::entry::Place;
+use crate::entry::{Place, Stored};
 use crate::error::Error;
 use crate::flight::{Delivery, Flights, Guard, Missed, Waiter};
+use crate::foreign;
 use crate::hot::Mirroring;
 use crate::key::{KeyRef, MAX_KEY_BYTES};
 use crate::latency::Latencies;
@@ -201,15 +202,15 @@ struct Counters {
 type Outcome<V> = Result<Landed<V>, Error>;
 
 #[derive(Clone, Debug)]
-struct Landed<V> {
-    value: V,
+struct Landed<V: Cacheable> {
+    value: Stored<V>,
     source: Source,
     expires: Option<Instant>,
     /// What is held with the value, in bytes.
     weight: usize,
 }
 
-impl<V> From<Found<V>> for Landed<V> {
+impl<V: Cacheable> From<Found<V>> for Landed<V> {
     fn from(found: Found<V>) -> Landed<V> {
         Landed {
             value: found.value,
@@ -269,7 +270,7 @@ impl<V: Cacheable> Group<V> {
     /// As [`get_timeout`](Group::get_timeout).
     pub fn get_with(&self, key: &str, deadline: Deadline) -> Result<Got<V>, Error> {
         let landed = self.0.get(self.0.cache.hash(key), deadline)?;
-        Ok(landed.got(self.0.cluster.clock.now()))
+        landed.got(self.0.cluster.clock.now())
     }
 
     /// The values of many keys, in the order of `keys`. Blocks until all are here.
@@ -343,16 +344,18 @@ impl<V: Cacheable> Group<V> {
         keys: &[K],
         deadline: Deadline,
     ) -> Vec<Result<Got<V>, Error>> {
+        let _hold = foreign::hold();
         let outcomes = self.0.get_many(keys, deadline);
         let now = self.0.cluster.clock.now();
-        let got = |outcome: Outcome<V>| outcome.map(|landed| landed.got(now));
+        let got = |outcome: Outcome<V>| outcome.and_then(|landed| landed.got(now));
         outcomes.into_iter().map(got).collect()
     }
 
     fn values_of<K: AsRef<str>>(&self, keys: &[K], deadline: Deadline) -> Vec<Result<V, Error>> {
+        let _hold = foreign::hold();
         let outcomes = self.0.get_many(keys, deadline).into_iter();
         outcomes
-            .map(|outcome| outcome.map(|landed| landed.value))
+            .map(|outcome| Ok(outcome?.value.value()?))
             .collect()
     }
 
@@ -363,7 +366,8 @@ impl<V: Cacheable> Group<V> {
         let shared = &*self.0;
         let key = shared.cache.hash(key);
         let elsewhere = || Some(shared.cache.get(key).ok()?.value);
-        shared.cache.get_main(key).or_else(elsewhere)
+        let stored = shared.cache.get_main(key).or_else(elsewhere)?;
+        stored.value().ok()
     }
 
     /// The `n` keys that were asked for most in this process and have their values in its memory,
@@ -396,18 +400,19 @@ impl<V: Cacheable> Group<V> {
     }
 }
 
-impl<V> Landed<V> {
+impl<V: Cacheable> Landed<V> {
     /// The end of its life.
     fn deadline(&self) -> Deadline {
         self.expires.map_or(Deadline::NEVER, Deadline::at)
     }
 
-    fn got(self, now: Instant) -> Got<V> {
-        Got {
+    /// Clones the value: with no lock and no flight held.
+    fn got(self, now: Instant) -> Result<Got<V>, Error> {
+        Ok(Got {
             remaining: self.deadline().remaining(now),
-            value: self.value,
             source: self.source,
-        }
+            value: self.value.value()?,
+        })
     }
 
     fn joined(self) -> Landed<V> {
@@ -423,13 +428,15 @@ impl<V: Cacheable> Shared<V> {
     fn get_value(self: &Arc<Self>, key: &str, deadline: Deadline) -> Result<V, Error> {
         let key = self.cache.hash(key);
         match self.cache.get_main(key) {
-            Some(value) => Ok(value),
-            None => Ok(self.get(key, deadline)?.value),
+            Some(stored) => Ok(stored.value()?),
+            None => Ok(self.get(key, deadline)?.value.value()?),
         }
     }
 
     #[cold]
     fn get(self: &Arc<Self>, key: KeyRef<'_>, deadline: Deadline) -> Outcome<V> {
+        // What listens is told once nobody waits for this thread any more.
+        let _hold = foreign::hold();
         match self.cache.get(key) {
             Ok(found) if found.is_stale => self.use_stale(key, found, deadline),
             Ok(found) => Ok(found.into()),

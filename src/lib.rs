@@ -72,6 +72,7 @@ mod discovery;
 mod entry;
 mod error;
 mod flight;
+mod foreign;
 #[cfg(all(feature = "auth", any(test, fuzzing)))]
 #[doc(hidden)]
 pub mod fuzz;

@@ -3,11 +3,11 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::error::Error;
-use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::deadline::Deadline;
+use crate::foreign;
+pub(crate) use crate::foreign::Panicked;
 use crate::sync::{Arc, thread_local};
 
 /// What a loader is asked for.
@@ -131,15 +131,6 @@ where
     }
 }
 
-/// The message of a panic.
-pub(crate) struct Panicked(pub(crate) String);
-
-impl fmt::Debug for Panicked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 thread_local! {
     /// How many loaders run on this thread, one inside the other.
     static LOADING: Cell<usize> = const { Cell::new(0) };
@@ -160,20 +151,8 @@ pub(crate) fn run<R>(load: impl FnOnce() -> R) -> Result<R, Panicked> {
     }
     LOADING.with(|loading| loading.set(loading.get() + 1));
     let _mark = Mark;
-    // A loader that broke an invariant of its own by panicking is its owner's affair; nothing of
-    // ours is borrowed by it.
-    catch_unwind(AssertUnwindSafe(load)).map_err(|panic| Panicked(message(&*panic)))
-}
-
-/// The message of a panic.
-pub(crate) fn message(panic: &(dyn std::any::Any + Send)) -> String {
-    if let Some(text) = panic.downcast_ref::<&str>() {
-        (*text).to_owned()
-    } else if let Some(text) = panic.downcast_ref::<String>() {
-        text.clone()
-    } else {
-        "a panic without a message".to_owned()
-    }
+    let _free = foreign::free();
+    foreign::call(load)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::key::{HandThrough, KeyRef};
 use crate::policy::Item;
 
 #[derive(Debug)]
-pub(crate) struct Lru<V> {
+pub(crate) struct Lru<V: 'static> {
     /// By the hash of the key, which is cheap to compare. A look-up compares the key itself too
     /// (P3); of two keys with the same 64 bits one at a time is kept, which is right and rare.
     entries: LruCache<u64, Entry<V>, HandThrough>,

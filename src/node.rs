@@ -9,6 +9,7 @@ use crate::cluster::{Cluster, Settings, check_weight};
 use crate::deadline::{Clock, Deadline};
 use crate::dialect::Dialect;
 use crate::error::Error;
+use crate::foreign;
 use crate::group::{Begun, GroupBuilder, Pending, Registry, Serve};
 use crate::guard::Guard;
 #[cfg(feature = "auth")]
@@ -288,6 +289,7 @@ impl Node {
     /// For engines that must not hold a thread meanwhile; all others use [`answer`](Node::answer).
     #[must_use]
     pub fn begin(&self, request: &Request<'_>) -> Begin {
+        let _hold = foreign::hold(); // what listens is told once it is known what to answer
         if let Some(page) = &self.0.page {
             let shown = page.answer(request, &self.0.cluster, &self.0.registry);
             if let Some(response) = shown {

@@ -8,6 +8,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::deadline::{Clock, Deadline, Sleeper};
+use crate::foreign;
 use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, run_at_once, thread};
 
 /// How many jobs may wait for a thread.
@@ -153,6 +154,7 @@ impl Shared {
     fn work_until_closed(&self) {
         let me = thread::current().id();
         while let Some(job) = self.next_job(me) {
+            let _hold = foreign::hold(); // what listens is told once the job is done
             // A panic ends the flight it held, by the flight's guard, and not this thread.
             if catch_unwind(AssertUnwindSafe(|| job.run())).is_err() {
                 log::error!(target: "groupcache", "a load panicked outside its loader");
@@ -219,6 +221,7 @@ const AT_ONCE: usize = 16;
 pub(crate) fn each_at_once<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let take_turns = || {
+        let _hold = foreign::hold(); // what listens is told once the work is done
         let turns = std::iter::from_fn(|| items.get(next.fetch_add(1, Ordering::Relaxed)));
         turns.map(&work).collect::<Vec<R>>()
     };

@@ -27,11 +27,13 @@ pub enum EvictionCause {
     Replaced,
     /// It was removed, by itself or with all others.
     Removed,
+    /// Its group ended: it was removed from its node, or the node ended, and no handle was left.
+    GroupEnded,
 }
 
 #[derive(Debug)]
 #[repr(C)] // as `Policy`
-pub(crate) struct Store<V> {
+pub(crate) struct Store<V: 'static> {
     /// Find the window of main, once there is no room any more.
     shadows: Option<Box<Shadows>>,
     main: Policy<Entry<V>>,
@@ -54,14 +56,14 @@ enum Name {
 
 /// An entry that left.
 #[derive(Debug)]
-pub(crate) struct Gone<V> {
+pub(crate) struct Gone<V: 'static> {
     pub(crate) entry: Entry<V>,
     pub(crate) place: Place,
     pub(crate) cause: EvictionCause,
 }
 
 /// What a look-up saw.
-pub(crate) enum Seen<V, R> {
+pub(crate) enum Seen<V: 'static, R> {
     Kept(R),
     /// An entry that had outlived its time, and has left.
     Expired(Gone<V>),
@@ -317,8 +319,10 @@ impl<V> Store<V> {
         std::mem::replace(self, Store::new(self.grace))
     }
 
-    pub(crate) fn into_entries(self) -> impl Iterator<Item = Entry<V>> {
-        self.main.into_items().chain(self.hot.into_entries())
+    pub(crate) fn into_entries(self) -> impl Iterator<Item = (Entry<V>, Place)> {
+        let main = self.main.into_items().map(|entry| (entry, Place::Main));
+        let hot = self.hot.into_entries().map(|entry| (entry, Place::Hot));
+        main.chain(hot)
     }
 
     #[inline]

@@ -22,8 +22,14 @@ pub struct Value(Arc<[u8]>);
 
 /// What a group can hold: anything that can be cloned, shared between threads and kept.
 ///
-/// Implemented for every such type. A hit clones the value under the lock of its shard, so a clone
-/// should be cheap: put what is large into an `Arc`.
+/// Implemented for every such type. A [`Value`] is kept as it is, any other in an `Arc`.
+///
+/// Each get clones the value, on its own thread, so a clone should be cheap: put what is large into
+/// an `Arc`. A value that left the cache is dropped by whichever thread held it last: one of a
+/// caller, or one of the node's own. Both happen without a lock of the cache held, and while nobody
+/// waits for the thread; both may block and call any method of any group. A clone that panics is
+/// [`Error::Panicked`](crate::Error::Panicked) of the get it was for; a drop that panics is logged.
+/// Neither reaches anybody else.
 pub trait Cacheable: Clone + Send + Sync + 'static {}
 
 impl<V: Clone + Send + Sync + 'static> Cacheable for V {}

@@ -91,7 +91,8 @@ proptest! {
                 if let Some(found) = found {
                     let last = stored.get(&key).copied();
                     let last = last.map(|last| (last.value, last.place, last.expires));
-                    prop_assert_eq!(Some((found.value, found.place, found.expires)), last);
+                    let value = found.value.value().unwrap();
+                    prop_assert_eq!(Some((value, found.place, found.expires)), last);
                     prop_assert!(found.expires.is_none_or(|expires| expires > now), "expired");
                 }
                 Ok(())
@@ -101,6 +102,7 @@ proptest! {
                     let hashed = cache.hash(&names[key]);
                     let found = match cache.get_main(hashed) {
                         Some(value) => {
+                            let value = value.value().unwrap();
                             prop_assert_eq!(Some(value), stored.get(&key).map(|last| last.value));
                             hits[Place::Main as usize] += 1;
                             cache.recheck(hashed)

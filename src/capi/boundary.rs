@@ -5,7 +5,7 @@ use std::ffi::{CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::status::{Failure, groupcache_status};
-use crate::loader::message;
+use crate::foreign::message;
 use crate::sync::thread_local;
 
 thread_local! {

@@ -12,6 +12,7 @@ use crate::deadline::Clock;
 use crate::entry::Place;
 use crate::key::KeyRef;
 use crate::sync::AtomicBool;
+use crate::value::Cacheable;
 
 /// The part of a group's capacity that they take, if they are kept at all.
 const SHARE: usize = 16;
@@ -28,7 +29,7 @@ pub(super) struct Absences {
 
 impl Absences {
     /// Those of the group that keeps its values in `values`.
-    pub(super) fn beside<V>(
+    pub(super) fn beside<V: Cacheable>(
         values: &Cache<V>,
         bytes: usize,
         life: Duration,

@@ -275,7 +275,7 @@ impl<V: Cacheable> GroupBuilder<V> {
         mut self,
         listener: impl Fn(&str, &V, EvictionCause) + Send + Sync + 'static,
     ) -> Self {
-        self.listener = Some(Box::new(listener));
+        self.listener = Some(Arc::new(listener));
         self
     }
 

@@ -11,6 +11,7 @@ use crate::change::Change;
 use crate::cluster::batches;
 use crate::entry::Place;
 use crate::error::Error;
+use crate::foreign;
 use crate::key::KeyRef;
 use crate::loader::{self, Loaded};
 use crate::members::Owner;
@@ -46,6 +47,7 @@ impl<V: Cacheable> Group<V> {
     /// As [`remove`](Group::remove).
     pub fn remove_many(&self, keys: &[&str]) -> Result<(), Error> {
         keys.iter().try_for_each(|key| check_key(key))?;
+        let _hold = foreign::hold();
         let group = &*self.0;
         let members = group.cluster.members();
         let remotes = members.remotes();
@@ -75,6 +77,7 @@ impl<V: Cacheable> Group<V> {
     /// [`Error::Encode`] change nothing.
     pub fn set(&self, key: &str, value: impl Into<Loaded<V>>) -> Result<(), Error> {
         check_key(key)?;
+        let _hold = foreign::hold();
         let group = &*self.0;
         let loaded = value.into();
         let life = group.lives.of(loaded.ttl, group.cache.hash(key));
@@ -167,9 +170,7 @@ impl<V: Cacheable> Shared<V> {
 
     /// Gives `key` a value on this node, which owns it.
     pub(super) fn put(&self, key: &str, value: V, life: Option<Duration>) -> Result<(), Error> {
-        let weight = loader::run(|| self.weigh(&value)).map_err(|panicked| Error::Panicked {
-            message: panicked.0.into(),
-        })?;
+        let weight = loader::run(|| self.weigh(&value))?;
         let max = self.cluster.settings.max_value;
         if weight > max {
             return Err(Error::ValueTooLarge { bytes: weight, max });

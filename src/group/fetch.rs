@@ -8,7 +8,7 @@ use crate::codec::CodecError;
 use crate::combiner::Turn;
 use crate::deadline::Deadline;
 use crate::dialect::Dialect;
-use crate::entry::Place;
+use crate::entry::{Place, Stored};
 use crate::error::Error;
 use crate::flight::{Guard, Part};
 use crate::key::KeyRef;
@@ -332,7 +332,7 @@ impl<V: Cacheable> Shared<V> {
             Err(panicked) => return self.cannot_decode(&panicked.0),
         };
         Some(Landed {
-            value,
+            value: Stored::new(value),
             source: Source::Peer,
             expires: answer.remaining.and_then(|life| now.checked_add(life)),
             weight,

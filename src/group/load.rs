@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{BatchLoader, Count, Landed, Outcome, Shared, Source, Waited, charge, lost_leader};
 use crate::deadline::Deadline;
-use crate::entry::Place;
+use crate::entry::{Place, Stored};
 use crate::error::Error;
 use crate::flight::{Delivery, Guard, Missed, Part, Queued, Waiter};
 use crate::key::KeyRef;
@@ -298,7 +298,7 @@ impl<V: Cacheable> Shared<V> {
             }
         }
         let landed = Landed {
-            value: loaded.value,
+            value: Stored::new(loaded.value),
             source: Source::Load,
             expires: life.and_then(|life| now.checked_add(life)),
             weight,

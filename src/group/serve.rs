@@ -8,6 +8,7 @@ use super::seats::{Heir, Pending, Seats, Taken};
 use super::{Outcome, Shared};
 use crate::deadline::Deadline;
 use crate::dialect::Dialect;
+use crate::entry::Stored;
 use crate::error::Error;
 use crate::flight::Part;
 use crate::key::KeyRef;
@@ -322,10 +323,13 @@ impl<V: Cacheable> Shared<V> {
     pub(super) fn item_of_value(
         &self,
         key: &str,
-        value: &V,
+        value: &Stored<V>,
         expires: Option<Instant>,
         rate: f64,
     ) -> Item {
+        let Some(value) = value.get() else {
+            return Item::Status(Status::Loading, String::new());
+        };
         let bytes: Value = match self.encode_for_peers(value) {
             Ok(bytes) => bytes,
             Err(error) => return item_of_error(&error),

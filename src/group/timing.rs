@@ -19,7 +19,7 @@ pub(super) struct Timings {
 }
 
 impl Timings {
-    fn of<V>(&self, outcome: &Outcome<V>) -> &Histogram {
+    fn of<V: Cacheable>(&self, outcome: &Outcome<V>) -> &Histogram {
         match outcome {
             Ok(landed) => match landed.source {
                 Source::Peer => &self.peer,

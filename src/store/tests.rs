@@ -4,8 +4,12 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm};
 
 use super::*;
-use crate::entry::MAX_WEIGHT;
+use crate::entry::{MAX_WEIGHT, Stored};
 use crate::key::KeyHasher;
+
+fn number_of(entry: &Entry<u32>) -> u32 {
+    *entry.value.get().unwrap()
+}
 
 struct Fixture {
     store: Store<u32>,
@@ -25,14 +29,14 @@ impl Fixture {
     fn insert(&mut self, place: Place, key: &str, value: u32, life: Option<Tick>) {
         let expires = life.map_or(Expiry::NEVER, |life| Expiry::at(self.now + life));
         let key = self.hasher.hash(key);
-        let entry = Entry::new(key, value, 10, expires);
+        let entry = Entry::new(key, Stored::new(value), 10, expires);
         self.store.insert(place, key, entry);
         self.store.validate();
     }
 
     fn get(&mut self, key: &str) -> Option<(Place, u32)> {
         let (key, now) = (self.hasher.hash(key), self.now);
-        let read = |place, entry: &mut Entry<u32>, _| (place, entry.value);
+        let read = |place, entry: &mut Entry<u32>, _| (place, number_of(entry));
         let seen = self.store.get(key, Use::Counts, || now, read);
         self.store.validate();
         match seen {
@@ -45,7 +49,7 @@ impl Fixture {
         let key = self.hasher.hash("a newcomer");
         let gone = self.store.evict(place, key, 10);
         self.store.validate();
-        gone.map(|gone| (gone.entry.value, gone.cause))
+        gone.map(|gone| (number_of(&gone.entry), gone.cause))
     }
 }
 
@@ -127,7 +131,7 @@ fn the_longest_expired_goes_first_and_the_living_stay() {
     fixture.insert(Place::Main, "c", 3, Some(60));
     let mut gone = || {
         let gone = fixture.store.pop_expired(10)?;
-        Some((gone.place, gone.entry.value, gone.cause))
+        Some((gone.place, number_of(&gone.entry), gone.cause))
     };
     assert_eq!(gone(), Some((Place::Hot, 2, EvictionCause::Expired)));
     assert_eq!(gone(), Some((Place::Main, 1, EvictionCause::Expired)));
@@ -281,8 +285,8 @@ proptest! {
                     prop_assert!(why.contains(&gone.cause), "{:?}", gone.cause);
                 }
                 let gone = gone.map(|gone| {
-                    let Entry { value, expires, .. } = gone.entry;
-                    (gone.place, value, gone.entry.weight(), expires.tick())
+                    let entry = &gone.entry;
+                    (gone.place, number_of(entry), entry.weight(), entry.expires.tick())
                 });
                 let kept = kept.map(|kept| (kept.place, kept.value, kept.weight, kept.expires));
                 prop_assert_eq!(gone, kept);
@@ -290,7 +294,7 @@ proptest! {
             };
             match operation {
                 Operation::Get(key) => {
-                    let read = |place, entry: &mut Entry<u32>, _| (place, entry.value);
+                    let read = |place, entry: &mut Entry<u32>, _| (place, number_of(entry));
                     let seen = store.get(hash(key), Use::Counts, || now, read);
                     match (seen, model.get(key, now)) {
                         (Seen::Kept(found), Some((kept, true))) => {
@@ -310,7 +314,7 @@ proptest! {
                         now + 1_000 * life + last_expiry
                     });
                     let expiry = expires.map_or(Expiry::NEVER, Expiry::at);
-                    let entry = Entry::new(hash(key), number, weight, expiry);
+                    let entry = Entry::new(hash(key), Stored::new(number), weight, expiry);
                     let replaced = store.insert(place, hash(key), entry);
                     let kept = Kept { key, place, value: number, weight, expires };
                     same(replaced, model.insert(kept), &[EvictionCause::Replaced])?;
@@ -331,7 +335,7 @@ proptest! {
                 Operation::Evict(Place::Main) => {
                     // Which one is the policy's affair; that there is one is not.
                     let evicted = store.evict(Place::Main, hash(0), 10);
-                    let value = evicted.as_ref().map(|gone| gone.entry.value);
+                    let value = evicted.as_ref().map(|gone| number_of(&gone.entry));
                     let is_it = |kept: &Kept| kept.place == Place::Main
                         && value.is_none_or(|value| value == kept.value);
                     let why = [EvictionCause::Size, EvictionCause::Rejected];

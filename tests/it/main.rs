@@ -10,6 +10,7 @@ mod certificates;
 mod cluster;
 mod discovery;
 mod expiry;
+mod foreign_code;
 mod golang;
 mod hostile;
 mod latency;
