@@ -52,6 +52,15 @@ impl Deadline {
         self.0.map(|instant| instant.saturating_duration_since(now))
     }
 
+    /// The later of the two.
+    #[must_use]
+    pub fn later(self, other: Deadline) -> Deadline {
+        match (self.0, other.0) {
+            (Some(a), Some(b)) => Deadline(Some(a.max(b))),
+            _ => Deadline::NEVER,
+        }
+    }
+
     /// The earlier of the two.
     #[must_use]
     pub fn earlier(self, other: Deadline) -> Deadline {

@@ -1,43 +1,52 @@
 //! `Flights`: one run per key, shared by all who ask for it meanwhile (singleflight).
 //!
-//! The first to ask leads and holds a [`Guard`]; the others wait, each with its own deadline. A
-//! waiter is a [`Slot`], so it may be a parked thread or a callback.
+//! A flight is *queued*, *led* or *landed*. A queued flight has no leader: it waits for whoever can
+//! run it first, a thread of the pool or one that joins and runs loads itself. A led flight is run by
+//! the one that holds its [`Guard`]. All others wait, each with its own deadline: a waiter is a
+//! [`Slot`], so it may be a parked thread or a callback.
 //!
-//! * I3: the guard ends the flight however it goes, by `finish`, by `hand_over` or by being
-//!   dropped in a panic. It only ever takes its own flight out of the table, never a successor.
-//! * I6: a leader whose time is up hands the flight to the oldest waiter that has time left.
+//! * I3: the guard ends the flight on every way out, by `finish`, by `release`, by `hand_over` or by
+//!   being dropped in a panic. It only ever takes its own flight out of the table, never a successor.
+//! * I6: running out of time belongs to one caller. A waiter whose time is up leaves; the last to
+//!   leave a queued flight withdraws it, so that nothing is run that nobody waits for. A leader whose
+//!   time is up hands its flight to the oldest waiter that can lead and has time left.
 //! * I8: a thread that leads may wait for another flight only if that one does not, through
 //!   whatever it waits for itself, wait for this thread ([`Waits`]).
 //! * An invalidation is a stale mark: the flight leaves the table, so that nobody joins it any
 //!   more; those who wait still get its value; it is not to be stored.
 //!
-//! A leader whose load waits for a thread of the pool has its guard *queued* in the flight: whoever
-//! can lead at once may take it from there, be it the pool or a thread that just joined.
+//! A payload is cloned and dropped in here at any place, also under a lock: neither may run code of
+//! the user.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use crate::deadline::{Clock, Deadline};
 use crate::key::{HandThrough, Hashed, Key, KeyRef};
 use crate::slot::{Closed, Slot};
-use crate::sync::{Arc, AtomicBool, AtomicU64, CachePadded, Mutex, Ordering, Weak};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Weak};
 use crate::waits::{Leading, Led, NOBODY, Waits, this_thread};
 
-const SHARDS: usize = 16;
+/// Flights are made when something is loaded or fetched: a few locks are enough, and a group is to
+/// cost little.
+const SHARDS: usize = 8;
 
-/// What a flight can carry: every waiter gets a clone, on a thread of its own.
+/// What a flight can carry.
 pub(crate) trait Payload: Clone + Send + 'static {}
 
 impl<T: Clone + Send + 'static> Payload for T {}
 
+/// What a place in a queue costs as long as the flight is queued. Dropped, it gives that back.
+pub(crate) type Hold = Box<dyn Send + Sync>;
+
 /// The flights of one kind in one group. Clones share them.
 pub(crate) struct Flights<T: Payload> {
-    board: Arc<Board<T>>,
+    tables: Arc<Tables<T>>,
 }
 
 /// The flights that can be joined, by key.
-struct Board<T: Payload> {
-    tables: Vec<CachePadded<Mutex<Table<T>>>>,
+struct Tables<T: Payload> {
+    shards: Vec<Mutex<Table<T>>>,
     waits: Arc<Waits>,
 }
 
@@ -46,30 +55,23 @@ type Table<T> = HashMap<Key, Arc<Flight<T>>, HandThrough>;
 struct Flight<T: Payload> {
     key: Key,
     stale: AtomicBool,
-    /// Number of the thread that runs it; 0 while it is queued or between two leaders.
+    /// Number of the thread that runs it; 0 while there is none.
     leader: AtomicU64,
-    crew: Mutex<Crew<T>>,
+    state: Mutex<State<T>>,
 }
 
-struct Crew<T: Payload> {
-    queued: Option<Guard<T>>,
-    waiters: Vec<Seat<T>>,
-    seats_given: u64,
-    landed: Option<Landing<T>>,
+struct State<T: Payload> {
+    phase: Phase<T>,
+    /// In the order in which they came.
+    waiters: BTreeMap<u64, Waiting<T>>,
+    last_number: u64,
+    /// Those who were told that it is still queued, and are expected to ask again.
+    claim: Option<Claim>,
 }
 
-struct Seat<T: Payload> {
-    number: u64,
-    deadline: Deadline,
-    /// Whether it can lead at once, without a thread of the pool.
-    can_lead: bool,
-    slot: Arc<Slot<Delivery<T>>>,
-}
-
-/// What one who comes to a flight finds.
-enum Seating<T: Payload> {
-    Seat(u64),
-    Lead(Guard<T>),
+enum Phase<T> {
+    Queued(Option<Hold>),
+    Led,
     Landed(Landing<T>),
 }
 
@@ -77,57 +79,131 @@ enum Seating<T: Payload> {
 #[derive(Clone)]
 enum Landing<T> {
     Finished(T),
-    Abandoned,
-    Released,
-}
-
-/// What a waiter gets.
-pub(crate) enum Delivery<T: Payload> {
-    /// The result.
-    Finished(T),
+    /// Without a result: whoever still wants one asks anew.
+    Again,
     /// The leader was lost to a panic.
-    Abandoned,
-    /// The leader left without a result and nobody took over: ask anew.
-    Released,
-    /// The leader left, and this waiter leads from now on.
-    Lead(Guard<T>),
+    Lost,
 }
 
-impl<T: Payload> From<Landing<T>> for Delivery<T> {
-    fn from(landing: Landing<T>) -> Delivery<T> {
-        match landing {
-            Landing::Finished(result) => Delivery::Finished(result),
-            Landing::Abandoned => Delivery::Abandoned,
-            Landing::Released => Delivery::Released,
-        }
-    }
+struct Waiting<T: Payload> {
+    deadline: Deadline,
+    /// Whether it takes the lead if the leader hands over.
+    can_lead: bool,
+    slot: Arc<Slot<Told<T>>>,
 }
 
-/// The part of one who asks for a key.
+/// That somebody without a waiter still wants the result.
+#[derive(Clone, Copy)]
+struct Claim {
+    /// When it no longer counts.
+    until: Instant,
+    /// For how long the result is of use.
+    deadline: Deadline,
+}
+
+/// What one who joins a flight can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Join {
+    /// It leads a new flight and one that is queued, and takes over one that is handed to it.
+    Lead,
+    /// It leads a new flight, and waits for any other.
+    Start,
+}
+
+/// The part of one who joins a flight.
 pub(crate) enum Part<T: Payload> {
     Lead(Guard<T>),
     Wait(Waiter<T>),
 }
 
+/// What a waiter is told.
+pub(crate) enum Told<T: Payload> {
+    /// The result.
+    Finished(T),
+    /// The leader left, and this waiter leads from now on.
+    Lead(Guard<T>),
+    /// There is no result: ask anew.
+    Again,
+    /// The leader was lost to a panic.
+    Lost,
+    /// Its own deadline came.
+    Late,
+    /// It would have waited for itself (I8).
+    Cycle,
+}
+
+impl<T: Payload> From<Landing<T>> for Told<T> {
+    fn from(landing: Landing<T>) -> Told<T> {
+        match landing {
+            Landing::Finished(result) => Told::Finished(result),
+            Landing::Again => Told::Again,
+            Landing::Lost => Told::Lost,
+        }
+    }
+}
+
+/// What one who comes to a flight finds.
+enum Entered<T> {
+    /// It waits, under this number.
+    Waits(u64),
+    /// It was queued, and is led by the one who came.
+    Leads(Option<Hold>),
+    Landed(Landing<T>),
+}
+
 impl<T: Payload> Flights<T> {
     pub(crate) fn new(waits: Arc<Waits>) -> Flights<T> {
-        let table = |_| CachePadded::new(Mutex::new(Table::default()));
+        let table = |_| Mutex::new(Table::default());
         Flights {
-            board: Arc::new(Board {
-                tables: (0..SHARDS).map(table).collect(),
+            tables: Arc::new(Tables {
+                shards: (0..SHARDS).map(table).collect(),
                 waits,
             }),
         }
     }
 
-    /// Joins the flight of `key`, or starts it. One who `can_lead` at once, on this thread, also
-    /// takes over a flight that is only queued.
-    pub(crate) fn join(&self, key: KeyRef<'_>, deadline: Deadline, can_lead: bool) -> Part<T> {
-        let flight = match self.board.find_or_start(key) {
-            Ok(flight) => flight,
-            Err(guard) => return Part::Lead(guard),
-        };
-        self.board.seat(flight, deadline, can_lead)
+    /// Joins the flight of `key`, or starts it. `deadline` tells for how long the result is of use
+    /// to the one who asks.
+    pub(crate) fn join(&self, key: KeyRef<'_>, deadline: Deadline, how: Join) -> Part<T> {
+        let can_lead = how == Join::Lead;
+        loop {
+            match self.tables.find_or_start(key, || Flight::led(key)) {
+                Err(flight) => return Part::Lead(self.tables.guard(flight)),
+                Ok(flight) => match self.tables.enter(flight, deadline, can_lead) {
+                    Some(part) => return part,
+                    None => continue,
+                },
+            }
+        }
+    }
+
+    /// Waits for the flight of `key`. If there was none it is new, has no leader, and is to be put
+    /// into a queue.
+    pub(crate) fn queue(
+        &self,
+        key: KeyRef<'_>,
+        deadline: Deadline,
+    ) -> (Waiter<T>, Option<Queued<T>>) {
+        let slot = Slot::new();
+        loop {
+            match self
+                .tables
+                .find_or_start(key, || Flight::queued(key, &slot, deadline))
+            {
+                Err(flight) => {
+                    let queued = Queued {
+                        tables: Arc::clone(&self.tables),
+                        flight: Arc::downgrade(&flight),
+                        key_bytes: key.text().len(),
+                    };
+                    return (self.tables.waiter(flight, slot, FIRST), Some(queued));
+                }
+                Ok(flight) => match self.tables.enter(flight, deadline, false) {
+                    Some(Part::Wait(waiter)) => return (waiter, None),
+                    Some(Part::Lead(_)) | None => continue,
+                },
+            }
+        }
     }
 
     /// Marks the flight of `key` stale, if one is under way.
@@ -136,7 +212,7 @@ impl<T: Payload> Flights<T> {
     /// taking it out, finds it marked.
     pub(crate) fn mark_stale(&self, key: KeyRef<'_>) {
         let flight = {
-            let mut table = self.board.table(key).lock();
+            let mut table = self.tables.of(key).lock();
             let flight = table.remove(&key as &dyn Hashed);
             flight.inspect(|flight| flight.mark_stale())
         };
@@ -145,7 +221,7 @@ impl<T: Payload> Flights<T> {
 
     /// Marks all flights stale that are under way.
     pub(crate) fn mark_all_stale(&self) {
-        for table in &self.board.tables {
+        for table in &self.tables.shards {
             let flights = {
                 let mut table = table.lock();
                 table.values().for_each(|flight| flight.mark_stale());
@@ -157,83 +233,158 @@ impl<T: Payload> Flights<T> {
 
     /// Whether there is a flight of `key` that can be joined.
     pub(crate) fn is_under_way(&self, key: KeyRef<'_>) -> bool {
-        let table = self.board.table(key).lock();
+        let table = self.tables.of(key).lock();
         table.contains_key(&key as &dyn Hashed)
     }
 
     /// How many flights can be joined now.
     pub(crate) fn len(&self) -> usize {
-        self.board
-            .tables
+        self.tables
+            .shards
             .iter()
             .map(|table| table.lock().len())
             .sum()
     }
+
+    /// Withdraws the queued flights that nobody waits for and whose claims have run out. Tells
+    /// whether there are claims still.
+    pub(crate) fn withdraw_unclaimed(&self, now: Instant) -> bool {
+        let mut are_claimed = false;
+        for table in &self.tables.shards {
+            let flights: Vec<_> = table.lock().values().cloned().collect();
+            for flight in flights {
+                if let Some(hold) = flight.withdraw_at(now) {
+                    self.tables.take_out(&flight);
+                    drop(hold);
+                }
+                are_claimed |= flight.is_claimed();
+            }
+        }
+        are_claimed
+    }
 }
 
-impl<T: Payload> Board<T> {
-    fn table(&self, key: KeyRef<'_>) -> &Mutex<Table<T>> {
-        &self.tables[key.shard(SHARDS)]
+impl<T: Payload> Tables<T> {
+    fn of(&self, key: KeyRef<'_>) -> &Mutex<Table<T>> {
+        &self.shards[key.shard(SHARDS)]
     }
 
-    /// The flight of `key`, or the guard of a new one.
-    fn find_or_start(self: &Arc<Self>, key: KeyRef<'_>) -> Result<Arc<Flight<T>>, Guard<T>> {
-        let mut table = self.table(key).lock();
+    /// The flight of `key`; as an error the one that is started, as there is none.
+    fn find_or_start(
+        &self,
+        key: KeyRef<'_>,
+        start: impl FnOnce() -> Flight<T>,
+    ) -> Result<Arc<Flight<T>>, Arc<Flight<T>>> {
+        let mut table = self.of(key).lock();
         if let Some(flight) = table.get(&key as &dyn Hashed) {
             return Ok(Arc::clone(flight));
         }
-        let flight = Arc::new(Flight::new(key.to_key()));
+        let flight = Arc::new(start());
         table.insert(flight.key.clone(), Arc::clone(&flight));
-        Err(Guard {
-            board: Arc::clone(self),
-            flight,
-            ended: false,
-        })
+        Err(flight)
     }
 
-    /// A seat in `flight`, or its lead, if it is queued and one `can_lead`.
-    fn seat(&self, flight: Arc<Flight<T>>, deadline: Deadline, can_lead: bool) -> Part<T> {
+    /// Takes part in a flight that was found; `None` if it is no longer there to be joined.
+    fn enter(
+        self: &Arc<Self>,
+        flight: Arc<Flight<T>>,
+        deadline: Deadline,
+        can_lead: bool,
+    ) -> Option<Part<T>> {
         let slot = Slot::new();
-        let number = match flight.take_seat(&slot, deadline, can_lead) {
-            Seating::Lead(guard) => return Part::Lead(guard),
-            Seating::Seat(number) => number,
-            Seating::Landed(landing) => {
+        let number = match flight.enter(&slot, deadline, can_lead) {
+            Entered::Waits(number) => number,
+            Entered::Leads(hold) => {
+                drop(hold);
+                return Some(Part::Lead(self.guard(flight)));
+            }
+            Entered::Landed(Landing::Again) => {
+                // It ended since it was found, and may still stand in the table.
+                self.take_out(&flight);
+                return None;
+            }
+            Entered::Landed(landing) => {
                 // It landed since it was found in the table: as good as if waited for.
                 let _ = slot.fill(landing.into());
                 0
             }
         };
-        Part::Wait(Waiter {
-            waits: Arc::clone(&self.waits),
+        Some(Part::Wait(self.waiter(flight, slot, number)))
+    }
+
+    fn guard(self: &Arc<Self>, flight: Arc<Flight<T>>) -> Guard<T> {
+        Guard {
+            tables: Arc::clone(self),
+            flight,
+            ended: false,
+        }
+    }
+
+    fn waiter(
+        self: &Arc<Self>,
+        flight: Arc<Flight<T>>,
+        slot: Arc<Slot<Told<T>>>,
+        number: u64,
+    ) -> Waiter<T> {
+        Waiter {
+            tables: Arc::clone(self),
             flight,
             slot,
             number,
-            deadline,
-        })
+        }
     }
 
     /// Takes `flight` out of the table, but never its successor (I3).
     fn take_out(&self, flight: &Arc<Flight<T>>) {
         let key = flight.key.as_ref();
-        let mut table = self.table(key).lock();
+        let mut table = self.of(key).lock();
         let found = table.get(&key as &dyn Hashed);
         if found.is_some_and(|found| Arc::ptr_eq(found, flight)) {
+            // The caller has a hold on it: nothing is dropped here but a count.
             table.remove(&key as &dyn Hashed);
         }
     }
 }
 
+/// The number of the waiter that a queued flight begins with.
+const FIRST: u64 = 1;
+
 impl<T: Payload> Flight<T> {
-    fn new(key: Key) -> Flight<T> {
-        Flight {
+    /// A flight that this thread leads.
+    fn led(key: KeyRef<'_>) -> Flight<T> {
+        Flight::new(key, this_thread(), Phase::Led, BTreeMap::new())
+    }
+
+    /// A queued flight, of the one who waits in `slot`.
+    fn queued(key: KeyRef<'_>, slot: &Arc<Slot<Told<T>>>, deadline: Deadline) -> Flight<T> {
+        let waiting = Waiting {
+            deadline,
+            can_lead: false,
+            slot: Arc::clone(slot),
+        };
+        Flight::new(
             key,
+            NOBODY,
+            Phase::Queued(None),
+            BTreeMap::from([(FIRST, waiting)]),
+        )
+    }
+
+    fn new(
+        key: KeyRef<'_>,
+        leader: u64,
+        phase: Phase<T>,
+        waiters: BTreeMap<u64, Waiting<T>>,
+    ) -> Flight<T> {
+        Flight {
+            key: key.to_key(),
             stale: AtomicBool::new(false),
-            leader: AtomicU64::new(this_thread()),
-            crew: Mutex::new(Crew {
-                queued: None,
-                waiters: Vec::new(),
-                seats_given: 0,
-                landed: None,
+            leader: AtomicU64::new(leader),
+            state: Mutex::new(State {
+                phase,
+                waiters,
+                last_number: FIRST,
+                claim: None,
             }),
         }
     }
@@ -244,48 +395,104 @@ impl<T: Payload> Flight<T> {
         self.stale.store(true, Ordering::Release);
     }
 
-    fn take_queued(&self) -> Option<Guard<T>> {
-        self.crew.lock().queued.take()
-    }
-
-    /// Under one lock, as [`Guard::queue`]: one who can lead never sits beside a queued guard.
-    fn take_seat(
-        &self,
-        slot: &Arc<Slot<Delivery<T>>>,
-        deadline: Deadline,
-        can_lead: bool,
-    ) -> Seating<T> {
-        let mut crew = self.crew.lock();
-        if let Some(landing) = &crew.landed {
-            return Seating::Landed(landing.clone());
+    fn enter(&self, slot: &Arc<Slot<Told<T>>>, deadline: Deadline, can_lead: bool) -> Entered<T> {
+        let mut state = self.state.lock();
+        if let Phase::Landed(landing) = &state.phase {
+            return Entered::Landed(landing.clone());
         }
         if can_lead {
-            if let Some(guard) = crew.queued.take() {
-                return Seating::Lead(guard);
+            if let Some(hold) = state.start() {
+                return Entered::Leads(hold);
             }
         }
-        crew.seats_given += 1;
-        let number = crew.seats_given;
-        crew.waiters.push(Seat {
-            number,
+        state.last_number += 1;
+        let number = state.last_number;
+        let waiting = Waiting {
             deadline,
             can_lead,
             slot: Arc::clone(slot),
+        };
+        state.waiters.insert(number, waiting);
+        Entered::Waits(number)
+    }
+
+    /// Takes a waiter out. The last one withdraws a flight that is queued, unless it leaves a claim:
+    /// then this gives what the queue held for it.
+    fn leave(&self, number: u64, claim: Option<Claim>) -> Option<Option<Hold>> {
+        let (left, withdrawn) = {
+            let mut state = self.state.lock();
+            let left = state.waiters.remove(&number);
+            if let Some(claim) = claim.filter(|_| state.is_queued()) {
+                state.add_claim(claim);
+            }
+            (left, state.withdraw_if(|state| state.claim.is_none()))
+        };
+        drop(left); // it has a lock of its own (I2)
+        withdrawn
+    }
+
+    fn withdraw_at(&self, now: Instant) -> Option<Option<Hold>> {
+        let has_run_out = |state: &State<T>| state.claim.is_none_or(|claim| claim.until <= now);
+        self.state.lock().withdraw_if(has_run_out)
+    }
+
+    fn is_claimed(&self) -> bool {
+        let state = self.state.lock();
+        state.is_queued() && state.claim.is_some()
+    }
+
+    /// Takes the oldest waiter out that can lead, and has time left if `now` is given.
+    fn successor(&self, now: Option<Instant>) -> Option<Waiting<T>> {
+        let mut state = self.state.lock();
+        let has_time = |waiting: &Waiting<T>| now.is_none_or(|now| !waiting.deadline.is_past(now));
+        let mut waiters = state.waiters.iter();
+        let (&number, _) = waiters.find(|(_, waiting)| waiting.can_lead && has_time(waiting))?;
+        state.waiters.remove(&number)
+    }
+}
+
+impl<T: Payload> State<T> {
+    fn is_queued(&self) -> bool {
+        matches!(self.phase, Phase::Queued(_))
+    }
+
+    /// Begins a flight that is queued, and gives what the queue held for it.
+    fn start(&mut self) -> Option<Option<Hold>> {
+        if !self.is_queued() {
+            return None;
+        }
+        match std::mem::replace(&mut self.phase, Phase::Led) {
+            Phase::Queued(hold) => Some(hold),
+            Phase::Led | Phase::Landed(_) => None,
+        }
+    }
+
+    /// Ends a flight that is queued and that nobody waits for, if it may go.
+    fn withdraw_if(&mut self, may_go: impl FnOnce(&State<T>) -> bool) -> Option<Option<Hold>> {
+        if !self.is_queued() || !self.waiters.is_empty() || !may_go(self) {
+            return None;
+        }
+        match std::mem::replace(&mut self.phase, Phase::Landed(Landing::Again)) {
+            Phase::Queued(hold) => Some(hold),
+            Phase::Led | Phase::Landed(_) => None,
+        }
+    }
+
+    fn add_claim(&mut self, claim: Claim) {
+        self.claim = Some(match self.claim {
+            None => claim,
+            Some(before) => Claim {
+                until: before.until.max(claim.until),
+                deadline: before.deadline.later(claim.deadline),
+            },
         });
-        Seating::Seat(number)
     }
 
-    fn leave(&self, number: u64) {
-        let mut crew = self.crew.lock();
-        crew.waiters.retain(|seat| seat.number != number);
-    }
-
-    /// Takes the oldest waiter that still has time out of its seat.
-    fn successor(&self, now: Instant) -> Option<Seat<T>> {
-        let mut crew = self.crew.lock();
-        let has_time = |seat: &Seat<T>| !seat.deadline.is_past(now);
-        let position = crew.waiters.iter().position(has_time)?;
-        Some(crew.waiters.remove(position))
+    /// The latest of the deadlines of those who want the result.
+    fn latest_deadline(&self) -> Option<Deadline> {
+        let waiters = self.waiters.values().map(|waiting| waiting.deadline);
+        let claim = self.claim.map(|claim| claim.deadline);
+        waiters.chain(claim).reduce(Deadline::later)
     }
 }
 
@@ -295,9 +502,67 @@ impl<T: Payload> Led for Flight<T> {
     }
 }
 
+/// A flight in a queue, as the queue holds it.
+pub(crate) struct Queued<T: Payload> {
+    tables: Arc<Tables<T>>,
+    /// Weak: a flight that was withdrawn or has landed is not kept by the queue.
+    flight: Weak<Flight<T>>,
+    key_bytes: usize,
+}
+
+impl<T: Payload> Clone for Queued<T> {
+    fn clone(&self) -> Queued<T> {
+        Queued {
+            tables: Arc::clone(&self.tables),
+            flight: Weak::clone(&self.flight),
+            key_bytes: self.key_bytes,
+        }
+    }
+}
+
+impl<T: Payload> Queued<T> {
+    /// The key, unless nobody wants the flight any more.
+    pub(crate) fn key(&self) -> Option<Key> {
+        Some(self.flight.upgrade()?.key.clone())
+    }
+
+    /// How long the key is.
+    pub(crate) fn key_bytes(&self) -> usize {
+        self.key_bytes
+    }
+
+    /// Has the flight keep `hold` until it is no longer queued.
+    pub(crate) fn hold(&self, hold: Hold) {
+        let Some(flight) = self.flight.upgrade() else {
+            return;
+        };
+        let unused = {
+            let mut state = flight.state.lock();
+            match &mut state.phase {
+                Phase::Queued(held) => held.replace(hold),
+                Phase::Led | Phase::Landed(_) => Some(hold),
+            }
+        };
+        drop(unused); // it has a lock of its own (I2)
+    }
+
+    /// Begins the flight: `None` if somebody else has, or if nobody wants its result any more.
+    pub(crate) fn start(&self, now: Instant) -> Option<Guard<T>> {
+        let flight = self.flight.upgrade()?;
+        if let Some(hold) = flight.withdraw_at(now) {
+            self.tables.take_out(&flight);
+            drop(hold);
+            return None;
+        }
+        let hold = flight.state.lock().start()?;
+        drop(hold); // it has a lock of its own (I2)
+        Some(self.tables.guard(flight))
+    }
+}
+
 /// The leader's hold on a flight. It ends the flight on every way out (I3).
 pub(crate) struct Guard<T: Payload> {
-    board: Arc<Board<T>>,
+    tables: Arc<Tables<T>>,
     flight: Arc<Flight<T>>,
     ended: bool,
 }
@@ -319,184 +584,115 @@ impl<T: Payload> Guard<T> {
         Leading::start()
     }
 
+    /// The latest of the deadlines of those who wait; `None` if nobody does.
+    pub(crate) fn latest_deadline(&self) -> Option<Deadline> {
+        self.flight.state.lock().latest_deadline()
+    }
+
     /// Ends the flight with `result`, for all who wait. What is to be stored is stored (I7).
     pub(crate) fn finish(mut self, result: T) {
         self.land(Landing::Finished(result));
     }
 
-    /// Hands the flight to the oldest waiter with time left (I6); ends it if there is none.
-    pub(crate) fn hand_over(mut self, now: Instant) {
+    /// Ends the flight without a result: those who wait ask anew.
+    pub(crate) fn release(mut self) {
+        self.land(Landing::Again);
+    }
+
+    /// Hands the flight to the oldest waiter that can lead and has time left (I6); where there is
+    /// none, those who wait ask anew.
+    pub(crate) fn hand_over(self, now: Instant) {
+        self.pass_on(Some(now));
+    }
+
+    fn pass_on(mut self, now: Option<Instant>) {
         self.flight.leader.store(NOBODY, Ordering::SeqCst);
-        while let Some(seat) = self.flight.successor(now) {
-            match seat.slot.fill(Delivery::Lead(self)) {
-                Err(Delivery::Lead(guard)) => self = guard,
+        while let Some(waiting) = self.flight.successor(now) {
+            match waiting.slot.fill(Told::Lead(self)) {
+                // It gave up meanwhile: the next one.
+                Err(Told::Lead(guard)) => self = guard,
                 _ => return,
             }
         }
-        self.land(Landing::Released);
-    }
-
-    /// Leaves the guard in the flight for whoever can lead first, and waits for the flight until
-    /// `deadline`. A waiter that can lead at once gets the lead now: it may hold the very thread of
-    /// the pool that the guard would wait for.
-    pub(crate) fn queue(self, deadline: Deadline) -> (Waiter<T>, Queued<T>) {
-        let flight = Arc::clone(&self.flight);
-        let slot = Slot::new();
-        let number = match flight.take_seat(&slot, deadline, false) {
-            Seating::Seat(number) => number,
-            // It has neither landed nor been queued: the guard of both is this one.
-            Seating::Lead(_) | Seating::Landed(_) => 0,
-        };
-        let waiter = Waiter {
-            waits: Arc::clone(&self.board.waits),
-            flight: Arc::clone(&flight),
-            slot,
-            number,
-            deadline,
-        };
-        flight.leader.store(NOBODY, Ordering::SeqCst);
-        let mut guard = Some(self);
-        while let Some(queueing) = guard.take() {
-            let heir = {
-                let mut crew = flight.crew.lock();
-                match crew.waiters.iter().position(|seat| seat.can_lead) {
-                    Some(position) => Some((crew.waiters.remove(position), queueing)),
-                    None => {
-                        crew.queued = Some(queueing);
-                        None
-                    }
-                }
-            };
-            if let Some((seat, leading)) = heir {
-                // One who gave up meanwhile gives it back.
-                if let Err(Delivery::Lead(back)) = seat.slot.fill(Delivery::Lead(leading)) {
-                    guard = Some(back);
-                }
-            }
-        }
-        let flight = Arc::downgrade(&flight);
-        (waiter, Queued { flight })
+        self.land(Landing::Again);
     }
 
     fn land(&mut self, landing: Landing<T>) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        self.board.take_out(&self.flight);
+        self.tables.take_out(&self.flight);
         let waiters = {
-            let mut crew = self.flight.crew.lock();
-            crew.landed = Some(landing.clone());
-            std::mem::take(&mut crew.waiters)
+            let mut state = self.flight.state.lock();
+            state.phase = Phase::Landed(landing.clone());
+            std::mem::take(&mut state.waiters)
         };
-        for seat in waiters {
+        // A callback may take its time: the threads come first.
+        let (callbacks, threads): (Vec<_>, Vec<_>) = waiters
+            .into_values()
+            .partition(|waiting| waiting.slot.calls_back());
+        for waiting in threads.into_iter().chain(callbacks) {
             // One who gave up meanwhile does not want it.
-            let _ = seat.slot.fill(landing.clone().into());
+            let _ = waiting.slot.fill(landing.clone().into());
         }
     }
 }
 
 impl<T: Payload> Drop for Guard<T> {
     fn drop(&mut self) {
-        self.land(Landing::Abandoned);
+        self.land(Landing::Lost);
     }
 }
 
-/// A guard that waits in its flight for one who can lead. Dropped unused, it ends the flight.
-pub(crate) struct Queued<T: Payload> {
-    /// Weak: who still has a place in the queue must not keep what the flight brought. As long as the
-    /// guard waits it holds the flight.
-    flight: Weak<Flight<T>>,
-}
-
-impl<T: Payload> Queued<T> {
-    /// The guard, unless somebody else has taken it.
-    pub(crate) fn take(&self) -> Option<Guard<T>> {
-        self.flight.upgrade()?.take_queued()
-    }
-
-    /// Whether the guard is still there to be taken.
-    pub(crate) fn is_waiting(&self) -> bool {
-        let flight = self.flight.upgrade();
-        flight.is_some_and(|flight| flight.crew.lock().queued.is_some())
-    }
-}
-
-impl<T: Payload> Drop for Queued<T> {
-    fn drop(&mut self) {
-        drop(self.take());
-    }
-}
-
-/// A seat in a flight that somebody else leads. Dropped, it leaves the flight.
+/// One who waits for a flight. Dropped, it leaves the flight.
 pub(crate) struct Waiter<T: Payload> {
-    waits: Arc<Waits>,
+    tables: Arc<Tables<T>>,
     flight: Arc<Flight<T>>,
-    slot: Arc<Slot<Delivery<T>>>,
+    slot: Arc<Slot<Told<T>>>,
     number: u64,
-    deadline: Deadline,
-}
-
-/// Why a waiter got nothing.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Missed {
-    /// Its own deadline came.
-    Deadline,
-    /// It would have waited for itself (I8).
-    Cycle,
 }
 
 impl<T: Payload> Waiter<T> {
-    /// Blocks until the flight ends, its leader hands over, or the deadline comes.
-    pub(crate) fn wait(self, clock: &Clock) -> Result<Delivery<T>, Missed> {
+    /// Blocks until there is something to tell, no longer than `deadline`.
+    pub(crate) fn wait(&self, clock: &Clock, deadline: Deadline) -> Told<T> {
         let flight = Arc::clone(&self.flight);
-        let _edge = self.waits.enter(flight).ok_or(Missed::Cycle)?;
-        self.slot.wait(clock, self.deadline).ok_or(Missed::Deadline)
+        let Some(_edge) = self.tables.waits.enter(flight) else {
+            return Told::Cycle;
+        };
+        self.slot.wait(clock, deadline).unwrap_or(Told::Late)
     }
 
-    /// Has `callback` called with what this waiter gets, without any lock held, unless the waiter
+    /// Has `callback` called with what this waiter is told, without any lock held, unless the waiter
     /// is dropped before.
-    pub(crate) fn then(&self, callback: impl FnOnce(Delivery<T>) + Send + 'static) {
+    pub(crate) fn then(&self, callback: impl FnOnce(Told<T>) + Send + 'static) {
         self.slot.then(callback);
     }
 
-    /// Leaves the flight.
-    pub(crate) fn leave(&mut self) {
-        self.flight.leave(self.number);
+    /// Whether the flight has no leader yet.
+    pub(crate) fn is_queued(&self) -> bool {
+        self.flight.state.lock().is_queued()
     }
 
-    /// Whether nobody leads the flight yet: it waits for a thread.
-    pub(crate) fn is_queued(&self) -> bool {
-        self.flight.crew.lock().queued.is_some()
+    /// Leaves the flight, and has it kept in its queue until `until` all the same.
+    pub(crate) fn leave_a_claim(self, until: Instant, deadline: Deadline) {
+        self.leave(Some(Claim { until, deadline }));
+    }
+
+    fn leave(&self, claim: Option<Claim>) {
+        if let Some(hold) = self.flight.leave(self.number, claim) {
+            self.tables.take_out(&self.flight);
+            drop(hold);
+        }
     }
 }
 
 impl<T: Payload> Drop for Waiter<T> {
     fn drop(&mut self) {
-        self.flight.leave(self.number);
+        self.leave(None);
         // A lead that came too late goes on to the next: dropping it here would fail the others.
-        if let Closed::Full(Delivery::Lead(guard)) = self.slot.close() {
-            guard.pass_on();
+        if let Closed::Full(Told::Lead(guard)) = self.slot.close() {
+            guard.pass_on(None);
         }
-    }
-}
-
-impl<T: Payload> Guard<T> {
-    /// Hands over without looking at the time: whose time is up passes it on in turn.
-    fn pass_on(mut self) {
-        loop {
-            let seat = {
-                let mut crew = self.flight.crew.lock();
-                if crew.waiters.is_empty() {
-                    break;
-                }
-                crew.waiters.remove(0)
-            };
-            match seat.slot.fill(Delivery::Lead(self)) {
-                Err(Delivery::Lead(guard)) => self = guard,
-                _ => return,
-            }
-        }
-        self.land(Landing::Released);
     }
 }
 
@@ -523,28 +719,63 @@ mod tests {
             }
         }
 
+        fn join(&self, key: &str, deadline: Deadline, how: Join) -> Part<Result> {
+            self.flights.join(self.hasher.hash(key), deadline, how)
+        }
+
         fn lead(&self, key: &str) -> Guard<Result> {
-            match self.join_able(key) {
+            match self.join(key, Deadline::NEVER, Join::Lead) {
                 Part::Lead(guard) => guard,
                 Part::Wait(_) => panic!("{key} is led already"),
             }
         }
 
-        /// Joins as one who can lead at once.
-        fn join_able(&self, key: &str) -> Part<Result> {
-            self.flights
-                .join(self.hasher.hash(key), Deadline::NEVER, true)
-        }
-
+        /// Waits as a thread does that can take the lead.
         fn wait(&self, key: &str, deadline: Deadline) -> Waiter<Result> {
-            match self.flights.join(self.hasher.hash(key), deadline, false) {
+            match self.join(key, deadline, Join::Lead) {
                 Part::Wait(waiter) => waiter,
                 Part::Lead(_) => panic!("{key} is not led"),
             }
         }
 
+        /// Waits as one does that never leads.
+        fn wait_only(&self, key: &str, deadline: Deadline) -> Waiter<Result> {
+            let (waiter, queued) = self.flights.queue(self.hasher.hash(key), deadline);
+            assert!(queued.is_none(), "{key} is not under way");
+            waiter
+        }
+
+        fn queue(&self, key: &str, deadline: Deadline) -> (Waiter<Result>, Queued<Result>) {
+            let (waiter, queued) = self.flights.queue(self.hasher.hash(key), deadline);
+            (waiter, queued.expect("it is under way already"))
+        }
+
+        fn start(&self, queued: &Queued<Result>) -> Option<Guard<Result>> {
+            queued.start(self.clock.now())
+        }
+
+        fn told(&self, waiter: &Waiter<Result>) -> Told<Result> {
+            waiter.wait(&self.clock, Deadline::at(self.clock.now()))
+        }
+
         fn soon(&self) -> Deadline {
             Deadline::after(self.clock.now(), Duration::from_secs(1))
+        }
+    }
+
+    /// Counts what is held.
+    struct Held(Arc<AtomicU64>);
+
+    impl Held {
+        fn new(count: &Arc<AtomicU64>) -> Hold {
+            count.fetch_add(1, Ordering::SeqCst);
+            Box::new(Held(Arc::clone(count)))
+        }
+    }
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
@@ -554,8 +785,7 @@ mod tests {
         let guard = fixture.lead("k");
         let waiter = fixture.wait("k", Deadline::NEVER);
         guard.finish(Ok(7));
-        let delivery = waiter.wait(&fixture.clock);
-        assert!(matches!(delivery, Ok(Delivery::Finished(Ok(7)))));
+        assert!(matches!(fixture.told(&waiter), Told::Finished(Ok(7))));
         assert_eq!(fixture.flights.len(), 0);
     }
 
@@ -565,10 +795,7 @@ mod tests {
         let guard = fixture.lead("k");
         let waiter = fixture.wait("k", Deadline::NEVER);
         drop(guard);
-        assert!(matches!(
-            waiter.wait(&fixture.clock),
-            Ok(Delivery::Abandoned)
-        ));
+        assert!(matches!(fixture.told(&waiter), Told::Lost));
         fixture.lead("k").finish(Ok(1));
     }
 
@@ -577,20 +804,17 @@ mod tests {
         let fixture = Fixture::new();
         let guard = fixture.lead("k");
         let late = fixture.wait("k", Deadline::at(fixture.clock.now()));
+        let batch = fixture.wait_only("k", Deadline::NEVER);
         let heir = fixture.wait("k", fixture.soon());
         let younger = fixture.wait("k", Deadline::NEVER);
         guard.hand_over(fixture.clock.now());
-        let Ok(Delivery::Lead(guard)) = heir.wait(&fixture.clock) else {
-            panic!("the oldest with time left must lead");
+        let Told::Lead(guard) = fixture.told(&heir) else {
+            panic!("the oldest that can lead and has time left must lead");
         };
         guard.finish(Ok(3));
-        let delivery = younger.wait(&fixture.clock);
-        assert!(matches!(delivery, Ok(Delivery::Finished(Ok(3)))));
-        let delivery = late.wait(&fixture.clock);
-        assert!(
-            matches!(delivery, Ok(Delivery::Finished(Ok(3)))),
-            "it was there to be taken"
-        );
+        for waiter in [late, batch, younger] {
+            assert!(matches!(fixture.told(&waiter), Told::Finished(Ok(3))));
+        }
     }
 
     #[test]
@@ -601,14 +825,17 @@ mod tests {
         let next = fixture.wait("k", Deadline::NEVER);
         guard.hand_over(fixture.clock.now());
         drop(heir);
-        assert!(matches!(next.wait(&fixture.clock), Ok(Delivery::Lead(_))));
+        assert!(matches!(fixture.told(&next), Told::Lead(_)));
     }
 
     #[test]
-    fn a_leader_without_heirs_releases_the_key() {
+    fn where_nobody_can_lead_all_ask_anew() {
         let fixture = Fixture::new();
-        fixture.lead("k").hand_over(fixture.clock.now());
+        let guard = fixture.lead("k");
+        let batch = fixture.wait_only("k", Deadline::NEVER);
+        guard.hand_over(fixture.clock.now());
         assert_eq!(fixture.flights.len(), 0);
+        assert!(matches!(fixture.told(&batch), Told::Again));
     }
 
     #[test]
@@ -623,37 +850,91 @@ mod tests {
         assert_eq!(fixture.flights.len(), 1, "the successor is still there");
         let waiter = fixture.wait("k", Deadline::NEVER);
         new.finish(Ok(2));
-        assert!(matches!(
-            waiter.wait(&fixture.clock),
-            Ok(Delivery::Finished(Ok(2)))
-        ));
+        assert!(matches!(fixture.told(&waiter), Told::Finished(Ok(2))));
     }
 
     #[test]
-    fn a_queued_flight_is_led_by_whoever_can() {
+    fn a_queued_flight_is_led_by_whoever_can_first() {
         let fixture = Fixture::new();
-        let (_waiter, queued) = fixture.lead("k").queue(Deadline::NEVER);
-        assert!(queued.is_waiting());
+        let held = Arc::new(AtomicU64::new(0));
+        let (waiter, queued) = fixture.queue("k", Deadline::NEVER);
+        queued.hold(Held::new(&held));
+        assert!(waiter.is_queued());
         let guard = fixture.lead("k");
-        assert!(queued.take().is_none());
+        assert_eq!(held.load(Ordering::SeqCst), 0, "it is no longer queued");
+        assert!(fixture.start(&queued).is_none() && !waiter.is_queued());
         guard.finish(Ok(5));
+        assert!(matches!(fixture.told(&waiter), Told::Finished(Ok(5))));
+        assert!(fixture.start(&queued).is_none());
     }
 
     #[test]
-    fn a_flight_that_is_queued_while_one_waits_who_can_lead_is_led_by_that_one() {
+    fn the_last_to_leave_withdraws_a_queued_flight_and_gives_back_what_was_held() {
         let fixture = Fixture::new();
-        let guard = fixture.lead("k");
-        let Part::Wait(able) = fixture.join_able("k") else {
-            panic!("it is led already");
-        };
-        let (waiter, queued) = guard.queue(Deadline::NEVER);
-        assert!(!queued.is_waiting());
-        let Ok(Delivery::Lead(guard)) = able.wait(&fixture.clock) else {
-            panic!("it holds the thread that the load would wait for");
-        };
-        guard.finish(Ok(4));
-        let delivery = waiter.wait(&fixture.clock);
-        assert!(matches!(delivery, Ok(Delivery::Finished(Ok(4)))));
+        let held = Arc::new(AtomicU64::new(0));
+        let (first, queued) = fixture.queue("k", Deadline::NEVER);
+        queued.hold(Held::new(&held));
+        let second = fixture.wait_only("k", Deadline::NEVER);
+        drop(first);
+        assert_eq!((fixture.flights.len(), held.load(Ordering::SeqCst)), (1, 1));
+        drop(second);
+        assert_eq!((fixture.flights.len(), held.load(Ordering::SeqCst)), (0, 0));
+        assert!(fixture.start(&queued).is_none());
+        queued.hold(Held::new(&held));
+        assert_eq!(held.load(Ordering::SeqCst), 0, "too late to hold anything");
+    }
+
+    #[test]
+    fn a_led_flight_goes_on_when_all_have_left() {
+        let fixture = Fixture::new();
+        let (waiter, queued) = fixture.queue("k", Deadline::NEVER);
+        let guard = fixture.start(&queued).unwrap();
+        drop(waiter);
+        assert_eq!(fixture.flights.len(), 1);
+        let joined = fixture.wait("k", Deadline::NEVER);
+        guard.finish(Ok(1));
+        assert!(matches!(fixture.told(&joined), Told::Finished(Ok(1))));
+    }
+
+    #[test]
+    fn a_claim_keeps_a_queued_flight_until_it_runs_out() {
+        let fixture = Fixture::new();
+        let now = fixture.clock.now();
+        let until = now + Duration::from_secs(1);
+        let (waiter, queued) = fixture.queue("k", Deadline::NEVER);
+        waiter.leave_a_claim(until, fixture.soon());
+        assert!(fixture.flights.withdraw_unclaimed(now));
+        let again = fixture.wait_only("k", Deadline::at(now));
+        assert!(
+            again.is_queued(),
+            "the one who asks again finds its place kept"
+        );
+        drop(again);
+        assert!(!fixture.flights.withdraw_unclaimed(until));
+        assert_eq!(fixture.flights.len(), 0);
+        assert!(fixture.start(&queued).is_none());
+
+        let (waiter, queued) = fixture.queue("k", Deadline::NEVER);
+        waiter.leave_a_claim(until, fixture.soon());
+        assert!(queued.start(until).is_none(), "nobody wants it any more");
+        assert_eq!(fixture.flights.len(), 0);
+    }
+
+    #[test]
+    fn the_deadline_of_a_flight_is_the_latest_of_those_who_wait() {
+        let fixture = Fixture::new();
+        let soon = fixture.soon();
+        let later = Deadline::after(fixture.clock.now(), Duration::from_secs(2));
+        let (first, queued) = fixture.queue("k", soon);
+        let second = fixture.wait_only("k", later);
+        let third = fixture.wait_only("k", Deadline::NEVER);
+        drop(third);
+        let guard = fixture.start(&queued).unwrap();
+        assert_eq!(guard.latest_deadline(), Some(later));
+        drop(second);
+        assert_eq!(guard.latest_deadline(), Some(soon));
+        drop(first);
+        assert_eq!(guard.latest_deadline(), None);
     }
 
     #[test]
@@ -662,7 +943,8 @@ mod tests {
         let guard = fixture.lead("k");
         let _leading = guard.lead();
         let waiter = fixture.wait("k", Deadline::NEVER);
-        assert!(matches!(waiter.wait(&fixture.clock), Err(Missed::Cycle)));
+        let told = waiter.wait(&fixture.clock, Deadline::NEVER);
+        assert!(matches!(told, Told::Cycle));
     }
 
     #[test]
@@ -678,30 +960,29 @@ mod tests {
                 let _leading = second.lead();
                 let waiter = fixture.wait("a", Deadline::NEVER);
                 ready.send(()).unwrap();
-                let delivery = waiter.wait(&fixture.clock);
-                match delivery {
-                    Ok(Delivery::Finished(result)) => second.finish(result),
+                match waiter.wait(&fixture.clock, Deadline::NEVER) {
+                    Told::Finished(result) => second.finish(result),
                     _ => second.finish(Err("a cycle")),
                 }
             });
             is_ready.recv().unwrap();
             let waiter = fixture.wait("b", Deadline::NEVER);
-            match waiter.wait(&fixture.clock) {
-                Err(Missed::Cycle) => first.finish(Ok(1)),
-                Ok(Delivery::Finished(Err("a cycle"))) => first.finish(Ok(2)),
+            match waiter.wait(&fixture.clock, Deadline::NEVER) {
+                Told::Cycle => first.finish(Ok(1)),
+                Told::Finished(Err("a cycle")) => first.finish(Ok(2)),
                 _ => panic!("one of the two must see the cycle"),
             }
         });
     }
 
     #[test]
-    fn one_who_gave_up_leaves_no_seat_behind() {
+    fn one_who_gave_up_leaves_nothing_behind() {
         let fixture = Fixture::new();
         let guard = fixture.lead("k");
         for _ in 0..100 {
             drop(fixture.wait("k", Deadline::NEVER));
         }
-        assert!(guard.flight.crew.lock().waiters.is_empty());
+        assert!(guard.flight.state.lock().waiters.is_empty());
     }
 
     #[test]
@@ -715,55 +996,23 @@ mod tests {
             assert!(guard.stale().load(Ordering::Acquire));
             guard.finish(Ok(6));
         }
-        let delivery = waiter.wait(&fixture.clock);
-        assert!(matches!(delivery, Ok(Delivery::Finished(Ok(6)))));
+        assert!(matches!(fixture.told(&waiter), Told::Finished(Ok(6))));
     }
 
     #[test]
-    fn a_queued_guard_can_be_taken_once_and_ends_its_flight_if_nobody_does() {
-        let fixture = Fixture::new();
-        let (waiter, queued) = fixture.lead("taken").queue(Deadline::NEVER);
-        let guard = queued.take().expect("nobody else has taken it");
-        assert!(queued.take().is_none());
-        drop(queued);
-        guard.finish(Ok(5));
-        let delivery = waiter.wait(&fixture.clock);
-        assert!(matches!(delivery, Ok(Delivery::Finished(Ok(5)))));
-
-        let (waiter, queued) = fixture.lead("left").queue(Deadline::NEVER);
-        drop(queued);
-        assert_eq!(fixture.flights.len(), 0);
-        // Not waited for: if the flight did not end, that would never end either.
-        assert!(matches!(
-            waiter.slot.close(),
-            Closed::Full(Delivery::Abandoned)
-        ));
-    }
-
-    #[test]
-    fn a_waiter_sees_whether_the_flight_is_queued() {
-        let fixture = Fixture::new();
-        let guard = fixture.lead("k");
-        let other = fixture.wait("k", Deadline::NEVER);
-        assert!(!other.is_queued());
-        let (own, queued) = guard.queue(Deadline::NEVER);
-        assert!(other.is_queued() && own.is_queued());
-        let guard = queued.take();
-        assert!(!other.is_queued() && !own.is_queued());
-        drop(guard);
-    }
-
-    #[test]
-    fn a_callback_gets_what_a_waiting_thread_would_unless_its_waiter_is_dropped() {
+    fn a_callback_is_told_after_the_threads_unless_its_waiter_is_dropped() {
         let fixture = Fixture::new();
         let guard = fixture.lead("k");
         let (sender, receiver) = std::sync::mpsc::channel();
+        let thread_waits = fixture.wait_only("k", Deadline::NEVER);
         let call_with = |name: &'static str| {
             let sender = sender.clone();
-            let waiter = fixture.wait("k", Deadline::NEVER);
-            waiter.then(move |delivery| {
-                let finished = matches!(delivery, Delivery::Finished(Ok(8)));
-                sender.send((name, finished)).unwrap();
+            let thread = Arc::clone(&thread_waits.slot);
+            let waiter = fixture.wait_only("k", Deadline::NEVER);
+            waiter.then(move |told| {
+                let finished = matches!(told, Told::Finished(Ok(8)));
+                let thread_knows = matches!(thread.close(), Closed::Full(_));
+                sender.send((name, finished && thread_knows)).unwrap();
             });
             waiter
         };
@@ -774,11 +1023,9 @@ mod tests {
         assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [("kept", true)]);
     }
 
-    /// One whose deadline came has closed its slot, and not yet left its seat.
+    /// One whose deadline came has closed its slot, and not yet left its place.
     fn gives_up(fixture: &Fixture) -> Waiter<Result> {
-        let Part::Wait(waiter) = fixture.join_able("k") else {
-            panic!("it is led already");
-        };
+        let waiter = fixture.wait("k", Deadline::NEVER);
         assert!(matches!(waiter.slot.close(), Closed::Unfilled));
         waiter
     }
@@ -790,7 +1037,7 @@ mod tests {
         let _gone = gives_up(&fixture);
         let heir = fixture.wait("k", Deadline::NEVER);
         guard.hand_over(fixture.clock.now());
-        let Ok(Delivery::Lead(guard)) = heir.wait(&fixture.clock) else {
+        let Told::Lead(guard) = fixture.told(&heir) else {
             panic!("the next must lead");
         };
         guard.finish(Ok(1));
@@ -805,20 +1052,9 @@ mod tests {
         let heir = fixture.wait("k", Deadline::NEVER);
         guard.hand_over(fixture.clock.now());
         drop(too_late);
-        let Ok(Delivery::Lead(guard)) = heir.wait(&fixture.clock) else {
+        let Told::Lead(guard) = fixture.told(&heir) else {
             panic!("the next must lead");
         };
         guard.finish(Ok(1));
-    }
-
-    #[test]
-    fn a_flight_whose_only_able_waiter_is_giving_up_is_queued() {
-        let fixture = Fixture::new();
-        let guard = fixture.lead("k");
-        let _gone = gives_up(&fixture);
-        let (waiter, queued) = guard.queue(Deadline::NEVER);
-        queued.take().expect("it waits for a thread").finish(Ok(2));
-        let delivery = waiter.wait(&fixture.clock);
-        assert!(matches!(delivery, Ok(Delivery::Finished(Ok(2)))));
     }
 }

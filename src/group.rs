@@ -21,6 +21,7 @@ mod change;
 mod fetch;
 mod load;
 mod many;
+mod pending;
 mod removals;
 mod renew;
 mod reports;
@@ -33,7 +34,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 pub use builder::GroupBuilder;
-pub use seats::Pending;
+pub use pending::Pending;
 pub(crate) use serve::{Begun, Registry, Serve};
 
 use absences::Absences;
@@ -49,15 +50,15 @@ use crate::codec::Codec;
 use crate::deadline::Deadline;
 use crate::entry::{Place, Stored};
 use crate::error::Error;
-use crate::flight::{Delivery, Flights, Guard, Missed, Waiter};
+use crate::flight::{Flights, Guard, Told, Waiter};
 use crate::foreign;
 use crate::hot::Mirroring;
 use crate::key::{KeyRef, MAX_KEY_BYTES};
 use crate::latency::Latencies;
-use crate::loader::{BatchLoader, Loader};
+use crate::loader::{self, BatchLoader, Loader};
 use crate::members::Owner;
 use crate::stats::{Counter, GroupStats};
-use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize};
+use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, OnceLock};
 use crate::value::{Cacheable, Value};
 use crate::wire;
 
@@ -208,6 +209,8 @@ struct Landed<V: Cacheable> {
     expires: Option<Instant>,
     /// What is held with the value, in bytes.
     weight: usize,
+    /// The value as peers get it, made once for all who wait for one flight.
+    encoded: Option<Arc<OnceLock<Result<Value, Error>>>>,
 }
 
 impl<V: Cacheable> From<Found<V>> for Landed<V> {
@@ -221,6 +224,7 @@ impl<V: Cacheable> From<Found<V>> for Landed<V> {
             },
             expires: found.expires,
             weight: found.weight,
+            encoded: None,
         }
     }
 }
@@ -347,7 +351,7 @@ impl<V: Cacheable> Group<V> {
         let _hold = foreign::hold();
         let outcomes = self.0.get_many(keys, deadline);
         let now = self.0.cluster.clock.now();
-        let got = |outcome: Outcome<V>| outcome.and_then(|landed| landed.got(now));
+        let got = |outcome: Outcome<V>| outcome?.got(now);
         outcomes.into_iter().map(got).collect()
     }
 
@@ -406,12 +410,12 @@ impl<V: Cacheable> Landed<V> {
         self.expires.map_or(Deadline::NEVER, Deadline::at)
     }
 
-    /// Clones the value: with no lock and no flight held.
+    /// Fails if the value cannot be cloned.
     fn got(self, now: Instant) -> Result<Got<V>, Error> {
         Ok(Got {
             remaining: self.deadline().remaining(now),
-            source: self.source,
             value: self.value.value()?,
+            source: self.source,
         })
     }
 
@@ -498,27 +502,29 @@ impl<V: Cacheable> Shared<V> {
     /// Step 3: the flight that ended just before this one began may have left the value, or that
     /// there is none.
     fn land_if_cached(&self, guard: Guard<Outcome<V>>) -> Result<Outcome<V>, Guard<Outcome<V>>> {
-        let key = guard.key().as_ref();
-        let outcome = match self.cache.recheck(key) {
-            Some(found) => Ok(Landed::from(found)),
-            None if self.absences.as_ref().is_some_and(|kept| kept.recheck(key)) => {
-                Err(Error::NotFound)
-            }
-            None => return Err(guard),
+        let Some(outcome) = self.recheck(guard.key().as_ref()) else {
+            return Err(guard);
         };
         guard.finish(outcome.clone());
         Ok(outcome)
     }
 
-    fn outcome_of(&self, waiter: Waiter<Outcome<V>>) -> Waited<V> {
-        match waiter.wait(&self.cluster.clock) {
-            Ok(Delivery::Finished(outcome)) => Waited::Outcome(outcome.map(Landed::joined)),
-            Ok(Delivery::Lead(guard)) => Waited::Lead(guard),
-            Ok(Delivery::Released) => Waited::Again,
-            Ok(Delivery::Abandoned) => Waited::Outcome(Err(lost_leader())),
-            Err(Missed::Deadline) => Waited::Outcome(Err(Error::Deadline)),
-            Err(Missed::Cycle) => Waited::Outcome(Err(Error::Cycle)),
+    /// What is known in memory, for one who has asked before.
+    fn recheck(&self, key: KeyRef<'_>) -> Option<Outcome<V>> {
+        if let Some(found) = self.cache.recheck(key) {
+            return Some(Ok(found.into()));
         }
+        let absences = self.absences.as_ref();
+        absences
+            .is_some_and(|absences| absences.recheck(key))
+            .then_some(Err(Error::NotFound))
+    }
+
+    /// Waits for a flight. Inside a loader, another thread of the pool may take the part of this one
+    /// meanwhile.
+    fn wait_for(&self, waiter: &Waiter<Outcome<V>>, deadline: Deadline) -> Told<Outcome<V>> {
+        let _blocked = loader::inside_a_loader().then(|| self.cluster.pool.wait_inside());
+        waiter.wait(&self.cluster.clock, deadline)
     }
 
     /// What a value weighs by itself.
@@ -587,13 +593,6 @@ impl<V: Cacheable> Shared<V> {
 enum Count {
     Yes,
     No,
-}
-
-/// What waiting came to.
-enum Waited<V: Cacheable> {
-    Outcome(Outcome<V>),
-    Lead(Guard<Outcome<V>>),
-    Again,
 }
 
 impl Lives {

@@ -28,8 +28,10 @@ impl<'a> Load<'a> {
         self.key
     }
 
-    /// When the one who asked first gives up. A load that takes longer still completes and its
-    /// value is cached; a loader may use this to give up in time, but need not.
+    /// When the last of those gives up who wait as the load begins. A load that takes longer still
+    /// completes and its value is cached; a loader may use this to give up in time, but need not. One
+    /// that fails after it is run again, with a later deadline, if others wait by then who have time
+    /// left.
     #[must_use]
     pub fn deadline(&self) -> Deadline {
         self.deadline
@@ -90,8 +92,9 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for LoadError {
 /// ([`GroupBuilder::build_with`](crate::GroupBuilder::build_with)).
 ///
 /// A loader runs without any lock of the cache held. It may get other keys, from the same group or
-/// from others: these loads run on the same thread. If it gets its own key, directly or through
-/// other loads of this process, that get returns [`Error::Cycle`](crate::Error::Cycle).
+/// from others: without a deadline these loads run on the same thread, with one on a loader thread
+/// of the node. If it gets its own key, directly or through other loads of this process, that get
+/// returns [`Error::Cycle`](crate::Error::Cycle).
 ///
 /// ```
 /// use groupcache_sync::{Load, LoadError, Loaded, Loader, Value};

@@ -521,7 +521,10 @@ impl NodeBuilder {
     }
 
     /// Sets how many threads may run loads for gets with a deadline and for peers. They are started
-    /// when needed. Defaults to 16.
+    /// when needed. One that waits inside its loader, for a get that is loaded or fetched, does not
+    /// count: another thread takes its part meanwhile, up to 64 of them. Up to 16,384 keys of 16 MiB in
+    /// all wait for a thread; further loads end with [`Error::Overloaded`], and a peer that asked
+    /// loads itself. Defaults to 16.
     pub fn loader_threads(mut self, threads: usize) -> NodeBuilder {
         self.loader_threads = threads;
         self

@@ -1,24 +1,36 @@
 //! `Pool`: a bounded number of threads for loads that must not hold their caller.
 //!
+//! Jobs that were submitted together form a lane, and the lanes take turns, one job at a time: a large
+//! batch does not stand before everybody else. How much may wait for a thread is bounded in keys and
+//! in their bytes. A job leaves its lane as soon as nobody wants it any more ([`Ticket`]).
+//!
 //! Threads are started when there is work for them. A thread inside a hung loader cannot be
 //! stopped: when the pool ends it is left alone, and it ends with its loader.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::deadline::{Clock, Deadline, Sleeper};
 use crate::foreign;
-use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, run_at_once, thread};
+use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, Weak, run_at_once, thread};
 
-/// How many jobs may wait for a thread.
-const MAX_QUEUED: usize = 1_024;
+/// How many keys may wait for a thread, and how many bytes they may have.
+const MAX_QUEUED_KEYS: usize = 16_384;
+const MAX_QUEUED_BYTES: usize = 16 << 20;
 
-/// Work for a pool. Dropped unrun if the pool ends first.
+/// How many threads more there may be while others wait inside their loaders.
+const MAX_BLOCKED: usize = 64;
+
+/// Work for a pool. Dropped without being run if nobody wants it any more, or if the pool ends first.
 pub(crate) trait Job: Send {
     fn run(self: Box<Self>);
-    /// Whether anybody still wants it: one that nobody wants makes room for others.
-    fn is_wanted(&self) -> bool;
+}
+
+/// A job that is to be queued, and the bytes of each of its keys.
+pub(crate) struct Work {
+    pub(crate) job: Box<dyn Job>,
+    pub(crate) key_bytes: Vec<usize>,
 }
 
 pub(crate) struct Pool {
@@ -35,11 +47,50 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Box<dyn Job>>,
+    lanes: BTreeMap<u64, Lane>,
+    /// The lanes that have a job to run now, in the order of their turns.
+    turns: BTreeMap<u64, u64>,
+    /// The last number that was given to a lane, a turn or a job.
+    last_number: u64,
+    queued_jobs: usize,
+    queued_keys: usize,
+    queued_bytes: usize,
     threads: Vec<thread::JoinHandle<()>>,
     busy: HashSet<thread::ThreadId>,
     idle: usize,
+    /// Threads that wait for a load inside a loader.
+    blocked: usize,
     closed: bool,
+}
+
+/// Jobs that were submitted together.
+struct Lane {
+    jobs: BTreeMap<u64, Queued>,
+    /// How many of them may run at once, and how many do.
+    at_once: usize,
+    running: usize,
+    turn: Option<u64>,
+}
+
+struct Queued {
+    job: Box<dyn Job>,
+    keys: usize,
+    bytes: usize,
+}
+
+/// Where a key of a job stands in the queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    lane: u64,
+    job: u64,
+    bytes: usize,
+}
+
+/// What keeps a key of a job in the queue. When it is dropped, the key no longer counts; when those of
+/// all its keys are, the job is dropped. Does nothing once the job runs.
+pub(crate) struct Ticket {
+    pool: Weak<Shared>,
+    place: Place,
 }
 
 /// Why a job was not taken.
@@ -63,49 +114,55 @@ impl Pool {
         }
     }
 
-    /// Has `job` run by one of the threads. Does not block.
-    pub(crate) fn submit(&self, job: Box<dyn Job>) -> Result<(), Refused> {
-        self.make_room();
+    /// Has the jobs run, no more than `at_once` of them at a time. Gives the places of the keys of
+    /// those that were taken, from the first on; an error if none was. Does not block.
+    pub(crate) fn submit(&self, lane: Vec<Work>, at_once: usize) -> Result<Vec<Place>, Refused> {
         let mut state = self.shared.state.lock();
         if state.closed {
             return Err(Refused::Closed);
         }
-        if state.queue.len() >= MAX_QUEUED {
-            return Err(Refused::Full);
-        }
-        if state.idle <= state.queue.len() && state.threads.len() < self.shared.max_threads {
-            match self.start_thread() {
-                Ok(thread) => state.threads.push(thread),
-                Err(error) if state.threads.is_empty() => return Err(Refused::NoThread(error)),
-                Err(error) => log::warn!(
-                    target: "groupcache",
-                    threads = state.threads.len(), error:% = error;
-                    "cannot start another loader thread"
-                ),
+        let (places, refused) = state.add_lane(lane, at_once);
+        let result = match self.shared.start_threads(&mut state) {
+            Err(error) if state.threads.is_empty() => Err(Refused::NoThread(error)),
+            _ if places.is_empty() => Err(Refused::Full),
+            _ => Ok(()),
+        };
+        self.shared.work.notify_all();
+        drop(state);
+        drop(refused); // jobs hold flights, which have locks of their own (I2)
+        match result {
+            Ok(()) => Ok(places),
+            Err(refused) => {
+                places
+                    .into_iter()
+                    .for_each(|place| drop(self.ticket(place)));
+                Err(refused)
             }
         }
-        state.queue.push_back(job);
-        self.shared.work.notify_one();
-        Ok(())
     }
 
-    /// Lets those jobs of a full queue go that nobody wants any more.
-    fn make_room(&self) {
-        let all = {
-            let mut state = self.shared.state.lock();
-            if state.queue.len() < MAX_QUEUED {
-                return;
-            }
-            std::mem::take(&mut state.queue)
-        };
-        // Jobs hold flights, which have locks of their own (I2).
-        let (wanted, unwanted): (VecDeque<_>, VecDeque<_>) =
-            all.into_iter().partition(|job| job.is_wanted());
-        drop(unwanted);
+    /// What keeps the key at `place` in the queue.
+    pub(crate) fn ticket(&self, place: Place) -> Ticket {
+        Ticket {
+            pool: Arc::downgrade(&self.shared),
+            place,
+        }
+    }
+
+    /// Notes, for as long as the token lives, that this thread waits for a load. If it is one of the
+    /// pool, inside a loader, another one may take its part: else loads that wait for loads could
+    /// hold all threads.
+    pub(crate) fn wait_inside(&self) -> Blocked<'_> {
         let mut state = self.shared.state.lock();
-        let newer = std::mem::replace(&mut state.queue, wanted);
-        state.queue.extend(newer);
-        self.shared.work.notify_all();
+        let counts = state.busy.contains(&thread::current().id()) && state.blocked < MAX_BLOCKED;
+        if counts {
+            state.blocked += 1;
+            // Where none can be started, the load waits for one of those there are.
+            let _ = self.shared.start_threads(&mut state);
+        }
+        Blocked {
+            pool: counts.then_some(&*self.shared),
+        }
     }
 
     /// Waits until no job runs or waits, no longer than `deadline`.
@@ -118,28 +175,130 @@ impl Pool {
         }
     }
 
-    /// How many threads there may be.
-    pub(crate) fn max_threads(&self) -> usize {
-        self.shared.max_threads
-    }
-
     /// How many threads there are, and how many of them are inside a job.
     pub(crate) fn threads(&self) -> (usize, usize) {
         let state = self.shared.state.lock();
         (state.threads.len(), state.busy.len())
     }
-
-    fn start_thread(&self) -> io::Result<thread::JoinHandle<()>> {
-        let shared = Arc::clone(&self.shared);
-        thread::Builder::new()
-            .name("groupcache-loader".to_owned())
-            .spawn(move || shared.work_until_closed())
-    }
 }
 
 impl State {
     fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.busy.is_empty()
+        self.lanes.is_empty() && self.busy.is_empty()
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    /// Queues as many of the jobs as there is room for; gives the others back.
+    fn add_lane(&mut self, works: Vec<Work>, at_once: usize) -> (Vec<Place>, Vec<Work>) {
+        let number = self.next_number();
+        let (mut places, mut jobs) = (Vec::new(), BTreeMap::new());
+        let mut works = works.into_iter();
+        let mut refused = Vec::new();
+        for work in works.by_ref() {
+            let (keys, bytes) = (work.key_bytes.len(), work.key_bytes.iter().sum::<usize>());
+            let has_room = self.queued_keys + keys <= MAX_QUEUED_KEYS
+                && self.queued_bytes.saturating_add(bytes) <= MAX_QUEUED_BYTES;
+            if !has_room {
+                refused.push(work);
+                break;
+            }
+            self.queued_jobs += 1;
+            self.queued_keys += keys;
+            self.queued_bytes += bytes;
+            let job = self.next_number();
+            places.extend(work.key_bytes.iter().map(|&bytes| Place {
+                lane: number,
+                job,
+                bytes,
+            }));
+            let queued = Queued {
+                job: work.job,
+                keys,
+                bytes,
+            };
+            jobs.insert(job, queued);
+        }
+        refused.extend(works);
+        if !jobs.is_empty() {
+            let lane = Lane {
+                jobs,
+                at_once: at_once.max(1),
+                running: 0,
+                turn: None,
+            };
+            self.lanes.insert(number, lane);
+            self.give_turn(number);
+        }
+        (places, refused)
+    }
+
+    /// Gives a lane its next turn, if it has a job that may run and has no turn yet.
+    fn give_turn(&mut self, number: u64) {
+        let turn = self.next_number();
+        if let Some(lane) = self.lanes.get_mut(&number) {
+            if lane.turn.is_none() && !lane.jobs.is_empty() && lane.running < lane.at_once {
+                lane.turn = Some(turn);
+                self.turns.insert(turn, number);
+            }
+        }
+    }
+
+    /// Takes the next job out, with the number of its lane.
+    fn pop(&mut self) -> Option<(u64, Box<dyn Job>)> {
+        let (_, number) = self.turns.pop_first()?;
+        let lane = self.lanes.get_mut(&number)?;
+        lane.turn = None;
+        let (_, queued) = lane.jobs.pop_first()?;
+        lane.running += 1;
+        self.queued_jobs -= 1;
+        self.queued_keys -= queued.keys;
+        self.queued_bytes -= queued.bytes;
+        self.give_turn(number);
+        Some((number, queued.job))
+    }
+
+    /// Notes that a job of a lane has ended.
+    fn end(&mut self, number: u64) {
+        if let Some(lane) = self.lanes.get_mut(&number) {
+            lane.running -= 1;
+        }
+        self.give_turn(number);
+        self.remove_if_empty(number);
+    }
+
+    fn remove_if_empty(&mut self, number: u64) {
+        let Some(lane) = self.lanes.get(&number) else {
+            return;
+        };
+        if lane.jobs.is_empty() {
+            if let Some(turn) = lane.turn {
+                self.turns.remove(&turn);
+            }
+            if lane.running == 0 {
+                self.lanes.remove(&number);
+            } else if let Some(lane) = self.lanes.get_mut(&number) {
+                lane.turn = None;
+            }
+        }
+    }
+
+    /// Lets a key of a job go; gives the job if that was its last.
+    fn forget(&mut self, place: Place) -> Option<Queued> {
+        let lane = self.lanes.get_mut(&place.lane)?;
+        let queued = lane.jobs.get_mut(&place.job)?;
+        queued.keys -= 1;
+        queued.bytes -= place.bytes;
+        let is_empty = queued.keys == 0;
+        self.queued_keys -= 1;
+        self.queued_bytes -= place.bytes;
+        let forgotten = is_empty.then(|| lane.jobs.remove(&place.job)).flatten();
+        self.queued_jobs -= usize::from(is_empty);
+        self.remove_if_empty(place.lane);
+        forgotten
     }
 }
 
@@ -151,9 +310,39 @@ impl Sleeper for Shared {
 }
 
 impl Shared {
+    /// Starts threads for what waits, as far as there may be more.
+    fn start_threads(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
+        let most = self.max_threads + state.blocked;
+        let mut wanted = state.queued_jobs.saturating_sub(state.idle);
+        while wanted > 0 && state.threads.len() < most {
+            match self.start_thread() {
+                Ok(thread) => state.threads.push(thread),
+                Err(error) => {
+                    log::warn!(
+                        target: "groupcache",
+                        threads = state.threads.len(), error:% = error;
+                        "cannot start another loader thread"
+                    );
+                    return Err(error);
+                }
+            }
+            wanted -= 1;
+        }
+        Ok(())
+    }
+
+    fn start_thread(self: &Arc<Self>) -> io::Result<thread::JoinHandle<()>> {
+        let shared = Arc::clone(self);
+        thread::Builder::new()
+            .name("groupcache-loader".to_owned())
+            .spawn(move || shared.work_until_closed())
+    }
+
     fn work_until_closed(&self) {
         let me = thread::current().id();
-        while let Some(job) = self.next_job(me) {
+        let mut lane = None;
+        while let Some((number, job)) = self.next_job(me, lane) {
+            lane = Some(number);
             let _hold = foreign::hold(); // what listens is told once the job is done
             // A panic ends the flight it held, by the flight's guard, and not this thread.
             if catch_unwind(AssertUnwindSafe(|| job.run())).is_err() {
@@ -162,9 +351,14 @@ impl Shared {
         }
     }
 
-    fn next_job(&self, me: thread::ThreadId) -> Option<Box<dyn Job>> {
+    fn next_job(&self, me: thread::ThreadId, ended: Option<u64>) -> Option<(u64, Box<dyn Job>)> {
         let mut state = self.state.lock();
         state.busy.remove(&me);
+        if let Some(lane) = ended {
+            state.end(lane);
+            // The others may have slept while this lane had no turn.
+            self.work.notify_all();
+        }
         if state.is_idle() {
             self.idle.notify_all();
         }
@@ -172,9 +366,14 @@ impl Shared {
             if state.closed {
                 return None;
             }
-            if let Some(job) = state.queue.pop_front() {
+            if state.threads.len() > self.max_threads + state.blocked {
+                // The one that waited inside its loader goes on: this one took its part.
+                state.threads.retain(|thread| thread.thread().id() != me);
+                return None;
+            }
+            if let Some((lane, job)) = state.pop() {
                 state.busy.insert(me);
-                return Some(job);
+                return Some((lane, job));
             }
             state.idle += 1;
             self.work.wait(&mut state);
@@ -183,9 +382,39 @@ impl Shared {
     }
 }
 
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.upgrade() {
+            let forgotten = {
+                let mut state = pool.state.lock();
+                let forgotten = state.forget(self.place);
+                if state.is_idle() {
+                    pool.idle.notify_all();
+                }
+                forgotten
+            };
+            drop(forgotten); // jobs hold flights, which have locks of their own (I2)
+        }
+    }
+}
+
+/// A thread that waits for a load inside a loader.
+pub(crate) struct Blocked<'a> {
+    pool: Option<&'a Shared>,
+}
+
+impl Drop for Blocked<'_> {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool {
+            pool.state.lock().blocked -= 1;
+            pool.work.notify_all(); // one may be too many now
+        }
+    }
+}
+
 impl Drop for Pool {
     fn drop(&mut self) {
-        let (queue, idle, busy) = {
+        let (lanes, idle, busy) = {
             let mut state = self.shared.state.lock();
             state.closed = true;
             self.shared.work.notify_all();
@@ -193,9 +422,10 @@ impl Drop for Pool {
             let is_busy =
                 |thread: &thread::JoinHandle<()>| state.busy.contains(&thread.thread().id());
             let (busy, idle): (Vec<_>, Vec<_>) = threads.into_iter().partition(is_busy);
-            (std::mem::take(&mut state.queue), idle, busy)
+            state.turns.clear();
+            (std::mem::take(&mut state.lanes), idle, busy)
         };
-        drop(queue); // jobs hold flights, which have locks of their own (I2)
+        drop(lanes); // jobs hold flights, which have locks of their own (I2)
         for thread in idle {
             // It has nothing left to do and ends at once. A panic of a job ended it before.
             let _ = thread.join();
@@ -247,10 +477,34 @@ mod tests {
         fn run(self: Box<Self>) {
             (self.0)();
         }
+    }
 
-        fn is_wanted(&self) -> bool {
-            true
+    fn work(keys: usize, call: impl FnOnce() + Send + 'static) -> Work {
+        Work {
+            job: Box::new(Call(call)),
+            key_bytes: vec![10; keys],
         }
+    }
+
+    fn submit(pool: &Pool, call: impl FnOnce() + Send + 'static) -> Vec<Place> {
+        pool.submit(vec![work(1, call)], 1).unwrap()
+    }
+
+    /// Keeps the only thread of a pool busy until the sender goes.
+    fn block(pool: &Pool) -> mpsc::Sender<()> {
+        let (sender, receiver) = mpsc::channel::<()>();
+        let (started, has_started) = mpsc::channel();
+        submit(pool, move || {
+            started.send(()).unwrap();
+            let _ = receiver.recv();
+        });
+        has_started.recv().unwrap();
+        sender
+    }
+
+    fn queued(pool: &Pool) -> (usize, usize) {
+        let state = pool.shared.state.lock();
+        (state.queued_keys, state.queued_bytes)
     }
 
     #[test]
@@ -259,8 +513,7 @@ mod tests {
         let (sender, receiver) = mpsc::channel();
         for number in 0..10 {
             let sender = sender.clone();
-            pool.submit(Box::new(Call(move || sender.send(number).unwrap())))
-                .unwrap();
+            submit(&pool, move || sender.send(number).unwrap());
         }
         drop(sender);
         let mut numbers: Vec<i32> = receiver.iter().collect();
@@ -276,45 +529,122 @@ mod tests {
         let (sender, receiver) = mpsc::channel();
         let (go, wait_for_go) = mpsc::channel::<()>();
         let last = Arc::clone(&pool);
-        let job = Call(move || {
+        submit(&pool, move || {
             wait_for_go.recv().unwrap();
             drop(last);
             sender.send(()).unwrap();
         });
-        pool.submit(Box::new(job)).unwrap();
         drop(pool);
         go.send(()).unwrap();
         receiver.recv().unwrap();
     }
 
     #[test]
-    fn a_full_queue_refuses_and_the_unwanted_make_room() {
-        struct Unwanted;
-        impl Job for Unwanted {
-            fn run(self: Box<Self>) {}
-            fn is_wanted(&self) -> bool {
-                false
+    fn the_queue_is_bounded_in_keys_and_in_bytes() {
+        let pool = Pool::new(1);
+        let blocked = block(&pool);
+        let half = MAX_QUEUED_KEYS / 2;
+        let lane = vec![work(half, || ()), work(half, || ()), work(1, || ())];
+        let places = pool.submit(lane, 1).unwrap();
+        assert_eq!(places.len(), MAX_QUEUED_KEYS, "the third has no room");
+        let refused = pool.submit(vec![work(1, || ())], 1);
+        assert!(matches!(refused, Err(Refused::Full)));
+        drop(pool.ticket(places[0]));
+        let large = Work {
+            job: Box::new(Call(|| ())),
+            key_bytes: vec![MAX_QUEUED_BYTES],
+        };
+        assert!(matches!(pool.submit(vec![large], 1), Err(Refused::Full)));
+        assert_eq!(pool.submit(vec![work(1, || ())], 1).unwrap().len(), 1);
+        drop(blocked);
+    }
+
+    #[test]
+    fn a_job_whose_tickets_are_gone_leaves_the_queue() {
+        struct Counted(Arc<AtomicUsize>);
+        impl Drop for Counted {
+            fn drop(&mut self) {
+                self.0.fetch_add(1, Ordering::SeqCst);
             }
         }
+        let dropped = Arc::new(AtomicUsize::new(0));
         let pool = Pool::new(1);
-        let (sender, receiver) = mpsc::channel::<()>();
-        let (started, has_started) = mpsc::channel();
-        let blocking = Call(move || {
-            started.send(()).unwrap();
-            let _ = receiver.recv();
+        let blocked = block(&pool);
+        let counted = Counted(Arc::clone(&dropped));
+        let places = pool
+            .submit(vec![work(2, move || drop(counted))], 1)
+            .unwrap();
+        assert_eq!(queued(&pool), (2, 20));
+        drop(pool.ticket(places[0]));
+        assert_eq!(
+            (queued(&pool), dropped.load(Ordering::SeqCst)),
+            ((1, 10), 0)
+        );
+        drop(pool.ticket(places[1]));
+        assert_eq!((queued(&pool), dropped.load(Ordering::SeqCst)), ((0, 0), 1));
+        assert_eq!(pool.shared.state.lock().lanes.len(), 1, "only what runs");
+        drop(blocked);
+        pool.wait_until_idle(&Clock::system(), Deadline::NEVER);
+        assert!(pool.shared.state.lock().turns.is_empty());
+    }
+
+    #[test]
+    fn lanes_take_turns() {
+        let pool = Pool::new(1);
+        let blocked = block(&pool);
+        let (sender, receiver) = mpsc::channel();
+        let lane = |name: &'static str| {
+            let work = |_| {
+                let sender = sender.clone();
+                work(1, move || sender.send(name).unwrap())
+            };
+            (0..3).map(work).collect::<Vec<_>>()
+        };
+        pool.submit(lane("large"), 1).unwrap();
+        pool.submit(lane("other"), 1).unwrap();
+        drop((blocked, sender));
+        let order: Vec<_> = receiver.iter().collect();
+        assert_eq!(
+            order,
+            ["large", "other", "large", "other", "large", "other"]
+        );
+    }
+
+    #[test]
+    fn a_lane_keeps_to_its_limit() {
+        let pool = Pool::new(4);
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let work = |_| {
+            let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+            work(1, move || {
+                let now = running.fetch_add(1, Ordering::SeqCst) + 1;
+                most.fetch_max(now, Ordering::SeqCst);
+                thread::yield_now();
+                running.fetch_sub(1, Ordering::SeqCst);
+            })
+        };
+        pool.submit((0..100).map(work).collect(), 2).unwrap();
+        pool.wait_until_idle(&Clock::system(), Deadline::NEVER);
+        assert!((1..=2).contains(&most.load(Ordering::SeqCst)));
+    }
+
+    #[test]
+    fn a_thread_that_waits_inside_its_job_has_another_take_its_part() {
+        let pool = Arc::new(Pool::new(1));
+        let (sender, receiver) = mpsc::channel();
+        let inner = Arc::clone(&pool);
+        submit(&pool, move || {
+            let (ended, has_ended) = mpsc::channel();
+            let waiting = inner.wait_inside();
+            submit(&inner, move || ended.send(()).unwrap());
+            has_ended.recv().unwrap();
+            drop(waiting);
+            sender.send(inner.threads().0).unwrap();
         });
-        pool.submit(Box::new(blocking)).unwrap();
-        has_started.recv().unwrap();
-        for _ in 0..MAX_QUEUED {
-            pool.submit(Box::new(Unwanted)).unwrap();
-        }
-        for _ in 0..MAX_QUEUED {
-            pool.submit(Box::new(Call(|| ()))).unwrap();
-        }
-        assert!(matches!(
-            pool.submit(Box::new(Call(|| ()))),
-            Err(Refused::Full)
-        ));
-        drop(sender);
+        assert!(receiver.recv().unwrap() <= 2);
+        pool.wait_until_idle(&Clock::system(), Deadline::NEVER);
+        submit(&pool, || ());
+        pool.wait_until_idle(&Clock::system(), Deadline::NEVER);
+        assert_eq!(pool.shared.state.lock().blocked, 0);
     }
 }

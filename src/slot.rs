@@ -94,6 +94,11 @@ impl<T: Send + 'static> Slot<T> {
         }
     }
 
+    /// Whether nobody waits in person: a callback is to be called.
+    pub(crate) fn calls_back(&self) -> bool {
+        matches!(*self.state.lock(), State::Callback(_))
+    }
+
     /// Closes the slot and tells what became of it.
     pub(crate) fn close(&self) -> Closed<T> {
         let previous = std::mem::replace(&mut *self.state.lock(), State::Closed);

@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use super::load::Role;
-use super::{Count, Landed, Outcome, Shared, Source, Waited};
+use super::{Count, Landed, Outcome, Shared, Source, lost_leader};
 use crate::codec::CodecError;
 use crate::combiner::Turn;
 use crate::deadline::Deadline;
 use crate::dialect::Dialect;
 use crate::entry::{Place, Stored};
 use crate::error::Error;
-use crate::flight::{Guard, Part};
+use crate::flight::{Guard, Join, Part, Told};
 use crate::key::KeyRef;
 use crate::loader;
 use crate::peer::{Call, Reply};
@@ -64,20 +64,21 @@ impl<V: Cacheable> Shared<V> {
         mut count: Count,
     ) -> Outcome<V> {
         loop {
-            match self.fetches.join(key, deadline, true) {
+            match self.fetches.join(key, deadline, Join::Lead) {
                 Part::Lead(guard) => {
                     self.count_lead(&mut count);
                     return self.lead_fetch(guard, owner, deadline, unreported);
                 }
                 Part::Wait(waiter) => {
                     self.count_joined(&mut count);
-                    match self.outcome_of(waiter) {
-                        Waited::Outcome(outcome) => return outcome,
-                        Waited::Lead(guard) => {
-                            return self.lead_fetch(guard, owner, deadline, unreported);
-                        }
-                        Waited::Again => {}
-                    }
+                    return match self.wait_for(&waiter, deadline) {
+                        Told::Finished(outcome) => outcome.map(Landed::joined),
+                        Told::Lead(guard) => self.lead_fetch(guard, owner, deadline, unreported),
+                        Told::Again => continue,
+                        Told::Lost => Err(lost_leader()),
+                        Told::Late => Err(Error::Deadline),
+                        Told::Cycle => Err(Error::Cycle),
+                    };
                 }
             }
         }
@@ -159,6 +160,8 @@ impl<V: Cacheable> Shared<V> {
         unreported: u32,
     ) -> Result<Fetched, Failure> {
         self.counters.fetches.add();
+        // Inside a loader, the peer may need this one's pool for the very value.
+        let _blocked = loader::inside_a_loader().then(|| self.cluster.pool.wait_inside());
         let are_small = self.fetched_bytes.load(Ordering::Relaxed) <= COMBINED_BYTES;
         if !are_small || !owner.takes_batches() {
             return self.ask_singly(owner, key, deadline, unreported);
@@ -336,6 +339,7 @@ impl<V: Cacheable> Shared<V> {
             source: Source::Peer,
             expires: answer.remaining.and_then(|life| now.checked_add(life)),
             weight,
+            encoded: None,
         })
     }
 

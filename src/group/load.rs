@@ -1,16 +1,20 @@
 //! Step 4, where this process loads: by this thread, by the pool, or by whoever does already.
+//!
+//! A get without a deadline runs the loader on its own thread. For one with a deadline, and for
+//! peers, the flight is queued: it has no leader, and those who ask for it only wait. The pool
+//! runs it, or a get without a deadline that comes first.
 
 use std::collections::HashMap;
 
-use super::{BatchLoader, Count, Landed, Outcome, Shared, Source, Waited, charge, lost_leader};
+use super::{BatchLoader, Count, Landed, Outcome, Shared, Source, charge, lost_leader};
 use crate::deadline::Deadline;
 use crate::entry::{Place, Stored};
 use crate::error::Error;
-use crate::flight::{Delivery, Guard, Missed, Part, Queued, Waiter};
+use crate::flight::{Guard, Join, Part, Queued, Told};
 use crate::key::KeyRef;
 use crate::loader::{self, Load, LoadError, Loaded, Panicked};
-use crate::pool::{Job, Refused};
-use crate::sync::{Arc, AtomicUsize, Ordering};
+use crate::pool::{Job, Refused, Work};
+use crate::sync::{Arc, OnceLock, Ordering};
 use crate::value::Cacheable;
 
 /// On whose account a value is loaded.
@@ -32,130 +36,138 @@ impl<V: Cacheable> Shared<V> {
         mut count: Count,
     ) -> Outcome<V> {
         loop {
-            match self.loads.join(key, deadline, leads_at_once(deadline)) {
-                Part::Lead(guard) => {
-                    self.count_lead(&mut count);
-                    return self.lead_load(guard, deadline, role);
-                }
-                Part::Wait(waiter) => {
-                    self.count_joined(&mut count);
-                    match self.outcome_of(waiter) {
-                        Waited::Outcome(outcome) => return outcome,
-                        Waited::Lead(guard) => return self.lead_load(guard, deadline, role),
-                        Waited::Again => {}
+            if deadline.is_past(self.cluster.clock.now()) {
+                return Err(Error::Deadline);
+            }
+            let (waiter, is_own) = if deadline.is_never() {
+                match self.loads.join(key, deadline, Join::Lead) {
+                    Part::Lead(guard) => {
+                        self.count_lead(&mut count);
+                        return self.lead_load(guard, role);
                     }
+                    Part::Wait(waiter) => (waiter, false),
                 }
+            } else {
+                let (waiter, queued) = self.loads.queue(key, deadline);
+                let is_own = queued.is_some();
+                self.queue_loads(queued.into_iter().collect(), usize::MAX, role);
+                (waiter, is_own)
+            };
+            if is_own {
+                self.count_lead(&mut count);
+            } else {
+                self.count_joined(&mut count);
+            }
+            return match self.wait_for(&waiter, deadline) {
+                Told::Finished(outcome) if is_own => outcome,
+                Told::Finished(outcome) => outcome.map(Landed::joined),
+                Told::Lead(guard) => self.lead_load(guard, role),
+                Told::Again => continue,
+                Told::Lost => Err(lost_leader()),
+                Told::Late if waiter.is_queued() => Err(Error::Overloaded),
+                Told::Late => Err(Error::Deadline),
+                Told::Cycle => Err(Error::Cycle),
+            };
+        }
+    }
+
+    /// Loads the value of a flight on this thread, however long that takes.
+    pub(super) fn lead_load(self: &Arc<Self>, guard: Guard<Outcome<V>>, role: Role) -> Outcome<V> {
+        match self.land_if_cached(guard) {
+            Ok(outcome) => outcome,
+            Err(guard) => self.run_load(guard, Deadline::NEVER, role, loader::inside_a_loader()),
+        }
+    }
+
+    /// Leaves new flights to the pool, `at_once` of them at a time, and to whoever runs them before
+    /// it gets to them. Those that cannot be queued end with the reason.
+    pub(super) fn queue_loads(
+        self: &Arc<Self>,
+        mut queued: Vec<Queued<Outcome<V>>>,
+        at_once: usize,
+        role: Role,
+    ) {
+        queued.retain(|queued| !self.finish_if_cached(queued));
+        let Some((taken, refused)) = self.offer_loads(&queued, at_once, role) else {
+            return;
+        };
+        for queued in &queued[taken..] {
+            if let Some(guard) = queued.start(self.cluster.clock.now()) {
+                guard.finish(Err(refused.clone()));
             }
         }
     }
 
-    /// Loads the value of a flight that this thread leads.
-    pub(super) fn lead_load(
+    /// Has the pool run flights that are queued, `at_once` of them at a time, unless somebody else
+    /// does first. Where it does not take all of them, tells how many it has taken, and why.
+    pub(super) fn offer_loads(
         self: &Arc<Self>,
-        guard: Guard<Outcome<V>>,
-        deadline: Deadline,
+        queued: &[Queued<Outcome<V>>],
+        at_once: usize,
         role: Role,
-    ) -> Outcome<V> {
-        let guard = match self.land_if_cached(guard) {
-            Ok(outcome) => return outcome,
-            Err(guard) => guard,
-        };
-        if leads_at_once(deadline) {
-            return self.run_loader(guard, deadline, role);
+    ) -> Option<(usize, Error)> {
+        if queued.is_empty() {
+            return None;
         }
-        let queueing = self.queue_load(guard, deadline, role)?;
-        self.wait_for_load(queueing, deadline, role)
-    }
-
-    /// Waits for a load that was left to the pool.
-    pub(super) fn wait_for_load(
-        self: &Arc<Self>,
-        (waiter, queued): Queueing<V>,
-        deadline: Deadline,
-        role: Role,
-    ) -> Outcome<V> {
-        match waiter.wait(&self.cluster.clock) {
-            Ok(Delivery::Finished(outcome)) => outcome,
-            Err(Missed::Deadline) => match queued.take() {
-                // A load that never began goes to one who can wait longer (I6).
-                Some(guard) => {
-                    guard.hand_over(self.cluster.clock.now());
-                    Err(Error::Overloaded)
-                }
-                None => Err(Error::Deadline),
-            },
-            Err(Missed::Cycle) => Err(Error::Cycle),
-            Ok(Delivery::Lead(guard)) => self.lead_load(guard, deadline, role),
-            Ok(Delivery::Released | Delivery::Abandoned) => Err(lost_leader()),
-        }
-    }
-
-    /// Leaves the load to the pool, and to whoever can lead before it gets to it.
-    pub(super) fn queue_load(
-        self: &Arc<Self>,
-        guard: Guard<Outcome<V>>,
-        deadline: Deadline,
-        role: Role,
-    ) -> Result<Queueing<V>, Error> {
-        let (waiter, queued) = queue(guard, deadline);
-        let queued_here = [Arc::clone(&queued)];
-        let Err(refused) = self.have_loaded(queued_here.into(), 1, deadline, role) else {
-            return Ok((waiter, queued));
-        };
-        let Some(guard) = queued.take() else {
-            return Ok((waiter, queued)); // somebody leads it already
-        };
-        drop(waiter);
-        guard.hand_over(self.cluster.clock.now());
-        Err(refused)
-    }
-
-    /// Has loads that wait in their flights run by the pool: by one thread if all are loaded at
-    /// once, else by as many as there are, but no more than `most`.
-    pub(super) fn have_loaded(
-        self: &Arc<Self>,
-        queued: Arc<[Arc<Queued<Outcome<V>>>]>,
-        most: usize,
-        deadline: Deadline,
-        role: Role,
-    ) -> Result<(), Error> {
         let pool = &self.cluster.pool;
-        let jobs = match self.batch_loader {
-            Some(_) => queued.len().min(1),
-            None => queued.len().min(pool.max_threads()).min(most),
-        };
-        let next = Arc::new(AtomicUsize::new(0));
-        for job in 0..jobs {
-            let submitted = pool.submit(Box::new(PooledLoads {
-                group: Arc::clone(self),
-                queued: Arc::clone(&queued),
-                next: Arc::clone(&next),
-                deadline,
-                role,
-            }));
-            match submitted {
-                Ok(()) => {}
-                Err(_) if job > 0 => break, // those that were taken do it all
-                Err(Refused::Full) => {
-                    self.report_full_pool();
-                    return Err(Error::Overloaded);
-                }
-                Err(Refused::Closed) => return Err(Error::Overloaded),
-                Err(Refused::NoThread(source)) => {
-                    return Err(Error::Thread {
-                        source: Arc::new(source),
-                    });
-                }
+        let (places, refused) = match pool.submit(self.works(queued, role), at_once) {
+            Ok(places) => (places, Error::Overloaded),
+            Err(Refused::Full | Refused::Closed) => (Vec::new(), Error::Overloaded),
+            Err(Refused::NoThread(source)) => {
+                let source = Arc::new(source);
+                (Vec::new(), Error::Thread { source })
             }
+        };
+        for (queued, &place) in queued.iter().zip(&places) {
+            queued.hold(Box::new(pool.ticket(place)));
         }
-        Ok(())
+        if places.len() == queued.len() {
+            return None;
+        }
+        self.report_full_pool();
+        Some((places.len(), refused))
     }
 
-    pub(super) fn run_loader(
+    /// The jobs that run these flights: one for all where they are loaded together.
+    fn works(self: &Arc<Self>, queued: &[Queued<Outcome<V>>], role: Role) -> Vec<Work> {
+        let is_part = loader::inside_a_loader();
+        let work = |queued: &[Queued<Outcome<V>>]| Work {
+            key_bytes: queued.iter().map(Queued::key_bytes).collect(),
+            job: Box::new(PooledLoads {
+                group: Arc::clone(self),
+                queued: queued.to_vec(),
+                role,
+                is_part,
+            }),
+        };
+        match self.batch_loader {
+            Some(_) => vec![work(queued)],
+            None => queued.chunks(1).map(work).collect(),
+        }
+    }
+
+    /// Step 3 for a flight that is queued; tells whether it has ended.
+    pub(super) fn finish_if_cached(&self, queued: &Queued<Outcome<V>>) -> bool {
+        let Some(key) = queued.key() else {
+            return true; // nobody wants it any more
+        };
+        let Some(outcome) = self.recheck(key.as_ref()) else {
+            return false;
+        };
+        if let Some(guard) = queued.start(self.cluster.clock.now()) {
+            guard.finish(outcome);
+        }
+        true
+    }
+
+    /// Runs the loader for a flight. If it failed only after `deadline`, it was too late for those it
+    /// was run for, and may have failed for that: those with time left get another run.
+    pub(super) fn run_load(
         self: &Arc<Self>,
         guard: Guard<Outcome<V>>,
-        deadline: Deadline,
+        mut deadline: Deadline,
         role: Role,
+        is_part: bool,
     ) -> Outcome<V> {
         let guard = match role {
             Role::Owner => match self.inherit(guard, deadline) {
@@ -164,9 +176,37 @@ impl<V: Cacheable> Shared<V> {
             },
             Role::Fallback => guard,
         };
-        let Some(permit) = self.bulkhead.enter(&self.name) else {
+        let Some(permit) = self.bulkhead.enter(&self.name, is_part) else {
             return refuse(guard);
         };
+        let loaded = loop {
+            let loaded = self.run_loader(&guard, deadline);
+            match &loaded {
+                Err(Error::Load { .. } | Error::Panicked { .. }) => {}
+                _ => break loaded,
+            }
+            match self.later_deadline(&guard, deadline) {
+                Some(later) => deadline = later,
+                None => break loaded,
+            }
+            self.counters.load_errors.add();
+        };
+        drop(permit);
+        self.land_load(guard, loaded, role)
+    }
+
+    /// The deadline of another run, if `deadline` is past and somebody waits who has time left.
+    fn later_deadline(&self, guard: &Guard<Outcome<V>>, deadline: Deadline) -> Option<Deadline> {
+        let now = self.cluster.clock.now();
+        let later = guard.latest_deadline().filter(|_| deadline.is_past(now))?;
+        (!later.is_past(now)).then_some(later)
+    }
+
+    fn run_loader(
+        &self,
+        guard: &Guard<Outcome<V>>,
+        deadline: Deadline,
+    ) -> Result<(Loaded<V>, usize), Error> {
         let leading = guard.lead();
         self.counters.loads.add();
         // Weighing is foreign code too, as a codec may be.
@@ -176,8 +216,8 @@ impl<V: Cacheable> Shared<V> {
             loaded.map(|loaded| self.weighed(loaded))
         };
         let loaded = self.timed_load(&[key], || loader::run(load));
-        drop((leading, permit));
-        self.land_load(guard, outcome_of(loaded), role)
+        drop(leading);
+        outcome_of(loaded)
     }
 
     /// Loads the values of several flights at once.
@@ -186,9 +226,10 @@ impl<V: Cacheable> Shared<V> {
         load_many: &BatchLoader<V>,
         guards: Vec<Guard<Outcome<V>>>,
         role: Role,
+        is_part: bool,
     ) -> Vec<Outcome<V>> {
         if role == Role::Fallback {
-            return self.load_together(load_many, guards, role);
+            return self.load_together(load_many, guards, role, is_part);
         }
         let mut outcomes = Vec::with_capacity(guards.len());
         let mut rest = Vec::new();
@@ -201,7 +242,8 @@ impl<V: Cacheable> Shared<V> {
                 }
             }
         }
-        let mut loaded = self.load_together(load_many, rest, role).into_iter();
+        let loaded = self.load_together(load_many, rest, role, is_part);
+        let mut loaded = loaded.into_iter();
         let or_loaded = |outcome: Option<_>| outcome.or_else(|| loaded.next());
         outcomes.into_iter().filter_map(or_loaded).collect()
     }
@@ -211,11 +253,12 @@ impl<V: Cacheable> Shared<V> {
         load_many: &BatchLoader<V>,
         guards: Vec<Guard<Outcome<V>>>,
         role: Role,
+        is_part: bool,
     ) -> Vec<Outcome<V>> {
         if guards.is_empty() {
             return Vec::new();
         }
-        let Some(permit) = self.bulkhead.enter(&self.name) else {
+        let Some(permit) = self.bulkhead.enter(&self.name, is_part) else {
             return guards.into_iter().map(refuse).collect();
         };
         let leading: Vec<_> = guards.iter().map(Guard::lead).collect();
@@ -302,56 +345,41 @@ impl<V: Cacheable> Shared<V> {
             source: Source::Load,
             expires: life.and_then(|life| now.checked_add(life)),
             weight,
+            encoded: Some(Arc::new(OnceLock::new())),
         };
         self.keep(guard, place, &landed, now);
         landed
     }
 }
 
-/// The seat of one whose load is queued, and the hold on that.
-pub(super) type Queueing<V> = (Waiter<Outcome<V>>, Arc<Queued<Outcome<V>>>);
-
-/// Leaves a guard in its flight, for whoever can lead first.
-pub(super) fn queue<V: Cacheable>(guard: Guard<Outcome<V>>, deadline: Deadline) -> Queueing<V> {
-    let (waiter, queued) = guard.queue(deadline);
-    (waiter, Arc::new(queued))
-}
-
-/// Loads that the pool runs; several jobs may share them.
+/// Flights that a job of the pool runs: one, or several that are loaded together.
 struct PooledLoads<V: Cacheable> {
     group: Arc<Shared<V>>,
-    queued: Arc<[Arc<Queued<Outcome<V>>>]>,
-    /// The first that no job has looked at.
-    next: Arc<AtomicUsize>,
-    deadline: Deadline,
+    queued: Vec<Queued<Outcome<V>>>,
     role: Role,
+    /// Whether they were queued inside a loader, whose place they share.
+    is_part: bool,
 }
 
 impl<V: Cacheable> Job for PooledLoads<V> {
     fn run(self: Box<Self>) {
+        let now = self.group.cluster.clock.now();
+        let started = self.queued.iter().filter_map(|queued| queued.start(now));
+        let mut guards: Vec<_> = started.collect();
         // What comes of a load reaches those who wait, by its guard.
-        if let Some(load_many) = self
-            .group
-            .batch_loader
-            .as_ref()
-            .filter(|_| self.queued.len() > 1)
-        {
-            let guards = self.queued.iter().filter_map(|queued| queued.take());
-            let guards: Vec<_> = guards.collect();
-            if !guards.is_empty() {
-                let _ = self.group.run_batch_loader(load_many, guards, self.role);
+        match (&self.group.batch_loader, guards.len()) {
+            (Some(load_many), 2..) => {
+                let group = &self.group;
+                let _ = group.run_batch_loader(load_many, guards, self.role, self.is_part);
             }
-            return;
-        }
-        while let Some(queued) = self.queued.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            if let Some(guard) = queued.take() {
-                let _ = self.group.run_loader(guard, self.deadline, self.role);
+            _ => {
+                if let Some(guard) = guards.pop() {
+                    let deadline = guard.latest_deadline().unwrap_or(Deadline::NEVER);
+                    let group = &self.group;
+                    let _ = group.run_load(guard, deadline, self.role, self.is_part);
+                }
             }
         }
-    }
-
-    fn is_wanted(&self) -> bool {
-        self.queued.iter().any(|queued| queued.is_waiting())
     }
 }
 
@@ -371,10 +399,4 @@ fn outcome_of<T>(loaded: Result<Result<T, LoadError>, Panicked>) -> Result<T, Er
             message: panicked.0.into(),
         }),
     }
-}
-
-/// Whether a get with this deadline runs a load itself: if it may take as long as it likes, and
-/// always inside a loader, which must not wait for another thread of the pool.
-pub(super) fn leads_at_once(deadline: Deadline) -> bool {
-    deadline.is_never() || loader::inside_a_loader()
 }

@@ -2,18 +2,17 @@
 //!
 //! A thread that leads several flights must not stand in the way of the loads it waits for, nor of
 //! those it runs itself, which may get other keys of the same batch. So it runs loaders, and waits,
-//! only while it holds no flight but the one that is being loaded: the guards of its other loads lie
-//! in their flights, for whoever can lead first; those of its fetches are handed over before their
-//! keys are loaded here; and a lead that falls to one of its seats goes on at once (`seats.rs`).
+//! only while it leads no flight but the one that is being loaded: its other loads are queued, for
+//! whoever runs them first, and its fetches are handed over before their keys are loaded here.
 
 use std::collections::HashMap;
 
-use super::load::{Role, leads_at_once, queue};
-use super::seats::{Heir, Seats, Told};
+use super::load::Role;
+use super::seats::{Answered, Seats};
 use super::{Count, Landed, Outcome, Shared, check_key, lost_leader};
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::flight::{Part, Queued};
+use crate::flight::{Join, Part, Queued};
 use crate::key::KeyRef;
 use crate::loader;
 use crate::members::Owner;
@@ -153,40 +152,35 @@ impl<V: Cacheable> Shared<V> {
         role: Role,
         count: Count,
     ) -> Vec<(Wanted<'a>, Outcome<V>)> {
+        if deadline.is_past(self.cluster.clock.now()) {
+            let late = |&one: &Wanted<'a>| (one, Err(Error::Deadline));
+            return wanted.iter().map(late).collect();
+        }
         let mut settled = Vec::with_capacity(wanted.len());
         for wanted in wanted.chunks(MAX_KEYS) {
-            let (mut seated, mut taken) = (Vec::new(), Vec::new());
-            for &one in wanted {
+            let (mut waiters, mut new) = (Vec::new(), Vec::new());
+            let mut are_own = Vec::with_capacity(wanted.len());
+            for one in wanted {
                 let mut count = count;
-                match self.loads.join(one.key, deadline, false) {
-                    Part::Lead(guard) => {
-                        self.count_lead(&mut count);
-                        match self.land_if_cached(guard) {
-                            Ok(outcome) => settled.push((one, outcome)),
-                            Err(guard) => {
-                                let (waiter, queued) = queue(guard, deadline);
-                                seated.push(one);
-                                taken.push((waiter, Some(queued)));
-                            }
-                        }
-                    }
-                    Part::Wait(waiter) => {
-                        self.count_joined(&mut count);
-                        seated.push(one);
-                        taken.push((waiter, None));
-                    }
+                let (waiter, queued) = self.loads.queue(one.key, deadline);
+                match queued {
+                    Some(_) => self.count_lead(&mut count),
+                    None => self.count_joined(&mut count),
                 }
+                waiters.push(waiter);
+                are_own.push(queued.is_some());
+                new.extend(queued);
             }
-            let own: Vec<_> = taken.iter().map(|(_, queued)| queued.clone()).collect();
-            let seats = Seats::attend(self, Heir::Pool { deadline, role }, usize::MAX, taken);
-            self.lead_seats(&seats, &own, deadline, role);
-            let is_own = |at: usize| own[at].is_some();
-            for (at, told) in self.told(&seats, deadline).into_iter().enumerate() {
-                let one = seated[at];
-                let outcome = match told {
-                    Told::Outcome(outcome) if is_own(at) => outcome,
-                    Told::Outcome(outcome) => outcome.map(Landed::joined),
-                    Told::Again | Told::NoRoom => self.load(one.key, deadline, role, Count::No),
+            let seats = Seats::new(self, usize::MAX, waiters);
+            self.run_queued(new, deadline, role);
+            let answers = self.answers(&seats, deadline);
+            for ((&one, is_own), answer) in wanted.iter().zip(are_own).zip(answers) {
+                let outcome = match answer {
+                    Answered::Outcome(outcome) if is_own => outcome,
+                    Answered::Outcome(outcome) => outcome.map(Landed::joined),
+                    Answered::Again | Answered::NoRoom => {
+                        self.load(one.key, deadline, role, Count::No)
+                    }
                 };
                 settled.push((one, outcome));
             }
@@ -194,65 +188,50 @@ impl<V: Cacheable> Shared<V> {
         settled
     }
 
-    /// Has the loads run that this thread has begun.
-    fn lead_seats(
+    /// Has the loads run that this thread has queued: by the pool, or with its help by this thread.
+    fn run_queued(
         self: &Arc<Self>,
-        seats: &Arc<Seats<V>>,
-        own: &[Option<Hold<V>>],
+        queued: Vec<Queued<Outcome<V>>>,
         deadline: Deadline,
         role: Role,
     ) {
-        let holds: Arc<[_]> = own.iter().flatten().cloned().collect();
-        let all = || (0..own.len()).filter_map(|at| Some((at, seats.take_guard(at)?)));
-        match &self.batch_loader {
-            _ if !leads_at_once(deadline) => {
-                let most = self.bulkhead.max();
-                if let Err(refused) = self.have_loaded(holds, most, deadline, role) {
-                    for (at, guard) in all() {
-                        guard.hand_over(self.cluster.clock.now());
-                        seats.tell(at, Told::Outcome(Err(refused.clone())));
-                    }
-                }
-            }
-            Some(load_many) if holds.len() > 1 => {
-                let (places, guards): (Vec<_>, Vec<_>) = all().unzip();
-                if guards.is_empty() {
-                    return; // others took them all
-                }
-                let outcomes = self.run_batch_loader(load_many, guards, role);
-                for (at, outcome) in places.into_iter().zip(outcomes) {
-                    seats.tell(at, Told::Outcome(outcome));
-                }
-            }
-            _ => {
-                if holds.len() > 1 {
-                    // Help is welcome. Where there is none, this thread does it all.
-                    let helpers = self.bulkhead.max() - 1;
-                    let _ = self.have_loaded(holds, helpers, deadline, role);
-                }
-                for (at, guard) in all() {
-                    let outcome = self.run_loader(guard, deadline, role);
-                    seats.tell(at, Told::Outcome(outcome));
-                }
+        let most = self.bulkhead.max();
+        if !deadline.is_never() {
+            return self.queue_loads(queued, most, role);
+        }
+        let mut open: Vec<_> = queued;
+        open.retain(|queued| !self.finish_if_cached(queued));
+        if let (Some(load_many), 2..) = (&self.batch_loader, open.len()) {
+            let now = self.cluster.clock.now();
+            let guards = open.iter().filter_map(|queued| queued.start(now));
+            let _ = self.run_batch_loader(load_many, guards.collect(), role, false);
+            return;
+        }
+        if most > 1 && open.len() > 1 {
+            // Help is welcome. Where there is none, this thread does it all.
+            self.offer_loads(&open, most - 1, role);
+        }
+        for queued in open {
+            if let Some(guard) = queued.start(self.cluster.clock.now()) {
+                let _ = self.run_load(guard, deadline, role, false);
             }
         }
     }
 
-    /// Waits for all of `seats`, leaves them, and gives what each was told.
-    fn told(&self, seats: &Seats<V>, deadline: Deadline) -> Vec<Told<V>> {
+    /// Waits for all of `seats`, leaves them, and gives the answer of each.
+    fn answers(&self, seats: &Seats<V>, deadline: Deadline) -> Vec<Answered<V>> {
         seats.wait(deadline);
-        let late = |at| match seats.take_guard(at) {
-            // A load that never began goes to one who can wait longer (I6).
-            Some(guard) => {
-                guard.hand_over(self.cluster.clock.now());
-                Told::Outcome(Err(Error::Overloaded))
-            }
-            None => Told::Outcome(Err(Error::Deadline)),
+        let late = |at| {
+            let error = match seats.is_queued(at) {
+                true => Error::Overloaded,
+                false => Error::Deadline,
+            };
+            Answered::Outcome(Err(error))
         };
-        let told = |at| seats.take_told(at).unwrap_or_else(|| late(at));
-        let told = (0..seats.len()).map(told).collect();
+        let answer = |at| seats.answer(at).unwrap_or_else(|| late(at));
+        let answers = (0..seats.len()).map(answer).collect();
         seats.leave();
-        told
+        answers
     }
 
     /// Has values fetched from `owner`, in one request.
@@ -264,9 +243,9 @@ impl<V: Cacheable> Shared<V> {
     ) -> Settled<V> {
         let mut settled = Vec::with_capacity(wanted.len());
         let (mut asked, mut guards) = (Vec::new(), Vec::new());
-        let (mut seated, mut taken) = (Vec::new(), Vec::new());
+        let (mut joined, mut waiters) = (Vec::new(), Vec::new());
         for &one in wanted {
-            match self.fetches.join(one.key, deadline, true) {
+            match self.fetches.join(one.key, deadline, Join::Start) {
                 Part::Lead(guard) => {
                     self.counters.leads.add();
                     match self.land_if_cached(guard) {
@@ -279,12 +258,12 @@ impl<V: Cacheable> Shared<V> {
                 }
                 Part::Wait(waiter) => {
                     self.counters.joined.add();
-                    seated.push(one);
-                    taken.push((waiter, None));
+                    joined.push(one);
+                    waiters.push(waiter);
                 }
             }
         }
-        let seats = Seats::attend(self, Heir::Others, usize::MAX, taken);
+        let seats = Seats::new(self, usize::MAX, waiters);
         let mut fallen = Vec::new();
         self.ask_many(owner, &asked, deadline, |at, fetched| {
             let Some(guard) = guards[at].take() else {
@@ -308,10 +287,10 @@ impl<V: Cacheable> Shared<V> {
         });
         let loaded = self.load_many(&fallen, deadline, Role::Fallback, Count::No);
         settled.extend(loaded.into_iter().map(|(one, outcome)| (one.at, outcome)));
-        for (one, told) in seated.into_iter().zip(self.told(&seats, deadline)) {
-            let outcome = match told {
-                Told::Outcome(outcome) => outcome.map(Landed::joined),
-                Told::Again | Told::NoRoom => {
+        for (one, answer) in joined.into_iter().zip(self.answers(&seats, deadline)) {
+            let outcome = match answer {
+                Answered::Outcome(outcome) => outcome.map(Landed::joined),
+                Answered::Again | Answered::NoRoom => {
                     self.fetch(one.key, owner, deadline, one.unreported, Count::No)
                 }
             };
@@ -320,6 +299,3 @@ impl<V: Cacheable> Shared<V> {
         settled
     }
 }
-
-/// What holds the guard of a load that waits for whoever can lead first.
-type Hold<V> = Arc<Queued<Outcome<V>>>;

@@ -5,12 +5,12 @@
 
 use super::absences::Absences;
 use super::load::Role;
+use super::serve::MAX_PATIENCE;
 use super::{Count, Landed, Outcome, Shared};
 use crate::cache::Found;
 use crate::cluster::Sweep;
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::flight::Part;
 use crate::key::KeyRef;
 use crate::members::Owner;
 use crate::sync::{Arc, Ordering, Weak};
@@ -35,25 +35,19 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    /// Has a value loaded by the pool, unless it is being loaded already. If the pool is full,
-    /// whoever asks next tries again.
+    /// Has a value loaded by the pool, unless it is being loaded already. If there is no room in its
+    /// queue, whoever asks next tries again.
     pub(super) fn renew(self: &Arc<Self>, key: KeyRef<'_>) {
         if self.loads.is_under_way(key) {
             return;
         }
-        let Part::Lead(guard) = self.loads.join(key, Deadline::NEVER, false) else {
-            return;
-        };
-        let Err(guard) = self.land_if_cached(guard) else {
-            return;
-        };
+        let now = self.cluster.clock.now();
         let limit = self.cluster.settings.load_timeout;
-        let deadline = Deadline::after(self.cluster.clock.now(), limit);
-        if let Err(error) = self.queue_load(guard, deadline, Role::Owner) {
-            log::debug!(
-                target: "groupcache", group = self.name.as_str(), error:% = error;
-                "a stale value is not renewed yet"
-            );
+        let deadline = Deadline::after(now, limit);
+        if let (waiter, Some(queued)) = self.loads.queue(key, deadline) {
+            // Nobody waits for it: it is wanted all the same, for as long as a load may take.
+            waiter.leave_a_claim(now + limit.min(MAX_PATIENCE), deadline);
+            self.queue_loads(vec![queued], usize::MAX, Role::Owner);
         }
     }
 
@@ -93,11 +87,12 @@ impl<V: Cacheable> Shared<V> {
 
 impl<V: Cacheable> Sweep for Shared<V> {
     fn sweep(&self) -> bool {
+        let are_claimed = self.loads.withdraw_unclaimed(self.cluster.clock.now());
         self.cache.sweep();
         if let Some(absences) = &self.absences {
             absences.sweep();
         }
-        if self.has_expiring() {
+        if are_claimed || self.has_expiring() {
             return true;
         }
         self.is_swept.store(false, Ordering::Release);

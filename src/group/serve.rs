@@ -3,20 +3,21 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::load::{Role, queue};
-use super::seats::{Heir, Pending, Seats, Taken};
-use super::{Outcome, Shared};
+use super::load::Role;
+use super::pending::Pending;
+use super::seats::Seats;
+use super::{Landed, Outcome, Shared, lost_leader};
 use crate::deadline::Deadline;
 use crate::dialect::Dialect;
 use crate::entry::Stored;
 use crate::error::Error;
-use crate::flight::Part;
+use crate::flight::Waiter;
 use crate::key::KeyRef;
 use crate::latency::Latencies;
 use crate::loader;
 use crate::ring::hash_of_key;
 use crate::stats::GroupStats;
-use crate::sync::{Arc, RwLock};
+use crate::sync::{Arc, RandomState, RwLock};
 use crate::value::{Cacheable, Value};
 use crate::wire::{Answer, BatchWriter, Command, Item, Response, Status, Terms, decode_set};
 
@@ -87,6 +88,7 @@ impl<V: Cacheable> Serve for Shared<V> {
                 let order = Order {
                     key: key.to_owned(),
                     item: None,
+                    seat: None,
                 };
                 self.begin_loads(vec![order], form, terms)
             }
@@ -184,6 +186,7 @@ impl<V: Cacheable> Shared<V> {
             orders.push(Order {
                 key: key.to_owned(),
                 item,
+                seat: None,
             });
         }
         if !terms.peeks {
@@ -223,65 +226,40 @@ impl<V: Cacheable> Shared<V> {
             }
         }
         let until = now + patience.min(MAX_PATIENCE);
-        let taken = self.take_seats(&mut orders, until, load_deadline);
-        if taken.is_empty() {
+        let waiters = self.queue_orders(&mut orders, load_deadline);
+        if waiters.is_empty() {
             let items = orders.into_iter().map(|order| (order.key, order.item));
             let items = items.filter_map(|(key, item)| Some((key, item?)));
             return Begun::Ready(self.respond(form, items));
         }
-        let heir = Heir::Pool {
-            deadline: load_deadline,
-            role: Role::Owner,
-        };
         let room = match form {
             Form::Single(_) => usize::MAX,
             Form::Batch(max) => max,
         };
-        let seats = Seats::attend(self, heir, room, taken);
-        Begun::Pending(Pending::new(seats, orders, form, until))
+        let seats = Seats::new(self, room, waiters);
+        Begun::Pending(Pending::new(seats, orders, form, until, load_deadline))
     }
 
-    /// Takes seats in the flights of the keys of which there is nothing to say yet, leads those that
-    /// nobody leads, and leaves their loads to the pool.
-    fn take_seats(
+    /// Waits for the flights of the keys of which there is nothing to say yet, and leaves those that
+    /// are new to the pool. A key that stands among the orders twice has one seat.
+    fn queue_orders(
         self: &Arc<Self>,
         orders: &mut [Order],
-        until: Instant,
-        load_deadline: Deadline,
-    ) -> Vec<Taken<V>> {
-        let mut taken = Vec::new();
+        deadline: Deadline,
+    ) -> Vec<Waiter<Outcome<V>>> {
+        let (mut waiters, mut new) = (Vec::new(), Vec::new());
+        let mut seats: HashMap<&str, usize, RandomState> = HashMap::default();
         for order in orders.iter_mut().filter(|order| order.item.is_none()) {
-            let key = self.cache.hash(&order.key);
-            match self.loads.join(key, Deadline::at(until), false) {
-                Part::Wait(waiter) => taken.push((waiter, None)),
-                Part::Lead(guard) => match self.land_if_cached(guard) {
-                    Ok(outcome) => order.item = Some(self.item(&order.key, outcome)),
-                    Err(guard) => {
-                        let (waiter, queued) = queue(guard, load_deadline);
-                        taken.push((waiter, Some(queued)));
-                    }
-                },
-            }
+            let seat = *seats.entry(&order.key).or_insert_with(|| {
+                let (waiter, queued) = self.loads.queue(self.cache.hash(&order.key), deadline);
+                waiters.push(waiter);
+                new.extend(queued);
+                waiters.len() - 1
+            });
+            order.seat = Some(seat);
         }
-        let holds = taken.iter().filter_map(|(_, queued)| queued.clone());
-        let most = self.bulkhead.max();
-        let refused = self.have_loaded(holds.collect(), most, load_deadline, Role::Owner);
-        let Err(refused) = refused else {
-            return taken;
-        };
-        let mut open = orders.iter_mut().filter(|order| order.item.is_none());
-        taken.retain_mut(|(waiter, queued)| {
-            let order = open.next();
-            let guard = queued.as_ref().and_then(|queued| queued.take());
-            if let (Some(guard), Some(order)) = (guard, order) {
-                waiter.leave(); // or the guard would be handed to it
-                guard.hand_over(self.cluster.clock.now());
-                order.item = Some(item_of_error(&refused));
-                return false;
-            }
-            true
-        });
-        taken
+        self.queue_loads(new, self.bulkhead.max(), Role::Owner);
+        waiters
     }
 
     /// The answer to a request, of what there is to say of its keys.
@@ -315,7 +293,7 @@ impl<V: Cacheable> Shared<V> {
     pub(super) fn item(&self, key: &str, outcome: Outcome<V>) -> Item {
         match self.or_stand_in(self.cache.hash(key), outcome) {
             // Just loaded: there is no rate yet.
-            Ok(landed) => self.item_of_value(key, &landed.value, landed.expires, 0.0),
+            Ok(landed) => self.item_of_bytes(key, self.encode_landed(&landed), landed.expires, 0.0),
             Err(error) => item_of_error(&error),
         }
     }
@@ -327,20 +305,47 @@ impl<V: Cacheable> Shared<V> {
         expires: Option<Instant>,
         rate: f64,
     ) -> Item {
-        let Some(value) = value.get() else {
-            return Item::Status(Status::Loading, String::new());
-        };
-        let bytes: Value = match self.encode_for_peers(value) {
+        self.item_of_bytes(key, self.encode_stored(value), expires, rate)
+    }
+
+    fn encode_stored(&self, value: &Stored<V>) -> Result<Value, Error> {
+        value
+            .get()
+            .map_or_else(|| Err(lost_leader()), |value| self.encode_for_peers(value))
+    }
+
+    fn item_of_bytes(
+        &self,
+        key: &str,
+        bytes: Result<Value, Error>,
+        expires: Option<Instant>,
+        rate: f64,
+    ) -> Item {
+        let value = match bytes {
             Ok(bytes) => bytes,
             Err(error) => return item_of_error(&error),
         };
         let now = self.cluster.clock.now();
         Item::Value(Answer {
-            value: bytes,
+            value,
             rate: Some(rate),
             remaining: expires.map(|expires| expires.saturating_duration_since(now)),
             key_hash: Some(hash_of_key(&self.name, key)),
         })
+    }
+
+    /// The bytes of a value, made once for all who wait for the flight that brought it.
+    fn encode_landed(&self, landed: &Landed<V>) -> Result<Value, Error> {
+        let Some(encoded) = &landed.encoded else {
+            return self.encode_stored(&landed.value);
+        };
+        if let Some(encoded) = encoded.get() {
+            return encoded.clone();
+        }
+        // Foreign code, so not inside the cell: should two come here at once, both encode.
+        let bytes = self.encode_stored(&landed.value);
+        let _ = encoded.set(bytes.clone());
+        bytes
     }
 
     fn respond_to_error(&self, error: &Error) -> Response {
@@ -361,6 +366,8 @@ pub(super) enum Form {
 pub(super) struct Order {
     pub(super) key: String,
     pub(super) item: Option<Item>,
+    /// The seat of the one who waits for its flight.
+    pub(super) seat: Option<usize>,
 }
 
 /// The longest answer to a batch, in bytes, unless its first value alone is longer.

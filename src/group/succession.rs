@@ -17,11 +17,11 @@ use super::{Outcome, Pending, Shared};
 use crate::cluster::batches;
 use crate::deadline::Deadline;
 use crate::entry::Place;
-use crate::flight::{Guard, Part};
+use crate::flight::{Guard, Join, Part};
 use crate::key::KeyRef;
 use crate::members::{Members, Owner};
 use crate::peer::Call;
-use crate::pool::{Job, each_at_once};
+use crate::pool::{Job, Work, each_at_once};
 use crate::remote::{Failure, Remote};
 use crate::slot::Slot;
 use crate::sync::Arc;
@@ -215,13 +215,16 @@ impl<V: Cacheable> Shared<V> {
     /// Has keys taken over that their former owner offers. Answered when that is done.
     pub(super) fn begin_take_over(self: &Arc<Self>, keys: &[&str], terms: &Terms) -> Begun {
         let done = Slot::new();
-        let submitted = self.cluster.pool.submit(Box::new(TakeOver {
-            group: Arc::clone(self),
-            keys: keys.iter().map(|&key| key.to_owned()).collect(),
-            done: Arc::clone(&done),
-        }));
-        match submitted {
-            Ok(()) => Begun::Pending(Pending::of_job(done, self.ring(), terms, &self.cluster)),
+        let work = Work {
+            key_bytes: keys.iter().map(|key| key.len()).collect(),
+            job: Box::new(TakeOver {
+                group: Arc::clone(self),
+                keys: keys.iter().map(|&key| key.to_owned()).collect(),
+                done: Arc::clone(&done),
+            }),
+        };
+        match self.cluster.pool.submit(vec![work], 1) {
+            Ok(_) => Begun::Pending(Pending::of_job(done, self.ring(), terms, &self.cluster)),
             Err(_) => {
                 let text = "there is no thread for it";
                 Begun::Ready(Response::text(Status::Overloaded, self.ring(), text))
@@ -235,13 +238,13 @@ impl<V: Cacheable> Shared<V> {
         let mut guards = Vec::with_capacity(keys.len());
         for key in keys.iter().filter(|key| members.owner(key) == Owner::This) {
             let key = self.cache.hash(key);
-            if let Part::Lead(guard) = self.loads.join(key, Deadline::NEVER, false) {
+            if let Part::Lead(guard) = self.loads.join(key, Deadline::NEVER, Join::Start) {
                 guards.extend(self.land_if_cached(guard).err());
             }
         }
         for inherited in self.inherit_many(guards, Deadline::NEVER) {
             if let Err(guard) = inherited {
-                guard.hand_over(self.cluster.clock.now()); // to one who wants it, if there is one
+                guard.release(); // whoever wants it meanwhile loads it
             }
         }
     }
@@ -259,10 +262,6 @@ impl<V: Cacheable> Job for TakeOver<V> {
         self.group.take_over(&self.keys);
         // One who gave up meanwhile does not want to know.
         let _ = self.done.fill(());
-    }
-
-    fn is_wanted(&self) -> bool {
-        true
     }
 }
 

@@ -28,6 +28,7 @@ mod p4_deadlines;
 mod p5_bounds;
 mod p6_partition;
 mod protocol;
+mod queued_loads;
 mod server;
 mod status;
 mod succession;

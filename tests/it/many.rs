@@ -423,7 +423,7 @@ fn loads_of_a_batch_may_need_other_keys_of_it() {
 #[test]
 fn loads_of_a_batch_that_need_each_other_end_with_pools_of_one_thread() {
     static GROUPS: OnceLock<Vec<Group>> = OnceLock::new();
-    // Who waits for the one thread of the other process is told so, and loads the key itself.
+    // While the one thread of a process waits for the other process, another one takes its part.
     let cluster = chain(&GROUPS, 1, Duration::from_millis(100));
     let keys: Vec<String> = (0..8).rev().map(|number| number.to_string()).collect();
     for (key, value) in keys.iter().zip(cluster.groups[0].get_many(&keys)) {

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use crate::deadline::{Clock, Deadline};
-use crate::flight::{Delivery, Flights, Guard, Missed, Part, Waiter};
+use crate::flight::{Flights, Guard, Hold, Join, Part, Queued, Told, Waiter};
 use crate::key::{KeyHasher, KeyRef};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, thread};
 use crate::waits::Waits;
@@ -22,9 +22,9 @@ enum Got {
     Led(Answer),
     /// Another one did.
     Shared(Answer),
-    Abandoned,
-    Released,
-    TimeUp,
+    Lost,
+    Again,
+    Late,
     Cycle,
 }
 
@@ -39,6 +39,16 @@ struct World {
     source: AtomicU64,
     /// The version in the cache.
     cache: Mutex<Option<u64>>,
+    /// How much a queue holds.
+    held: Arc<AtomicU64>,
+}
+
+struct Held(Arc<AtomicU64>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl World {
@@ -50,6 +60,7 @@ impl World {
             led: Mutex::default(),
             source: AtomicU64::new(1),
             cache: Mutex::new(None),
+            held: Arc::new(AtomicU64::new(0)),
         })
     }
 
@@ -58,7 +69,7 @@ impl World {
     }
 
     fn join(&self, key: &str, deadline: Deadline) -> Part<Answer> {
-        self.flights.join(self.key(key), deadline, true)
+        self.flights.join(self.key(key), deadline, Join::Lead)
     }
 
     /// The guard of a flight that nobody leads yet.
@@ -69,12 +80,25 @@ impl World {
         }
     }
 
-    /// A seat in a flight that is led.
-    fn seat(&self, key: &str, deadline: Deadline) -> Waiter<Answer> {
-        match self.flights.join(self.key(key), deadline, false) {
+    /// One who waits for a flight that is led, and can take the lead.
+    fn heir(&self, key: &str) -> Waiter<Answer> {
+        match self.join(key, Deadline::NEVER) {
             Part::Wait(waiter) => waiter,
             Part::Lead(_) => unreachable!("{key} is not led"),
         }
+    }
+
+    /// As [`heir`](World::heir), with little time.
+    fn hurried(&self, key: &str) -> Waiter<Answer> {
+        match self.join(key, self.soon()) {
+            Part::Wait(waiter) => waiter,
+            Part::Lead(_) => unreachable!("{key} is not led"),
+        }
+    }
+
+    /// One who waits for a flight and never leads it; with the flight, if it is new.
+    fn queue(&self, key: &str) -> (Waiter<Answer>, Option<Queued<Answer>>) {
+        self.flights.queue(self.key(key), Deadline::NEVER)
     }
 
     fn soon(&self) -> Deadline {
@@ -103,18 +127,35 @@ impl World {
 
     /// Waits, and leads with `answer` if it comes to that.
     fn wait(&self, waiter: Waiter<Answer>, answer: Answer) -> Got {
-        self.receive(waiter.wait(&self.clock), answer)
+        self.wait_until(waiter, Deadline::NEVER, answer)
     }
 
-    fn receive(&self, delivery: Result<Delivery<Answer>, Missed>, answer: Answer) -> Got {
-        match delivery {
-            Ok(Delivery::Lead(guard)) => self.finish(guard, answer),
-            Ok(Delivery::Finished(answer)) => Got::Shared(answer),
-            Ok(Delivery::Abandoned) => Got::Abandoned,
-            Ok(Delivery::Released) => Got::Released,
-            Err(Missed::Deadline) => Got::TimeUp,
-            Err(Missed::Cycle) => Got::Cycle,
+    fn wait_until(&self, waiter: Waiter<Answer>, deadline: Deadline, answer: Answer) -> Got {
+        let told = waiter.wait(&self.clock, deadline);
+        self.receive(told, answer)
+    }
+
+    fn receive(&self, told: Told<Answer>, answer: Answer) -> Got {
+        match told {
+            Told::Lead(guard) => self.finish(guard, answer),
+            Told::Finished(answer) => Got::Shared(answer),
+            Told::Lost => Got::Lost,
+            Told::Again => Got::Again,
+            Told::Late => Got::Late,
+            Told::Cycle => Got::Cycle,
         }
+    }
+
+    /// What the pool does with a flight that it has in its queue.
+    fn run(&self, queued: &Queued<Answer>, answer: Answer) -> Option<Got> {
+        let guard = queued.start(self.clock.now())?;
+        Some(self.finish(guard, answer))
+    }
+
+    /// What a queue holds for a flight, counted.
+    fn hold(&self) -> Hold {
+        self.held.fetch_add(1, Ordering::SeqCst);
+        Box::new(Held(Arc::clone(&self.held)))
     }
 
     /// A get with the cache: loads the version of the source and keeps it, unless the flight is
@@ -126,8 +167,8 @@ impl World {
         }
         match self.join("k", Deadline::NEVER) {
             Part::Lead(guard) => self.load(guard),
-            Part::Wait(waiter) => match waiter.wait(&self.clock) {
-                Ok(Delivery::Finished(Ok(version))) => version,
+            Part::Wait(waiter) => match waiter.wait(&self.clock, Deadline::NEVER) {
+                Told::Finished(Ok(version)) => version,
                 _ => unreachable!("nothing else happens to this flight"),
             },
         }
@@ -161,6 +202,11 @@ impl World {
 
     fn end(&self) {
         assert_eq!(self.flights.len(), 0, "a flight was left behind");
+        assert_eq!(
+            self.held.load(Ordering::SeqCst),
+            0,
+            "a place was left behind"
+        );
     }
 }
 
@@ -232,7 +278,7 @@ pub fn error() {
 pub fn panic() {
     let world = World::new();
     let guard = world.first("k");
-    let seat = world.seat("k", Deadline::NEVER);
+    let seat = world.heir("k");
     let leader = start(&world, move |world| {
         let panicked = catch_unwind(AssertUnwindSafe(|| {
             let guard = guard;
@@ -242,8 +288,8 @@ pub fn panic() {
     });
     let waiter = start(&world, |world| world.wait(seat, Ok(1)));
     let joined = world.get("k", Ok(2));
-    assert!([Got::Led(Ok(2)), Got::Abandoned].contains(&joined));
-    assert_eq!(ended(waiter), Got::Abandoned);
+    assert!([Got::Led(Ok(2)), Got::Lost].contains(&joined));
+    assert_eq!(ended(waiter), Got::Lost);
     ended(leader);
     assert_eq!(world.get("k", Ok(3)), Got::Led(Ok(3)));
     world.end();
@@ -253,16 +299,16 @@ pub fn panic() {
 pub fn time_up() {
     let world = World::new();
     let guard = world.first("k");
-    let hurried = world.seat("k", world.soon());
-    let hurried = start(&world, |world| world.wait(hurried, Ok(1)));
     let soon = world.soon();
+    let (hurried, _) = world.queue("k");
+    let hurried = start(&world, move |world| world.wait_until(hurried, soon, Ok(1)));
     let joiner = start(&world, move |world| {
-        let waiter = world.seat("k", soon);
-        world.wait(waiter, Ok(2))
+        let (waiter, _) = world.queue("k");
+        world.wait_until(waiter, soon, Ok(2))
     });
     world.clock.advance(Duration::from_secs(2));
-    assert_eq!(ended(hurried), Got::TimeUp);
-    assert_eq!(ended(joiner), Got::TimeUp);
+    assert_eq!(ended(hurried), Got::Late);
+    assert_eq!(ended(joiner), Got::Late);
     world.finish(guard, Ok(3));
     world.end();
 }
@@ -271,18 +317,19 @@ pub fn time_up() {
 pub fn hand_over() {
     let world = World::new();
     let guard = world.first("k");
-    let hurried = world.seat("k", world.soon());
-    let patient = world.seat("k", Deadline::NEVER);
+    let soon = world.soon();
+    let hurried = world.hurried("k");
+    let patient = world.heir("k");
     let leader = start(&world, |world| {
         world.lead(&guard, || ());
         guard.hand_over(world.clock.now());
     });
-    let hurried = start(&world, |world| world.wait(hurried, Ok(1)));
+    let hurried = start(&world, move |world| world.wait_until(hurried, soon, Ok(1)));
     let patient = start(&world, |world| world.wait(patient, Ok(2)));
     world.clock.advance(Duration::from_secs(2));
     match (ended(hurried), ended(patient)) {
         (Got::Led(Ok(1)), Got::Shared(Ok(1)))
-        | (Got::TimeUp | Got::Shared(Ok(2)), Got::Led(Ok(2))) => (),
+        | (Got::Late | Got::Shared(Ok(2)), Got::Led(Ok(2))) => (),
         other => unreachable!("{other:?}"),
     }
     ended(leader);
@@ -293,19 +340,20 @@ pub fn hand_over() {
 pub fn hand_over_or_join() {
     let world = World::new();
     let guard = world.first("k");
-    let hurried = world.seat("k", world.soon());
+    let soon = world.soon();
+    let hurried = world.hurried("k");
     let leader = start(&world, |world| {
         world.lead(&guard, || ());
         guard.hand_over(world.clock.now());
     });
-    let hurried = start(&world, |world| world.wait(hurried, Ok(1)));
+    let hurried = start(&world, move |world| world.wait_until(hurried, soon, Ok(1)));
     let joiner = start(&world, |world| world.get("k", Ok(2)));
     world.clock.advance(Duration::from_secs(2));
     let (hurried, joined) = (ended(hurried), ended(joiner));
     let possible = match joined {
-        Got::Led(Ok(2)) => !matches!(hurried, Got::Abandoned | Got::Cycle),
+        Got::Led(Ok(2)) => !matches!(hurried, Got::Lost | Got::Cycle),
         Got::Shared(Ok(1)) => hurried == Got::Led(Ok(1)),
-        Got::Released => matches!(hurried, Got::TimeUp | Got::Released),
+        Got::Again => matches!(hurried, Got::Late | Got::Again),
         _ => false,
     };
     assert!(possible, "{hurried:?} {joined:?}");
@@ -317,8 +365,8 @@ pub fn hand_over_or_join() {
 pub fn hand_over_or_drop() {
     let world = World::new();
     let guard = world.first("k");
-    let leaving = world.seat("k", Deadline::NEVER);
-    let next = world.seat("k", Deadline::NEVER);
+    let leaving = world.heir("k");
+    let next = world.heir("k");
     let leader = start(&world, |world| guard.hand_over(world.clock.now()));
     let leaving = start(&world, |_| drop(leaving));
     let next = start(&world, |world| world.wait(next, Ok(2)));
@@ -334,15 +382,15 @@ pub fn hand_over_or_drop() {
 pub fn callback() {
     let world = World::new();
     let guard = world.first("k");
-    let waiter = world.seat("k", Deadline::NEVER);
+    let (waiter, _) = world.queue("k");
     let calls = Arc::new(AtomicU64::new(0));
     let leader = start(&world, |world| world.finish(guard, Ok(1)));
     let called = Arc::clone(&calls);
     let caller = start(&world, move |world| {
         let asks = Arc::clone(world);
-        waiter.then(move |delivery| {
+        waiter.then(move |told| {
             called.fetch_add(1, Ordering::SeqCst);
-            assert_eq!(asks.receive(Ok(delivery), Ok(2)), Got::Shared(Ok(1)));
+            assert_eq!(asks.receive(told, Ok(2)), Got::Shared(Ok(1)));
             assert!(matches!(asks.get("k", Ok(3)), Got::Led(_) | Got::Shared(_)));
         });
         waiter
@@ -355,30 +403,25 @@ pub fn callback() {
     world.end();
 }
 
-/// A callback is handed the lead as its waiter gives up: it leads, or the next one does.
-pub fn callback_leads() {
+/// A leader hands over while a callback waits, which never leads, and a thread gives up that could.
+pub fn callback_is_told_to_ask_anew() {
     let world = World::new();
     let guard = world.first("k");
-    let waiter = world.seat("k", Deadline::NEVER);
-    let next = world.seat("k", Deadline::NEVER);
+    let (waiter, _) = world.queue("k");
+    let heir = world.heir("k");
     let calls = Arc::new(AtomicU64::new(0));
     let leader = start(&world, |world| guard.hand_over(world.clock.now()));
+    let leaving = start(&world, |_| drop(heir));
     let called = Arc::clone(&calls);
-    let caller = start(&world, move |world| {
-        let asks = Arc::clone(world);
-        waiter.then(move |delivery| {
-            called.fetch_add(1, Ordering::SeqCst);
-            assert_eq!(asks.receive(Ok(delivery), Ok(1)), Got::Led(Ok(1)));
-        });
+    let asks = Arc::clone(&world);
+    waiter.then(move |told| {
+        called.fetch_add(1, Ordering::SeqCst);
+        assert_eq!(asks.receive(told, Ok(1)), Got::Again);
     });
-    let got = world.wait(next, Ok(2));
     ended(leader);
-    ended(caller);
-    match calls.load(Ordering::SeqCst) {
-        0 => assert_eq!(got, Got::Led(Ok(2))),
-        1 => assert_eq!(got, Got::Shared(Ok(1))),
-        calls => unreachable!("{calls} calls"),
-    }
+    ended(leaving);
+    drop(waiter);
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
     world.end();
 }
 
@@ -428,12 +471,8 @@ pub fn stale_twice_and_a_get() {
 /// A queued load, wanted by the pool and by one who can lead at once, while its caller waits.
 pub fn queued() {
     let world = World::new();
-    let guard = world.first("k");
-    let (caller, queued) = guard.queue(Deadline::NEVER);
-    let pool = start(&world, move |world| {
-        let guard = queued.take()?;
-        Some(world.finish(guard, Ok(1)))
-    });
+    let (caller, queued) = new_in_queue(&world);
+    let pool = start(&world, move |world| world.run(&queued, Ok(1)));
     let caller = start(&world, |world| world.wait(caller, Ok(2)));
     let joined = world.get("k", Ok(3));
     let (pool, caller) = (ended(pool), ended(caller));
@@ -447,28 +486,69 @@ pub fn queued() {
     world.end();
 }
 
-/// A queued load whose caller gives up and hands it over, wanted by the pool and by a joiner.
+/// A queued load whose only caller gives up, wanted by the pool and by a joiner that can lead.
 pub fn queued_and_given_up() {
     let world = World::new();
-    let guard = world.first("k");
-    let (caller, queued) = guard.queue(world.soon());
-    let queued = Arc::new(queued);
-    let pools = Arc::clone(&queued);
-    let pool = start(&world, move |world| {
-        let guard = pools.take()?;
-        Some(world.finish(guard, Ok(1)))
-    });
+    let (caller, queued) = new_in_queue(&world);
+    let pool = start(&world, move |world| world.run(&queued, Ok(1)));
     let joiner = start(&world, |world| world.get("k", Ok(3)));
-    drop(caller); // its time is up
-    if let Some(guard) = queued.take() {
-        guard.hand_over(world.clock.now());
-    }
-    drop(queued);
+    drop(caller); // its time is up: it withdraws the load, unless somebody else has come
     match (ended(pool), ended(joiner)) {
-        (_, Got::Led(Ok(3))) | (None, Got::Released) | (Some(_), Got::Shared(Ok(1))) => (),
+        (_, Got::Led(Ok(3))) | (Some(_), Got::Shared(Ok(1))) => (),
         other => unreachable!("{other:?}"),
     }
     world.end();
+}
+
+/// The only caller of a queued load gives up as another one comes that waits for the pool, and is
+/// never left without an answer.
+pub fn queued_again() {
+    let world = World::new();
+    let (caller, queued) = new_in_queue(&world);
+    let pool = start(&world, move |world| world.run(&queued, Ok(1)));
+    let leaving = start(&world, |_| drop(caller));
+    let (waiter, own) = world.queue("k");
+    let run = own.and_then(|own| {
+        own.hold(world.hold());
+        world.run(&own, Ok(2))
+    });
+    let got = world.wait(waiter, Ok(3));
+    let pool = ended(pool);
+    match run {
+        Some(_) => assert_eq!(got, Got::Shared(Ok(2))),
+        None => assert_eq!((pool, got), (Some(Got::Led(Ok(1))), Got::Shared(Ok(1)))),
+    }
+    ended(leaving);
+    world.end();
+}
+
+/// One who was told that its load is queued leaves a claim and asks again, while the pool comes to it
+/// and the claim runs out.
+pub fn queued_and_claimed() {
+    let world = World::new();
+    let (caller, queued) = new_in_queue(&world);
+    let until = world.clock.now() + Duration::from_secs(1);
+    caller.leave_a_claim(until, Deadline::NEVER);
+    let pool = start(&world, move |world| world.run(&queued, Ok(1)));
+    let sweeper = start(&world, |world| {
+        world.clock.advance(Duration::from_secs(1));
+        world.flights.withdraw_unclaimed(world.clock.now());
+    });
+    let got = world.get("k", Ok(2));
+    assert!([Got::Led(Ok(2)), Got::Shared(Ok(1))].contains(&got));
+    ended(pool);
+    ended(sweeper);
+    world.end();
+}
+
+/// A load in a queue, and the one who waits for it.
+fn new_in_queue(world: &World) -> (Waiter<Answer>, Queued<Answer>) {
+    let (caller, queued) = world.queue("k");
+    let Some(queued) = queued else {
+        unreachable!("it is the first");
+    };
+    queued.hold(world.hold());
+    (caller, queued)
 }
 
 /// Two threads lead and wait for each other: one of them is told, and both return.
@@ -498,11 +578,11 @@ pub fn cycle_of_three() {
 pub fn cycle_by_hand_over() {
     let world = World::new();
     let [a, b, x] = [world.first("a"), world.first("b"), world.first("x")];
-    let heir = world.seat("b", Deadline::NEVER);
+    let heir = world.heir("b");
     let one = start(&world, |world| lead_and_wait(world, a, "b"));
     let two = start(&world, |world| {
-        let got = world.lead(&x, || match heir.wait(&world.clock) {
-            Ok(Delivery::Lead(b)) => lead_and_wait(world, b, "a"),
+        let got = world.lead(&x, || match heir.wait(&world.clock, Deadline::NEVER) {
+            Told::Lead(b) => lead_and_wait(world, b, "a"),
             _ => unreachable!("it is the oldest, and nobody waits for it"),
         });
         x.finish(Ok(9));

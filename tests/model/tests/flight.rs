@@ -55,12 +55,14 @@ explored! {
     hand_over_or_join
     hand_over_or_drop
     callback
-    callback_leads
+    callback_is_told_to_ask_anew
     stale
     stale_twice
     stale_twice_and_a_get
     queued
     queued_and_given_up
+    queued_again
+    queued_and_claimed
     cycle_of_two
     cycle_of_three
     cycle_by_hand_over

@@ -1,0 +1,192 @@
+//! `Pending`: the answer to a peer that takes a load. It holds no thread.
+
+use std::fmt;
+use std::time::Instant;
+
+use super::seats::{Answered, Seats};
+use super::serve::{Form, MAX_PATIENCE, Order};
+use crate::cluster::Cluster;
+use crate::deadline::{Clock, Deadline};
+use crate::foreign;
+use crate::slot::{Closed, Slot};
+use crate::sync::{Arc, Mutex};
+use crate::value::Cacheable;
+use crate::wire::{Item, Response, Status, Terms};
+
+/// A request whose answer takes a load. See [`Node::begin`](crate::Node::begin).
+///
+/// Either [`wait`](Pending::wait) for the answer, or have [`notify`](Pending::notify) call back,
+/// and call [`give_up`](Pending::give_up) when the [`deadline`](Pending::deadline) comes first. No
+/// thread is held meanwhile. Dropped, it takes the request back: a load that nobody else waits for
+/// and that has not begun does not begin any more.
+pub struct Pending {
+    served: Arc<dyn Served>,
+    all: Arc<Slot<()>>,
+    until: Instant,
+    clock: Clock,
+}
+
+impl Pending {
+    /// For those of `orders` that have a seat, and for how long the answer is of use to the asker.
+    pub(super) fn new<V: Cacheable>(
+        seats: Arc<Seats<V>>,
+        orders: Vec<Order>,
+        form: Form,
+        until: Instant,
+        deadline: Deadline,
+    ) -> Pending {
+        Pending {
+            all: Arc::clone(&seats.all),
+            until,
+            clock: seats.group.cluster.clock.clone(),
+            served: Arc::new(Party {
+                seats,
+                orders: Mutex::new(orders),
+                form,
+                deadline,
+            }),
+        }
+    }
+
+    /// What is answered when a job of the pool has filled `done`.
+    pub(super) fn of_job(
+        done: Arc<Slot<()>>,
+        ring: u64,
+        terms: &Terms,
+        cluster: &Cluster,
+    ) -> Pending {
+        let patience = terms.patience.unwrap_or(cluster.settings.load_timeout);
+        Pending {
+            all: done,
+            until: cluster.clock.now() + patience.min(MAX_PATIENCE),
+            clock: cluster.clock.clone(),
+            served: Arc::new(Done { ring }),
+        }
+    }
+
+    /// When the one who asked is to get an answer that the value is still loading.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        self.until
+    }
+
+    /// Blocks until the answer is here, at most until the deadline.
+    #[must_use]
+    pub fn wait(self) -> Response {
+        let _ = self.all.wait(&self.clock, Deadline::at(self.until));
+        self.served.response()
+    }
+
+    /// Has `callback` called with the answer, at once if it is here already, on the thread that
+    /// brings it and without any lock held. It should be quick: hand the answer to a thread of
+    /// your own. A panic in it is logged and goes no further. Dropping this `Pending` before takes
+    /// the callback back.
+    pub fn notify(&self, callback: impl FnOnce(Response) + Send + 'static) {
+        let served = Arc::clone(&self.served);
+        self.all.then(move |()| {
+            let called = foreign::call(|| callback(served.response()));
+            if let Err(panicked) = called {
+                foreign::report("the callback of a pending answer panicked", &panicked);
+            }
+        });
+    }
+
+    /// The answer to give now that the deadline has come, or `None` if the real one came first and
+    /// has been handed to the callback.
+    #[must_use]
+    pub fn give_up(self) -> Option<Response> {
+        match self.all.close() {
+            Closed::Full(()) | Closed::Unfilled => Some(self.served.response()),
+            Closed::Before => None,
+        }
+    }
+}
+
+impl fmt::Debug for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pending")
+            .field("until", &self.until)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        let _ = self.all.close();
+        self.served.leave();
+    }
+}
+
+/// A request that waits, without the type of its values.
+trait Served: Send + Sync {
+    /// What there is to say by now. Called once.
+    fn response(&self) -> Response;
+    fn leave(&self);
+}
+
+/// That something has been done, or will be.
+struct Done {
+    ring: u64,
+}
+
+impl Served for Done {
+    fn response(&self) -> Response {
+        Response::new(Status::Ok, self.ring)
+    }
+
+    fn leave(&self) {}
+}
+
+/// The keys of a request of a peer, and the seats of those that are not in memory.
+struct Party<V: Cacheable> {
+    seats: Arc<Seats<V>>,
+    orders: Mutex<Vec<Order>>,
+    form: Form,
+    deadline: Deadline,
+}
+
+impl<V: Cacheable> Party<V> {
+    fn item_of(&self, order: &mut Order) -> Option<Item> {
+        order.item.take().or_else(|| {
+            let at = order.seat?;
+            Some(self.item_of_seat(&order.key, at))
+        })
+    }
+
+    fn item_of_seat(&self, key: &str, at: usize) -> Item {
+        let group = &self.seats.group;
+        match self.seats.answer(at) {
+            Some(Answered::Outcome(outcome)) => group.item(key, outcome),
+            Some(Answered::Again | Answered::NoRoom) => item_of_loading(),
+            None => {
+                // The asker asks again, and is to find the place that the load has in the queue.
+                let cluster = &group.cluster;
+                let claimed = cluster.settings.fetch_timeout.min(MAX_PATIENCE);
+                let until = cluster.clock.now() + claimed;
+                self.seats.leave_a_claim(at, until, self.deadline);
+                group.have_swept(); // should it not come back
+                item_of_loading()
+            }
+        }
+    }
+}
+
+fn item_of_loading() -> Item {
+    let text = "the value is not here yet; ask again";
+    Item::Status(Status::Loading, text.to_owned())
+}
+
+impl<V: Cacheable> Served for Party<V> {
+    fn response(&self) -> Response {
+        let orders = std::mem::take(&mut *self.orders.lock());
+        let items = orders.into_iter().filter_map(|mut order| {
+            let item = self.item_of(&mut order)?;
+            Some((order.key, item))
+        });
+        self.seats.group.respond(self.form, items)
+    }
+
+    fn leave(&self) {
+        self.seats.leave();
+    }
+}
