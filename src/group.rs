@@ -603,7 +603,12 @@ impl Lives {
             (Some(life), Some(max)) => life.min(max),
             (life, max) => life.or(max)?,
         };
-        Some(life.mul_f64(1.0 - self.jitter * key.fraction()))
+        if self.jitter == 0.0 {
+            return Some(life);
+        }
+        let seconds = life.as_secs_f64() * (1.0 - self.jitter * key.fraction());
+        // The longest of all may become too long by rounding.
+        Some(Duration::try_from_secs_f64(seconds).unwrap_or(life))
     }
 }
 
