@@ -20,10 +20,10 @@ use std::time::Instant;
 use crate::deadline::{Clock, Deadline};
 use crate::key::{HandThrough, Hashed, Key, KeyRef};
 use crate::slot::{Closed, Slot};
-use crate::sync::{Arc, AtomicBool, AtomicU64, CachePadded, Mutex, Ordering, Weak};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Weak};
 use crate::waits::{Leading, Led, NOBODY, Waits, this_thread};
 
-const SHARDS: usize = 16;
+const SHARDS: usize = 4;
 
 /// What a flight can carry: every waiter gets a clone, on a thread of its own.
 pub(crate) trait Payload: Clone + Send + 'static {}
@@ -37,7 +37,7 @@ pub(crate) struct Flights<T: Payload> {
 
 /// The flights that can be joined, by key.
 struct Board<T: Payload> {
-    tables: Vec<CachePadded<Mutex<Table<T>>>>,
+    tables: Vec<Mutex<Table<T>>>,
     waits: Arc<Waits>,
 }
 
@@ -111,7 +111,7 @@ pub(crate) enum Part<T: Payload> {
 
 impl<T: Payload> Flights<T> {
     pub(crate) fn new(waits: Arc<Waits>) -> Flights<T> {
-        let table = |_| CachePadded::new(Mutex::new(Table::default()));
+        let table = |_| Mutex::new(Table::default());
         Flights {
             board: Arc::new(Board {
                 tables: (0..SHARDS).map(table).collect(),
@@ -159,6 +159,14 @@ impl<T: Payload> Flights<T> {
     pub(crate) fn is_under_way(&self, key: KeyRef<'_>) -> bool {
         let table = self.board.table(key).lock();
         table.contains_key(&key as &dyn Hashed)
+    }
+
+    /// What the tables take, in bytes.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let held = |table: &Mutex<Table<T>>| {
+            size_of_val(table) + table.lock().capacity() * size_of::<(Key, usize)>()
+        };
+        self.board.tables.iter().map(held).sum()
     }
 
     /// How many flights can be joined now.

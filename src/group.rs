@@ -541,6 +541,21 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
+    /// What this takes beside its entries.
+    fn overhead_bytes(&self) -> usize {
+        let absences = self.absences.as_ref().map_or(0, Absences::heap_bytes);
+        // The node keeps its name too, and a hold on it in two lists.
+        let listed = self.name.len() + size_of::<(String, [usize; 4])>();
+        size_of::<Self>()
+            + self.name.len()
+            + listed
+            + self.cache.heap_bytes()
+            + absences
+            + self.loads.heap_bytes()
+            + self.fetches.heap_bytes()
+            + self.timings.heap_bytes()
+    }
+
     fn stats(&self) -> GroupStats {
         let counts = self.cache.counts();
         let absent = self.absences.as_ref().map(Absences::counts);
@@ -572,6 +587,7 @@ impl<V: Cacheable> Shared<V> {
             absent_hits: absent.main_hits,
             absent_items: absent.main_items as u64,
             capacity_bytes: self.capacity_bytes as u64,
+            overhead_bytes: self.overhead_bytes() as u64,
             main_items: (counts.main_items + absent.main_items) as u64,
             hot_items: counts.hot_items as u64,
             main_bytes: (counts.main_bytes + absent.main_bytes) as u64,
