@@ -477,12 +477,7 @@ impl<V: Cacheable> Shared<V> {
         landed: &Landed<V>,
         now: Instant,
     ) {
-        let too_large = landed.weight
-            > self
-                .cluster
-                .settings
-                .max_value
-                .saturating_add(MAX_KEY_BYTES);
+        let too_large = landed.weight > self.cluster.settings.max_value;
         if landed.deadline().is_past(now) || too_large {
             return;
         }
