@@ -371,6 +371,13 @@ impl<V: Cacheable> Cache<V> {
         })
     }
 
+    /// What it takes beside its entries, in bytes. An entry is charged for its part of the tables.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let made = self.made_shards().count();
+        self.shards.capacity() * size_of::<OnceLock<Box<Shard<V>>>>()
+            + made * size_of::<CachePadded<Shard<V>>>()
+    }
+
     /// Takes `weight` off the budgets, or says which of them lacks it.
     fn take(&self, place: Place, weight: usize) -> Result<(), Place> {
         if place == Place::Hot && !self.hot.try_take(weight) {

@@ -29,7 +29,7 @@ use crate::waits::{Leading, Led, NOBODY, Waits, this_thread};
 
 /// Flights are made when something is loaded or fetched: a few locks are enough, and a group is to
 /// cost little.
-const SHARDS: usize = 8;
+const SHARDS: usize = 4;
 
 /// What a flight can carry.
 pub(crate) trait Payload: Clone + Send + 'static {}
@@ -235,6 +235,14 @@ impl<T: Payload> Flights<T> {
     pub(crate) fn is_under_way(&self, key: KeyRef<'_>) -> bool {
         let table = self.tables.of(key).lock();
         table.contains_key(&key as &dyn Hashed)
+    }
+
+    /// What the tables take, in bytes.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let held = |table: &Mutex<Table<T>>| {
+            size_of_val(table) + table.lock().capacity() * size_of::<(Key, usize)>()
+        };
+        self.tables.shards.iter().map(held).sum()
     }
 
     /// How many flights can be joined now.

@@ -481,12 +481,7 @@ impl<V: Cacheable> Shared<V> {
         landed: &Landed<V>,
         now: Instant,
     ) {
-        let too_large = landed.weight
-            > self
-                .cluster
-                .settings
-                .max_value
-                .saturating_add(MAX_KEY_BYTES);
+        let too_large = landed.weight > self.cluster.settings.max_value;
         if landed.deadline().is_past(now) || too_large {
             return;
         }
@@ -547,6 +542,21 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
+    /// What this takes beside its entries.
+    fn overhead_bytes(&self) -> usize {
+        let absences = self.absences.as_ref().map_or(0, Absences::heap_bytes);
+        // The node keeps its name too, and a hold on it in two lists.
+        let listed = self.name.len() + size_of::<(String, [usize; 4])>();
+        size_of::<Self>()
+            + self.name.len()
+            + listed
+            + self.cache.heap_bytes()
+            + absences
+            + self.loads.heap_bytes()
+            + self.fetches.heap_bytes()
+            + self.timings.heap_bytes()
+    }
+
     fn stats(&self) -> GroupStats {
         let counts = self.cache.counts();
         let absent = self.absences.as_ref().map(Absences::counts);
@@ -578,6 +588,7 @@ impl<V: Cacheable> Shared<V> {
             absent_hits: absent.main_hits,
             absent_items: absent.main_items as u64,
             capacity_bytes: self.capacity_bytes as u64,
+            overhead_bytes: self.overhead_bytes() as u64,
             main_items: (counts.main_items + absent.main_items) as u64,
             hot_items: counts.hot_items as u64,
             main_bytes: (counts.main_bytes + absent.main_bytes) as u64,
@@ -602,7 +613,12 @@ impl Lives {
             (Some(life), Some(max)) => life.min(max),
             (life, max) => life.or(max)?,
         };
-        Some(life.mul_f64(1.0 - self.jitter * key.fraction()))
+        if self.jitter == 0.0 {
+            return Some(life);
+        }
+        let seconds = life.as_secs_f64() * (1.0 - self.jitter * key.fraction());
+        // The longest of all may become too long by rounding.
+        Some(Duration::try_from_secs_f64(seconds).unwrap_or(life))
     }
 }
 

@@ -7,6 +7,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::deadline::Deadline;
+
 /// How far back the rate looks: what is older weighs less than 1/e.
 const MEMORY: Duration = Duration::from_secs(60);
 
@@ -59,7 +61,7 @@ pub(crate) struct Mirroring {
 }
 
 impl Mirroring {
-    /// Until when a fetched value is mirrored, if at all.
+    /// Until when a fetched value is mirrored; `None` if it is not.
     ///
     /// A peer that does not measure (the Go family never fills the field) gives `None`; then one
     /// fetch in ten is mirrored, as golang/groupcache does. `dice` is any even number stream.
@@ -69,7 +71,7 @@ impl Mirroring {
         expires: Option<Instant>,
         now: Instant,
         dice: u64,
-    ) -> Option<Instant> {
+    ) -> Option<Deadline> {
         let popular = match rate {
             Some(rate) => rate >= self.threshold,
             None => dice % 10 == 0,
@@ -77,8 +79,8 @@ impl Mirroring {
         if !popular || self.max_life.is_zero() {
             return None;
         }
-        let longest = now + self.max_life;
-        Some(expires.map_or(longest, |expires| expires.min(longest)))
+        let longest = Deadline::after(now, self.max_life);
+        Some(expires.map_or(longest, |expires| longest.earlier(Deadline::at(expires))))
     }
 }
 
@@ -120,15 +122,21 @@ mod tests {
             threshold: 1.0,
             max_life: 30 * second,
         };
-        assert_eq!(
-            mirroring.life(Some(5.0), None, now, 1),
-            Some(now + 30 * second)
-        );
+        let longest = Some(Deadline::at(now + 30 * second));
+        assert_eq!(mirroring.life(Some(5.0), None, now, 1), longest);
         let soon = now + second;
-        assert_eq!(mirroring.life(Some(5.0), Some(soon), now, 1), Some(soon));
+        let until_soon = Some(Deadline::at(soon));
+        assert_eq!(mirroring.life(Some(5.0), Some(soon), now, 1), until_soon);
         assert_eq!(mirroring.life(Some(0.5), None, now, 1), None);
-        assert_eq!(mirroring.life(None, None, now, 20), Some(now + 30 * second));
+        assert_eq!(mirroring.life(None, None, now, 20), longest);
         assert_eq!(mirroring.life(None, None, now, 21), None);
+        let endless = Mirroring {
+            max_life: Duration::MAX,
+            ..mirroring
+        };
+        let never = Some(Deadline::NEVER);
+        assert_eq!(endless.life(Some(5.0), None, now, 1), never);
+        assert_eq!(endless.life(Some(5.0), Some(soon), now, 1), until_soon);
         let off = Mirroring {
             max_life: Duration::ZERO,
             ..mirroring

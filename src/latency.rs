@@ -8,7 +8,7 @@ use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::sync::{Ordering, RelaxedU64};
+use crate::sync::{OnceLock, Ordering, RelaxedU64};
 
 /// Everything shorter than 2^this nanoseconds falls into the first bucket: 1.024 µs.
 const SHORTEST: u32 = 10;
@@ -21,34 +21,59 @@ const PRECISION: u32 = 3;
 
 const BUCKETS: usize = ((LONGEST - SHORTEST) << PRECISION) as usize + 2;
 
-/// Counts durations, without a lock.
-pub(crate) struct Histogram {
-    counts: Box<[RelaxedU64]>,
+/// Buckets that lie in memory together: four powers of two. Most groups need one or two parts.
+const PART: usize = 4 << PRECISION;
+const PARTS: usize = BUCKETS.div_ceil(PART);
+
+/// Counts durations, without a lock. Takes no memory to speak of until there is one to count.
+#[derive(Default)]
+pub(crate) struct Histogram(OnceLock<Box<Counts>>);
+
+#[derive(Default)]
+struct Counts {
+    /// Each made when something first falls into it.
+    parts: [OnceLock<Box<Part>>; PARTS],
     nanos: RelaxedU64,
 }
 
-impl Default for Histogram {
-    fn default() -> Histogram {
-        Histogram {
-            counts: (0..BUCKETS).map(|_| RelaxedU64::default()).collect(),
-            nanos: RelaxedU64::default(),
+type Part = [RelaxedU64; PART];
+
+impl Histogram {
+    pub(crate) fn record(&self, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = bucket_of(nanos);
+        let counts = self.0.get_or_init(Box::default);
+        let part = counts.parts[bucket / PART]
+            .get_or_init(|| Box::new(std::array::from_fn(|_| RelaxedU64::default())));
+        part[bucket % PART].fetch_add(1, Ordering::Relaxed);
+        counts.nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    pub(crate) fn snapshot(&self) -> Latency {
+        let Some(counts) = self.0.get() else {
+            return Latency {
+                counts: vec![0; BUCKETS],
+                sum: Duration::ZERO,
+            };
+        };
+        let count = |bucket: usize| {
+            let part = counts.parts[bucket / PART].get();
+            part.map_or(0, |part| part[bucket % PART].load(Ordering::Relaxed))
+        };
+        Latency {
+            counts: (0..BUCKETS).map(count).collect(),
+            sum: Duration::from_nanos(counts.nanos.load(Ordering::Relaxed)),
         }
     }
 }
 
 impl Histogram {
-    pub(crate) fn record(&self, took: Duration) {
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.counts[bucket_of(nanos)].fetch_add(1, Ordering::Relaxed);
-        self.nanos.fetch_add(nanos, Ordering::Relaxed);
-    }
-
-    pub(crate) fn snapshot(&self) -> Latency {
-        let count = |count: &RelaxedU64| count.load(Ordering::Relaxed);
-        Latency {
-            counts: self.counts.iter().map(count).collect(),
-            sum: Duration::from_nanos(self.nanos.load(Ordering::Relaxed)),
-        }
+    /// The bytes that it holds elsewhere.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.0.get().map_or(0, |counts| {
+            let parts = counts.parts.iter().filter(|part| part.get().is_some());
+            size_of::<Counts>() + parts.count() * size_of::<Part>()
+        })
     }
 }
 

@@ -59,7 +59,7 @@ use crate::node::Node;
 /// | `groupcache_evictions_total`, `groupcache_rejections_total`, `groupcache_expirations_total` | counters |
 /// | `groupcache_stale_hits_total`, `groupcache_stand_ins_total`, `groupcache_absent_hits_total` | counters |
 /// | `groupcache_main_items`, `groupcache_hot_items`, `groupcache_absent_items` | gauges |
-/// | `groupcache_main_bytes`, `groupcache_hot_bytes`, `groupcache_capacity_bytes` | gauges, bytes |
+/// | `groupcache_main_bytes`, `groupcache_hot_bytes`, `groupcache_capacity_bytes`, `groupcache_overhead_bytes` | gauges, bytes |
 /// | `groupcache_loads_running`, `groupcache_flights` | gauges |
 /// | `groupcache_get_seconds`, with the label `outcome`: `peer`, `load`, `joined`, `not_found`, `failed` | histogram |
 /// | `groupcache_loader_seconds` | histogram |

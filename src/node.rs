@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::foreign;
 use crate::group::{Begun, GroupBuilder, Pending, Registry, Serve};
 use crate::guard::Guard;
+use crate::key::MAX_KEY_BYTES;
 #[cfg(feature = "auth")]
 use crate::keyring::Keyring;
 use crate::latency::Latencies;
@@ -27,7 +28,7 @@ use crate::wire::{
     parse_target,
 };
 
-/// Bytes of a message besides its value.
+/// Bytes of a message besides its value and its key.
 const MESSAGE_OVERHEAD: usize = 1 << 10;
 
 /// This process in the cluster: it holds groups and knows the peers.
@@ -410,9 +411,10 @@ impl Node {
         self.0.tls.as_ref()
     }
 
-    /// The longest body of a request that makes sense, in bytes.
+    /// The longest body of a request that makes sense, in bytes: a `PUT` also names its key.
     pub(crate) fn max_body(&self) -> usize {
-        self.0.cluster.settings.limits.max_body
+        let of_answers = self.0.cluster.settings.limits.max_body;
+        of_answers.saturating_add(MAX_KEY_BYTES)
     }
 }
 

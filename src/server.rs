@@ -269,16 +269,16 @@ impl Settings {
         Error::check_positive("idle_timeout", self.idle_timeout)
     }
 
-    /// How long a connection may wait for this; how long for a load is up to who asked.
-    fn time_for(&self, wait: Wait) -> Duration {
-        match wait {
+    /// How long a connection may wait for this; `None` for a load: that is up to who asked.
+    fn time_for(&self, wait: Wait) -> Option<Duration> {
+        Some(match wait {
             Wait::Request => self.idle_timeout,
             Wait::Handshake | Wait::Head => self.head_timeout,
             Wait::Body => self.body_timeout,
             Wait::Write => self.write_timeout,
-            Wait::Answer => Duration::MAX,
+            Wait::Answer => return None,
             Wait::End => Duration::from_secs(2),
-        }
+        })
     }
 }
 

@@ -58,6 +58,8 @@ pub struct GroupStats {
     pub absent_items: u64,
     /// What main and hot may weigh together, in bytes.
     pub capacity_bytes: u64,
+    /// What the group takes beside its entries and its capacity, in bytes, about.
+    pub overhead_bytes: u64,
     /// Entries this node owns.
     pub main_items: u64,
     /// Mirrored entries.

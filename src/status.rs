@@ -248,6 +248,7 @@ fn of_stats(stats: &GroupStats) -> String {
         ("main_bytes", stats.main_bytes),
         ("hot_bytes", stats.hot_bytes),
         ("capacity_bytes", stats.capacity_bytes),
+        ("overhead_bytes", stats.overhead_bytes),
         ("loads_running", stats.loads_running),
         ("flights", stats.flights),
     ];

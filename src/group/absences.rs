@@ -83,6 +83,11 @@ impl Absences {
         self.keys.expires()
     }
 
+    /// What they take beside their keys, in bytes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.keys.heap_bytes()
+    }
+
     pub(super) fn counts(&self) -> Counts {
         self.keys.counts()
     }

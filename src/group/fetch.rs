@@ -228,9 +228,10 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    /// How long an owner may wait for its loads before it says that they are under way.
+    /// How long an owner may wait for its loads before it says that they are under way. Never zero,
+    /// with which it would say so at once, and be asked without end.
     pub(super) fn patience(&self) -> Duration {
-        self.cluster.settings.fetch_timeout / 2
+        (self.cluster.settings.fetch_timeout / 2).max(Duration::from_millis(1))
     }
 
     /// When an owner that is still loading is not asked again: loads of several processes that wait
@@ -310,7 +311,7 @@ impl<V: Cacheable> Shared<V> {
         let now = self.cluster.clock.now();
         let dice = self.dice.fetch_add(1, Ordering::Relaxed);
         if let Some(until) = self.mirroring.life(rate, landed.expires, now, dice) {
-            let owners_expiry = landed.expires.replace(until);
+            let owners_expiry = std::mem::replace(&mut landed.expires, until.instant());
             self.keep(guard, Place::Hot, &landed, now);
             landed.expires = owners_expiry;
         }

@@ -32,6 +32,20 @@ impl Timings {
         }
     }
 
+    /// The bytes that they hold elsewhere.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let Timings {
+            peer,
+            load,
+            joined,
+            not_found,
+            failed,
+            loader,
+        } = self;
+        let all = [peer, load, joined, not_found, failed, loader];
+        all.map(Histogram::heap_bytes).iter().sum()
+    }
+
     fn snapshot(&self) -> Latencies {
         Latencies {
             peer: self.peer.snapshot(),

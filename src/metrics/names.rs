@@ -147,6 +147,11 @@ pub(super) const GROUP_BYTES: &[Number<GroupStats>] = &[
         "What both may weigh together",
         |group| group.capacity_bytes,
     ),
+    (
+        "groupcache_overhead_bytes",
+        "What the group takes beside its entries",
+        |group| group.overhead_bytes,
+    ),
 ];
 
 pub(super) const PEER_COUNTERS: &[Number<PeerStats>] = &[

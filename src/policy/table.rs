@@ -53,6 +53,9 @@ const NONE: At = At::MAX;
 /// An array that is full grows by this part: memory counts for more than a rare move.
 const GROWTH: usize = 16;
 
+/// The cells of the first array: many groups never have more keys.
+const FEWEST: usize = 4;
+
 #[repr(C)] // as `Policy`
 pub(super) struct Table<T> {
     index: HashTable<At>,
@@ -165,7 +168,8 @@ impl<T: Item> Table<T> {
             return at;
         }
         if self.cells.len() == self.cells.capacity() {
-            let more = (self.cells.len() / GROWTH).max(16);
+            let kept = self.cells.len();
+            let more = (kept / GROWTH).max(kept.clamp(FEWEST, 16));
             self.cells.reserve_exact(more);
         }
         self.cells.push(cell);

@@ -22,6 +22,9 @@ use crate::node::Begin;
 use crate::stream::Stream;
 use crate::wire::Response;
 
+/// No connection waits longer for anything, whatever is set.
+const MAX_WAIT: Duration = Duration::from_secs(365 * 24 * 3_600);
+
 /// How long a worker waits for the next request of a connection that has just had an answer.
 const LINGER: Duration = Duration::from_millis(2);
 
@@ -479,7 +482,9 @@ impl Connection {
         match self.due {
             Some((waited, due)) if waited == wait => due,
             _ => {
-                let due = Instant::now().checked_add(settings.time_for(wait));
+                // There is always one: who waits without would never make room for others.
+                let due = settings.time_for(wait);
+                let due = due.map(|due| Instant::now() + due.min(MAX_WAIT));
                 self.due = Some((wait, due));
                 due
             }

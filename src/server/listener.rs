@@ -20,6 +20,9 @@ const ACCEPTED_AT_ONCE: usize = 256;
 /// How long accepting rests when the system has no room for another connection.
 const REST: Duration = Duration::from_millis(50);
 
+/// How long one poll waits at most: systems count it in milliseconds, some in 31 bits.
+const LONGEST_POLL: Duration = Duration::from_secs(3_600);
+
 pub(super) struct Listener {
     poll: Poll,
     events: Events,
@@ -70,7 +73,8 @@ impl Listener {
         let due = [self.shared.lobby.next_due(), self.accepts_at];
         let now = Instant::now();
         let due = due.into_iter().flatten().min();
-        self.poll_for(due.map(|due| due.saturating_duration_since(now)));
+        let rest = due.map(|due| due.saturating_duration_since(now));
+        self.poll_for(rest.map(|rest| rest.min(LONGEST_POLL)));
         if self.events.iter().any(|event| event.token() == LISTENER) {
             self.accepts_at = self.accepts_at.or(Some(now));
         }

@@ -10,6 +10,7 @@ mod certificates;
 mod cluster;
 mod discovery;
 mod expiry;
+mod extremes;
 mod foreign_code;
 mod golang;
 mod hostile;

@@ -64,6 +64,7 @@ fn what_is_published_is_what_is_counted() {
                 ("main_items", stats.main_items),
                 ("main_bytes", stats.main_bytes),
                 ("capacity_bytes", stats.capacity_bytes),
+                ("overhead_bytes", stats.overhead_bytes),
                 ("flights", 0),
             ] {
                 assert_eq!(number(&text, &of_group(name)), count as f64, "{name}");

@@ -1,13 +1,15 @@
 //! P3: a get never returns bytes of another key, a short value or a mixed one.
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use groupcache_sync::{
-    Call, CallError, Clock, Error, Limits, Link, Loaded, Node, Peer, Reply, Transport, Value,
+    Call, CallError, Clock, Error, Group, Limits, Link, Loaded, Network, Node, Peer, Reply, Server,
+    Transport, Value,
 };
 
-use crate::cluster::{Cluster, value_of};
+use crate::cluster::{Cluster, GROUP, address, value_of};
 
 fn hard_keys() -> Vec<String> {
     let mut keys: Vec<String> = [
@@ -153,6 +155,106 @@ fn an_answer_that_is_not_one_is_replaced_by_a_load() {
         });
         assert_eq!(value.unwrap(), value_of("k"), "{told}");
         assert_eq!(errors, 1, "{told}");
+    }
+}
+
+/// A key of `length` bytes that `owner` owns, as `node` sees it.
+fn key_of_length(node: &Node, owner: &Node, number: usize, length: usize) -> String {
+    let chars = (b'0'..=b'z').map(|letter| char::from(letter).to_string());
+    let keys = chars.map(|first| format!("{first:x<length$}"));
+    let mut owned = keys.filter(|key| node.owner(key) == *owner.this());
+    owned.nth(number).unwrap()
+}
+
+/// Sets and gets values at and beside the limit, by both nodes, of keys that either owns.
+fn limits_are_the_same_everywhere(nodes: [Node; 2], max: usize) {
+    let groups = nodes.each_ref().map(|node| {
+        let group = node.group_builder(GROUP, 64 << 20).shards(1);
+        group
+            .build(move |_| Ok(Value::from(vec![b'l'; max])))
+            .unwrap()
+    });
+    let list = nodes.each_ref().map(|node| node.this().clone());
+    for node in &nodes {
+        node.set_peers(list.clone()).unwrap();
+    }
+    let mut number = 0;
+    for length in [1, 15_900] {
+        for owner in &nodes {
+            for (at, group) in groups.iter().enumerate() {
+                for size in [max - 1, max, max + 1] {
+                    number += 1;
+                    let key = key_of_length(&nodes[0], owner, number % 9, length);
+                    let what = format!("{size} of {max} bytes, a key of {length}, set by {at}");
+                    let set = group.set(&key, Value::from(vec![b's'; size]));
+                    let expected = match set {
+                        Ok(()) => (b's', size),
+                        Err(Error::ValueTooLarge { bytes, .. }) if bytes == size => (b'l', max),
+                        Err(error) => panic!("{what}: {error}"),
+                    };
+                    assert_eq!(expected.0 == b's', size <= max, "{what}");
+                    if size > max {
+                        group.remove(&key).unwrap();
+                    }
+                    for group in &groups {
+                        for value in [group.get(&key), group.get_many(&[&key]).remove(0)] {
+                            let value = value.unwrap();
+                            assert_eq!((value[0], value.len()), expected, "{what}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+    let stats = groups.each_ref().map(Group::stats);
+    assert!(
+        stats.iter().all(|stats| stats.fetch_errors == 0),
+        "{stats:?}"
+    );
+}
+
+#[test]
+fn values_beside_the_limit_are_treated_alike_wherever_their_key_is_owned_and_however_long_it_is() {
+    for max in [2 << 20, 100_000] {
+        let network = Network::new();
+        let nodes = [0, 1].map(|at| {
+            let node = network
+                .builder(address(at))
+                .unwrap()
+                .max_value(max)
+                .build()
+                .unwrap();
+            network.attach(&node);
+            node
+        });
+        limits_are_the_same_everywhere(nodes, max);
+        let listeners = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let nodes = listeners.each_ref().map(|listener| {
+            let address = format!("http://{}", listener.local_addr().unwrap());
+            Node::builder(&address)
+                .unwrap()
+                .max_value(max)
+                .build()
+                .unwrap()
+        });
+        let mut each = nodes.iter();
+        let _servers = listeners
+            .map(|listener| Server::from_listener(each.next().unwrap(), listener).unwrap());
+        limits_are_the_same_everywhere(nodes.clone(), max);
+    }
+}
+
+#[test]
+fn what_is_too_large_to_travel_is_not_kept_by_its_owner_either() {
+    let node = Network::new().builder(address(0)).unwrap();
+    let node = node.max_value(1_000).build().unwrap();
+    let group = node.group_builder(GROUP, 1 << 20);
+    let group = group
+        .build(|key| Ok(Value::from(vec![0; key.parse()?])))
+        .unwrap();
+    for (size, kept) in [("999", 1), ("1000", 2), ("1001", 2), ("16000", 2)] {
+        group.get(size).unwrap();
+        assert_eq!(group.stats().main_items, kept, "{size}");
     }
 }
 
