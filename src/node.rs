@@ -288,6 +288,15 @@ impl Node {
     /// For engines that must not hold a thread meanwhile; all others use [`answer`](Node::answer).
     #[must_use]
     pub fn begin(&self, request: &Request<'_>) -> Begin {
+        // A Go peer would make nothing of it.
+        let named = request.terms.native.then(|| request.hash());
+        match self.begin_unnamed(request) {
+            Begin::Ready(response) => Begin::Ready(response.naming(named)),
+            Begin::Pending(pending) => Begin::Pending(pending.naming(named)),
+        }
+    }
+
+    fn begin_unnamed(&self, request: &Request<'_>) -> Begin {
         if let Some(page) = &self.0.page {
             let shown = page.answer(request, &self.0.cluster, &self.0.registry);
             if let Some(response) = shown {

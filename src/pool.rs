@@ -8,7 +8,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::deadline::{Clock, Deadline, Sleeper};
-use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, run_at_once, thread};
+use crate::sync::{Arc, Condvar, Mutex, thread};
 
 /// How many jobs may wait for a thread.
 const MAX_QUEUED: usize = 1_024;
@@ -209,28 +209,6 @@ impl Drop for Pool {
             log::warn!(target: "groupcache", threads = left; "loader threads left inside their loaders");
         }
     }
-}
-
-/// How many threads [`each_at_once`] uses at most.
-const AT_ONCE: usize = 16;
-
-/// Runs `work` for all `items` at the same time, on this thread and on others that end with it.
-/// What comes of it is in no order.
-pub(crate) fn each_at_once<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let next = AtomicUsize::new(0);
-    let take_turns = || {
-        let turns = std::iter::from_fn(|| items.get(next.fetch_add(1, Ordering::Relaxed)));
-        turns.map(&work).collect::<Vec<R>>()
-    };
-    if items.len() < 2 {
-        return take_turns();
-    }
-    let done = Mutex::new(Vec::with_capacity(items.len()));
-    run_at_once(items.len().min(AT_ONCE) - 1, || {
-        let results = take_turns();
-        done.lock().extend(results);
-    });
-    done.into_inner()
 }
 
 #[cfg(test)]

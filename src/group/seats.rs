@@ -210,6 +210,8 @@ pub struct Pending {
     all: Arc<Slot<()>>,
     until: Instant,
     clock: Clock,
+    /// The request that the answer names.
+    request: Option<u64>,
 }
 
 impl Pending {
@@ -223,6 +225,7 @@ impl Pending {
             all: Arc::clone(&seats.all),
             until,
             clock: seats.group.cluster.clock.clone(),
+            request: None,
             served: Arc::new(Party {
                 seats,
                 orders: Mutex::new(orders),
@@ -243,8 +246,15 @@ impl Pending {
             all: done,
             until: cluster.clock.now() + patience.min(MAX_PATIENCE),
             clock: cluster.clock.clone(),
+            request: None,
             served: Arc::new(Done { ring }),
         }
+    }
+
+    /// The same, whose answer says that it belongs to this request.
+    pub(crate) fn naming(mut self, request: Option<u64>) -> Pending {
+        self.request = request;
+        self
     }
 
     /// When the one who asked is to get an answer that the value is still loading.
@@ -257,15 +267,16 @@ impl Pending {
     #[must_use]
     pub fn wait(self) -> Response {
         let _ = self.all.wait(&self.clock, Deadline::at(self.until));
-        self.served.response()
+        self.served.response().naming(self.request)
     }
 
     /// Has `callback` called with the answer, at once if it is here already, on the thread that
     /// brings it and without any lock held. It should be quick: hand the answer to a thread of
     /// your own. Dropping this `Pending` before takes the callback back.
     pub fn notify(&self, callback: impl FnOnce(Response) + Send + 'static) {
-        let served = Arc::clone(&self.served);
-        self.all.then(move |()| callback(served.response()));
+        let (served, request) = (Arc::clone(&self.served), self.request);
+        self.all
+            .then(move |()| callback(served.response().naming(request)));
     }
 
     /// The answer to give now that the deadline has come, or `None` if the real one came first and
@@ -273,7 +284,9 @@ impl Pending {
     #[must_use]
     pub fn give_up(self) -> Option<Response> {
         match self.all.close() {
-            Closed::Full(()) | Closed::Unfilled => Some(self.served.response()),
+            Closed::Full(()) | Closed::Unfilled => {
+                Some(self.served.response().naming(self.request))
+            }
             Closed::Before => None,
         }
     }
