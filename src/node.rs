@@ -521,7 +521,9 @@ impl NodeBuilder {
     /// as in Nygard's "circuit breaker"): from then on its keys are loaded here at once, and it is
     /// probed about once a second, by a background thread, until it answers: less often, up to every
     /// fourth second, while it answers probes and fails the next call. Refusal, silence and
-    /// nonsense are failures; a caller whose own time is over is not. Defaults to 3.
+    /// nonsense are failures; a caller whose own time is over is not. But where that happens twice in a
+    /// row, the peer is probed with the whole [`fetch_timeout`](NodeBuilder::fetch_timeout), and counts
+    /// as away if it does not answer that either. Defaults to 3.
     pub fn circuit_failures(mut self, failures: usize) -> NodeBuilder {
         self.circuit_failures = failures;
         self

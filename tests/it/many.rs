@@ -571,7 +571,7 @@ fn callers_who_wait_for_many_hanging_peers_share_the_helpers_of_their_node() {
         for _ in 0..1_000 {
             std::thread::yield_now();
         }
-        assert_eq!(cluster.clock.sleepers(), CALLERS + HELPERS);
+        let waiting = cluster.clock.sleepers();
         // Their time is up, also for the peers whose turn has not come.
         cluster.advance(time);
         for get in gets {
@@ -579,5 +579,6 @@ fn callers_who_wait_for_many_hanging_peers_share_the_helpers_of_their_node() {
                 assert!(matches!(outcome, Err(Error::Deadline)), "{outcome:?}");
             }
         }
+        assert_eq!(waiting, CALLERS + HELPERS);
     });
 }
