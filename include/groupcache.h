@@ -227,7 +227,8 @@ typedef int32_t (*groupcache_loader)(void *user,
                                      groupcache_load *load);
 
 // Frees what a group was made with, once, when no loader can be called with it any more. It is
-// called on any thread: that which frees the last handle, or one of the node's own.
+// called on any thread: that which frees the last handle, or one of the node's own, for which
+// `groupcache_node_close` waits.
 typedef void (*groupcache_destructor)(void *user);
 
 // A setting, and what it is set to. The last option of a setting counts.
@@ -436,7 +437,9 @@ groupcache_status groupcache_group_get_stats(const groupcache_group *group,
                                              groupcache_group_stats *stats_out,
                                              size_t size);
 
-// Frees a handle to a group. `NULL` is fine. The node goes on to serve the group.
+// Frees a handle to a group. `NULL` is fine. The node goes on to serve the group. Where the node was
+// freed before, this waits up to 1 s until no loader of the group runs any more and its destructor
+// has returned.
 void groupcache_group_free(groupcache_group *group);
 
 // Gives the value that was loaded. The bytes are copied. `ttl_ms` is how long it lives, at most as
@@ -496,9 +499,18 @@ groupcache_status groupcache_node_get_stats(const groupcache_node *node,
                                             groupcache_node_stats *stats_out,
                                             size_t size);
 
-// Frees a node. `NULL` is fine. Its groups end and its threads stop, unless a server still serves it.
-// Handles to its groups serve their cache and load, until they are freed too. A thread that runs a
-// load ends after that.
+// Frees a node, whatever it returns. `NULL` is fine. Its groups end and its threads stop, unless a
+// server still serves it. Handles to its groups serve their cache and load, until they are freed too.
+//
+// Once its servers are stopped and the handles to its groups freed, no loader runs any more and all
+// destructors have returned when this returns `GROUPCACHE_STATUS_OK`: the host may end. It waits for
+// that up to `timeout_ms`, and returns `GROUPCACHE_STATUS_DEADLINE` if a loader still runs. The thread
+// that runs it ends after it, and calls its destructor.
+groupcache_status groupcache_node_close(groupcache_node *node, uint64_t timeout_ms);
+
+// Frees a node, as `groupcache_node_close` with a timeout of 1 s, and does not tell whether that was
+// enough. `groupcache_group_free` and `groupcache_server_stop` wait as long where the node was freed
+// before.
 void groupcache_node_free(groupcache_node *node);
 
 // Tells what a node knows of its peers, itself included. Free it with `groupcache_peers_free`.
@@ -534,7 +546,8 @@ uint16_t groupcache_server_port(const groupcache_server *server);
 
 // Stops a server and frees it, whatever it returns. `NULL` is fine. It accepts nothing more, and
 // requests under way have up to `timeout_ms` to be answered; `GROUPCACHE_STATUS_DEADLINE` if some
-// were not. 0 stops at once.
+// were not. 0 stops at once. Where the node was freed before, this waits up to 1 s longer, as
+// `groupcache_node_free` does.
 groupcache_status groupcache_server_stop(groupcache_server *server, uint64_t timeout_ms);
 
 // The bytes of a value, and how many they are. Not `NULL`, unless `value` is; not to be read if

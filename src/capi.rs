@@ -3,7 +3,7 @@
 //! One file for each type of C: `node`, `peers`, `group`, `load` (what a loader fills), `value`,
 //! `values`, `server`, `setting`, `stats`, `status`. What they share: `boundary` (no panic goes on
 //! into C, and the text of the last error), `argument` (what C passed), `local` (what a forked child
-//! must not touch).
+//! must not touch), `end` (what may still call into C).
 //!
 //! The rules of the interface are those of the header, whose preamble is in `cbindgen.toml`. The
 //! functions are not `unsafe` to declare, as no Rust code can name them: what their callers owe is
@@ -21,6 +21,7 @@
 
 mod argument;
 mod boundary;
+mod end;
 mod group;
 mod load;
 mod local;

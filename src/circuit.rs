@@ -66,7 +66,12 @@ impl Circuit {
     /// A call has failed. Tells whether this opened it.
     pub(crate) fn fail(&self) -> bool {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
-        let opens = failures >= self.tolerance && !self.open.swap(true, Ordering::AcqRel);
+        failures >= self.tolerance && self.trip()
+    }
+
+    /// It is known to be away. Tells whether this opened it.
+    pub(crate) fn trip(&self) -> bool {
+        let opens = !self.open.swap(true, Ordering::AcqRel);
         if opens {
             self.openings.add();
             let relapses = self.relapses.fetch_add(1, Ordering::Relaxed);

@@ -96,7 +96,7 @@ impl Link for HttpLink {
     fn call(&self, call: &Call, timeout: Duration) -> Result<Reply, CallError> {
         let begin = Instant::now();
         let until = begin + timeout.min(MAX_TIMEOUT);
-        if let Some(connection) = self.take(call, begin) {
+        if let Some(connection) = self.take(begin) {
             match self.exchange(connection, call, until) {
                 // The peer had closed an idle connection when it was used: it knows nothing of
                 // this request. Asking twice is safe for a GET, and for nothing else.
@@ -115,8 +115,8 @@ impl Link for HttpLink {
 }
 
 impl HttpLink {
-    /// An idle connection that is good for `call`.
-    fn take(&self, call: &Call, now: Instant) -> Option<Connection> {
+    /// An idle connection, if there is one that is still good.
+    fn take(&self, now: Instant) -> Option<Connection> {
         loop {
             let connection = self.idle.lock().pop()?;
             if now.saturating_duration_since(connection.idle_since()) > MAX_IDLE_AGE {
@@ -124,8 +124,9 @@ impl HttpLink {
                 drop(older); // closes sockets: not under the lock
                 return None;
             }
-            // What cannot be sent twice is worth a look before it is sent.
-            if call.method == "GET" || connection.is_open() {
+            // One that was closed, and one with an answer that nobody asked for: it would be taken
+            // for the answer to this call.
+            if connection.is_quiet() {
                 return Some(connection);
             }
         }

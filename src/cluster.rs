@@ -6,13 +6,14 @@ use crate::change::Change;
 use crate::deadline::{Clock, Deadline};
 use crate::dialect::Dialect;
 use crate::error::{Error, Unreached};
+use crate::fanout::Fanout;
 use crate::guard::Guard;
 use crate::keeper::Keeper;
 use crate::latency::Latency;
 use crate::members::{Listed, Members, Succession, without_doubles};
 use crate::owed::Missed;
 use crate::peer::{Call, CallError, Limits, Peer, Reply, Transport};
-use crate::pool::{Pool, each_at_once};
+use crate::pool::Pool;
 use crate::remote::{Failure, Remote};
 use crate::stats::{CircuitState, Counter, NodeStats, PeerStats};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, RwLock, Weak};
@@ -46,6 +47,7 @@ pub(crate) struct Cluster {
     pub(crate) settings: Settings,
     pub(crate) clock: Clock,
     pub(crate) pool: Pool,
+    pub(crate) fanout: Fanout,
     pub(crate) waits: Arc<Waits>,
     /// Signs and checks requests, if the peers share a secret.
     pub(crate) guard: Option<Guard>,
@@ -84,6 +86,7 @@ impl Cluster {
             settings,
             clock,
             pool,
+            fanout: Fanout::default(),
             waits: Waits::new(),
             guard,
             transport,
@@ -218,12 +221,13 @@ impl Cluster {
         let timeout = remaining.map_or(limit, |remaining| remaining.min(limit));
         remote.calls.add();
         let began = self.clock.now();
+        let sent = Sent::of(&call);
         let outcome = remote.link.call(&self.signed(remote, call), timeout);
         if outcome.is_ok() {
             let now = self.clock.now();
             remote.latency.record(now.saturating_duration_since(began));
         }
-        let outcome = outcome.and_then(|reply| self.read(remote, reply, read));
+        let outcome = outcome.and_then(|reply| self.read(remote, &sent, reply, read));
         match outcome {
             Ok(result) => {
                 self.succeeded(remote);
@@ -231,6 +235,7 @@ impl Cluster {
             }
             Err(CallError::Timeout) if timeout < limit => {
                 remote.abandoned.add();
+                self.suspect(remote);
                 Err(Failure::Deadline)
             }
             Err(error) => {
@@ -243,6 +248,7 @@ impl Cluster {
     fn read<R>(
         &self,
         remote: &Remote,
+        sent: &Sent,
         reply: Reply,
         read: impl FnOnce(Status, Reply) -> Result<R, Nonsense>,
     ) -> Result<R, CallError> {
@@ -262,7 +268,12 @@ impl Cluster {
                 text_of(&reply.body)
             )));
         }
-        read(status, reply).map_err(|nonsense| CallError::Nonsense(nonsense.0.to_owned()))
+        let belongs = match self.spoken(&reply) {
+            Dialect::Native => sent.check(remote, &reply, status),
+            Dialect::Golang => Ok(()),
+        };
+        let outcome = belongs.and_then(|()| read(status, reply));
+        outcome.map_err(|nonsense| CallError::Nonsense(nonsense.0.to_owned()))
     }
 
     /// What an answer is spoken in.
@@ -324,6 +335,7 @@ impl Cluster {
     }
 
     fn succeeded(&self, remote: &Remote) {
+        remote.suspicion.note_answer();
         if remote.circuit.succeed() {
             remote.note_back();
         }
@@ -332,12 +344,17 @@ impl Cluster {
     fn failed(self: &Arc<Self>, remote: &Remote, error: &CallError) {
         remote.errors.add();
         if remote.circuit.fail() {
-            log::warn!(
-                target: "groupcache", peer:% = remote.peer, error:% = error;
-                "the peer is away; its keys are loaded here until it answers"
-            );
-            self.ring_keeper();
+            self.note_away(remote, error);
         }
+    }
+
+    /// Notes that the circuit has opened.
+    pub(crate) fn note_away(self: &Arc<Self>, remote: &Remote, error: &CallError) {
+        log::warn!(
+            target: "groupcache", peer:% = remote.peer, error:% = error;
+            "the peer is away; its keys are loaded here until it answers"
+        );
+        self.ring_keeper();
     }
 
     /// Has `sweep` called about once a second from when [`ring_keeper`](Cluster::ring_keeper) is
@@ -401,7 +418,7 @@ impl Cluster {
         remotes: &[Arc<Remote>],
         tell: impl Fn(&Arc<Remote>) -> Result<(), Failure> + Sync,
     ) -> Vec<Unreached> {
-        let told = each_at_once(remotes, |remote| {
+        let told = self.fanout.each(remotes, |remote| {
             tell(remote).err().map(|failure| remote.unreached(&failure))
         });
         told.into_iter().flatten().collect()
@@ -421,7 +438,7 @@ impl Cluster {
         let is_due = |remote: &&Arc<Remote>| remote.has_left() || remote.circuit.is_to_be_probed();
         let away: Vec<_> = remotes.iter().filter(is_due).cloned().collect();
         // All at once: one that is silent must not keep the others from being found.
-        each_at_once(&away, |remote| self.probe(remote));
+        self.fanout.each(&away, |remote| self.probe(remote));
         for remote in remotes {
             remote.owed.age(now);
             let is_back = !remote.circuit.is_open();
@@ -509,7 +526,7 @@ impl Cluster {
         }
     }
 
-    fn signed(&self, remote: &Remote, call: Call) -> Call {
+    pub(crate) fn signed(&self, remote: &Remote, call: Call) -> Call {
         match &self.guard {
             Some(guard) => guard.sign(call, &remote.peer),
             None => call,
@@ -575,6 +592,48 @@ impl Cluster {
     }
 }
 
+/// A request that was sent, by which its answer is checked (P3).
+struct Sent {
+    is_get: bool,
+    hash: u64,
+}
+
+impl Sent {
+    fn of(call: &Call) -> Sent {
+        Sent {
+            is_get: call.method == "GET",
+            hash: wire::hash_of_request(call.method, &call.target, &call.body),
+        }
+    }
+
+    /// Whether an answer belongs to this request, or does no harm if it does not. That of an older
+    /// node does not say; but neither does that of whatever else listens at the address of a peer, so
+    /// one without our header is not believed.
+    fn check(&self, remote: &Remote, reply: &Reply, status: Status) -> Result<(), Nonsense> {
+        let named = reply.header.as_deref().map(wire::request_of);
+        if named == Some(Some(self.hash)) {
+            remote.note_names_requests();
+            return Ok(());
+        }
+        if named == Some(None) && !remote.names_requests() || self.is_harmless(status) {
+            return Ok(());
+        }
+        Err(Nonsense("the answer does not belong to the request"))
+    }
+
+    /// Whether nothing wrong comes of an answer to another request.
+    fn is_harmless(&self, status: Status) -> bool {
+        match status {
+            // A value says which key it belongs to, and without the group it is loaded here.
+            Status::Ok | Status::NoSuchGroup => self.is_get,
+            Status::NotFound | Status::LoadFailed => false,
+            // A listener says so of a body, before it knows more.
+            Status::TooLarge => !self.is_get,
+            _ => true,
+        }
+    }
+}
+
 /// `keys` in parts that fit into a request.
 pub(crate) fn batches<'a>(keys: &'a [&'a str]) -> impl Iterator<Item = &'a [&'a str]> {
     keys.chunks(KEYS_OF_A_REQUEST)
@@ -598,7 +657,7 @@ fn departure(this: &Peer) -> Call {
 }
 
 /// The smallest request that every peer answers.
-fn hello() -> Call {
+pub(crate) fn hello() -> Call {
     Call::new("GET", wire::BASE.to_owned(), String::new())
 }
 

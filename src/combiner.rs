@@ -5,7 +5,7 @@
 //! memory, so that they are over soon. Who comes meanwhile waits in line, and asks together with all others
 //! in line as soon as one of them is over: the first in line leads, and tells the others. So the
 //! more there is to ask, the more goes into one request. (Databases do the same with their logs, as
-//! group commit.)
+//! group commit.) Who has led goes its own way with its answer: the next in line leads after it.
 //!
 //! What it saves is work of the system: with more threads than processors, most of a small request
 //! between two processes is the cost of putting threads to sleep and waking them, at both ends.
@@ -14,14 +14,10 @@ use std::collections::VecDeque;
 
 use crate::deadline::{Clock, Deadline};
 use crate::slot::Slot;
-use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, thread};
+use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
 
 /// How many ask together at most.
 const TOGETHER: usize = 128;
-
-/// How often one who leads asks for others before it goes its own way: it runs already, which the
-/// first of those in line does not.
-const ROUNDS: usize = 16;
 
 /// What one who asks has to say: questions of the same kind can be asked together.
 pub(crate) trait Question: Send + 'static {
@@ -72,7 +68,6 @@ pub(crate) struct Caller<'a, Q: Question, A: Send + 'static> {
 /// The right to ask for others. Dropped, it goes to those in line.
 pub(crate) struct Place<Q: Question, A: Send + 'static> {
     combiner: Arc<Combiner<Q, A>>,
-    rounds: usize,
 }
 
 impl<Q: Question, A: Send + 'static> Combiner<Q, A> {
@@ -100,7 +95,6 @@ impl<Q: Question, A: Send + 'static> Combiner<Q, A> {
     fn place(self: &Arc<Self>) -> Place<Q, A> {
         Place {
             combiner: Arc::clone(self),
-            rounds: ROUNDS,
         }
     }
 
@@ -176,16 +170,6 @@ impl<Q: Question, A: Send + 'static> Line<Q, A> {
             }
         }
         Some(party)
-    }
-}
-
-impl<Q: Question, A: Send + 'static> Place<Q, A> {
-    /// Those for whom one who leads should ask next, if it has not done enough.
-    pub(crate) fn next_party(&mut self) -> Option<Vec<Seat<Q, A>>> {
-        self.rounds = self.rounds.checked_sub(1)?;
-        // Who has just been told gets in line again, perhaps.
-        thread::yield_now();
-        self.combiner.line.lock().party()
     }
 }
 
@@ -333,19 +317,19 @@ mod tests {
     }
 
     #[test]
-    fn one_who_leads_may_go_on_but_not_for_ever() {
+    fn one_who_has_led_leaves_the_rest_to_the_next_in_line() {
         let words = words();
-        let mut place = take_place(&words);
-        for _ in 0..ROUNDS {
-            let turn = wait_for(&words, "c");
-            let party = place.next_party().unwrap();
-            party.into_iter().for_each(|seat| seat.answer(1));
-            assert!(matches!(turn.recv(), Ok(Turn::Answered(1))));
+        let place = take_place(&words);
+        let turns = ["c1", "d1", "c2"].map(|word| wait_for(&words, word));
+        let mut place = Some(place);
+        for turn in turns {
+            drop(place.take());
+            let Ok(Turn::Quick(next, others)) = turn.recv() else {
+                panic!("it does not lead");
+            };
+            assert!(others.is_empty(), "it asks for others than its own kind");
+            place = Some(next);
         }
-        let turn = wait_for(&words, "c");
-        assert!(place.next_party().is_none());
-        drop(place);
-        assert!(matches!(turn.recv(), Ok(Turn::Quick(..))));
     }
 
     #[test]

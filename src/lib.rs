@@ -34,13 +34,14 @@
 //! 4. This process owns it: the loader runs, `group/load.rs`, `loader.rs`, `pool.rs`, unless the
 //!    former owner has the value still, `group/succession.rs`, `group/removals.rs`. Another does:
 //!    fetch from that peer, or load here if it is away. `group/fetch.rs`, `remote.rs`, `peer.rs`,
-//!    `circuit.rs`, `client.rs`, `tls.rs`, `stream.rs`, `wire.rs`
+//!    `circuit.rs`, `probe.rs`, `client.rs`, `tls.rs`, `stream.rs`, `wire.rs`
 //! 5. The value goes into the main or the hot cache. Only then does the flight end.
 //!
 //! Peers are answered by `group/serve.rs`, behind [`Node::begin`] and [`Node::answer`]; the engines
 //! `server.rs`, `tiny.rs` and `memory.rs` bring requests there. Who may ask is decided by `guard.rs`,
 //! with `keyring.rs` and `auth.rs`, before anything else. `group/change.rs` removes and sets.
-//! [`Group::get_many`] goes the same way for many keys at once: `group/many.rs`, `group/batch.rs`.
+//! [`Group::get_many`] goes the same way for many keys at once: `group/many.rs`, `group/batch.rs`,
+//! `fanout.rs`.
 //! The protocol is described in `docs/PROTOCOL.md`.
 //!
 //! Peers may also be processes of golang/groupcache: see [`Dialect::Golang`], `dialect.rs`,
@@ -71,6 +72,7 @@ mod dialect;
 mod discovery;
 mod entry;
 mod error;
+mod fanout;
 mod flight;
 mod foreign;
 #[cfg(all(feature = "auth", any(test, fuzzing)))]
@@ -101,6 +103,7 @@ mod owed;
 mod peer;
 mod policy;
 mod pool;
+mod probe;
 mod remote;
 mod ring;
 mod server;

@@ -291,6 +291,15 @@ impl Node {
     #[must_use]
     pub fn begin(&self, request: &Request<'_>) -> Begin {
         let _hold = foreign::hold(); // what listens is told once it is known what to answer
+        // A Go peer would make nothing of it.
+        let named = request.terms.native.then(|| request.hash());
+        match self.begin_unnamed(request) {
+            Begin::Ready(response) => Begin::Ready(response.naming(named)),
+            Begin::Pending(pending) => Begin::Pending(pending.naming(named)),
+        }
+    }
+
+    fn begin_unnamed(&self, request: &Request<'_>) -> Begin {
         if let Some(page) = &self.0.page {
             let shown = page.answer(request, &self.0.cluster, &self.0.registry);
             if let Some(response) = shown {
@@ -516,7 +525,9 @@ impl NodeBuilder {
     /// as in Nygard's "circuit breaker"): from then on its keys are loaded here at once, and it is
     /// probed about once a second, by a background thread, until it answers: less often, up to every
     /// fourth second, while it answers probes and fails the next call. Refusal, silence and
-    /// nonsense are failures; a caller whose own time is over is not. Defaults to 3.
+    /// nonsense are failures; a caller whose own time is over is not. But where that happens twice in a
+    /// row, the peer is probed with the whole [`fetch_timeout`](NodeBuilder::fetch_timeout), and counts
+    /// as away if it does not answer that either. Defaults to 3.
     pub fn circuit_failures(mut self, failures: usize) -> NodeBuilder {
         self.circuit_failures = failures;
         self

@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::deadline::{Clock, Deadline, Sleeper};
 use crate::foreign;
-use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, Weak, run_at_once, thread};
+use crate::sync::{Arc, Condvar, Mutex, Weak, thread};
 
 /// How many keys may wait for a thread, and how many bytes they may have.
 const MAX_QUEUED_KEYS: usize = 16_384;
@@ -443,32 +443,10 @@ impl Drop for Pool {
     }
 }
 
-/// How many threads [`each_at_once`] uses at most.
-const AT_ONCE: usize = 16;
-
-/// Runs `work` for all `items` at the same time, on this thread and on others that end with it.
-/// What comes of it is in no order.
-pub(crate) fn each_at_once<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let next = AtomicUsize::new(0);
-    let take_turns = || {
-        let _hold = foreign::hold(); // what listens is told once the work is done
-        let turns = std::iter::from_fn(|| items.get(next.fetch_add(1, Ordering::Relaxed)));
-        turns.map(&work).collect::<Vec<R>>()
-    };
-    if items.len() < 2 {
-        return take_turns();
-    }
-    let done = Mutex::new(Vec::with_capacity(items.len()));
-    run_at_once(items.len().min(AT_ONCE) - 1, || {
-        let results = take_turns();
-        done.lock().extend(results);
-    });
-    done.into_inner()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::{AtomicUsize, Ordering};
     use std::sync::mpsc;
 
     struct Call<F>(F);

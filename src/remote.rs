@@ -1,5 +1,7 @@
 //! `Remote`: a peer other than this node. The way to it, and what is known of it.
 
+use std::time::{Duration, Instant};
+
 use crate::circuit::Circuit;
 use crate::combiner::{Combiner, Question};
 use crate::dialect::{Dialect, Spoken};
@@ -8,7 +10,7 @@ use crate::latency::Histogram;
 use crate::owed::Owed;
 use crate::peer::{Link, Peer};
 use crate::stats::{CircuitState, Counter, PeerStats};
-use crate::sync::{Arc, AtomicBool, Ordering, callers_at_once};
+use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering, callers_at_once};
 use crate::wire::Item;
 
 /// Why a call failed, as its caller must know.
@@ -39,8 +41,60 @@ pub(crate) struct Remote {
     /// Of the calls that were answered.
     pub(crate) latency: Histogram,
     knows_batches: AtomicBool,
+    /// Whether its answers say which request they belong to.
+    names_requests: AtomicBool,
+    pub(crate) suspicion: Suspicion,
     /// Whether it has said that it leaves, and not come back since.
     has_left: AtomicBool,
+}
+
+/// Whether a peer seems to be silent, and whether that is being found out.
+#[derive(Default)]
+pub(crate) struct Suspicion {
+    /// Calls in a row whose callers had no more time.
+    unanswered: AtomicUsize,
+    probe: Mutex<Probe>,
+}
+
+#[derive(Default)]
+struct Probe {
+    is_under_way: bool,
+    /// No other one begins before that.
+    rest: Option<Instant>,
+}
+
+impl Suspicion {
+    /// A call was not answered in the time of its caller. Tells whether a probe is to begin now: not
+    /// for one call alone, one at a time, and not more than one in `pause`.
+    pub(crate) fn note_silence(&self, now: Instant, pause: Duration) -> bool {
+        if self.unanswered.fetch_add(1, Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let mut probe = self.probe.lock();
+        if probe.is_under_way || probe.rest.is_some_and(|rest| now < rest) {
+            return false;
+        }
+        probe.is_under_way = true;
+        probe.rest = now.checked_add(pause);
+        true
+    }
+
+    /// A call was answered.
+    pub(crate) fn note_answer(&self) {
+        // Seldom changed, so that it stays in the caches of all who look.
+        if self.is_silent() {
+            self.unanswered.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the last call was not answered.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.unanswered.load(Ordering::Relaxed) > 0
+    }
+
+    pub(crate) fn end_probe(&self) {
+        self.probe.lock().is_under_way = false;
+    }
 }
 
 /// What a peer says of one of many keys.
@@ -52,6 +106,24 @@ pub(crate) struct Asked {
     pub(crate) key: String,
     /// Hits of a mirrored copy that the owner does not know of.
     pub(crate) hits: u32,
+}
+
+/// The same, of one who does not wait in line.
+#[derive(Clone, Copy)]
+pub(crate) struct Query<'a> {
+    pub(crate) group: &'a str,
+    pub(crate) key: &'a str,
+    pub(crate) hits: u32,
+}
+
+impl Asked {
+    pub(crate) fn query(&self) -> Query<'_> {
+        Query {
+            group: &self.group,
+            key: &self.key,
+            hits: self.hits,
+        }
+    }
 }
 
 impl Question for Asked {
@@ -85,6 +157,8 @@ impl Remote {
             abandoned: Counter::default(),
             latency: Histogram::default(),
             knows_batches: AtomicBool::new(true),
+            names_requests: AtomicBool::new(false),
+            suspicion: Suspicion::default(),
             has_left: AtomicBool::new(false),
         }
     }
@@ -98,6 +172,18 @@ impl Remote {
         self.knows_batches.store(false, Ordering::Relaxed);
     }
 
+    /// Whether an answer that names no request cannot be its own.
+    pub(crate) fn names_requests(&self) -> bool {
+        self.names_requests.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_names_requests(&self) {
+        // Seldom changed, so that it stays in the caches of all who look.
+        if !self.names_requests() {
+            self.names_requests.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// What it speaks, as its last answer showed; `None` if there was none yet.
     pub(crate) fn speaks(&self) -> Option<Dialect> {
         self.spoken.get()
@@ -105,7 +191,9 @@ impl Remote {
 
     /// Notes that it answers again after it was away.
     pub(crate) fn note_back(&self) {
-        self.knows_batches.store(true, Ordering::Relaxed); // it may be a newer one
+        // It may be a newer one, or an older.
+        self.knows_batches.store(true, Ordering::Relaxed);
+        self.names_requests.store(false, Ordering::Relaxed);
         log::info!(target: "groupcache", peer:% = self.peer; "the peer is back");
     }
 

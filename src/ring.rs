@@ -8,6 +8,8 @@
 #[path = "ring/golang.rs"]
 mod golang;
 
+use std::hash::Hasher;
+
 use siphasher::sip::SipHasher13;
 
 /// Points of a peer of weight 1. With a good hash the fullest of 100 peers then holds about 10 %
@@ -110,6 +112,16 @@ impl Ring {
 /// The stable 64-bit hash of this crate: equal on every machine, in every version.
 pub(crate) fn hash(bytes: &[u8]) -> u64 {
     SipHasher13::new_with_keys(KEYS.0, KEYS.1).hash(bytes)
+}
+
+/// The same hash of `parts`, each after its length.
+pub(crate) fn hash_of_parts(parts: &[&[u8]]) -> u64 {
+    let mut hasher = SipHasher13::new_with_keys(KEYS.0, KEYS.1);
+    for part in parts {
+        hasher.write(&(part.len() as u64).to_le_bytes());
+        hasher.write(part);
+    }
+    hasher.finish()
 }
 
 /// A 64-bit hash of group and key, by which an answer shows which question it belongs to (P3).
@@ -285,6 +297,10 @@ mod tests {
     #[test]
     fn group_and_key_cannot_be_confused() {
         assert_ne!(hash_of_key("ab", "c"), hash_of_key("a", "bc"));
+        let parts = [
+            2, 0, 0, 0, 0, 0, 0, 0, b'a', b'b', 1, 0, 0, 0, 0, 0, 0, 0, b'c',
+        ];
+        assert_eq!(hash_of_parts(&[b"ab", b"c"]), hash(&parts));
     }
 
     #[test]

@@ -19,6 +19,7 @@
 //! | `r` | both | fingerprint of the sender's ring, hexadecimal |
 //! | `s` | answer | [`Status`], which is finer than HTTP's |
 //! | `n` | answer | length of a value that is too large to be sent |
+//! | `k` | answer | [`hash_of_request`] of what is answered, hexadecimal |
 //!
 //! What a Go peer spells in another way is in `wire/golang.rs`. `docs/PROTOCOL.md` tells all of it to
 //! those who write another implementation.
@@ -38,6 +39,7 @@ pub(crate) use command::{BatchWriter, Command, Item, MAX_COMMAND, MAX_KEYS, deco
 
 use crate::dialect::Dialect;
 use crate::key::MAX_KEY_BYTES;
+use crate::ring::hash_of_parts;
 use crate::value::Value;
 
 /// The name of the header that native peers exchange.
@@ -359,6 +361,10 @@ impl<'a> Request<'a> {
         self.body = body;
         self
     }
+
+    pub(crate) fn hash(&self) -> u64 {
+        hash_of_request(self.method, self.target, self.body)
+    }
 }
 
 /// The answer to a peer, for an engine to send.
@@ -432,6 +438,15 @@ impl Response {
         // Writing to a `String` cannot fail.
         let _ = write!(response.header, ";n={length}");
         response
+    }
+
+    /// The same, which says that it belongs to this request.
+    pub(crate) fn naming(mut self, request: Option<u64>) -> Response {
+        if let Some(request) = request {
+            // Writing to a `String` cannot fail.
+            let _ = write!(self.header, ";k={request:x}");
+        }
+        self
     }
 
     /// The answer to a request for one key.
@@ -628,6 +643,17 @@ pub(crate) fn decode_set(
 /// The fingerprint of the ring of whoever answered.
 pub(crate) fn ring_of(header: &str) -> Option<u64> {
     Terms::parse(header).ring
+}
+
+/// What an answer names as its request (P3).
+pub(crate) fn hash_of_request(method: &str, target: &str, body: &[u8]) -> u64 {
+    hash_of_parts(&[method.as_bytes(), target.as_bytes(), body])
+}
+
+/// The request that an answer says it belongs to.
+pub(crate) fn request_of(header: &str) -> Option<u64> {
+    let (_, request) = pairs(header).find(|&(name, _)| name == "k")?;
+    u64::from_str_radix(request, 16).ok()
 }
 
 /// The length of a value that is too large to be sent.

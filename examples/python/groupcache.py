@@ -15,9 +15,12 @@ called on any thread, also on one that Python did not start.
 Processes: a node does not survive os.fork: in the child, `Error` with the status FORKED is raised.
 Fork first, and make it in the worker (gunicorn: in `post_fork`).
 
-The end: stop servers, and close groups and nodes, before the interpreter ends; best by `with`.
+The end: stop servers, close groups and then nodes, before the interpreter ends; best by `with`. What
+is open then is closed in this order. To close a node waits until no loader runs any more, up to a
+second: one that takes longer meets the end of the interpreter, which may abort the process.
 """
 
+import atexit
 import contextlib
 import ctypes
 import ctypes.util
@@ -58,7 +61,7 @@ for _result, _name, *_arguments in [
     (_text, "error_text"),
     (_check, "node_new", _text, *_options, _out),
     (_check, "node_set_peers", _handle, _texts, c_size_t),
-    (None, "node_free", _handle),
+    (c_int32, "node_close", _handle, c_uint64),
     (_check, "group_new", _handle, _text, c_size_t, _LOADER, c_void_p, _DESTRUCTOR, *_options, _out),
     (_check, "group_get", _handle, *_key, c_uint64, _out),
     (_check, "group_try_get", _handle, *_key, _out),
@@ -90,20 +93,30 @@ def _set(settings):
     return (_Option * len(options))(*options), len(options)
 
 
+_open = set()
+
+
 class _Handle(contextlib.AbstractContextManager):  # closed at the end of a `with`
     def __init__(self, make, *arguments):
         self._handle = c_void_p()
         make(*arguments, byref(self._handle))
+        _open.add(self)
 
-    def close(self, *_):
+    def close(self, *arguments):
+        _open.discard(self)
         handle, self._handle = self._handle, c_void_p()
-        self._free(handle)
+        return self._free(handle, *arguments)
 
-    __exit__ = close
+    def __exit__(self, *_):
+        self.close()
 
 
 class Node(_Handle):
-    _free = _lib.node_free
+    _free = _lib.node_close
+
+    def close(self, timeout=1.0):
+        """Tells whether no loader runs any more, once servers are stopped and groups closed."""
+        return super().close(_milliseconds(timeout)) == OK
 
     def __init__(self, address, settings={}):
         super().__init__(_lib.node_new, address.encode(), *_set(settings))
@@ -195,3 +208,11 @@ class Group(_Handle):
         stats = (c_uint64 * len(STATS))()
         _lib.group_get_stats(self._handle, stats, ctypes.sizeof(stats))
         return dict(zip(STATS, stats))
+
+
+@atexit.register
+def _close_all():
+    for kind in (Server, Group, Node):
+        for handle in [handle for handle in _open if isinstance(handle, kind)]:
+            with contextlib.suppress(Error):  # of a server that had no time, or in a forked child
+                handle.close()

@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use super::argument::{c_text, given, hand_out, list, text};
 use super::boundary::status;
 use super::deadline;
+use super::end::{End, PATIENCE};
 use super::load::{CLoader, User, groupcache_destructor, groupcache_loader};
 use super::local::Local;
 use super::node::groupcache_node;
@@ -18,6 +19,7 @@ use super::values::groupcache_values;
 use crate::error::Error;
 use crate::group::Group;
 use crate::loader::Loaded;
+use crate::sync::Arc;
 use crate::value::Value;
 
 /// A named cache with a loader, shared by all nodes that have a group of this name: a handle to it.
@@ -26,10 +28,10 @@ use crate::value::Value;
 ///
 /// A value is bytes. A group of a program in Rust that has the same name and another type shows its
 /// encoded form.
-pub struct groupcache_group(Local<Group>);
+pub struct groupcache_group(Local<(Group, Arc<End>)>);
 
 fn group_of(group: Option<&groupcache_group>) -> Result<&Group, Failure> {
-    given(group, "group")?.0.get()
+    given(group, "group")?.0.get().map(|(group, _)| group)
 }
 
 /// Makes a group of a node, which may hold up to `capacity_bytes` of keys, values and overhead. The
@@ -53,14 +55,17 @@ pub extern "C" fn groupcache_group_new(
     status(move || {
         let load = given(loader, "loader")?;
         let out = given(group_out, "group_out")?;
-        let node = given(node, "node")?.get()?;
+        let node = given(node, "node")?;
+        let (node, end) = (node.get()?, node.end()?);
         // SAFETY: the header demands a text that ends with NUL.
         let name = unsafe { c_text(name, "name") }?;
         // SAFETY: the header demands `options_len` of them.
         let options = unsafe { list(options, options_len, "options") }?;
         let builder = with_group_options(node.group_builder(name, capacity_bytes), options)?;
-        let group = builder.build_with(CLoader { load, user })?;
-        hand_out(out, groupcache_group(Local::new(group)));
+        let live = end.begin_loader();
+        let group = builder.build_with(CLoader::new(load, user, live))?;
+        end.begin_group();
+        hand_out(out, groupcache_group(Local::new((group, Arc::clone(end)))));
         Ok(())
     })
 }
@@ -211,11 +216,18 @@ pub extern "C" fn groupcache_group_get_stats(
     })
 }
 
-/// Frees a handle to a group. `NULL` is fine. The node goes on to serve the group.
+/// Frees a handle to a group. `NULL` is fine. The node goes on to serve the group. Where the node was
+/// freed before, this waits up to 1 s until no loader of the group runs any more and its destructor
+/// has returned.
 #[unsafe(no_mangle)]
 pub extern "C" fn groupcache_group_free(group: Option<Box<groupcache_group>>) {
     status(|| {
-        drop(group);
+        // A forked child leaves alone what is its parent's.
+        if let Some(Ok((group, end))) = group.map(|group| (*group).0.into_inner()) {
+            drop(group);
+            end.end_group();
+            end.wait(PATIENCE);
+        }
         Ok(())
     });
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::argument::{c_text, given, list};
 use super::boundary::{answer, status};
+use super::end::LiveLoader;
 use super::status::{Failure, groupcache_status};
 use super::{GROUPCACHE_NEVER, ttl};
 use crate::deadline::{Clock, Deadline};
@@ -30,7 +31,8 @@ pub type groupcache_loader = Option<
 >;
 
 /// Frees what a group was made with, once, when no loader can be called with it any more. It is
-/// called on any thread: that which frees the last handle, or one of the node's own.
+/// called on any thread: that which frees the last handle, or one of the node's own, for which
+/// `groupcache_node_close` waits.
 pub type groupcache_destructor = Option<unsafe extern "C" fn(user: *mut c_void)>;
 
 /// One run of a loader. Used by that run only, on its thread.
@@ -82,10 +84,24 @@ impl Drop for User {
     }
 }
 
+type Function =
+    unsafe extern "C" fn(*mut c_void, *const c_char, usize, *mut groupcache_load) -> i32;
+
 pub(super) struct CLoader {
-    pub(super) load:
-        unsafe extern "C" fn(*mut c_void, *const c_char, usize, *mut groupcache_load) -> i32,
-    pub(super) user: User,
+    load: Function,
+    user: User,
+    /// Dropped after `user`.
+    _live: LiveLoader,
+}
+
+impl CLoader {
+    pub(super) fn new(load: Function, user: User, live: LiveLoader) -> CLoader {
+        CLoader {
+            load,
+            user,
+            _live: live,
+        }
+    }
 }
 
 impl Loader<Value> for CLoader {

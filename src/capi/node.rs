@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::argument::{c_text, given, hand_out, list, text};
 use super::boundary::status;
+use super::end::{End, PATIENCE};
 use super::local::{Local, begin};
 use super::setting::{groupcache_option, with_node_options};
 use super::stats::{fill, groupcache_node_stats};
@@ -13,15 +14,20 @@ use super::status::{Failure, groupcache_status};
 use super::value::groupcache_value;
 use crate::error::Error;
 use crate::node::Node;
+use crate::sync::Arc;
 use crate::value::Value;
 
 /// This process in the cluster: it holds groups and knows the peers. All its functions may be called
 /// from any thread, but for `groupcache_node_free`.
-pub struct groupcache_node(Local<Node>);
+pub struct groupcache_node(Local<(Node, Arc<End>)>);
 
 impl groupcache_node {
     pub(super) fn get(&self) -> Result<&Node, Failure> {
-        self.0.get()
+        self.0.get().map(|(node, _)| node)
+    }
+
+    pub(super) fn end(&self) -> Result<&Arc<End>, Failure> {
+        self.0.get().map(|(_, end)| end)
     }
 }
 
@@ -48,7 +54,8 @@ pub extern "C" fn groupcache_node_new(
         // SAFETY: the header demands `options_len` of them.
         let options = unsafe { list(options, options_len, "options") }?;
         let node = with_node_options(Node::builder(address)?, options)?.build()?;
-        hand_out(out, groupcache_node(Local::new(node)));
+        let end = End::of(&node);
+        hand_out(out, groupcache_node(Local::new((node, end))));
         Ok(())
     })
 }
@@ -160,13 +167,42 @@ pub extern "C" fn groupcache_node_get_stats(
     })
 }
 
-/// Frees a node. `NULL` is fine. Its groups end and its threads stop, unless a server still serves it.
-/// Handles to its groups serve their cache and load, until they are freed too. A thread that runs a
-/// load ends after that.
+/// Frees a node, whatever it returns. `NULL` is fine. Its groups end and its threads stop, unless a
+/// server still serves it. Handles to its groups serve their cache and load, until they are freed too.
+///
+/// Once its servers are stopped and the handles to its groups freed, no loader runs any more and all
+/// destructors have returned when this returns `GROUPCACHE_STATUS_OK`: the host may end. It waits for
+/// that up to `timeout_ms`, and returns `GROUPCACHE_STATUS_DEADLINE` if a loader still runs. The thread
+/// that runs it ends after it, and calls its destructor.
+#[unsafe(no_mangle)]
+pub extern "C" fn groupcache_node_close(
+    node: Option<Box<groupcache_node>>,
+    timeout_ms: u64,
+) -> groupcache_status {
+    status(|| match node {
+        Some(node) => close(*node, Duration::from_millis(timeout_ms)),
+        None => Ok(()),
+    })
+}
+
+/// Frees a node, as `groupcache_node_close` with a timeout of 1 s, and does not tell whether that was
+/// enough. `groupcache_group_free` and `groupcache_server_stop` wait as long where the node was freed
+/// before.
 #[unsafe(no_mangle)]
 pub extern "C" fn groupcache_node_free(node: Option<Box<groupcache_node>>) {
-    status(|| {
-        drop(node);
-        Ok(())
+    status(|| match node {
+        Some(node) => close(*node, PATIENCE),
+        None => Ok(()),
     });
+}
+
+fn close(node: groupcache_node, timeout: Duration) -> Result<(), Failure> {
+    // A forked child leaves alone what is its parent's.
+    let Ok((node, end)) = node.0.into_inner() else {
+        return Ok(());
+    };
+    drop(node);
+    end.wait(timeout)
+        .then_some(())
+        .ok_or(Error::Deadline.into())
 }

@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use super::argument::{c_text, given, hand_out};
 use super::boundary::{answer, status};
+use super::end::{End, PATIENCE};
 use super::local::Local;
 use super::node::groupcache_node;
 use super::status::{Failure, groupcache_status};
 use crate::error::Error;
 use crate::server::Server;
+use crate::sync::Arc;
 
 /// Answers the peers of a node, on threads of its own, until it is stopped. It keeps its node.
-pub struct groupcache_server(Local<Server>);
+pub struct groupcache_server(Local<(Server, Arc<End>)>);
 
 /// Serves a node on `address`, such as "0.0.0.0:7000". Port 0 picks a free one.
 #[unsafe(no_mangle)]
@@ -24,10 +26,12 @@ pub extern "C" fn groupcache_server_bind(
 ) -> groupcache_status {
     status(|| {
         let out = given(server_out, "server_out")?;
-        let node = given(node, "node")?.get()?;
+        let node = given(node, "node")?;
         // SAFETY: the header demands a text that ends with NUL.
-        let server = Server::bind(node, unsafe { c_text(address, "address") }?)?;
-        hand_out(out, groupcache_server(Local::new(server)));
+        let address = unsafe { c_text(address, "address") }?;
+        let server = Server::bind(node.get()?, address)?;
+        let end = Arc::clone(node.end()?);
+        hand_out(out, groupcache_server(Local::new((server, end))));
         Ok(())
     })
 }
@@ -44,9 +48,10 @@ pub extern "C" fn groupcache_server_from_fd(
     status(|| {
         let listener = listener(fd)?;
         let out = given(server_out, "server_out")?;
-        let node = given(node, "node")?.get()?;
-        let server = Server::from_listener(node, listener)?;
-        hand_out(out, groupcache_server(Local::new(server)));
+        let node = given(node, "node")?;
+        let server = Server::from_listener(node.get()?, listener)?;
+        let end = Arc::clone(node.end()?);
+        hand_out(out, groupcache_server(Local::new((server, end))));
         Ok(())
     })
 }
@@ -72,13 +77,15 @@ fn listener(_fd: c_int) -> Result<std::net::TcpListener, Failure> {
 #[unsafe(no_mangle)]
 pub extern "C" fn groupcache_server_port(server: Option<&groupcache_server>) -> u16 {
     answer(0, || {
-        Ok(given(server, "server")?.0.get()?.local_addr().port())
+        let (server, _) = given(server, "server")?.0.get()?;
+        Ok(server.local_addr().port())
     })
 }
 
 /// Stops a server and frees it, whatever it returns. `NULL` is fine. It accepts nothing more, and
 /// requests under way have up to `timeout_ms` to be answered; `GROUPCACHE_STATUS_DEADLINE` if some
-/// were not. 0 stops at once.
+/// were not. 0 stops at once. Where the node was freed before, this waits up to 1 s longer, as
+/// `groupcache_node_free` does.
 #[unsafe(no_mangle)]
 pub extern "C" fn groupcache_server_stop(
     server: Option<Box<groupcache_server>>,
@@ -88,11 +95,10 @@ pub extern "C" fn groupcache_server_stop(
         let Some(server) = server else {
             return Ok(());
         };
-        match (*server)
-            .0
-            .into_inner()?
-            .shutdown(Duration::from_millis(timeout_ms))
-        {
+        let (server, end) = (*server).0.into_inner()?;
+        let are_answered = server.shutdown(Duration::from_millis(timeout_ms));
+        end.wait(PATIENCE);
+        match are_answered {
             true => Ok(()),
             false => Err(Error::Deadline.into()),
         }

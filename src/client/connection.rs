@@ -72,8 +72,9 @@ impl Connection {
         self.idle_since
     }
 
-    /// Whether the other side has not closed it, which takes calls to the system.
-    pub(super) fn is_open(&self) -> bool {
+    /// Whether the other side has neither closed it nor sent anything, which takes a call to the
+    /// system.
+    pub(super) fn is_quiet(&self) -> bool {
         self.stream.socket().is_quiet()
     }
 

@@ -1,8 +1,13 @@
 //! `Socket`: a TCP stream whose every wait ends in time.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
+#[cfg(unix)]
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
+
+#[cfg(unix)]
+use socket2::SockRef;
 
 /// By how much a wait may be too long for the sake of fewer calls to the system, whose own timers
 /// are as coarse.
@@ -33,11 +38,7 @@ impl Socket {
 
     /// Whether the other side still holds it and has said nothing, as far as can be seen from here.
     pub(super) fn is_quiet(&self) -> bool {
-        let peeked = self.stream.set_nonblocking(true).and_then(|()| {
-            let peeked = self.stream.peek(&mut [0]);
-            self.stream.set_nonblocking(false).and(peeked)
-        });
-        matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
+        matches!(peek(&self.stream), Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 
     /// The timeout of a socket is one for each wait; this makes it one for all of them together.
@@ -53,6 +54,21 @@ impl Socket {
         }
         Ok(())
     }
+}
+
+/// Looks at what has come, without waiting, in one call to the system.
+#[cfg(unix)]
+fn peek(stream: &TcpStream) -> io::Result<usize> {
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    SockRef::from(stream).recv_with_flags(&mut [MaybeUninit::uninit()], flags)
+}
+
+/// Looks at what has come, without waiting.
+#[cfg(not(unix))]
+fn peek(stream: &TcpStream) -> io::Result<usize> {
+    stream.set_nonblocking(true)?;
+    let peeked = stream.peek(&mut [0]);
+    stream.set_nonblocking(false).and(peeked)
 }
 
 impl Read for Socket {

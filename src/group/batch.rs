@@ -1,14 +1,15 @@
 //! Asking an owner for many keys at once.
 
+use std::iter;
 use std::time::Duration;
 
 use super::Shared;
 use super::fetch::Fetched;
 use super::many::Wanted;
-use crate::combiner::{Place, Seat};
+use crate::combiner::Seat;
 use crate::deadline::Deadline;
 use crate::peer::{Call, Reply};
-use crate::remote::{Asked, Failure, Remote, Said};
+use crate::remote::{Asked, Failure, Query, Remote, Said};
 use crate::ring::hash_of_key;
 use crate::sync::Arc;
 use crate::value::Cacheable;
@@ -47,14 +48,16 @@ impl<V: Cacheable> Shared<V> {
             }
             let asked = self.cluster.clock.now();
             let patience = self.patience_of_batch(deadline);
-            let keys = open.iter().map(|one| (one.key.text(), one.unreported));
+            let queries = open
+                .iter()
+                .map(|one| self.query(one.key.text(), one.unreported));
             let terms = Terms {
                 patience: Some(patience),
                 max_body: Some(self.cluster.settings.limits.max_body),
                 ..self.terms(deadline, 0)
             };
             let limit = self.cluster.settings.fetch_timeout;
-            let items = match self.ask_batch(owner, keys, &terms, limit, deadline) {
+            let items = match self.ask_batch(owner, queries, &terms, limit, deadline) {
                 Ok(Batch::Items(items)) => items,
                 Ok(Batch::Unknown) => break None,
                 Ok(Batch::NoSuchGroup) => break Some(Ok(Fetched::NoSuchGroup)),
@@ -90,24 +93,38 @@ impl<V: Cacheable> Shared<V> {
         left.map_or(usual, |left| usual.min(left / 2))
     }
 
-    /// Asks for as many of the keys, from the first, as go into one request.
+    /// What asks for a key of this group.
+    pub(super) fn query<'a>(&'a self, key: &'a str, hits: u32) -> Query<'a> {
+        Query {
+            group: &self.name,
+            key,
+            hits,
+        }
+    }
+
+    /// Asks for as many, from the first, as go into one request, which is for the group of the first.
+    /// The request, and the hashes its answer is checked by, are made of the queries alone: whoever
+    /// asks for others asks for what they asked for (P3).
     pub(super) fn ask_batch<'a>(
         &self,
         owner: &Arc<Remote>,
-        keys: impl Iterator<Item = (&'a str, u32)>,
+        queries: impl Iterator<Item = Query<'a>>,
         terms: &Terms,
         limit: Duration,
         deadline: Deadline,
     ) -> Result<Batch, Failure> {
         let mut room = MAX_COMMAND;
-        let fits = |(key, _): &(&str, u32)| {
-            let taken = room.checked_sub(key.len() + KEY_OVERHEAD);
+        let mut queries = queries.take(MAX_KEYS).peekable();
+        let group = queries.peek().map_or("", |first| first.group);
+        let fits = |query: &Query<'_>| {
+            let taken = room.checked_sub(query.key.len() + KEY_OVERHEAD);
             room = taken.unwrap_or(0);
-            taken.is_some()
+            query.group == group && taken.is_some()
         };
-        let keys: Vec<(&str, u32)> = keys.take(MAX_KEYS).take_while(fits).collect();
-        let hashes = || keys.iter().map(|(key, _)| hash_of_key(&self.name, key));
-        let target = wire::target(&self.name, None);
+        let queries = queries.take_while(fits);
+        let keys: Vec<(&str, u32)> = queries.map(|query| (query.key, query.hits)).collect();
+        let hashes = || keys.iter().map(|(key, _)| hash_of_key(group, key));
+        let target = wire::target(group, None);
         let call = Call::new("POST", target, terms.to_header())
             .with_body(Command::Get(keys.clone()).encode());
         let read = |status, reply: Reply| match status {
@@ -130,58 +147,30 @@ impl<V: Cacheable> Shared<V> {
     }
 
     /// Asks for a key and for those of all `others` at once, as far as the owner has them in memory,
-    /// and then for those who are in line. `None` if this key is to be asked for by itself.
+    /// and tells the others. `None` if this key is to be asked for by itself.
     pub(super) fn ask_together(
         &self,
         owner: &Arc<Remote>,
-        own: (&str, u32),
-        mut place: Place<Asked, Said>,
+        own: Query<'_>,
         others: Vec<Seat<Asked, Said>>,
         deadline: Deadline,
     ) -> Option<Result<Fetched, Failure>> {
-        let said = self.ask_for_all(owner, Some(own), others, deadline);
-        let mut has_failed = matches!(said, Some(Err(_)));
-        while !has_failed {
-            let Some(party) = place.next_party() else {
-                break;
-            };
-            let said = self.ask_for_all(owner, None, party, deadline);
-            has_failed = matches!(said, Some(Err(_)));
-        }
-        drop(place);
-        match said? {
-            Ok(item) => Fetched::of(item).map(Ok),
-            Err(failure) => Some(Err(failure)),
-        }
-    }
-
-    /// Asks for the key of the one who leads, if there is one, and for those of all `others`, who
-    /// are told. Gives what there is to say to the one who leads.
-    fn ask_for_all(
-        &self,
-        owner: &Arc<Remote>,
-        own: Option<(&str, u32)>,
-        others: Vec<Seat<Asked, Said>>,
-        deadline: Deadline,
-    ) -> Option<Said> {
         let terms = Terms {
             patience: Some(Duration::ZERO),
             max_body: Some(COMBINED),
             ..self.terms(deadline, 0)
         };
-        let asked = others.iter().map(Seat::question);
-        let asked = asked.map(|asked| (&*asked.key, asked.hits));
+        let asked = others.iter().map(|seat| seat.question().query());
         let limit = self.cluster.settings.fetch_timeout;
-        let keys = own.into_iter().chain(asked);
-        let batch = self.ask_batch(owner, keys, &terms, limit, deadline);
-        match batch {
+        let queries = iter::once(own).chain(asked);
+        match self.ask_batch(owner, queries, &terms, limit, deadline) {
             Ok(Batch::Items(items)) => {
                 let mut items = items.into_iter();
-                let own = own.and_then(|_| items.next());
+                let own = items.next()?;
                 for (seat, item) in others.into_iter().zip(items) {
                     seat.answer(Ok(item)); // whose item did not fit asks by itself
                 }
-                own.map(Ok)
+                Fetched::of(own).map(Ok)
             }
             Ok(Batch::NoSuchGroup | Batch::Unknown) => None,
             // The time of the one who leads was up, not that of the others (I6).

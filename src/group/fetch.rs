@@ -176,8 +176,10 @@ impl<V: Cacheable> Shared<V> {
         let (fetched, unreported) = match turn {
             Turn::Patient | Turn::Alone => (None, unreported),
             Turn::Quick(place, others) => {
-                let own = (key.text(), unreported);
-                (self.ask_together(owner, own, place, others, deadline), 0)
+                let own = self.query(key.text(), unreported);
+                let fetched = self.ask_together(owner, own, others, deadline);
+                drop(place); // the next in line leads
+                (fetched, 0)
             }
             Turn::Answered(Ok(item)) => (Fetched::of(item).map(Ok), 0),
             Turn::Answered(Err(failure)) => (Some(Err(failure)), 0),

@@ -16,7 +16,6 @@ use crate::flight::{Join, Part, Queued};
 use crate::key::KeyRef;
 use crate::loader;
 use crate::members::Owner;
-use crate::pool::each_at_once;
 use crate::remote::Remote;
 use crate::sync::{Arc, RandomState};
 use crate::value::Cacheable;
@@ -133,7 +132,8 @@ impl<V: Cacheable> Shared<V> {
             Owner::This => self.load_own(&share.wanted, deadline),
             Owner::Peer(owner) => self.fetch_many(&share.wanted, owner, deadline),
         };
-        settled.extend(each_at_once(&shares, settle).into_iter().flatten());
+        let at_once = self.cluster.fanout.each(&shares, settle);
+        settled.extend(at_once.into_iter().flatten());
         settled
     }
 

@@ -24,6 +24,8 @@ pub struct Pending {
     all: Arc<Slot<()>>,
     until: Instant,
     clock: Clock,
+    /// The request that the answer names.
+    request: Option<u64>,
 }
 
 impl Pending {
@@ -39,6 +41,7 @@ impl Pending {
             all: Arc::clone(&seats.all),
             until,
             clock: seats.group.cluster.clock.clone(),
+            request: None,
             served: Arc::new(Party {
                 seats,
                 orders: Mutex::new(orders),
@@ -60,8 +63,15 @@ impl Pending {
             all: done,
             until: cluster.clock.now() + patience.min(MAX_PATIENCE),
             clock: cluster.clock.clone(),
+            request: None,
             served: Arc::new(Done { ring }),
         }
+    }
+
+    /// The same, whose answer says that it belongs to this request.
+    pub(crate) fn naming(mut self, request: Option<u64>) -> Pending {
+        self.request = request;
+        self
     }
 
     /// When the one who asked is to get an answer that the value is still loading.
@@ -74,7 +84,7 @@ impl Pending {
     #[must_use]
     pub fn wait(self) -> Response {
         let _ = self.all.wait(&self.clock, Deadline::at(self.until));
-        self.served.response()
+        self.served.response().naming(self.request)
     }
 
     /// Has `callback` called with the answer, at once if it is here already, on the thread that
@@ -82,9 +92,9 @@ impl Pending {
     /// your own. A panic in it is logged and goes no further. Dropping this `Pending` before takes
     /// the callback back.
     pub fn notify(&self, callback: impl FnOnce(Response) + Send + 'static) {
-        let served = Arc::clone(&self.served);
+        let (served, request) = (Arc::clone(&self.served), self.request);
         self.all.then(move |()| {
-            let called = foreign::call(|| callback(served.response()));
+            let called = foreign::call(|| callback(served.response().naming(request)));
             if let Err(panicked) = called {
                 foreign::report("the callback of a pending answer panicked", &panicked);
             }
@@ -96,7 +106,9 @@ impl Pending {
     #[must_use]
     pub fn give_up(self) -> Option<Response> {
         match self.all.close() {
-            Closed::Full(()) | Closed::Unfilled => Some(self.served.response()),
+            Closed::Full(()) | Closed::Unfilled => {
+                Some(self.served.response().naming(self.request))
+            }
             Closed::Before => None,
         }
     }

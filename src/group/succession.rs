@@ -21,7 +21,7 @@ use crate::flight::{Guard, Join, Part};
 use crate::key::KeyRef;
 use crate::members::{Members, Owner};
 use crate::peer::Call;
-use crate::pool::{Job, Work, each_at_once};
+use crate::pool::{Job, Work};
 use crate::remote::{Failure, Remote};
 use crate::slot::Slot;
 use crate::sync::Arc;
@@ -74,7 +74,10 @@ impl<V: Cacheable> Shared<V> {
             let answers = self.ask_former(&estate.former, &asked, deadline);
             estate.at.iter().copied().zip(answers).collect::<Vec<_>>()
         };
-        let told = each_at_once(&self.estates(&members, &keys), ask);
+        let told = self
+            .cluster
+            .fanout
+            .each(&self.estates(&members, &keys), ask);
         let mut answers: Vec<Option<Answer>> = vec![None; keys.len()];
         for (at, answer) in told.into_iter().flatten() {
             answers[at] = answer;
@@ -135,7 +138,8 @@ impl<V: Cacheable> Shared<V> {
                 peeks: true,
                 ..self.terms(deadline, 0)
             };
-            let open = keys[answers.len()..].iter().map(|key| (key.text(), 0));
+            let open = keys[answers.len()..].iter();
+            let open = open.map(|key| self.query(key.text(), 0));
             let limit = self.cluster.settings.limits.connect_timeout;
             match self.ask_batch(former, open, &terms, limit, deadline) {
                 Ok(Batch::Items(items)) => answers.extend(items.into_iter().map(value_of)),
@@ -187,7 +191,7 @@ impl<V: Cacheable> Shared<V> {
                 None => shares.push((owner, vec![key])),
             }
         }
-        each_at_once(&shares, |(heir, keys)| {
+        self.cluster.fanout.each(&shares, |(heir, keys)| {
             // One that cannot be told of some is not told of the others.
             batches(keys).try_for_each(|keys| self.offer_to(heir, keys, deadline))
         });

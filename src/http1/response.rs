@@ -3,7 +3,7 @@
 //! As strict as the reading of requests: an answer whose end is not certain is none, because what
 //! follows it on the connection would be taken for the answer to the next request.
 
-use httparse::Header as Field;
+use httparse::{Header as Field, Status};
 
 use super::{FieldRoom, MAX_HEAD, Persistence, parse_length};
 
@@ -75,10 +75,15 @@ pub(crate) fn parse_response<'a>(
         .parse_response_with_uninit_headers(&mut response, bytes, room)
         .map_err(|_| Malformed("the answer is not HTTP/1.1"))?;
     let fields: &'a [Field<'a>] = response.headers;
-    let (true, Some(status), Some(minor)) = (parsed.is_complete(), response.code, response.version)
+    let (Status::Complete(length), Some(status), Some(minor)) =
+        (parsed, response.code, response.version)
     else {
         return Err(Malformed("the head of the answer is incomplete"));
     };
+    if length != bytes.len() {
+        // Lines may end in LF alone, for the parser, and not for the search for the end.
+        return Err(Malformed("the head of the answer ends before its end"));
+    }
     let found = read_fields(fields)?;
     let body = match (found.chunked, found.length) {
         _ if matches!(status, 100..=199 | 204 | 304) => BodyLength::Known(0),
@@ -356,5 +361,18 @@ mod tests {
         assert!(unchunk(line.as_bytes(), 1, 100).is_err());
         let trailer = format!("0\r\nX: {}", "y".repeat(MAX_HEAD));
         assert!(unchunk(trailer.as_bytes(), 1_000, 100).is_err());
+    }
+
+    #[test]
+    fn a_head_that_ends_before_its_end_is_refused() {
+        for head in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\n\nHTTP/1.1 404 Not Found\r\n\r\n",
+            "HTTP/1.1 200 OK\nContent-Length: 1\n\nX\r\n\r\n",
+        ] {
+            let length = response_head_len(head.as_bytes(), 0).unwrap().unwrap();
+            let mut room = field_room();
+            let read = parse_response(&head.as_bytes()[..length], &mut room);
+            assert!(read.is_err(), "{head:?} {read:?}");
+        }
     }
 }

@@ -164,11 +164,15 @@ pub(crate) fn processors() -> usize {
 /// Runs `work` on as many threads as if this one were among them. It is not: shuttle wakes it when
 /// one of the others ends, whatever it waits for.
 #[cfg(groupcache_model = "shuttle")]
-pub(crate) fn run_at_once(others: usize, work: impl Fn() + Sync) {
+pub(crate) fn run_at_once<P: Send>(permits: Vec<P>, work: impl Fn() + Sync) {
     let work = &work;
     thread::scope(|scope| {
-        for _ in 0..=others {
-            scope.spawn(work);
+        scope.spawn(work);
+        for permit in permits {
+            scope.spawn(move || {
+                let _permit = permit;
+                work();
+            });
         }
     });
 }

@@ -41,12 +41,17 @@ pub(crate) fn callers_at_once() -> (usize, usize) {
     (4 * processors(), processors() + 1)
 }
 
-/// Runs `work` on this thread and on up to so many others at the same time: on fewer, if the system
-/// has no more.
-pub(crate) fn run_at_once(others: usize, work: impl Fn() + Sync) {
+/// Runs `work` on this thread and, at the same time, on one more for each of `permits`, which it
+/// drops when it ends: on fewer, if the system has no more.
+pub(crate) fn run_at_once<P: Send>(permits: Vec<P>, work: impl Fn() + Sync) {
+    let work = &work;
     thread::scope(|scope| {
-        for _ in 0..others {
-            if thread::Builder::new().spawn_scoped(scope, &work).is_err() {
+        for permit in permits {
+            let help = move || {
+                let _permit = permit;
+                work();
+            };
+            if thread::Builder::new().spawn_scoped(scope, help).is_err() {
                 break;
             }
         }

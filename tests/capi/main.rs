@@ -11,6 +11,7 @@
 #![cfg(target_os = "linux")]
 
 mod cluster;
+mod ends;
 
 use std::env;
 use std::fs;

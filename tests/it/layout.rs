@@ -8,8 +8,8 @@ use std::path::Path;
 /// left of it and those of the levels before.
 const LEVELS: &[&[&str]] = &[
     &[
-        "sync", "throttle", "foreign", "deadline", "dialect", "slot", "value", "key", "ring",
-        "hot", "policy", "entry", "lru", "store", "http1", "latency",
+        "sync", "throttle", "foreign", "fanout", "deadline", "dialect", "slot", "value", "key",
+        "ring", "hot", "policy", "entry", "lru", "store", "http1", "latency",
     ],
     &[
         "codec", "waits", "flight", "loader", "stats", "wire", "auth",
@@ -17,7 +17,7 @@ const LEVELS: &[&[&str]] = &[
     &["error"],
     &[
         "cache", "pool", "peer", "combiner", "keyring", "guard", "circuit", "owed", "change",
-        "keeper", "remote", "members", "cluster",
+        "keeper", "remote", "members", "cluster", "probe",
     ],
     &["stream", "tls", "client", "group"],
     &["status", "node"],

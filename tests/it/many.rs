@@ -542,3 +542,43 @@ fn a_peer_that_knows_no_batches_is_asked_for_each_key() {
         (theirs.len() as u64, 0)
     );
 }
+
+#[test]
+fn callers_who_wait_for_many_hanging_peers_share_the_helpers_of_their_node() {
+    const CALLERS: usize = 30;
+    const HELPERS: usize = 64;
+    let cluster = Cluster::new(13);
+    for peer in 1..13 {
+        cluster
+            .network
+            .set_fault(&address(peer), Some(Fault::Hangs));
+    }
+    let group = &cluster.groups[0];
+    let time = Duration::from_millis(500);
+    std::thread::scope(|scope| {
+        let owned = |key: &String| cluster.nodes[0].owner(key).address() != address(0);
+        let gets: Vec<_> = (0..CALLERS)
+            .map(|caller| {
+                let keys = (0..400).map(|number| format!("{number} of {caller}"));
+                let keys: Vec<String> = keys.filter(owned).collect();
+                scope.spawn(move || group.get_many_timeout(&keys, time))
+            })
+            .collect();
+        // Each caller waits for a peer, and so does each helper.
+        eventually("they wait", || {
+            cluster.clock.sleepers() >= CALLERS + HELPERS
+        });
+        for _ in 0..1_000 {
+            std::thread::yield_now();
+        }
+        let waiting = cluster.clock.sleepers();
+        // Their time is up, also for the peers whose turn has not come.
+        cluster.advance(time);
+        for get in gets {
+            for outcome in get.join().unwrap() {
+                assert!(matches!(outcome, Err(Error::Deadline)), "{outcome:?}");
+            }
+        }
+        assert_eq!(waiting, CALLERS + HELPERS);
+    });
+}

@@ -1,12 +1,14 @@
 //! P3: a get never returns bytes of another key, a short value or a mixed one.
 
-use std::net::TcpListener;
-use std::sync::Arc;
-use std::time::Duration;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Barrier, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use groupcache_sync::{
-    Call, CallError, Clock, Error, Group, Limits, Link, Loaded, Network, Node, Peer, Reply, Server,
-    Transport, Value,
+    Call, CallError, Clock, Error, Group, Limits, Link, LoadError, Loaded, Network, Node, Peer,
+    Reply, Server, Transport, Value,
 };
 
 use crate::cluster::{Cluster, GROUP, address, value_of};
@@ -144,6 +146,13 @@ fn an_answer_that_is_not_one_is_replaced_by_a_load() {
         (404, Some("v=1;s=no-such-group"), vec![]),
         (503, None, vec![]),
         (400, None, vec![]),
+        // What anybody may say who listens at the address of a peer that is gone.
+        (404, None, vec![]),
+        (413, None, vec![]),
+        (500, None, vec![]),
+        // An answer to another request.
+        (404, Some("v=1;s=not-found;k=1"), vec![]),
+        (413, Some("v=1;s=too-large;n=7;k=1"), vec![]),
     ];
     for (status, header, body) in lies {
         let header = header.map(str::to_owned);
@@ -303,4 +312,253 @@ fn values_of_all_sizes_travel_whole() {
         .iter()
         .filter(|group| group.set("s", too_large.clone()).is_err());
     assert!(refused.count() >= 1);
+}
+
+/// Two nodes, the second of which owns all keys, and what is between them.
+fn two_nodes(transport: impl Fn(&Network) -> Arc<dyn Transport>) -> (Network, [Node; 2]) {
+    let network = Network::new();
+    let builder = |at: &str| network.builder(at).unwrap().warm_up(Duration::ZERO);
+    let asker = builder("http://asker:1").allow_absent(true);
+    let asker = asker.transport(transport(&network)).build().unwrap();
+    let owner = builder("http://owner:1").build().unwrap();
+    for node in [&asker, &owner] {
+        network.attach(node);
+        node.set_peers(["http://owner:1"]).unwrap();
+    }
+    (network, [asker, owner])
+}
+
+/// Holds all calls, until it lets some of them pass.
+#[derive(Default)]
+struct Gate {
+    state: Mutex<Held>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Held {
+    waiting: usize,
+    batches_to_pass: usize,
+    is_open: bool,
+}
+
+impl Gate {
+    fn pass(&self, is_batch: bool) {
+        let mut held = self.state.lock().unwrap();
+        held.waiting += 1;
+        self.changed.notify_all();
+        while !held.is_open && !(is_batch && held.batches_to_pass > 0) {
+            held = self.changed.wait(held).unwrap();
+        }
+        held.batches_to_pass = held.batches_to_pass.saturating_sub(1);
+        held.waiting -= 1;
+    }
+
+    fn wait_for(&self, waiting: usize) {
+        let held = self.state.lock().unwrap();
+        let is_fewer = |held: &mut Held| held.waiting < waiting;
+        drop(self.changed.wait_while(held, is_fewer).unwrap());
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Held)) {
+        change(&mut self.state.lock().unwrap());
+        self.changed.notify_all();
+    }
+}
+
+struct Gated(Network, Arc<Gate>);
+
+struct GatedLink(Arc<dyn Link>, Arc<Gate>);
+
+impl Transport for Gated {
+    fn link(&self, peer: &Peer, limits: &Limits) -> Result<Arc<dyn Link>, Error> {
+        let link = self.0.link(peer, limits)?;
+        Ok(Arc::new(GatedLink(link, Arc::clone(&self.1))))
+    }
+}
+
+impl Link for GatedLink {
+    fn call(&self, call: &Call, timeout: Duration) -> Result<Reply, CallError> {
+        self.1.pass(call.method == "POST");
+        self.0.call(call, timeout)
+    }
+}
+
+/// How many callers ask by themselves, and how many requests for several are under way at most.
+fn at_once() -> (usize, usize) {
+    let processors = thread::available_parallelism().unwrap().get();
+    (4 * processors, processors + 1)
+}
+
+fn group_of(node: &Node, name: &'static str) -> Group {
+    let group = node.group_builder(name, 1 << 20).hot_bytes(0);
+    let load = move |key: &str| Ok(Value::from(format!("{key} of {name}")));
+    group.build(load).unwrap()
+}
+
+/// Waits until so many fetches of these groups have begun; those that have wait at the gate, or in
+/// line.
+fn wait_for_leads(groups: &[Group], leads: usize) {
+    while groups.iter().map(|group| group.stats().leads).sum::<u64>() < leads as u64 {
+        thread::yield_now();
+    }
+    for _ in 0..1_000 {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn many_callers_of_groups_with_equal_keys_get_the_values_of_their_own_group() {
+    let gate = Arc::new(Gate::default());
+    let (_network, nodes) =
+        two_nodes(|network| Arc::new(Gated(network.clone(), Arc::clone(&gate))));
+    let names = ["one", "two", "three"];
+    let _owners = names.map(|name| group_of(&nodes[1], name));
+    let groups = names.map(|name| group_of(&nodes[0], name));
+    let (alone, together) = at_once();
+    let callers = alone + together + 60;
+    thread::scope(|scope| {
+        for caller in 0..callers {
+            let (group, name) = (&groups[caller % 3], names[caller % 3]);
+            let key = format!("key {}", caller / 3);
+            scope.spawn(move || {
+                let value = group.get(&key).unwrap();
+                assert_eq!(value, Value::from(format!("{key} of {name}")));
+            });
+        }
+        gate.wait_for(alone + together);
+        wait_for_leads(&groups, callers);
+        gate.change(|held| held.is_open = true);
+    });
+    let errors = groups.iter().map(|group| group.stats().fetch_errors);
+    assert_eq!(errors.sum::<u64>(), 0);
+}
+
+#[test]
+fn one_who_asks_for_others_has_its_own_answer_as_soon_as_it_is_there() {
+    let gate = Arc::new(Gate::default());
+    let (_network, nodes) =
+        two_nodes(|network| Arc::new(Gated(network.clone(), Arc::clone(&gate))));
+    let owner = group_of(&nodes[1], "one");
+    let group = group_of(&nodes[0], "one");
+    let (alone, together) = at_once();
+    let callers = alone + together + 20;
+    for caller in 0..callers {
+        owner.get(&format!("key {caller}")).unwrap();
+    }
+    thread::scope(|scope| {
+        let gets: Vec<_> = (0..callers)
+            .map(|caller| {
+                let (group, key) = (&group, format!("key {caller}"));
+                scope.spawn(move || group.get(&key).map(drop))
+            })
+            .collect();
+        gate.wait_for(alone + together);
+        wait_for_leads(std::slice::from_ref(&group), callers);
+        gate.change(|held| held.batches_to_pass = 1);
+        // The next in line asks for the rest, and is held in its turn: the one who asked is not.
+        let guard = Instant::now() + Duration::from_secs(60);
+        let is_answered = || gets.iter().any(thread::ScopedJoinHandle::is_finished);
+        while !is_answered() && Instant::now() < guard {
+            thread::yield_now();
+        }
+        let is_answered = is_answered();
+        gate.change(|held| held.is_open = true);
+        assert!(
+            is_answered,
+            "it asks for others with its answer in its hands"
+        );
+        for get in gets {
+            get.join().unwrap().unwrap();
+        }
+    });
+}
+
+/// A connection that went out of step: each call gets the answer to the one before.
+struct Lagging(Network);
+
+struct LaggingLink(Arc<dyn Link>, Mutex<Option<Reply>>);
+
+impl Transport for Lagging {
+    fn link(&self, peer: &Peer, limits: &Limits) -> Result<Arc<dyn Link>, Error> {
+        let link = self.0.link(peer, limits)?;
+        Ok(Arc::new(LaggingLink(link, Mutex::new(None))))
+    }
+}
+
+impl Link for LaggingLink {
+    fn call(&self, call: &Call, timeout: Duration) -> Result<Reply, CallError> {
+        let reply = self.0.call(call, timeout)?;
+        let before = self.1.lock().unwrap().replace(reply.clone());
+        Ok(before.unwrap_or(reply))
+    }
+}
+
+#[test]
+fn the_answer_to_the_request_before_is_taken_for_none() {
+    for first in ["missing", "broken", "huge", "fine"] {
+        let (_network, nodes) = two_nodes(|network| Arc::new(Lagging(network.clone())));
+        let group = |node: &Node| {
+            let group = node.group_builder("g", 64 << 20).hot_bytes(0);
+            let group = group.build(|key| match key {
+                "missing" => Err(LoadError::NotFound),
+                "broken" => Err("no database".into()),
+                "huge" => Ok(Value::from(vec![0; (16 << 20) + 1])),
+                key => Ok(value_of(key)),
+            });
+            group.unwrap()
+        };
+        let (asker, _owner) = (group(&nodes[0]), group(&nodes[1]));
+        let _ = asker.get(first);
+        let errors = asker.stats().fetch_errors;
+        assert_eq!(asker.get("next").unwrap(), value_of("next"), "{first}");
+        assert_eq!(asker.stats().fetch_errors, errors + 1, "{first}");
+        // Nor is a removal done because a get was answered.
+        let removed = asker.remove("another");
+        assert!(matches!(removed, Err(Error::Unreached { .. })), "{first}");
+    }
+}
+
+fn read_head(stream: &mut TcpStream) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+}
+
+#[test]
+fn an_answer_that_nobody_asked_for_is_not_that_to_the_next_request() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let node = Node::builder("http://me:1").unwrap().allow_absent(true);
+    let patience = Duration::from_secs(60);
+    let node = node.connect_timeout(patience).fetch_timeout(patience);
+    let node = node.build().unwrap();
+    let group = node.group_builder("g", 1 << 20);
+    let group = group.build(|key| Ok(value_of(key))).unwrap();
+    node.set_peers([&address]).unwrap();
+    let steps = Arc::new(Barrier::new(2));
+    let step = Arc::clone(&steps);
+    thread::spawn(move || {
+        // An older node: its answers do not say which request they belong to.
+        let answer =
+            |status: &str| format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").into_bytes();
+        let (mut first, _) = listener.accept().unwrap();
+        let not_found = answer("404 Not Found\r\nX-Groupcache: v=1;s=not-found");
+        read_head(&mut first);
+        first.write_all(&not_found).unwrap();
+        step.wait(); // it has been asked once
+        first.write_all(&not_found).unwrap();
+        step.wait(); // it has said it twice
+        let (mut second, _) = listener.accept().unwrap();
+        read_head(&mut second);
+        let failed = answer("500 Failed\r\nX-Groupcache: v=1;s=load-failed");
+        second.write_all(&failed).unwrap();
+    });
+    assert!(matches!(group.get("missing"), Err(Error::NotFound)));
+    steps.wait();
+    steps.wait();
+    assert_eq!(group.get("next").unwrap(), value_of("next"));
 }

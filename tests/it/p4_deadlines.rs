@@ -1,11 +1,14 @@
 //! P4: no get waits past its deadline, whatever peer, loader or network do.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use groupcache_sync::{CircuitState, Clock, Error, Fault, Value};
+use groupcache_sync::{
+    Call, CallError, CircuitState, Clock, Error, Fault, Limits, Link, Network, Peer, Reply,
+    Transport, Value,
+};
 
 use crate::cluster::{Cluster, address, eventually, value_of};
 
@@ -149,6 +152,129 @@ fn a_hanging_owner_costs_the_fetch_timeout_and_no_more() {
             .iter()
             .all(|peer| peer.circuit == CircuitState::Closed)
     });
+}
+
+/// The circuit of node 0 for node 1.
+fn circuit(cluster: &Cluster) -> CircuitState {
+    let peers = cluster.nodes[0].stats().peers;
+    let owner = peers.iter().find(|peer| !peer.is_this_node).unwrap();
+    owner.circuit
+}
+
+/// A get that has a fifth of a second and comes too late.
+fn get_in_vain(cluster: &Cluster, key: &str) {
+    std::thread::scope(|scope| {
+        let get = scope.spawn(|| cluster.groups[0].get_timeout(key, SECOND / 5));
+        cluster.advance_until(SECOND / 5, || get.is_finished());
+        assert!(matches!(get.join().unwrap(), Err(Error::Deadline)));
+    });
+}
+
+#[test]
+fn a_hanging_owner_is_noticed_by_callers_who_have_less_time_than_it_takes() {
+    let cluster = Cluster::new(2);
+    let key = cluster.key_owned_by(1);
+    cluster.network.set_fault(&address(1), Some(Fault::Hangs));
+    for _ in 0..2 {
+        get_in_vain(&cluster, &key);
+    }
+    cluster.advance_until(SECOND / 5, || circuit(&cluster) == CircuitState::Open);
+    let group = &cluster.groups[0];
+    assert_eq!(group.get_timeout(&key, SECOND / 5).unwrap(), value_of(&key));
+    let peers = cluster.nodes[0].stats().peers;
+    assert!(
+        peers.iter().all(|peer| peer.call_errors == 0),
+        "the time of callers blames nobody"
+    );
+}
+
+/// Counts the probes on their way, and lets them pass one by one.
+struct Probes {
+    network: Network,
+    begun: Arc<AtomicUsize>,
+    gate: Arc<Mutex<mpsc::Receiver<()>>>,
+    passed: Arc<AtomicUsize>,
+}
+
+struct ProbesLink(Arc<dyn Link>, Probes);
+
+impl Transport for Probes {
+    fn link(&self, peer: &Peer, limits: &Limits) -> Result<Arc<dyn Link>, Error> {
+        let link = self.network.link(peer, limits)?;
+        let probes = Probes {
+            network: self.network.clone(),
+            begun: Arc::clone(&self.begun),
+            gate: Arc::clone(&self.gate),
+            passed: Arc::clone(&self.passed),
+        };
+        Ok(Arc::new(ProbesLink(link, probes)))
+    }
+}
+
+impl Link for ProbesLink {
+    fn call(&self, call: &Call, timeout: Duration) -> Result<Reply, CallError> {
+        let is_probe = call.target == "/_groupcache/";
+        if is_probe {
+            self.1.begun.fetch_add(1, Ordering::SeqCst);
+            let _ = self.1.gate.lock().unwrap().recv();
+        }
+        let answer = self.0.call(call, timeout);
+        if is_probe {
+            self.1.passed.fetch_add(1, Ordering::SeqCst);
+        }
+        answer
+    }
+}
+
+#[test]
+fn an_owner_that_is_only_slow_is_probed_once_at_a_time_and_not_put_away() {
+    let network = Network::new();
+    let clock = Clock::manual();
+    let (pass, gate) = mpsc::channel();
+    let (begun, passed) = (Arc::default(), Arc::default());
+    let probes = Probes {
+        network: network.clone(),
+        begun: Arc::clone(&begun),
+        gate: Arc::new(Mutex::new(gate)),
+        passed: Arc::clone(&passed),
+    };
+    let asker = network.builder("http://asker:1").unwrap();
+    let asker = asker.allow_absent(true).transport(Arc::new(probes));
+    let asker = asker.clock(clock.clone()).build().unwrap();
+    let owner = network.builder("http://owner:1").unwrap();
+    let owner = owner.clock(clock.clone()).build().unwrap();
+    network.attach(&owner);
+    let (release, held) = mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    let owners = owner.group_builder("g", 1 << 20).build(move |key| {
+        let _ = held.lock().unwrap().recv();
+        Ok(value_of(key))
+    });
+    let group = asker.group_builder("g", 1 << 20);
+    let group = group.build(|key| Ok(value_of(key))).unwrap();
+    asker.set_peers(["http://owner:1"]).unwrap();
+    let get_in_vain = || {
+        std::thread::scope(|scope| {
+            let get = scope.spawn(|| group.get_timeout("slow", SECOND / 100));
+            eventually("it waits", || clock.sleepers() == 1);
+            clock.advance(SECOND / 100);
+            assert!(matches!(get.join().unwrap(), Err(Error::Deadline)));
+        });
+    };
+    for _ in 0..20 {
+        get_in_vain();
+    }
+    eventually("it is probed", || begun.load(Ordering::SeqCst) == 1);
+    pass.send(()).unwrap();
+    eventually("it answers", || passed.load(Ordering::SeqCst) == 1);
+    for _ in 0..20 {
+        get_in_vain();
+    }
+    assert_eq!(begun.load(Ordering::SeqCst), 1, "it was probed just now");
+    let peer = &asker.stats().peers[0];
+    assert_eq!(peer.circuit, CircuitState::Closed);
+    assert_eq!(peer.call_errors, 0);
+    drop((release, pass, owners));
 }
 
 #[test]

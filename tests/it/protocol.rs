@@ -439,7 +439,7 @@ fn a_go_server_is_asked_as_the_page_says() {
 fn paths_and_hashes_are_those_of_the_page() {
     let owner = Owner::start(Dialect::Native);
     let paths = vectors("paths");
-    let not_found = exchange("exchange ", "not-found").answer;
+    let not_found = exchange("recorded ", "older-not-found").answer;
     let asker = Asker::of(vec![not_found; paths.len()]);
     for row in &paths {
         let (key, target) = (text(row[0]), row[1]);
@@ -452,6 +452,19 @@ fn paths_and_hashes_are_those_of_the_page() {
     }
     for row in vectors("hashes") {
         assert_eq!(format!("{:016x}", hash(&unhex(row[0]))), row[1]);
+    }
+    for row in vectors("request hashes") {
+        let (method, path, body) = (row[0], row[1], unhex(row[2]));
+        let parts = [method.as_bytes(), path.as_bytes(), &body];
+        let parts = parts.map(|part| [&(part.len() as u64).to_le_bytes(), part].concat());
+        assert_eq!(format!("{:x}", hash(&parts.concat())), row[3]);
+        // And this is what a node answers.
+        let request = Request::new(method, path).header("X-Groupcache", "v=1");
+        let answer = owner.node.answer(&request.body(&body));
+        let names = answer
+            .headers()
+            .any(|(_, value)| value.ends_with(&format!(";k={}", row[3])));
+        assert!(names, "{row:?}");
     }
     for row in vectors("key hashes") {
         let (group, key) = (text(row[0]), text(row[1]));
