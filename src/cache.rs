@@ -324,6 +324,11 @@ impl<V: Cacheable> Cache<V> {
         self.soonest_expiry.fetch_min(soonest, Ordering::Relaxed);
     }
 
+    /// Whether nothing is kept.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.total.taken() == 0
+    }
+
     /// Whether anything in here leaves for its age, now or later.
     pub(crate) fn expires(&self) -> bool {
         self.soonest_expiry.load(Ordering::Relaxed) != Tick::MAX

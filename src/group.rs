@@ -18,6 +18,7 @@ mod batch;
 mod builder;
 mod bulkhead;
 mod change;
+mod failures;
 mod fetch;
 mod load;
 mod many;
@@ -39,6 +40,7 @@ pub(crate) use serve::{Begun, Registry, Serve};
 
 use absences::Absences;
 use bulkhead::Bulkhead;
+use failures::Failures;
 use load::Role;
 use removals::Removals;
 use reports::Reports;
@@ -153,6 +155,7 @@ struct Shared<V: Cacheable> {
     hand_on_load_errors: bool,
     cache: Cache<V>,
     absences: Option<Absences>,
+    failures: Failures,
     bulkhead: Bulkhead,
     removals: Removals,
     loads: Flights<Outcome<V>>,
@@ -445,7 +448,10 @@ impl<V: Cacheable> Shared<V> {
             Ok(found) if found.is_stale => self.use_stale(key, found, deadline),
             Ok(found) => Ok(found.into()),
             Err(_) if self.is_absent(key) => Err(Error::NotFound),
-            Err(unreported) => self.timed(|| self.bring(key, deadline, unreported, Count::Yes)),
+            Err(unreported) => match self.failed_lately(key) {
+                Some(outcome) => outcome,
+                None => self.timed(|| self.bring(key, deadline, unreported, Count::Yes)),
+            },
         }
     }
 
@@ -552,6 +558,7 @@ impl<V: Cacheable> Shared<V> {
             + listed
             + self.cache.heap_bytes()
             + absences
+            + self.failures.heap_bytes()
             + self.loads.heap_bytes()
             + self.fetches.heap_bytes()
             + self.timings.heap_bytes()

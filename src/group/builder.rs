@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::absences::{Absences, share_of};
 use super::bulkhead::Bulkhead;
+use super::failures::Failures;
 use super::removals::Removals;
 use super::reports::Reports;
 use super::timing::Timings;
@@ -56,6 +57,7 @@ pub struct GroupBuilder<V: Cacheable = Value> {
     hot_threshold: f64,
     hand_on_load_errors: bool,
     negative_ttl: Duration,
+    error_ttl: Duration,
     max_loads: Option<usize>,
     slow_load: Duration,
     grace: Grace,
@@ -95,6 +97,7 @@ impl GroupBuilder<Value> {
             hot_threshold: 1.0,
             hand_on_load_errors: false,
             negative_ttl: Duration::ZERO,
+            error_ttl: Duration::from_millis(250),
             max_loads: None,
             slow_load: Duration::from_secs(1),
             grace: Grace::default(),
@@ -123,6 +126,7 @@ impl GroupBuilder<Value> {
             hot_threshold: self.hot_threshold,
             hand_on_load_errors: self.hand_on_load_errors,
             negative_ttl: self.negative_ttl,
+            error_ttl: self.error_ttl,
             max_loads: self.max_loads,
             slow_load: self.slow_load,
             grace: self.grace,
@@ -192,11 +196,28 @@ impl<V: Cacheable> GroupBuilder<V> {
     /// a key ([`LoadError::NotFound`]). Until then gets of the key have [`Error::NotFound`] without a
     /// load; [`set`](Group::set), [`remove`](Group::remove) and [`clear`](Group::clear) end it at
     /// once. Such keys take up to a sixteenth of the capacity. Defaults to zero: it is not kept, and
-    /// each get asks the loader again. A load that failed is never kept.
+    /// each get asks the loader again. For a load that failed see
+    /// [`error_ttl`](GroupBuilder::error_ttl).
     ///
     /// Such a get counts in [`GroupStats::absent_hits`](crate::GroupStats::absent_hits).
     pub fn negative_ttl(mut self, ttl: Duration) -> Self {
         self.negative_ttl = ttl;
+        self
+    }
+
+    /// Sets for how long the error of a load that failed ([`Error::Load`], [`Error::Panicked`]) is given
+    /// to those who ask for its key, without another load: so a source that is down is not asked at
+    /// the rate of the gets. It begins with the second failure of a key in a row: after one alone the
+    /// next get loads again. A load that succeeds ends it, [`set`](Group::set),
+    /// [`remove`](Group::remove) and [`clear`](Group::clear) end it at once. Zero turns it off.
+    /// Defaults to 250 ms. It takes at most 64 KiB, beside the capacity.
+    ///
+    /// A value past its expiry
+    /// ([`stale_while_revalidate`](GroupBuilder::stale_while_revalidate),
+    /// [`stale_if_error`](GroupBuilder::stale_if_error)) is given out instead, and whatever is set
+    /// here, after a failure it is not loaded anew before a pause that doubles from 100 ms to 10 s.
+    pub fn error_ttl(mut self, ttl: Duration) -> Self {
+        self.error_ttl = ttl;
         self
     }
 
@@ -358,6 +379,7 @@ impl<V: Cacheable> GroupBuilder<V> {
         )
         .with_grace(self.grace)
         .with_listener(self.listener);
+        let failures = Failures::beside(&cache, self.capacity_bytes, self.error_ttl, clock.clone());
         let life = self.negative_ttl;
         let absences =
             (absent_bytes > 0).then(|| Absences::beside(&cache, absent_bytes, life, clock));
@@ -383,6 +405,7 @@ impl<V: Cacheable> GroupBuilder<V> {
             hand_on_load_errors: self.hand_on_load_errors,
             cache,
             absences,
+            failures,
             bulkhead: Bulkhead::new(self.max_loads.unwrap_or(usize::MAX)),
             removals: Removals::new(self.cluster.settings.warm_up, self.cluster.clock.now()),
             loads: Flights::new(Arc::clone(&self.cluster.waits)),

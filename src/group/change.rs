@@ -158,11 +158,13 @@ impl<V: Cacheable> Shared<V> {
         if let Some(absences) = &self.absences {
             absences.clear();
         }
+        self.failures.clear();
         self.mark_all_stale();
     }
 
-    /// Lets go that `key` has no value.
+    /// Lets go that `key` has no value, and that its loads fail.
     fn forget_absence(&self, key: KeyRef<'_>) {
+        self.failures.remove(key);
         if let Some(absences) = &self.absences {
             absences.remove(key);
         }

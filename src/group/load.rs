@@ -295,6 +295,7 @@ impl<V: Cacheable> Shared<V> {
         role: Role,
     ) -> Outcome<V> {
         let outcome = loaded.map(|(loaded, weight)| self.keep_loaded(&guard, loaded, weight, role));
+        self.note_load(&guard, &outcome, role);
         if let Err(error) = &outcome {
             self.counters.load_errors.add();
             if matches!(error, Error::NotFound) {

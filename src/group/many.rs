@@ -96,7 +96,7 @@ impl<V: Cacheable> Shared<V> {
             Ok(found) if found.is_stale => Ok(self.use_stale(key, found, deadline)),
             Ok(found) => Ok(Ok(found.into())),
             Err(_) if self.is_absent(key) => Ok(Err(Error::NotFound)),
-            Err(unreported) => Err(unreported),
+            Err(unreported) => self.failed_lately(key).ok_or(unreported),
         }
     }
 

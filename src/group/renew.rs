@@ -38,7 +38,7 @@ impl<V: Cacheable> Shared<V> {
     /// Has a value loaded by the pool, unless it is being loaded already. If there is no room in its
     /// queue, whoever asks next tries again.
     pub(super) fn renew(self: &Arc<Self>, key: KeyRef<'_>) {
-        if self.loads.is_under_way(key) {
+        if self.is_renewal_paused(key) || self.loads.is_under_way(key) {
             return;
         }
         let now = self.cluster.clock.now();
@@ -77,7 +77,8 @@ impl<V: Cacheable> Shared<V> {
     }
 
     fn has_expiring(&self) -> bool {
-        self.cache.expires() || self.absences.as_ref().is_some_and(Absences::expire)
+        let absences = self.absences.as_ref();
+        self.cache.expires() || self.failures.expire() || absences.is_some_and(Absences::expire)
     }
 
     pub(super) fn as_sweep(self: &Arc<Self>) -> Weak<dyn Sweep> {
@@ -92,6 +93,7 @@ impl<V: Cacheable> Sweep for Shared<V> {
         if let Some(absences) = &self.absences {
             absences.sweep();
         }
+        self.failures.sweep();
         if are_claimed || self.has_expiring() {
             return true;
         }

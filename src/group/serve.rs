@@ -198,11 +198,13 @@ impl<V: Cacheable> Shared<V> {
     /// What there is to say of a key of which that is known in memory.
     fn serve_hit(self: &Arc<Self>, key: KeyRef<'_>, hits: u32) -> Option<Item> {
         let Some((found, rate)) = self.cache.answer(key, hits) else {
-            let absences = self.absences.as_ref()?;
-            return absences.recheck(key).then(|| {
+            let absences = self.absences.as_ref();
+            if absences.is_some_and(|absences| absences.recheck(key)) {
                 self.counters.served_hits.add();
-                item_of_error(&Error::NotFound)
-            });
+                return Some(item_of_error(&Error::NotFound));
+            }
+            let outcome = self.failed_lately(key)?;
+            return Some(self.item(key.text(), outcome));
         };
         self.counters.served_hits.add();
         if found.is_stale {

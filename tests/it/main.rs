@@ -11,6 +11,7 @@ mod cluster;
 mod discovery;
 mod expiry;
 mod extremes;
+mod failures;
 mod foreign_code;
 mod golang;
 mod hostile;
