@@ -147,20 +147,23 @@ fn answer(node: &Node, call: &Call, timeout: Deadline) -> Result<Reply, CallErro
         Begin::Ready(response) => return Ok(reply(&response)),
         Begin::Pending(pending) => pending,
     };
-    let slot = Slot::new();
-    let filler = Arc::clone(&slot);
+    let (slot, just_late) = (Slot::new(), Slot::new());
+    let fillers = (Arc::clone(&slot), Arc::clone(&just_late));
     pending.notify(move |response| {
-        // One who gave up meanwhile does not want it.
-        let _ = filler.fill(response);
+        if let Err(response) = fillers.0.fill(response) {
+            // One who gave up meanwhile does not want it, unless it was about to give up only.
+            let _ = fillers.1.fill(response);
+        }
     });
     let until = timeout.earlier(Deadline::at(pending.deadline()));
     let response = slot.wait(node.clock(), until);
     let late = || {
         if until == timeout {
-            None
-        } else {
-            pending.give_up()
+            return None;
         }
+        // If the answer came just now, it is on its way.
+        let given_up = pending.give_up();
+        given_up.or_else(|| just_late.wait(node.clock(), timeout))
     };
     response
         .or_else(late)

@@ -580,7 +580,7 @@ pub fn cycle_by_hand_over() {
     let [a, b, x] = [world.first("a"), world.first("b"), world.first("x")];
     let heir = world.heir("b");
     let one = start(&world, |world| lead_and_wait(world, a, "b"));
-    let two = start(&world, |world| {
+    let two = start(&world, move |world| {
         let got = world.lead(&x, || match heir.wait(&world.clock, Deadline::NEVER) {
             Told::Lead(b) => lead_and_wait(world, b, "a"),
             _ => unreachable!("it is the oldest, and nobody waits for it"),
