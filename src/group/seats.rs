@@ -262,7 +262,8 @@ impl Pending {
 
     /// Has `callback` called with the answer, at once if it is here already, on the thread that
     /// brings it and without any lock held. It should be quick: hand the answer to a thread of
-    /// your own. Dropping this `Pending` before takes the callback back.
+    /// your own. It may use the node and its groups; what others wait for comes after it, so it should
+    /// not block. Dropping this `Pending` before takes the callback back.
     pub fn notify(&self, callback: impl FnOnce(Response) + Send + 'static) {
         let served = Arc::clone(&self.served);
         self.all.then(move |()| callback(served.response()));

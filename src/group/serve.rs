@@ -11,6 +11,7 @@ use crate::dialect::Dialect;
 use crate::entry::Stored;
 use crate::error::Error;
 use crate::flight::Part;
+use crate::foreign;
 use crate::key::KeyRef;
 use crate::latency::Latencies;
 use crate::loader;
@@ -376,5 +377,7 @@ pub(super) fn item_of_error(error: &Error) -> Item {
         Error::ValueTooLarge { bytes, .. } => return Item::TooLarge(*bytes),
         _ => Status::LoadFailed,
     };
-    Item::Status(status, error.to_string())
+    // The text of a loader's error is foreign code.
+    let text = foreign::call(|| error.to_string());
+    Item::Status(status, text.unwrap_or_else(|panicked| panicked.0))
 }
