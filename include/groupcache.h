@@ -173,6 +173,9 @@ enum groupcache_setting
   GROUPCACHE_SETTING_STALE_IF_ERROR_MS = 111,
   // How many locks the cache is spread over. Default: by its capacity and the processors.
   GROUPCACHE_SETTING_SHARDS = 112,
+  // For how long the error of a load that failed again is given to those who ask, without another
+  // load. Default 250.
+  GROUPCACHE_SETTING_ERROR_TTL_MS = 113,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L

@@ -537,8 +537,8 @@ impl<V: Cacheable> Drop for Cache<V> {
             return; // each value drops by itself
         }
         let shards = std::mem::take(&mut self.shards);
-        for mut shard in shards.into_iter().filter_map(OnceLock::into_inner) {
-            let removed = shard.state.get_mut().store.take_all();
+        for shard in shards.into_iter().filter_map(OnceLock::into_inner) {
+            let removed = shard.state.lock().store.take_all();
             self.dismiss_all(removed, EvictionCause::GroupEnded);
         }
     }

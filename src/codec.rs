@@ -13,6 +13,11 @@ pub type CodecError = Box<dyn Error + Send + Sync>;
 /// the process: any node of the cluster may have to decode them, also one of an older or a newer
 /// version of the program.
 ///
+/// All methods run without any lock of the cache held, as part of a load, a fetch or an answer, on
+/// the thread that does it: one of a caller, of the loader threads or of the server. Others wait for
+/// that thread, so be quick. They may call any method of any group, as a loader may; a panic is an
+/// error of the value at hand and goes no further.
+///
 /// ```
 /// use groupcache_sync::{Codec, CodecError, Value};
 ///

@@ -8,11 +8,11 @@ pub use file::PeerFile;
 
 use std::fmt;
 use std::hash::BuildHasher;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use crate::deadline::{Clock, Deadline, Sleeper};
 use crate::error::Error;
+use crate::foreign;
 use crate::node::{Node, WeakNode};
 use crate::peer::Peer;
 use crate::sync::{Arc, Condvar, Mutex, RandomState, thread};
@@ -25,8 +25,9 @@ const REPORT_EVERY: Duration = Duration::from_secs(60);
 /// A `Vec<Peer>` is one that never changes, a closure that returns a list is one, [`Dns`] and
 /// [`PeerFile`] are others.
 pub trait Discovery: Send + 'static {
-    /// All peers there are, this node included. May block, and may be called from another thread
-    /// than it was made on; never from two at a time.
+    /// All peers there are, this node included. Called on the thread of the [`Discoverer`], without
+    /// a lock; never from two threads at a time. It may block, use the node and its groups, and
+    /// panic, which counts as an error.
     ///
     /// # Errors
     ///
@@ -289,10 +290,10 @@ impl<D: Discovery> Asking<D> {
     }
 
     fn ask(&mut self) -> Result<Vec<Peer>, String> {
-        let source = AssertUnwindSafe(&mut self.source);
-        let list = catch_unwind(|| { source }.0.peers());
-        let list = list.map_err(|_| "the source panicked".to_owned())?;
-        let list = list.map_err(|error| error.to_string())?;
+        // The text of its error is foreign code too.
+        let source = &mut self.source;
+        let list = foreign::call(|| source.peers().map_err(|error| error.to_string()));
+        let list = list.map_err(|panicked| format!("the source panicked: {}", panicked.0))??;
         if list.is_empty() && !self.settings.allow_empty {
             return Err("the list is empty; if that can be, set `allow_empty`".to_owned());
         }

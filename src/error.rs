@@ -16,7 +16,9 @@ use crate::sync::Arc;
 pub enum Error {
     /// There is no value for this key. An answer, not a failure.
     NotFound,
-    /// The loader failed. Nothing is cached: the next get loads again.
+    /// The loader failed. No value is cached. The next get loads again, unless the loader failed more
+    /// than once in a row and the error still lives
+    /// ([`error_ttl`](crate::GroupBuilder::error_ttl)).
     Load {
         /// The loader's own error.
         source: Arc<dyn std::error::Error + Send + Sync>,

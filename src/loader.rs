@@ -91,10 +91,12 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for LoadError {
 /// trait is for those that want to see the deadline or to say how long a value lives
 /// ([`GroupBuilder::build_with`](crate::GroupBuilder::build_with)).
 ///
-/// A loader runs without any lock of the cache held. It may get other keys, from the same group or
-/// from others: without a deadline these loads run on the same thread, with one on a loader thread
-/// of the node. If it gets its own key, directly or through other loads of this process, that get
-/// returns [`Error::Cycle`](crate::Error::Cycle).
+/// A loader runs on the thread of a get without a deadline, or on one of the node's
+/// [`loader_threads`](crate::NodeBuilder::loader_threads), without any lock of the cache held. It may
+/// block, and call any method of any group: what it gets without a deadline, from the same group or from
+/// others, is loaded on the same thread, with a deadline on another loader thread. If it gets its own key, directly or through other loads of this
+/// process, that get returns [`Error::Cycle`](crate::Error::Cycle). If it panics, those who wait get
+/// [`Error::Panicked`](crate::Error::Panicked), and the thread goes on.
 ///
 /// ```
 /// use groupcache_sync::{Load, LoadError, Loaded, Loader, Value};

@@ -213,6 +213,8 @@ fn normal_host(host: &str) -> Option<String> {
 ///
 /// The default is HTTP ([`Node::new`](crate::Node::new)); with the feature `test-util` there is one
 /// in memory. This seam may still change: it does not follow semantic versioning yet.
+///
+/// It is used without any lock held, on the threads that fetch, change or probe, many at a time.
 pub trait Transport: Send + Sync + 'static {
     /// The way to `peer`. Must not block, and a peer that is away is no error: calls are.
     ///
@@ -224,7 +226,8 @@ pub trait Transport: Send + Sync + 'static {
 
 /// The way to one peer. Dropped when the peer leaves: it then closes its connections.
 pub trait Link: Send + Sync {
-    /// Sends `call` and waits for the answer, no longer than `timeout` in all.
+    /// Sends `call` and waits for the answer, no longer than `timeout` in all. Called on the thread
+    /// of a get or a change, on a loader thread, or on the node's keeper, without any lock held.
     ///
     /// # Errors
     ///

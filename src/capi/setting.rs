@@ -76,6 +76,9 @@ pub enum groupcache_setting {
     StaleIfErrorMs = 111,
     /// How many locks the cache is spread over. Default: by its capacity and the processors.
     Shards = 112,
+    /// For how long the error of a load that failed again is given to those who ask, without another
+    /// load. Default 250.
+    ErrorTtlMs = 113,
 }
 
 /// A setting, and what it is set to. The last option of a setting counts.
@@ -243,6 +246,7 @@ pub(super) fn with_group_options(
             s if s.is(Set::StaleWhileRevalidateMs) => builder.stale_while_revalidate(s.duration()),
             s if s.is(Set::StaleIfErrorMs) => builder.stale_if_error(s.duration()),
             s if s.is(Set::Shards) => builder.shards(s.count()),
+            s if s.is(Set::ErrorTtlMs) => builder.error_ttl(s.duration()),
             s => return Err(s.unknown("group")),
         }
     }

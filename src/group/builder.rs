@@ -139,6 +139,9 @@ impl GroupBuilder<Value> {
 impl<V: Cacheable> GroupBuilder<V> {
     /// Sets what a value is charged for, in bytes, without its key and the overhead of an entry
     /// ([`ENTRY_OVERHEAD`](crate::ENTRY_OVERHEAD)). Defaults to what the codec says.
+    ///
+    /// It runs without any lock held, as part of the load, the fetch or the set, on its thread. It may
+    /// do what a [`Loader`] may; if it panics, that has failed.
     pub fn weigher(mut self, weigher: impl Fn(&V) -> usize + Send + Sync + 'static) -> Self {
         self.weigher = Some(Box::new(weigher));
         self
@@ -273,9 +276,15 @@ impl<V: Cacheable> GroupBuilder<V> {
     /// Sets what is told of every value that leaves the memory of this process: its key, itself
     /// and why. Defaults to nobody.
     ///
-    /// It is called without any lock held, on the thread that made the value leave, which may be
-    /// one of a caller or one of the node's own: be quick. It may use the group. A panic in it is
-    /// logged, and goes no further. Values that were too large to be kept never were in memory.
+    /// It is called without any lock held, on the thread that made the value leave, once that has
+    /// answered those who wait for it: one of a caller, whose call returns after it, or one of the
+    /// node's own. So be quick. It may block and call any method of any group. Values that leave
+    /// because of what it does are told of after it has returned, not inside it; where that goes on
+    /// without end, the ninth in such a row is not told of any more. A panic in it is logged, and
+    /// goes no further. Values that were too large to be kept never were in memory.
+    ///
+    /// It also hears of what is in memory when the group ends, as its node does or
+    /// [`remove_group`](crate::Node::remove_group) takes it out, and no handle is left.
     ///
     /// ```
     /// use groupcache_sync::{EvictionCause, Group, Node, Value};
@@ -303,7 +312,8 @@ impl<V: Cacheable> GroupBuilder<V> {
     /// Sets a loader of many values at once, for [`get_many`](Group::get_many): it gives the values
     /// of all keys that have one, from up to 1,024 keys. Defaults to none: each is then loaded by
     /// the group's [`Loader`], which goes on to load single values: also where only one of many keys
-    /// is to be loaded. An error fails all the keys.
+    /// is to be loaded. An error fails all the keys. It runs where a [`Loader`] does, and may do the
+    /// same.
     ///
     /// ```
     /// use groupcache_sync::{Group, Node, Value};

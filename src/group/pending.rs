@@ -89,7 +89,8 @@ impl Pending {
 
     /// Has `callback` called with the answer, at once if it is here already, on the thread that
     /// brings it and without any lock held. It should be quick: hand the answer to a thread of
-    /// your own. A panic in it is logged and goes no further. Dropping this `Pending` before takes
+    /// your own. It may use the node and its groups; what others wait for comes after it, so it should
+    /// not block. A panic in it is logged and goes no further. Dropping this `Pending` before takes
     /// the callback back.
     pub fn notify(&self, callback: impl FnOnce(Response) + Send + 'static) {
         let (served, request) = (Arc::clone(&self.served), self.request);

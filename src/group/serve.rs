@@ -11,7 +11,12 @@ use crate::deadline::Deadline;
 use crate::dialect::Dialect;
 use crate::entry::Stored;
 use crate::error::Error;
+<<<<<<< HEAD
 use crate::flight::Waiter;
+=======
+use crate::flight::Part;
+use crate::foreign;
+>>>>>>> foreign
 use crate::key::KeyRef;
 use crate::latency::Latencies;
 use crate::loader;
@@ -383,5 +388,7 @@ pub(super) fn item_of_error(error: &Error) -> Item {
         Error::ValueTooLarge { bytes, .. } => return Item::TooLarge(*bytes),
         _ => Status::LoadFailed,
     };
-    Item::Status(status, error.to_string())
+    // The text of a loader's error is foreign code.
+    let text = foreign::call(|| error.to_string());
+    Item::Status(status, text.unwrap_or_else(|panicked| panicked.0))
 }

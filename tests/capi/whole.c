@@ -44,7 +44,8 @@ _Static_assert(GROUPCACHE_SETTING_TTL_MS == 101 && GROUPCACHE_SETTING_MAX_TTL_MS
                    GROUPCACHE_SETTING_MAX_LOADS == 109 &&
                    GROUPCACHE_SETTING_STALE_WHILE_REVALIDATE_MS == 110 &&
                    GROUPCACHE_SETTING_STALE_IF_ERROR_MS == 111 &&
-                   GROUPCACHE_SETTING_SHARDS == 112,
+                   GROUPCACHE_SETTING_SHARDS == 112 &&
+                   GROUPCACHE_SETTING_ERROR_TTL_MS == 113,
                "the numbers of settings never change");
 
 enum { THREADS = 8 };

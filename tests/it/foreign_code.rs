@@ -36,9 +36,12 @@ fn open<V: groupcache_sync::Cacheable>(handle: &Handle<V>, group: &Group<V>) {
 /// What the `clone` and the `drop` of a [`Wild`] value do.
 #[derive(Default)]
 struct Acts {
-    on_clone: OnceLock<Box<dyn Fn(&str) + Send + Sync>>,
-    on_drop: OnceLock<Box<dyn Fn(&str) + Send + Sync>>,
+    on_clone: OnceLock<Act>,
+    on_drop: OnceLock<Act>,
 }
+
+/// Is told the name of the value.
+type Act = Box<dyn Fn(&str) + Send + Sync>;
 
 /// A value whose `clone` and `drop` are as wild as a test wants.
 struct Wild {
