@@ -347,7 +347,7 @@ impl Gate {
         let mut held = self.state.lock().unwrap();
         held.waiting += 1;
         self.changed.notify_all();
-        while !held.is_open && !(is_batch && held.batches_to_pass > 0) {
+        while !(held.is_open || is_batch && held.batches_to_pass > 0) {
             held = self.changed.wait(held).unwrap();
         }
         held.batches_to_pass = held.batches_to_pass.saturating_sub(1);

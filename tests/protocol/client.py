@@ -47,6 +47,11 @@ def key_hash(group, key):
     return siphash13(struct.pack("<Q", len(group.encode())) + group.encode() + key.encode())
 
 
+def request_hash(method, path, body):
+    parts = method.encode(), path.encode(), body
+    return siphash13(b"".join(struct.pack("<Q", len(part)) + part for part in parts))
+
+
 def varint(number):
     out = bytearray()
     while number > 0x7F:
@@ -100,8 +105,9 @@ class Client:
         path = "/_groupcache/" + "/".join(escaped)
         self.connection.request(method, path, body, {"X-Groupcache": "v=1" + pairs})
         reply = self.connection.getresponse()
-        header = (pair.split("=", 1) for pair in reply.headers["X-Groupcache"].split(";"))
-        return dict(header)["s"], reply.read()
+        header = dict(pair.split("=", 1) for pair in reply.headers["X-Groupcache"].split(";"))
+        assert int(header["k"], 16) == request_hash(method, path, body), "another request"
+        return header["s"], reply.read()
 
     def value(self, key, message):
         answer = dict(fields(message))
