@@ -775,7 +775,7 @@ mod tests {
     struct Held(Arc<AtomicU64>);
 
     impl Held {
-        fn new(count: &Arc<AtomicU64>) -> Hold {
+        fn hold(count: &Arc<AtomicU64>) -> Hold {
             count.fetch_add(1, Ordering::SeqCst);
             Box::new(Held(Arc::clone(count)))
         }
@@ -866,7 +866,7 @@ mod tests {
         let fixture = Fixture::new();
         let held = Arc::new(AtomicU64::new(0));
         let (waiter, queued) = fixture.queue("k", Deadline::NEVER);
-        queued.hold(Held::new(&held));
+        queued.hold(Held::hold(&held));
         assert!(waiter.is_queued());
         let guard = fixture.lead("k");
         assert_eq!(held.load(Ordering::SeqCst), 0, "it is no longer queued");
@@ -881,14 +881,14 @@ mod tests {
         let fixture = Fixture::new();
         let held = Arc::new(AtomicU64::new(0));
         let (first, queued) = fixture.queue("k", Deadline::NEVER);
-        queued.hold(Held::new(&held));
+        queued.hold(Held::hold(&held));
         let second = fixture.wait_only("k", Deadline::NEVER);
         drop(first);
         assert_eq!((fixture.flights.len(), held.load(Ordering::SeqCst)), (1, 1));
         drop(second);
         assert_eq!((fixture.flights.len(), held.load(Ordering::SeqCst)), (0, 0));
         assert!(fixture.start(&queued).is_none());
-        queued.hold(Held::new(&held));
+        queued.hold(Held::hold(&held));
         assert_eq!(held.load(Ordering::SeqCst), 0, "too late to hold anything");
     }
 

@@ -11,12 +11,8 @@ use crate::deadline::Deadline;
 use crate::dialect::Dialect;
 use crate::entry::Stored;
 use crate::error::Error;
-<<<<<<< HEAD
 use crate::flight::Waiter;
-=======
-use crate::flight::Part;
 use crate::foreign;
->>>>>>> foreign
 use crate::key::KeyRef;
 use crate::latency::Latencies;
 use crate::loader;

@@ -320,6 +320,7 @@ fn asks_again(patience: Duration, ask: impl Fn(&Group, usize, &[String]) + Sync)
             let (group, ask, keys) = (&cluster.groups[at], &ask, &keys);
             scope.spawn(move || ask(group, at, keys));
         }
+        eventually("the first load has begun", || cluster.loads.all() == 1);
         cluster.advance_when(2, patience);
         for _ in 0..20 {
             // They and the keeper of the owner, which looks whether they come back.
