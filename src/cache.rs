@@ -47,7 +47,7 @@ const SWEEP: usize = 32;
 
 /// How deep the listener is told of values that left because of what it did itself when it was told
 /// of others. One that makes another value leave each time would be told without end.
-const MOST_DEPTH: usize = 8;
+const MOST_DEPTH: usize = 3;
 
 pub(crate) struct Cache<V: Cacheable> {
     /// Made when first used: an empty group costs next to nothing.

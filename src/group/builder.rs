@@ -280,7 +280,7 @@ impl<V: Cacheable> GroupBuilder<V> {
     /// answered those who wait for it: one of a caller, whose call returns after it, or one of the
     /// node's own. So be quick. It may block and call any method of any group. Values that leave
     /// because of what it does are told of after it has returned, not inside it; where that goes on
-    /// without end, the ninth in such a row is not told of any more. A panic in it is logged, and
+    /// without end, the fourth in such a row is not told of any more. A panic in it is logged, and
     /// goes no further. Values that were too large to be kept never were in memory.
     ///
     /// It also hears of what is in memory when the group ends, as its node does or
