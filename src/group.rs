@@ -21,7 +21,6 @@ mod change;
 mod fetch;
 mod load;
 mod many;
-mod removals;
 mod renew;
 mod reports;
 mod seats;
@@ -39,7 +38,6 @@ pub(crate) use serve::{Begun, Registry, Serve};
 use absences::Absences;
 use bulkhead::Bulkhead;
 use load::Role;
-use removals::Removals;
 use reports::Reports;
 use timing::Timings;
 
@@ -152,7 +150,6 @@ struct Shared<V: Cacheable> {
     cache: Cache<V>,
     absences: Option<Absences>,
     bulkhead: Bulkhead,
-    removals: Removals,
     loads: Flights<Outcome<V>>,
     fetches: Flights<Outcome<V>>,
     cluster: Arc<Cluster>,

@@ -185,6 +185,15 @@ impl Members {
         remotes.collect()
     }
 
+    /// Whether these are the same peers on the same ring, so that who told those has told these.
+    pub(crate) fn are_those(&self, others: &Members) -> bool {
+        let (these, those) = (self.remotes(), others.remotes());
+        let is_there = |remote: &Arc<Remote>| those.iter().any(|other| Arc::ptr_eq(other, remote));
+        self.fingerprint() == others.fingerprint()
+            && these.len() == those.len()
+            && these.iter().all(is_there)
+    }
+
     pub(crate) fn owner(&self, key: &str) -> Owner {
         self.owners.owner(key)
     }

@@ -303,7 +303,10 @@ impl<V: Cacheable> Shared<V> {
             expires: life.and_then(|life| now.checked_add(life)),
             weight,
         };
-        self.keep(guard, place, &landed, now);
+        // Nobody tells a node of removals that is in no list: it keeps nothing as an owner.
+        if role == Role::Fallback || self.cluster.members().has_this() {
+            self.keep(guard, place, &landed, now);
+        }
         landed
     }
 }
