@@ -19,7 +19,7 @@ use crate::stats::{CircuitState, Counter, NodeStats, PeerStats};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, RwLock, Weak};
 use crate::throttle::Throttle;
 use crate::waits::Waits;
-use crate::wire::{self, Errand, MAX_MARKS, Nonsense, Removal, Status, Terms};
+use crate::wire::{self, Errand, MAX_MARKS, Nonsense, Removal, Stamp, Status, Terms};
 
 /// How many keys one request removes: about 1 MiB if all are as long as can be.
 const KEYS_OF_A_REQUEST: usize = 64;
@@ -84,6 +84,13 @@ pub(crate) struct Cluster {
     pub(crate) discovery_polls: Counter,
     pub(crate) discovery_errors: Counter,
     mismatch_reports: Throttle,
+}
+
+/// A change that is written down.
+pub(crate) struct Recorded {
+    /// The part of the journal that those lack who cannot be told.
+    part: Range<u64>,
+    stamp: Stamp,
 }
 
 /// Something that keeps values.
@@ -499,9 +506,8 @@ impl Cluster {
         }
     }
 
-    /// Writes down that this node removes `keys` of a group, or all, before anybody is told. Returns
-    /// the part of the journal that those lack who cannot be told.
-    pub(crate) fn record(self: &Arc<Self>, group: &str, keys: Option<&[&str]>) -> Range<u64> {
+    /// Writes down that this node removes `keys` of a group, or all, before anybody is told.
+    pub(crate) fn record(self: &Arc<Self>, group: &str, keys: Option<&[&str]>) -> Recorded {
         let now = self.clock.now();
         let part = self.journal.record(group, keys, now);
         if !self.aside.lock().is_empty() {
@@ -509,14 +515,15 @@ impl Cluster {
                 self.wake_keeper(due);
             }
         }
-        part
+        let stamp = self.journal.stamp();
+        Recorded { part, stamp }
     }
 
-    /// What is to be said of a change that this node makes itself.
-    pub(crate) fn own(&self) -> Told {
+    /// What this node says of a change that it makes itself.
+    pub(crate) fn own(&self, recorded: &Recorded) -> Told {
         Told {
-            stamp: Some(self.journal.stamp()),
-            by_same_ring: true,
+            stamp: Some(recorded.stamp),
+            ring: Some(self.members().fingerprint()),
         }
     }
 
@@ -524,27 +531,28 @@ impl Cluster {
     pub(crate) fn told(&self, terms: &Terms) -> Told {
         Told {
             stamp: terms.stamp,
-            by_same_ring: terms.ring == Some(self.members().fingerprint()),
+            ring: terms.ring,
         }
     }
 
-    /// Tells a peer of a change, which `part` of the journal tells too. What it misses it lacks,
-    /// unless it cannot be told at all.
+    /// Tells a peer of a change. What it misses it lacks, unless it cannot be told at all.
     pub(crate) fn tell(
         self: &Arc<Self>,
         remote: &Arc<Remote>,
         group: &str,
         change: &Change<'_>,
-        part: &Range<u64>,
+        recorded: &Recorded,
         deadline: Deadline,
     ) -> Result<(), Failure> {
         let told = match self.ask_dialect(remote, deadline) {
-            Ok(Dialect::Native) => self.tell_native(remote, group, change, deadline),
+            Ok(Dialect::Native) => {
+                self.tell_native(remote, group, change, recorded.stamp, deadline)
+            }
             Ok(Dialect::Golang) => Err(Failure::Unsupported),
             Err(failure) => Err(failure),
         };
         if matches!(told, Err(Failure::Deadline | Failure::Away(_))) {
-            remote.lacks.add(part.clone());
+            remote.lacks.add(recorded.part.clone());
             self.put_off_delivery(remote);
         }
         told
@@ -560,12 +568,11 @@ impl Cluster {
         remote: &Arc<Remote>,
         group: &str,
         change: &Change<'_>,
+        mut stamp: Stamp,
         deadline: Deadline,
     ) -> Result<(), Failure> {
         let limit = self.settings.fetch_timeout;
         for _ in 0..MAX_TELLINGS {
-            // A number of its own each time: what arrives late is then known to be older.
-            let stamp = self.journal.stamp();
             let call = change.call(group, self.members().fingerprint(), stamp);
             let told = self.call(remote, call, limit, deadline, |status, reply| {
                 match status {
@@ -583,6 +590,7 @@ impl Cluster {
             if told? {
                 return Ok(());
             }
+            stamp = self.journal.stamp();
         }
         Err(Failure::Away("it was told of later changes".into()))
     }
@@ -738,15 +746,17 @@ impl Cluster {
         if self.ask_dialect(remote, never)? == Dialect::Golang {
             return Err(Failure::Unsupported);
         }
+        // A later one than those of the changes themselves: what arrives late of them is older.
+        let stamp = self.journal.stamp();
         if parcel.clears_all {
             self.have_run(remote, Errand::Clear, never)?;
         }
         for group in &parcel.clears {
-            self.tell_native(remote, group, &Change::Clear, never)?;
+            self.tell_native(remote, group, &Change::Clear, stamp, never)?;
         }
         for (group, keys) in &parcel.removes {
             let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
-            let tell = |keys| self.tell_native(remote, group, &Change::Remove(keys), never);
+            let tell = |keys| self.tell_native(remote, group, &Change::Remove(keys), stamp, never);
             batches(&keys).try_for_each(tell)?;
         }
         Ok(())
@@ -856,40 +866,37 @@ impl Cluster {
     }
 
     /// Has the peers say what was removed of late, those that were not asked yet: before anything is
-    /// taken over from anyone.
-    pub(crate) fn learn_marks(self: &Arc<Self>, members: &Members) {
-        let remotes = members.remotes().into_iter();
+    /// taken over from a former owner. As little is waited for it as for a value that is taken over.
+    pub(crate) fn learn_marks(self: &Arc<Self>, members: &Members, former: &Arc<Remote>) {
         let is_unasked = |remote: &Arc<Remote>| {
-            remote.marks() == Marks::Unasked && remote.speaks() != Some(Dialect::Golang)
+            let is_there = remote.takes_batches() && !remote.circuit.is_open();
+            is_there && remote.marks() == Marks::Unasked
         };
-        let unasked: Vec<_> = remotes.filter(is_unasked).collect();
+        let mut unasked = members.remotes();
+        if !unasked.iter().any(|remote| Arc::ptr_eq(remote, former)) {
+            unasked.push(Arc::clone(former)); // it is in the list no more
+        }
+        unasked.retain(is_unasked);
         each_at_once(&unasked, |remote| {
-            let marks = match self.ask_marks(remote) {
-                Some(marks) => {
-                    self.journal.adopt(marks, self.clock.now());
-                    Marks::Known
-                }
-                None => Marks::Unknown,
-            };
-            remote.note_marks(marks);
+            let call = self.signed(remote, errand_call(Errand::Marks));
+            let limit = self.settings.limits.connect_timeout;
+            match remote.link.call(&call, limit) {
+                Ok(reply) => remote.note_marks(self.adopt_marks(&reply)),
+                Err(error) => self.failed(remote, &error),
+            }
         });
     }
 
-    /// What a peer says that was removed of late; `None` if it says nothing. As little is waited for
-    /// it as for a value that is taken over, and it counts as little as a probe.
-    #[allow(clippy::type_complexity)]
-    fn ask_marks(&self, remote: &Remote) -> Option<Option<Vec<(u64, wire::Stamp)>>> {
-        if remote.circuit.is_open() {
-            return None;
+    fn adopt_marks(&self, reply: &Reply) -> Marks {
+        let status = Status::of(reply.status, reply.header.as_deref());
+        if status != Some(Status::Ok) || self.spoken(reply) == Dialect::Golang {
+            return Marks::Unknown;
         }
-        let call = self.signed(remote, errand_call(Errand::Marks));
-        let limit = self.settings.limits.connect_timeout;
-        let reply = remote.link.call(&call, limit).ok()?;
-        let status = Status::of(reply.status, reply.header.as_deref())?;
-        let is_answer = status == Status::Ok && self.spoken(&reply) == Dialect::Native;
-        is_answer
-            .then(|| wire::decode_marks(&reply.body).ok())
-            .flatten()
+        let Ok(marks) = wire::decode_marks(&reply.body) else {
+            return Marks::Unknown;
+        };
+        self.journal.adopt(marks, self.clock.now());
+        Marks::Known
     }
 
     /// What was removed of late, as this node knows.

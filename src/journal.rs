@@ -52,8 +52,8 @@ const PARCEL: usize = 256;
 pub(crate) struct Told {
     /// `None` from one who does not number its changes.
     pub(crate) stamp: Option<Stamp>,
-    /// Whether the sender had the same ring as this node: it has told the same peers.
-    pub(crate) by_same_ring: bool,
+    /// The ring of the sender, whose members it has told.
+    pub(crate) ring: Option<u64>,
 }
 
 /// What is known of the removal of a key.
@@ -61,10 +61,28 @@ pub(crate) struct Told {
 pub(crate) enum Removed {
     /// It was not removed of late.
     Never,
-    /// Who has carried out this removal has no older value.
-    By(Stamp),
+    /// Who has carried out this removal has no older value. The members of this ring were told.
+    By(Stamp, Ring),
     /// It may have been removed; nobody can say whether he knows of it.
     Perhaps,
+}
+
+/// By which ring a removal was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ring(u32);
+
+impl Ring {
+    /// Another node knows.
+    const ANY: Ring = Ring(0);
+
+    fn of(fingerprint: u64) -> Ring {
+        Ring((fingerprint as u32).max(1))
+    }
+
+    /// Whether it may have been the ring with this fingerprint.
+    pub(crate) fn may_be(self, fingerprint: u64) -> bool {
+        self == Ring::ANY || self == Ring::of(fingerprint)
+    }
 }
 
 /// What a peer lacks, to be delivered at once.
@@ -98,7 +116,9 @@ struct Mark {
     at: u32,
     /// Whether it has been carried out here: there is no value in memory that is older.
     is_applied: bool,
-    by_same_ring: bool,
+    ring: Ring,
+    /// Whether nobody can say that he has carried it out.
+    is_unsure: bool,
 }
 
 /// What was forgotten.
@@ -297,7 +317,7 @@ impl Journal {
     pub(crate) fn note(&self, group: &str, key: Option<&str>, told: Told, now: Instant) {
         let place = place_of(group, key);
         let mut state = self.state.lock();
-        state.mark(place, told, self.second(now), now);
+        state.mark(place, self.mark(told, now), now);
         if let Some(stamp) = told.stamp {
             state.supersede(place, stamp);
         }
@@ -335,7 +355,7 @@ impl Journal {
                 is_superseded: Arc::clone(&is_superseded),
             });
         }
-        state.mark(places[0], told, self.second(now), now);
+        state.mark(places[0], self.mark(told, now), now);
         drop(state);
         Some(Set {
             journal: self,
@@ -355,13 +375,16 @@ impl Journal {
         let recent =
             marks.filter(|mark| u64::from(second.saturating_sub(mark.at)) <= MEMORY.as_secs());
         recent.fold(Removed::Never, |removed, mark| match removed {
-            _ if mark.origin == 0 || !mark.by_same_ring => Removed::Perhaps,
-            Removed::Never => Removed::By(mark.stamp()),
-            Removed::By(stamp) if stamp.origin == mark.origin => Removed::By(Stamp {
-                sequence: stamp.sequence.max(mark.sequence),
-                ..stamp
-            }),
-            Removed::By(_) | Removed::Perhaps => Removed::Perhaps,
+            _ if mark.is_unsure => Removed::Perhaps,
+            Removed::Never => Removed::By(mark.stamp(), mark.ring),
+            Removed::By(stamp, ring) if stamp.origin == mark.origin => {
+                if stamp.sequence > mark.sequence {
+                    Removed::By(stamp, ring)
+                } else {
+                    Removed::By(mark.stamp(), mark.ring)
+                }
+            }
+            Removed::By(..) | Removed::Perhaps => Removed::Perhaps,
         })
     }
 
@@ -405,7 +428,6 @@ impl Journal {
 
     /// Takes the marks of another node over; `None` are those that it could not name.
     pub(crate) fn adopt(&self, marks: Option<Vec<(u64, Stamp)>>, now: Instant) {
-        let second = self.second(now);
         let mut state = self.state.lock();
         match marks {
             None => state.forgotten = Some(now),
@@ -417,12 +439,32 @@ impl Journal {
                     if !is_known {
                         let told = Told {
                             stamp: (stamp.origin != 0).then_some(stamp),
-                            by_same_ring: true,
+                            ring: None,
                         };
-                        state.mark(place, told, second, now);
+                        let mark = Mark {
+                            ring: Ring::ANY,
+                            is_unsure: told.stamp.is_none(),
+                            ..self.mark(told, now)
+                        };
+                        state.mark(place, mark, now);
                     }
                 }
             }
+        }
+    }
+
+    fn mark(&self, told: Told, now: Instant) -> Mark {
+        let stamp = told.stamp.unwrap_or(Stamp {
+            origin: 0,
+            sequence: 0,
+        });
+        Mark {
+            origin: stamp.origin,
+            sequence: stamp.sequence,
+            at: self.second(now),
+            is_applied: false,
+            ring: told.ring.map_or(Ring::ANY, Ring::of),
+            is_unsure: told.stamp.is_none() || told.ring.is_none(),
         }
     }
 
@@ -521,30 +563,18 @@ impl State {
     }
 
     /// Marks a place as removed. A removal of the same origin with a higher number stays.
-    fn mark(&mut self, place: u64, told: Told, at: u32, now: Instant) {
+    fn mark(&mut self, place: u64, mut mark: Mark, now: Instant) {
         self.turn_generations(now);
-        let stamp = told.stamp.unwrap_or(Stamp {
-            origin: 0,
-            sequence: 0,
-        });
-        let mut mark = Mark {
-            origin: stamp.origin,
-            sequence: stamp.sequence,
-            at,
-            is_applied: false,
-            by_same_ring: told.by_same_ring,
-        };
         if let Some(before) = self.find(place).copied() {
-            if before.origin == mark.origin {
-                mark.by_same_ring &= before.by_same_ring || before.is_old(at);
-                if before.sequence > mark.sequence {
-                    mark.sequence = before.sequence;
-                    mark.is_applied = before.is_applied;
-                }
-            } else {
+            if before.origin != mark.origin {
                 self.raise_floor(before.stamp(), now);
                 // Nobody can say of both at once that he knows them.
-                mark.by_same_ring &= before.is_old(at);
+                mark.is_unsure |= !before.is_old(mark.at);
+            } else if before.sequence > mark.sequence {
+                mark = Mark {
+                    at: mark.at,
+                    ..before
+                };
             }
         }
         self.young.insert(place, mark);

@@ -54,7 +54,7 @@ pub(crate) struct Remote {
 pub(crate) enum Marks {
     Unasked,
     Known,
-    /// It could not be asked, or is too old to know.
+    /// It is too old to know.
     Unknown,
 }
 

@@ -5,12 +5,11 @@
 //! deleted. If the list of peers changes meanwhile, all are told once more. On each node the flights
 //! under way are marked stale before the value is deleted, so that what they bring is not kept.
 
-use std::ops::Range;
 use std::time::Duration;
 
 use super::{Group, Shared, charge, check_key};
 use crate::change::Change;
-use crate::cluster::batches;
+use crate::cluster::{Recorded, batches};
 use crate::deadline::Deadline;
 use crate::entry::Place;
 use crate::error::{Error, Unreached};
@@ -154,25 +153,35 @@ impl<V: Cacheable> Shared<V> {
         self.deadline_after(self.cluster.settings.fetch_timeout.saturating_mul(times))
     }
 
+    /// The deadline of those who are told first: the others must have time left if one is silent.
+    fn half_of(&self, deadline: Deadline) -> Deadline {
+        let now = self.cluster.clock.now();
+        let left = deadline.remaining(now);
+        left.map_or(deadline, |left| Deadline::after(now, left / 2))
+    }
+
     fn remove_all(&self, keys: &[&str], deadline: Deadline) -> Result<(), Error> {
         keys.iter().try_for_each(|key| check_key(key))?;
         if keys.is_empty() {
             return Ok(());
         }
-        let part = self.cluster.record(&self.name, Some(keys));
-        let told = self.cluster.own();
+        let recorded = self.cluster.record(&self.name, Some(keys));
+        let told = self.cluster.own(&recorded);
         self.tell_until_all_know(|members| {
-            let tell = |remote: &Arc<Remote>, owned: bool| {
+            let tell = |remote: &Arc<Remote>, owned: bool, deadline| {
                 let is_meant = |key: &&&str| is_owner(&members.owner(key), remote) == owned;
                 let keys: Vec<&str> = keys.iter().filter(is_meant).copied().collect();
-                self.tell_removed(remote, &keys, &part, deadline)
+                self.tell_removed(remote, &keys, &recorded, deadline)
             };
             let remotes = members.remotes();
-            let mut unreached = self.cluster.tell_all(&remotes, |remote| tell(remote, true));
+            let first = self.half_of(deadline);
+            let mut unreached = self
+                .cluster
+                .tell_all(&remotes, |remote| tell(remote, true, first));
             keys.iter().for_each(|key| self.invalidate(key, told));
             unreached.extend(
                 self.cluster
-                    .tell_all(&remotes, |remote| tell(remote, false)),
+                    .tell_all(&remotes, |remote| tell(remote, false, deadline)),
             );
             Ok(unreached)
         })
@@ -182,8 +191,8 @@ impl<V: Cacheable> Shared<V> {
         check_key(key)?;
         let life = self.lives.of(loaded.ttl, self.cache.hash(key));
         let mut body = None;
-        let part = self.cluster.record(&self.name, Some(&[key]));
-        let told = self.cluster.own();
+        let recorded = self.cluster.record(&self.name, Some(&[key]));
+        let told = self.cluster.own(&recorded);
         self.tell_until_all_know(|members| {
             let owner = members.owner(key);
             let mut unreached = Vec::new();
@@ -200,7 +209,8 @@ impl<V: Cacheable> Shared<V> {
                         }
                     };
                     let put = Change::Put { key, body };
-                    let told_owner = self.cluster.tell(owner, &self.name, &put, &part, deadline);
+                    let first = self.half_of(deadline);
+                    let told_owner = self.cluster.tell(owner, &self.name, &put, &recorded, first);
                     unreached.extend(told_owner.err().map(|failure| owner.unreached(&failure)));
                     self.invalidate(key, told);
                 }
@@ -208,27 +218,31 @@ impl<V: Cacheable> Shared<V> {
             let mut others = members.remotes();
             others.retain(|remote| !is_owner(&owner, remote));
             unreached.extend(self.cluster.tell_all(&others, |remote| {
-                self.tell_removed(remote, &[key], &part, deadline)
+                self.tell_removed(remote, &[key], &recorded, deadline)
             }));
             Ok(unreached)
         })
     }
 
     fn clear(&self, deadline: Deadline) -> Result<(), Error> {
-        let part = self.cluster.record(&self.name, None);
-        let told = self.cluster.own();
-        let tell = |remote: &Arc<Remote>| {
+        let recorded = self.cluster.record(&self.name, None);
+        let told = self.cluster.own(&recorded);
+        let tell = |remote: &Arc<Remote>, deadline| {
             let cluster = &self.cluster;
-            cluster.tell(remote, &self.name, &Change::Clear, &part, deadline)
+            cluster.tell(remote, &self.name, &Change::Clear, &recorded, deadline)
         };
         self.tell_until_all_know(|members| {
             // Any of them may own keys and any may fetch from it, so once for the values that are
             // owned and once for the copies made meanwhile.
             let remotes = members.remotes();
+            let tell_all = |deadline| {
+                self.cluster
+                    .tell_all(&remotes, |remote| tell(remote, deadline))
+            };
             self.invalidate_all(told);
-            let mut unreached = self.cluster.tell_all(&remotes, tell);
+            let mut unreached = tell_all(self.half_of(deadline));
             self.invalidate_all(told);
-            unreached.extend(self.cluster.tell_all(&remotes, tell));
+            unreached.extend(tell_all(deadline));
             Ok(unreached)
         })
     }
@@ -329,12 +343,11 @@ impl<V: Cacheable> Shared<V> {
         };
         self.counters.removes.add();
         self.mark_stale(key);
+        let life = self.life_in_list(life);
         let expires = life.and_then(|life| now.checked_add(life));
         let weight = charge(key, weight);
-        // Nobody tells a node of removals that is in no list.
-        let may_keep = life != Some(Duration::ZERO) && self.cluster.members().has_this();
         let superseded = set.superseded();
-        let is_kept = may_keep
+        let is_kept = life != Some(Duration::ZERO)
             && self
                 .cache
                 .insert(Place::Main, key, value, weight, expires, superseded);
@@ -372,13 +385,13 @@ impl<V: Cacheable> Shared<V> {
         &self,
         remote: &Arc<Remote>,
         keys: &[&str],
-        part: &Range<u64>,
+        recorded: &Recorded,
         deadline: Deadline,
     ) -> Result<(), Failure> {
         let tell = |keys| {
             let change = Change::Remove(keys);
             self.cluster
-                .tell(remote, &self.name, &change, part, deadline)
+                .tell(remote, &self.name, &change, recorded, deadline)
         };
         // One that misses a part lacks it all: it is told of the rest with that.
         batches(keys).try_for_each(tell)

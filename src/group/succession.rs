@@ -143,9 +143,14 @@ impl<V: Cacheable> Shared<V> {
         if members.owner(key.text()) != Owner::This {
             return None;
         }
-        self.cluster.learn_marks(members);
-        if remote.marks() != Marks::Known {
-            return None;
+        self.cluster.learn_marks(members, &remote);
+        match remote.marks() {
+            Marks::Known => {}
+            Marks::Unasked => {
+                self.counters.peeks.add(); // it has not answered, and would not for the key
+                return None;
+            }
+            Marks::Unknown => return None,
         }
         let now = self.cluster.clock.now();
         match self.cluster.journal.removed(&self.name, key.text(), now) {
@@ -153,11 +158,11 @@ impl<V: Cacheable> Shared<V> {
                 remote,
                 removed: None,
             }),
-            Removed::By(stamp) => Some(Former {
+            Removed::By(stamp, ring) if members.was_told(&remote, ring) => Some(Former {
                 remote,
                 removed: Some(stamp),
             }),
-            Removed::Perhaps => None,
+            Removed::By(..) | Removed::Perhaps => None,
         }
     }
 

@@ -23,8 +23,8 @@ const REMOVE: u32 = 2;
 const GET: u32 = 3;
 const HITS: u32 = 4;
 const OFFER: u32 = 5;
-const PEEK: u32 = 6;
-const STAMPS: u32 = 7;
+const PEEK: u32 = 8;
+const STAMPS: u32 = 9;
 
 /// What a `POST` asks of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -324,7 +324,7 @@ mod tests {
         let too_many = Command::Remove(vec!["k"; MAX_KEYS + 1]).encode();
         let bodies: [&[u8]; 10] = [
             b"\x32\x01a",            // a key without its stamp
-            b"\x32\x01a\x3a\x03abc", // half of one
+            b"\x42\x01a\x4a\x03abc", // half of one
             b"",
             b"\x0a",                                         // a field without its length
             b"\x1a\x05ab",                                   // longer than the body

@@ -12,6 +12,7 @@ mod discovery;
 mod expiry;
 mod golang;
 mod hostile;
+mod journal;
 mod latency;
 mod layout;
 mod loaders;
