@@ -86,11 +86,18 @@ pub(crate) struct Cluster {
     mismatch_reports: Throttle,
 }
 
-/// A change that is written down.
+/// A change that is written down, until all have been told of it.
 pub(crate) struct Recorded {
+    cluster: Arc<Cluster>,
     /// The part of the journal that those lack who cannot be told.
     part: Range<u64>,
     stamp: Stamp,
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        self.cluster.finish(&self.part);
+    }
 }
 
 /// Something that keeps values.
@@ -238,7 +245,7 @@ impl Cluster {
             } else {
                 remote.lacks.add(self.journal.all(now));
             }
-            if self.journal.count(&remote.lacks) > 0 {
+            if self.journal.has_for(&remote.lacks) {
                 self.wake_keeper(now);
             }
         }
@@ -246,7 +253,7 @@ impl Cluster {
         let gone: Vec<_> = gone.map(|remote| (remote, now)).collect();
         for (remote, _) in &gone {
             remote.lacks.add(end..u64::MAX);
-            if self.journal.count(&remote.lacks) > 0 {
+            if self.journal.has_for(&remote.lacks) {
                 self.wake_keeper(now);
             }
         }
@@ -501,7 +508,7 @@ impl Cluster {
     }
 
     fn wake_keeper_for(self: &Arc<Self>, remote: &Remote) {
-        if let Some(due) = self.due(remote) {
+        if let Some(due) = self.due(remote, self.clock.now()) {
             self.wake_keeper(due);
         }
     }
@@ -510,13 +517,24 @@ impl Cluster {
     pub(crate) fn record(self: &Arc<Self>, group: &str, keys: Option<&[&str]>) -> Recorded {
         let now = self.clock.now();
         let part = self.journal.record(group, keys, now);
-        if !self.aside.lock().is_empty() {
-            if let Some(due) = now.checked_add(PAUSE) {
-                self.wake_keeper(due);
-            }
-        }
         let stamp = self.journal.stamp();
-        Recorded { part, stamp }
+        Recorded {
+            cluster: Arc::clone(self),
+            part,
+            stamp,
+        }
+    }
+
+    /// Has those told of a change who joined or left while it was under way.
+    fn finish(self: &Arc<Self>, part: &Range<u64>) {
+        self.journal.finish(part);
+        for remote in self.members().remotes() {
+            self.wake_keeper_for(&remote);
+        }
+        let has_aside = !self.aside.lock().is_empty();
+        if let Some(due) = self.clock.now().checked_add(PAUSE).filter(|_| has_aside) {
+            self.wake_keeper(due);
+        }
     }
 
     /// What this node says of a change that it makes itself.
@@ -614,7 +632,7 @@ impl Cluster {
         self.forget_past(now);
         let mut remotes = self.members().remotes();
         remotes.extend(self.aside(now));
-        let is_due = |remote: &&Arc<Remote>| self.due(remote).is_some_and(|due| due <= now);
+        let is_due = |remote: &&Arc<Remote>| self.due(remote, now).is_some_and(|due| due <= now);
         let due: Vec<_> = remotes.iter().filter(is_due).cloned().collect();
         // All at once: one that is silent must not keep the others from being found.
         each_at_once(&due, |remote| self.attend(remote, now));
@@ -623,17 +641,19 @@ impl Cluster {
             .filter_map(|remote| remote.lacks.first())
             .min();
         self.journal.age(now, lacked.unwrap_or(u64::MAX));
-        let due = remotes.iter().filter_map(|remote| self.due(remote)).min();
+        let due = remotes
+            .iter()
+            .filter_map(|remote| self.due(remote, now))
+            .min();
         due.map_or(Deadline::NEVER, Deadline::at)
     }
 
-    /// When the keeper has to do with a peer, if it has.
-    fn due(&self, remote: &Remote) -> Option<Instant> {
-        let now = self.clock.now();
+    /// When the keeper has to do with a peer, if it has: not before `now`.
+    fn due(&self, remote: &Remote, now: Instant) -> Option<Instant> {
         let is_away = remote.circuit.is_open();
         let probe =
             (is_away || remote.has_left()).then(|| remote.circuit.next_probe().unwrap_or(now));
-        let lacks = !is_away && self.journal.count(&remote.lacks) > 0;
+        let lacks = !is_away && self.journal.has_for(&remote.lacks);
         let delivery = lacks.then(|| remote.next_delivery.lock().unwrap_or(now));
         probe.into_iter().chain(delivery).min()
     }

@@ -140,6 +140,8 @@ pub(crate) struct Journal {
 struct State {
     /// The number of the last change of this node.
     last: u64,
+    /// Where the changes begin that are still being told, by those who make them.
+    under_way: Vec<u64>,
     log: BTreeMap<u64, Entry>,
     bytes: usize,
     /// The place in the log of the last removal of a key.
@@ -212,11 +214,13 @@ impl Journal {
     }
 
     /// Writes down that this node removes `keys`, or all keys of the group, before anybody is told.
-    /// Returns the part of the log that tells it.
+    /// Returns the part of the log that tells it. Nobody else tells it until it is
+    /// [finished](Journal::finish).
     pub(crate) fn record(&self, group: &str, keys: Option<&[&str]>, now: Instant) -> Range<u64> {
         let mut state = self.state.lock();
         let group: Arc<str> = Arc::from(group);
         let first = state.last + 1;
+        state.under_way.push(first);
         match keys {
             None => state.append(&group, None, now),
             Some(keys) => keys
@@ -225,6 +229,18 @@ impl Journal {
         }
         state.cut_down(now);
         first..state.last + 1
+    }
+
+    /// Notes that all have been told of a part of the log, or lack it.
+    pub(crate) fn finish(&self, part: &Range<u64>) {
+        let mut state = self.state.lock();
+        if let Some(at) = state
+            .under_way
+            .iter()
+            .position(|&first| first == part.start)
+        {
+            state.under_way.swap_remove(at);
+        }
     }
 
     /// Takes over the removals that another node has made, and returns the part of the log that
@@ -264,12 +280,18 @@ impl Journal {
     pub(crate) fn next_parcel(&self, lacks: &Lacks) -> Option<Parcel> {
         let parts = lacks.parts();
         let state = self.state.lock();
-        let end = state.last + 1;
+        let end = state.end_of_finished();
         parts
             .into_iter()
             .map(|part| part.start..part.end.min(end))
             .filter(|part| !part.is_empty())
             .find_map(|part| state.parcel(part))
+    }
+
+    /// Whether there is something to tell a peer that lacks so much.
+    pub(crate) fn has_for(&self, lacks: &Lacks) -> bool {
+        // Mostly it lacks nothing.
+        lacks.first().is_some() && self.next_parcel(lacks).is_some()
     }
 
     /// How many removals a peer lacks.
@@ -476,6 +498,15 @@ impl Journal {
 }
 
 impl State {
+    /// The end of what is told by others than those who make the changes.
+    fn end_of_finished(&self) -> u64 {
+        self.under_way
+            .iter()
+            .copied()
+            .min()
+            .unwrap_or(self.last + 1)
+    }
+
     fn next(&mut self) -> u64 {
         self.last += 1;
         self.last
