@@ -789,3 +789,237 @@ fn place_of(group: &str, key: Option<&str>) -> u64 {
 fn is_recent(at: Instant, now: Instant) -> bool {
     now.saturating_duration_since(at) <= MEMORY
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn told(origin: u64, sequence: u64) -> Told {
+        Told {
+            stamp: Some(Stamp { origin, sequence }),
+            ring: Some(7),
+        }
+    }
+
+    /// The group and the keys of what a peer lacks.
+    fn removes(journal: &Journal, lacks: &Lacks) -> Vec<(String, Vec<String>)> {
+        let mut all = Vec::new();
+        while let Some(parcel) = journal.next_parcel(lacks) {
+            assert!(parcel.clears.is_empty() && !parcel.clears_all);
+            lacks.remove(&parcel.part);
+            let owned = |keys: Vec<Arc<str>>| keys.iter().map(|key| key.to_string()).collect();
+            let removes = parcel.removes.into_iter();
+            all.extend(removes.map(|(group, keys)| (group.to_string(), owned(keys))));
+        }
+        all
+    }
+
+    fn record(journal: &Journal, group: &str, keys: &[&str], now: Instant) -> Range<u64> {
+        let part = journal.record(group, Some(keys), now);
+        journal.finish(&part);
+        part
+    }
+
+    #[test]
+    fn a_peer_is_told_what_it_lacks_once_and_nothing_else() {
+        let now = Instant::now();
+        let (journal, lacks) = (Journal::new("me", now), Lacks::default());
+        lacks.add(record(&journal, "g", &["a", "b"], now));
+        record(&journal, "g", &["told"], now);
+        lacks.add(record(&journal, "h", &["a"], now));
+        assert_eq!(journal.count(&lacks), 3);
+        let expected = [("g", vec!["a", "b"]), ("h", vec!["a"])];
+        let expected = expected.map(|(group, keys)| {
+            (
+                group.to_owned(),
+                keys.into_iter().map(str::to_owned).collect::<Vec<_>>(),
+            )
+        });
+        assert_eq!(removes(&journal, &lacks), expected);
+        assert_eq!(journal.count(&lacks), 0);
+        assert_eq!(lacks.first(), None);
+    }
+
+    #[test]
+    fn what_is_under_way_is_told_by_nobody_else() {
+        let now = Instant::now();
+        let (journal, lacks) = (Journal::new("me", now), Lacks::default());
+        let part = journal.record("g", Some(&["a"]), now);
+        lacks.add(journal.all(now));
+        assert!(!journal.has_for(&lacks));
+        journal.finish(&part);
+        assert!(journal.has_for(&lacks));
+    }
+
+    #[test]
+    fn a_key_that_is_removed_again_and_again_takes_one_entry() {
+        let now = Instant::now();
+        let (journal, lacks) = (Journal::new("me", now), Lacks::default());
+        for _ in 0..100_000 {
+            lacks.add(record(&journal, "g", &["a"], now));
+        }
+        assert_eq!(journal.count(&lacks), 1);
+        assert_eq!(journal.state.lock().bytes, ENTRY_BYTES + 1);
+        assert!(lacks.parts().len() <= MAX_PARTS);
+    }
+
+    #[test]
+    fn where_the_log_no_longer_reaches_the_groups_concerned_are_cleared() {
+        let now = Instant::now();
+        let (journal, lacks) = (Journal::new("me", now), Lacks::default());
+        lacks.add(record(&journal, "old", &["a"], now));
+        let long = "k".repeat(10_000);
+        for number in 0..200 {
+            let key = format!("{long}{number}");
+            lacks.add(record(&journal, "g", &[&key], now));
+            assert!(journal.state.lock().bytes <= MAX_BYTES);
+        }
+        let parcel = journal.next_parcel(&lacks).unwrap();
+        assert_eq!(parcel.clears, [Arc::from("g"), Arc::from("old")]);
+        assert!(parcel.removes.is_empty() && !parcel.clears_all);
+        lacks.remove(&parcel.part);
+        let left = removes(&journal, &lacks);
+        assert!(left.len() == 1 && left[0].1.len() > 90);
+        // One of whom nothing is known is told the same.
+        lacks.add(journal.all(now));
+        assert_eq!(journal.next_parcel(&lacks).unwrap().clears.len(), 2);
+        // Later all is forgotten.
+        journal.age(now + MEMORY + SECOND, u64::MAX);
+        assert!(journal.all(now + MEMORY + SECOND).is_empty());
+        let state = journal.state.lock();
+        assert_eq!(
+            (state.bytes, state.cut.len(), state.places.len()),
+            (0, 0, 0)
+        );
+    }
+
+    #[test]
+    fn so_many_groups_are_not_known_by_name_any_more() {
+        let now = Instant::now();
+        let (journal, lacks) = (Journal::new("me", now), Lacks::default());
+        for number in 0..=MAX_NAMES {
+            lacks.add(record(&journal, &number.to_string(), &["a"], now));
+        }
+        journal.age(now + MEMORY + SECOND, 0);
+        let parcel = journal.next_parcel(&lacks).unwrap();
+        assert_eq!(parcel.clears.len(), MAX_NAMES);
+        assert!(parcel.clears_all);
+    }
+
+    #[test]
+    fn too_many_parts_become_fewer_and_none_is_lost() {
+        let lacks = Lacks::default();
+        for part in 0..1_000 {
+            lacks.add(3 * part..3 * part + 1);
+        }
+        let parts = lacks.parts();
+        assert_eq!(parts.len(), MAX_PARTS);
+        let has = |at: u64| parts.iter().any(|part| part.contains(&at));
+        assert!((0..1_000).all(|part| has(3 * part)));
+        lacks.remove(&(10..20));
+        let parts = lacks.parts();
+        assert!(
+            !parts
+                .iter()
+                .any(|part| (10..20).any(|at| part.contains(&at)))
+        );
+    }
+
+    #[test]
+    fn a_removal_is_known_by_its_stamp_until_it_is_old() {
+        let now = Instant::now();
+        let journal = Journal::new("me", now);
+        let removed = |at| journal.removed("g", "a", at);
+        assert_eq!(removed(now), Removed::Never);
+        journal.note("g", Some("a"), told(1, 5), now);
+        let stamp = |sequence| Stamp {
+            origin: 1,
+            sequence,
+        };
+        assert!(matches!(removed(now), Removed::By(by, _) if by == stamp(5)));
+        assert!(!journal.has_applied("g", "a", stamp(5)), "not yet");
+        journal.note_applied("g", Some("a"), told(1, 5));
+        assert!(journal.has_applied("g", "a", stamp(4)));
+        assert!(journal.has_applied("g", "a", stamp(5)));
+        assert!(!journal.has_applied("g", "a", stamp(6)));
+        assert!(!journal.has_applied("h", "a", stamp(5)), "another group");
+        journal.note("g", None, told(1, 9), now);
+        assert!(matches!(removed(now), Removed::By(by, _) if by == stamp(9)));
+        journal.note("g", Some("a"), told(2, 1), now);
+        assert_eq!(
+            removed(now),
+            Removed::Perhaps,
+            "by two at about the same time"
+        );
+        assert_eq!(removed(now + MEMORY + 2 * SECOND), Removed::Never);
+    }
+
+    #[test]
+    fn what_is_forgotten_too_early_is_taken_for_removed() {
+        let now = Instant::now();
+        let journal = Journal::new("me", now);
+        let note = |number: usize, at| {
+            let key = number.to_string();
+            journal.note("g", Some(&key), told(1, number as u64 + 1), at);
+        };
+        (0..40_000).for_each(|number| note(number, now));
+        assert_eq!(journal.removed("g", "other", now), Removed::Never);
+        (40_000..3 * MAX_MARKS).for_each(|number| note(number, now));
+        assert_eq!(journal.removed("g", "other", now), Removed::Perhaps);
+        let later = now + MEMORY + 2 * SECOND;
+        assert_eq!(journal.removed("g", "other", later), Removed::Never);
+        let state = journal.state.lock();
+        assert!(state.young.len() + state.old.len() <= 2 * MAX_MARKS);
+        drop(state);
+        // A set from before that may be older than something that is forgotten.
+        assert!(journal.begin_set("g", "new", told(1, 3), later).is_none());
+        assert!(journal.begin_set("g", "new", told(2, 3), later).is_some());
+    }
+
+    #[test]
+    fn a_set_is_superseded_by_a_later_change_of_its_sender_while_it_is_under_way() {
+        let now = Instant::now();
+        let journal = Journal::new("me", now);
+        let is_superseded = |set: &Set<'_>| set.superseded().load(Ordering::Acquire);
+        for key in [Some("a"), None] {
+            let set = journal.begin_set("g", "a", told(1, 5), now).unwrap();
+            journal.note("g", Some("a"), told(2, 6), now);
+            journal.note("g", Some("b"), told(1, 6), now);
+            journal.note("h", Some("a"), told(1, 6), now);
+            assert!(!is_superseded(&set), "another sender, key and group");
+            journal.note("g", key, told(1, 7), now);
+            assert!(is_superseded(&set));
+            drop(set);
+            assert!(journal.begin_set("g", "a", told(1, 6), now).is_none());
+            assert!(journal.state.lock().sets.is_empty());
+            let another = Journal::new("me", now);
+            another.note("g", key, told(1, 7), now);
+            assert!(another.begin_set("g", "a", told(1, 6), now).is_none());
+            assert!(another.begin_set("g", "a", told(1, 8), now).is_some());
+            *journal.state.lock() = State::default();
+        }
+    }
+
+    #[test]
+    fn marks_of_another_node_are_taken_over() {
+        let now = Instant::now();
+        let [one, other] = [1, 2].map(|_| Journal::new("me", now));
+        assert_ne!(one.stamp().origin, other.stamp().origin, "two processes");
+        one.note("g", Some("a"), told(1, 5), now);
+        one.note("g", Some("b"), Told::default(), now);
+        other.adopt(one.marks(10, now), now);
+        let stamp = Stamp {
+            origin: 1,
+            sequence: 5,
+        };
+        let removed = other.removed("g", "a", now);
+        assert!(matches!(removed, Removed::By(by, ring) if by == stamp && ring.may_be(99)));
+        assert_eq!(other.removed("g", "b", now), Removed::Perhaps);
+        assert_eq!(other.removed("g", "c", now), Removed::Never);
+        assert_eq!(one.marks(1, now), None, "they are too many");
+        other.adopt(None, now);
+        assert_eq!(other.removed("g", "c", now), Removed::Perhaps);
+    }
+}
