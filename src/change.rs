@@ -1,10 +1,7 @@
 //! `Change`: what peers are told when values are removed or set.
 
-use std::time::Instant;
-
-use crate::owed::Missed;
 use crate::peer::Call;
-use crate::wire::{self, Command, Terms};
+use crate::wire::{self, Command, Stamp, Terms};
 
 /// A change of a group.
 pub(crate) enum Change<'a> {
@@ -19,10 +16,11 @@ pub(crate) enum Change<'a> {
 
 impl Change<'_> {
     /// The request that tells it.
-    pub(crate) fn call(&self, group: &str, ring: u64) -> Call {
+    pub(crate) fn call(&self, group: &str, ring: u64, stamp: Stamp) -> Call {
         let terms = Terms {
             native: true,
             ring: Some(ring),
+            stamp: Some(stamp),
             ..Terms::default()
         };
         let (method, key, body) = match self {
@@ -32,15 +30,5 @@ impl Change<'_> {
             Change::Clear => ("POST", None, Command::Clear.encode()),
         };
         Call::new(method, wire::target(group, key), terms.to_header()).with_body(body)
-    }
-
-    /// What a peer that was not reached has missed. A value that was to be set may have arrived all
-    /// the same, so that key is to be removed.
-    pub(crate) fn missed(&self, now: Instant) -> Missed {
-        match self {
-            Change::Remove(keys) => Missed::keys(keys.iter().copied(), now),
-            Change::Put { key, .. } => Missed::keys([*key], now),
-            Change::Clear => Missed::All,
-        }
     }
 }

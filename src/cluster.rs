@@ -1,5 +1,6 @@
 //! `Cluster`: what the groups of a node share. Ring, peers, transport, clock, loader pool.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::change::Change;
@@ -8,21 +9,35 @@ use crate::dialect::Dialect;
 use crate::error::{Error, Unreached};
 use crate::fanout::Fanout;
 use crate::guard::Guard;
-use crate::keeper::Keeper;
+use crate::journal::{Entry, Journal, Lacks, MEMORY, Parcel, Told};
+use crate::keeper::{Keeper, guarded};
 use crate::latency::Latency;
 use crate::members::{Listed, Members, Succession, without_doubles};
-use crate::owed::Missed;
 use crate::peer::{Call, CallError, Limits, Peer, Reply, Transport};
 use crate::pool::Pool;
-use crate::remote::{Failure, Remote};
+use crate::remote::{Failure, Marks, Remote};
 use crate::stats::{CircuitState, Counter, NodeStats, PeerStats};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, RwLock, Weak};
 use crate::throttle::Throttle;
 use crate::waits::Waits;
-use crate::wire::{self, Nonsense, Status, Terms};
+use crate::wire::{self, Errand, MAX_MARKS, Nonsense, Removal, Stamp, Status, Terms};
 
 /// How many keys one request removes: about 1 MiB if all are as long as can be.
 const KEYS_OF_A_REQUEST: usize = 64;
+
+/// How many removals one request hands over, and how many bytes their keys have.
+const REMOVALS_OF_A_REQUEST: usize = 1_000;
+const BYTES_OF_A_REQUEST: usize = 1 << 19;
+
+/// How long a peer is left alone that could not be told of a removal, and how often values leave
+/// whose time is over.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How many peers that have left the list are told of removals still.
+const MAX_ASIDE: usize = 64;
+
+/// How often a value is told to its owner that takes it for an older one.
+const MAX_TELLINGS: usize = 3;
 
 /// How much is shown of a text that a peer sends, in bytes.
 const MAX_TEXT: usize = 400;
@@ -55,7 +70,16 @@ pub(crate) struct Cluster {
     members: RwLock<Arc<Members>>,
     /// Whether this node has said that it leaves.
     is_leaving: AtomicBool,
+    /// The removals of the last minutes.
+    pub(crate) journal: Journal,
+    /// Peers that have left the list, and when. They are told of removals for some time, as they
+    /// may come back.
+    aside: Mutex<Vec<(Arc<Remote>, Instant)>>,
+    /// Probes peers, and tells them of what they lack.
     keeper: Keeper,
+    /// Lets expired values go. A thread of its own, as listeners hear of each, which is foreign
+    /// code: a slow one must not keep a peer away.
+    sweeper: Keeper,
     /// What lets its expired values go: the groups.
     sweeps: Mutex<Vec<Weak<dyn Sweep>>>,
     ring_mismatches: Counter,
@@ -64,10 +88,27 @@ pub(crate) struct Cluster {
     mismatch_reports: Throttle,
 }
 
-/// Something that keeps values which expire.
+/// A change that is written down, until all have been told of it.
+pub(crate) struct Recorded {
+    cluster: Arc<Cluster>,
+    /// The part of the journal that those lack who cannot be told.
+    part: Range<u64>,
+    stamp: Stamp,
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        self.cluster.finish(&self.part);
+    }
+}
+
+/// Something that keeps values.
 pub(crate) trait Sweep: Send + Sync {
     /// Lets those go whose time is over; tells whether there are others that will expire.
     fn sweep(&self) -> bool;
+
+    /// Lets all of them go.
+    fn clear(&self);
 }
 
 impl Cluster {
@@ -81,6 +122,7 @@ impl Cluster {
         transport: Arc<dyn Transport>,
     ) -> Arc<Cluster> {
         let alone = Members::alone(this.clone(), settings.dialect);
+        let journal = Journal::new(this.name(), clock.now());
         Arc::new(Cluster {
             this,
             settings,
@@ -92,7 +134,10 @@ impl Cluster {
             transport,
             members: RwLock::new(Arc::new(alone)),
             is_leaving: AtomicBool::new(false),
-            keeper: Keeper::default(),
+            journal,
+            aside: Mutex::new(Vec::new()),
+            keeper: Keeper::new("groupcache-keeper"),
+            sweeper: Keeper::new("groupcache-sweeper"),
             sweeps: Mutex::new(Vec::new()),
             ring_mismatches: Counter::default(),
             discovery_polls: Counter::default(),
@@ -111,7 +156,7 @@ impl Cluster {
 
     /// Replaces the list by what `change` makes of it. Peers that stay keep their connections.
     pub(crate) fn change_peers(
-        &self,
+        self: &Arc<Self>,
         allow_absent: bool,
         change: impl Fn(&[Peer]) -> Result<Vec<Peer>, Error>,
     ) -> Result<(), Error> {
@@ -135,8 +180,11 @@ impl Cluster {
                 warm_up: self.settings.warm_up,
             };
             let new = Arc::new(old.followed_by(listed.collect::<Result<_, Error>>()?, how));
+            // What is written from here on is told to the new list only.
+            let end = self.journal.end();
             if self.swap(&old, &new) {
                 self.note_change(&old, &new);
+                self.introduce(&old, &new, end);
                 return Ok(());
             }
             // Somebody else has changed the list meanwhile: neither change may undo the other.
@@ -177,6 +225,84 @@ impl Cluster {
         }
     }
 
+    /// Sees to it that those who come to the list, and those who leave it, miss no removal. The old
+    /// list was told of all that was written before `end`.
+    fn introduce(self: &Arc<Self>, old: &Members, new: &Members, end: u64) {
+        if old.has_this() != new.has_this() {
+            // Nobody tells a node of removals that is in no list. So it keeps nothing of what it
+            // owned before, and, back in the list, nothing of what it was asked for meanwhile.
+            self.clear_all();
+            new.remotes()
+                .iter()
+                .for_each(|remote| remote.note_marks(Marks::Unasked));
+        }
+        let now = self.clock.now();
+        let (before, after) = (old.remotes(), new.remotes());
+        let is_in = |list: &[Arc<Remote>], remote: &Arc<Remote>| {
+            list.iter().any(|other| Arc::ptr_eq(other, remote))
+        };
+        for remote in after.iter().filter(|remote| !is_in(&before, remote)) {
+            if self.is_aside(remote) {
+                // Found again: it lacks what was written while it was away.
+                remote.lacks.end_at(self.journal.end());
+            } else {
+                remote.lacks.add(self.journal.all(now));
+            }
+            if self.journal.has_for(&remote.lacks) {
+                self.wake_keeper(now);
+            }
+        }
+        let gone = before.into_iter().filter(|remote| !is_in(&after, remote));
+        let gone: Vec<_> = gone.map(|remote| (remote, now)).collect();
+        for (remote, _) in &gone {
+            remote.lacks.add(end..u64::MAX);
+            if self.journal.has_for(&remote.lacks) {
+                self.wake_keeper(now);
+            }
+        }
+        let dropped = {
+            let mut aside = self.aside.lock();
+            let (mut kept, mut dropped): (Vec<_>, Vec<_>) = std::mem::take(&mut *aside)
+                .into_iter()
+                .partition(|(remote, since)| {
+                    !is_in(&after, remote) && now.saturating_duration_since(*since) <= MEMORY
+                });
+            kept.extend(gone);
+            dropped.extend(kept.drain(..kept.len().saturating_sub(MAX_ASIDE)));
+            *aside = kept;
+            dropped
+        };
+        drop(dropped); // links are foreign code (I1)
+    }
+
+    fn is_aside(&self, remote: &Arc<Remote>) -> bool {
+        let aside = self.aside.lock();
+        aside.iter().any(|(other, _)| Arc::ptr_eq(other, remote))
+    }
+
+    /// Those who are told of removals still, though they are not in the list.
+    fn aside(&self, now: Instant) -> Vec<Arc<Remote>> {
+        let (kept, dropped): (Vec<_>, Vec<_>) = {
+            let mut aside = self.aside.lock();
+            let all = std::mem::take(&mut *aside).into_iter();
+            let is_recent = |since: Instant| now.saturating_duration_since(since) <= MEMORY;
+            let (kept, dropped) = all.partition(|&(_, since)| is_recent(since));
+            *aside = kept;
+            (aside.clone(), dropped)
+        };
+        drop(dropped); // links are foreign code (I1)
+        kept.into_iter().map(|(remote, _)| remote).collect()
+    }
+
+    /// Has all groups let all go that they keep.
+    pub(crate) fn clear_all(&self) {
+        let groups = self.sweeps.lock().clone();
+        groups
+            .iter()
+            .filter_map(Weak::upgrade)
+            .for_each(|group| group.clear());
+    }
+
     /// A peer of the new list: the same as before, if its id and its address are.
     fn listed(&self, old: &Members, peer: Peer) -> Result<Listed, Error> {
         if self.is_this(&peer) {
@@ -185,7 +311,8 @@ impl Cluster {
         let same = |remote: &Arc<Remote>| {
             remote.peer.name() == peer.name() && remote.peer.address() == peer.address()
         };
-        let remote = match old.remotes().into_iter().find(same) {
+        let aside = self.aside(self.clock.now());
+        let remote = match old.remotes().into_iter().chain(aside).find(same) {
             Some(remote) => remote,
             None => Arc::new(Remote::new(
                 &peer,
@@ -294,12 +421,16 @@ impl Cluster {
     }
 
     /// What a peer speaks: as its last answer showed, or as it answers now.
-    fn ask_dialect(self: &Arc<Self>, remote: &Arc<Remote>) -> Result<Dialect, Failure> {
+    fn ask_dialect(
+        self: &Arc<Self>,
+        remote: &Arc<Remote>,
+        deadline: Deadline,
+    ) -> Result<Dialect, Failure> {
         if let Some(dialect) = remote.speaks() {
             return Ok(dialect);
         }
         let limit = self.settings.fetch_timeout;
-        self.call(remote, hello(), limit, Deadline::NEVER, |_, reply| {
+        self.call(remote, hello(), limit, deadline, |_, reply| {
             Ok(self.spoken(&reply))
         })
     }
@@ -343,7 +474,7 @@ impl Cluster {
 
     fn failed(self: &Arc<Self>, remote: &Remote, error: &CallError) {
         remote.errors.add();
-        if remote.circuit.fail() {
+        if remote.circuit.fail(self.clock.now()) {
             self.note_away(remote, error);
         }
     }
@@ -354,10 +485,10 @@ impl Cluster {
             target: "groupcache", peer:% = remote.peer, error:% = error;
             "the peer is away; its keys are loaded here until it answers"
         );
-        self.ring_keeper();
+        self.wake_keeper_for(remote);
     }
 
-    /// Has `sweep` called about once a second from when [`ring_keeper`](Cluster::ring_keeper) is
+    /// Has `sweep` called about once a second from when [`wake_sweeper`](Cluster::wake_sweeper) is
     /// called until it says that there is nothing more.
     pub(crate) fn add_sweep(&self, sweep: Weak<dyn Sweep>) {
         let mut sweeps = self.sweeps.lock();
@@ -365,30 +496,106 @@ impl Cluster {
         sweeps.push(sweep);
     }
 
-    pub(crate) fn ring_keeper(self: &Arc<Self>) {
+    pub(crate) fn wake_sweeper(self: &Arc<Self>) {
         let cluster = Arc::downgrade(self);
-        self.keeper.ring(&self.clock, || {
+        let now = Deadline::at(self.clock.now());
+        self.sweeper.wake(&self.clock, now, || {
+            move || cluster.upgrade().map(|cluster| cluster.sweep())
+        });
+    }
+
+    fn sweep(&self) -> Deadline {
+        let sweeps = self.sweeps.lock().clone();
+        let mut more = false;
+        for sweep in sweeps.iter().filter_map(Weak::upgrade) {
+            // Of one that panicked it is not known what it has left.
+            more |= guarded(|| sweep.sweep()).unwrap_or(true);
+        }
+        match more {
+            true => Deadline::after(self.clock.now(), PAUSE),
+            false => Deadline::NEVER,
+        }
+    }
+
+    fn wake_keeper(self: &Arc<Self>, due: Instant) {
+        let cluster = Arc::downgrade(self);
+        self.keeper.wake(&self.clock, Deadline::at(due), || {
             move || cluster.upgrade().map(|cluster| cluster.keep())
         });
     }
 
-    /// Tells a peer of a change. What it misses it is owed, unless it cannot be told at all.
+    fn wake_keeper_for(self: &Arc<Self>, remote: &Remote) {
+        if let Some(due) = self.due(remote, self.clock.now()) {
+            self.wake_keeper(due);
+        }
+    }
+
+    /// Writes down that this node removes `keys` of a group, or all, before anybody is told.
+    pub(crate) fn record(self: &Arc<Self>, group: &str, keys: Option<&[&str]>) -> Recorded {
+        let now = self.clock.now();
+        let part = self.journal.record(group, keys, now);
+        let stamp = self.journal.stamp();
+        Recorded {
+            cluster: Arc::clone(self),
+            part,
+            stamp,
+        }
+    }
+
+    /// Has those told of a change who joined or left while it was under way.
+    fn finish(self: &Arc<Self>, part: &Range<u64>) {
+        self.journal.finish(part);
+        for remote in self.members().remotes() {
+            self.wake_keeper_for(&remote);
+        }
+        let has_aside = !self.aside.lock().is_empty();
+        if let Some(due) = self.clock.now().checked_add(PAUSE).filter(|_| has_aside) {
+            self.wake_keeper(due);
+        }
+    }
+
+    /// What this node says of a change that it makes itself.
+    pub(crate) fn own(&self, recorded: &Recorded) -> Told {
+        Told {
+            stamp: Some(recorded.stamp),
+            ring: Some(self.members().fingerprint()),
+        }
+    }
+
+    /// What a peer says of its change.
+    pub(crate) fn told(&self, terms: &Terms) -> Told {
+        Told {
+            stamp: terms.stamp,
+            ring: terms.ring,
+        }
+    }
+
+    /// Tells a peer of a change. What it misses it lacks, unless it cannot be told at all.
     pub(crate) fn tell(
         self: &Arc<Self>,
         remote: &Arc<Remote>,
         group: &str,
         change: &Change<'_>,
+        recorded: &Recorded,
+        deadline: Deadline,
     ) -> Result<(), Failure> {
-        let told = match self.ask_dialect(remote) {
-            Ok(Dialect::Native) => self.tell_native(remote, group, change),
+        let told = match self.ask_dialect(remote, deadline) {
+            Ok(Dialect::Native) => {
+                self.tell_native(remote, group, change, recorded.stamp, deadline)
+            }
             Ok(Dialect::Golang) => Err(Failure::Unsupported),
             Err(failure) => Err(failure),
         };
         if matches!(told, Err(Failure::Deadline | Failure::Away(_))) {
-            remote.owed.add(group, change.missed(self.clock.now()));
-            self.ring_keeper();
+            remote.lacks.add(recorded.part.clone());
+            self.put_off_delivery(remote);
         }
         told
+    }
+
+    fn put_off_delivery(self: &Arc<Self>, remote: &Remote) {
+        *remote.next_delivery.lock() = self.clock.now().checked_add(PAUSE);
+        self.wake_keeper_for(remote);
     }
 
     fn tell_native(
@@ -396,20 +603,31 @@ impl Cluster {
         remote: &Arc<Remote>,
         group: &str,
         change: &Change<'_>,
+        mut stamp: Stamp,
+        deadline: Deadline,
     ) -> Result<(), Failure> {
-        let call = change.call(group, self.members().fingerprint());
         let limit = self.settings.fetch_timeout;
-        let told = self.call(remote, call, limit, Deadline::NEVER, |status, reply| {
-            match status {
-                // Another process than the last time.
-                _ if self.spoken(&reply) == Dialect::Golang => Ok(Err(Failure::Unsupported)),
-                // A peer without the group has nothing of it.
-                Status::Ok | Status::NoSuchGroup => Ok(Ok(())),
-                Status::TooLarge => Ok(Err(Failure::Away("the value is too large for it".into()))),
-                _ => Err(Nonsense("it refuses the change")),
+        for _ in 0..MAX_TELLINGS {
+            let call = change.call(group, self.members().fingerprint(), stamp);
+            let told = self.call(remote, call, limit, deadline, |status, reply| {
+                match status {
+                    // Another process than the last time.
+                    _ if self.spoken(&reply) == Dialect::Golang => Ok(Err(Failure::Unsupported)),
+                    // A peer without the group has nothing of it.
+                    Status::Ok | Status::NoSuchGroup => Ok(Ok(true)),
+                    Status::Superseded => Ok(Ok(false)),
+                    Status::TooLarge => {
+                        Ok(Err(Failure::Away("the value is too large for it".into())))
+                    }
+                    _ => Err(Nonsense("it refuses the change")),
+                }
+            })?;
+            if told? {
+                return Ok(());
             }
-        });
-        told.and_then(|told| told)
+            stamp = self.journal.stamp();
+        }
+        Err(Failure::Away("it was told of later changes".into()))
     }
 
     /// Runs `tell` for all `remotes` at the same time, and returns who was not reached.
@@ -424,30 +642,47 @@ impl Cluster {
         told.into_iter().flatten().collect()
     }
 
-    /// The keeper's round: lets expired values go, probes the peers that are away, so that no caller
-    /// has to, and delivers what the others are owed. Tells whether there is more to do soon.
-    fn keep(self: &Arc<Self>) -> bool {
+    /// The keeper's round: probes the peers that are away, so that no caller has to, and tells the
+    /// others what they lack. Returns when the next one is due.
+    fn keep(self: &Arc<Self>) -> Deadline {
         let now = self.clock.now();
-        let sweeps = self.sweeps.lock().clone();
         self.forget_past(now);
-        let mut more = false;
-        for sweep in sweeps.iter().filter_map(Weak::upgrade) {
-            more |= sweep.sweep();
-        }
-        let remotes = self.members().remotes();
-        let is_due = |remote: &&Arc<Remote>| remote.has_left() || remote.circuit.is_to_be_probed();
-        let away: Vec<_> = remotes.iter().filter(is_due).cloned().collect();
+        let mut remotes = self.members().remotes();
+        remotes.extend(self.aside(now));
+        let is_due = |remote: &&Arc<Remote>| self.due(remote, now).is_some_and(|due| due <= now);
+        let due: Vec<_> = remotes.iter().filter(is_due).cloned().collect();
         // All at once: one that is silent must not keep the others from being found.
-        self.fanout.each(&away, |remote| self.probe(remote));
-        for remote in remotes {
-            remote.owed.age(now);
-            let is_back = !remote.circuit.is_open();
-            if is_back {
-                self.deliver(&remote);
-            }
-            more |= !is_back || remote.has_left() || !remote.owed.is_empty();
+        self.fanout.each(&due, |remote| self.attend(remote, now));
+        let lacked = remotes
+            .iter()
+            .filter_map(|remote| remote.lacks.first())
+            .min();
+        self.journal.age(now, lacked.unwrap_or(u64::MAX));
+        let due = remotes
+            .iter()
+            .filter_map(|remote| self.due(remote, now))
+            .min();
+        due.map_or(Deadline::NEVER, Deadline::at)
+    }
+
+    /// When the keeper has to do with a peer, if it has: not before `now`.
+    fn due(&self, remote: &Remote, now: Instant) -> Option<Instant> {
+        let is_away = remote.circuit.is_open();
+        let probe =
+            (is_away || remote.has_left()).then(|| remote.circuit.next_probe().unwrap_or(now));
+        let lacks = !is_away && self.journal.has_for(&remote.lacks);
+        let delivery = lacks.then(|| remote.next_delivery.lock().unwrap_or(now));
+        probe.into_iter().chain(delivery).min()
+    }
+
+    fn attend(self: &Arc<Self>, remote: &Arc<Remote>, now: Instant) {
+        let is_watched = remote.circuit.is_open() || remote.has_left();
+        if is_watched && remote.circuit.take_probe(now) {
+            self.probe(remote);
         }
-        more
+        if !remote.circuit.is_open() {
+            self.deliver(remote);
+        }
     }
 
     /// Lets the earlier rings go that are of no use any more, and the ways to peers that are gone.
@@ -481,7 +716,7 @@ impl Cluster {
         if remote.note_left(has_left) {
             // The same list: nothing in it can be wrong.
             let _ = self.change_peers(true, |peers| Ok(peers.to_vec()));
-            self.ring_keeper(); // which finds out when it is back
+            self.wake_keeper_for(remote); // which finds out when it is back
         }
     }
 
@@ -500,21 +735,13 @@ impl Cluster {
     }
 
     fn announce(self: &Arc<Self>, remote: &Arc<Remote>, deadline: Deadline) -> Result<(), Failure> {
-        if self.ask_dialect(remote)? == Dialect::Golang {
+        if self.ask_dialect(remote, deadline)? == Dialect::Golang {
             return Err(Failure::Unsupported);
         }
-        let limit = self.settings.fetch_timeout;
-        self.call(
+        self.have_run(
             remote,
-            departure(&self.this),
-            limit,
+            Errand::Departure(self.this.name().to_owned()),
             deadline,
-            |status, _| {
-                let is_ok = status == Status::Ok;
-                is_ok
-                    .then_some(())
-                    .ok_or(Nonsense("it refuses the departure"))
-            },
         )
     }
 
@@ -533,20 +760,185 @@ impl Cluster {
         }
     }
 
+    /// Tells a peer what it lacks, no longer than a peer may take for one answer.
     fn deliver(self: &Arc<Self>, remote: &Arc<Remote>) {
-        for (group, missed) in remote.owed.take() {
-            // What does not arrive is owed again.
-            let _ = match &missed {
-                Missed::All => self.tell(remote, &group, &Change::Clear),
-                Missed::Keys { keys, .. } => {
-                    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-                    let tell = |keys| self.tell(remote, &group, &Change::Remove(keys));
-                    // Also after one that failed: what is not told is not owed either.
-                    batches(&keys).map(tell).fold(Ok(()), Result::and)
+        let until = Deadline::after(self.clock.now(), self.settings.fetch_timeout);
+        while let Some(parcel) = self.journal.next_parcel(&remote.lacks) {
+            match self.tell_parcel(remote, &parcel) {
+                Ok(()) => remote.lacks.remove(&parcel.part),
+                Err(Failure::Unsupported) => return remote.lacks.clear(),
+                Err(Failure::Deadline | Failure::Away(_)) => {
+                    return self.put_off_delivery(remote);
                 }
-            };
+            }
+            if until.is_past(self.clock.now()) {
+                break; // the others have their turn
+            }
         }
-        remote.owed.end_delivery();
+        *remote.next_delivery.lock() = None;
+    }
+
+    fn tell_parcel(self: &Arc<Self>, remote: &Arc<Remote>, parcel: &Parcel) -> Result<(), Failure> {
+        let never = Deadline::NEVER;
+        if self.ask_dialect(remote, never)? == Dialect::Golang {
+            return Err(Failure::Unsupported);
+        }
+        // A later one than those of the changes themselves: what arrives late of them is older.
+        let stamp = self.journal.stamp();
+        if parcel.clears_all {
+            self.have_run(remote, Errand::Clear, never)?;
+        }
+        for group in &parcel.clears {
+            self.tell_native(remote, group, &Change::Clear, stamp, never)?;
+        }
+        for (group, keys) in &parcel.removes {
+            let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
+            let tell = |keys| self.tell_native(remote, group, &Change::Remove(keys), stamp, never);
+            batches(&keys).try_for_each(tell)?;
+        }
+        Ok(())
+    }
+
+    /// Has a peer do something that concerns no single group.
+    fn have_run(
+        self: &Arc<Self>,
+        remote: &Arc<Remote>,
+        errand: Errand,
+        deadline: Deadline,
+    ) -> Result<(), Failure> {
+        let limit = self.settings.fetch_timeout;
+        self.call(remote, errand_call(errand), limit, deadline, |status, _| {
+            let is_ok = status == Status::Ok;
+            is_ok.then_some(()).ok_or(Nonsense("it refuses the errand"))
+        })
+    }
+
+    /// Gives the journal to another node, which tells those who lack some of it, or who are yet to
+    /// come.
+    pub(crate) fn hand_journal_over(self: &Arc<Self>, deadline: Deadline) {
+        let now = self.clock.now();
+        let mut remotes = self.members().remotes();
+        let takes = |remote: &Arc<Remote>| remote.takes_batches() && !remote.circuit.is_open();
+        let heirs: Vec<_> = remotes
+            .iter()
+            .filter(|remote| takes(remote))
+            .cloned()
+            .collect();
+        remotes.extend(self.aside(now));
+        let all = Lacks::default();
+        all.add(self.journal.all(now));
+        let shares = remotes
+            .iter()
+            .map(|remote| (Some(remote), self.journal.entries(&remote.lacks)));
+        let shares = shares.chain([(None, self.journal.entries(&all))]);
+        for (lacking, entries) in shares.filter(|(_, entries)| !entries.is_empty()) {
+            let is_other = |heir: &&Arc<Remote>| lacking.is_none_or(|it| !Arc::ptr_eq(it, heir));
+            let peer = lacking.map(|remote| remote.peer.name());
+            // The first that takes it.
+            let _ = heirs
+                .iter()
+                .filter(is_other)
+                .any(|heir| self.hand_entries(heir, peer, &entries, deadline).is_ok());
+        }
+    }
+
+    fn hand_entries(
+        self: &Arc<Self>,
+        heir: &Arc<Remote>,
+        peer: Option<&str>,
+        entries: &[Entry],
+        deadline: Deadline,
+    ) -> Result<(), Failure> {
+        let now = self.clock.now();
+        let mut rest = entries;
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = |entry: &&Entry| {
+                bytes += entry.group.len() + entry.key.as_deref().map_or(0, str::len);
+                bytes <= BYTES_OF_A_REQUEST
+            };
+            let count = rest
+                .iter()
+                .take(REMOVALS_OF_A_REQUEST)
+                .take_while(fits)
+                .count()
+                .max(1);
+            let (taken, later) = rest.split_at(count);
+            let removals = taken.iter().map(|entry| Removal {
+                group: entry.group.to_string(),
+                key: entry.key.as_deref().map(str::to_owned),
+                age: now.saturating_duration_since(entry.at),
+            });
+            let errand = Errand::Deliver {
+                peer: peer.map(str::to_owned),
+                removals: removals.collect(),
+            };
+            self.have_run(heir, errand, deadline)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Takes removals over from a node that leaves, to tell the peer with this id, or those that
+    /// are yet to come.
+    pub(crate) fn take_journal_over(self: &Arc<Self>, peer: Option<&str>, removals: Vec<Removal>) {
+        let now = self.clock.now();
+        let entry = |removal: Removal| {
+            let at = now.checked_sub(removal.age.min(MEMORY));
+            Entry {
+                group: Arc::from(removal.group),
+                key: removal.key.map(Arc::from),
+                at: at.unwrap_or(now),
+            }
+        };
+        let part = self.journal.take_over(removals.into_iter().map(entry), now);
+        let mut remotes = self.members().remotes();
+        remotes.extend(self.aside(now));
+        for remote in remotes {
+            if peer.is_some_and(|id| remote.peer.name() == id) {
+                remote.lacks.add(part.clone());
+                self.wake_keeper_for(&remote);
+            }
+        }
+    }
+
+    /// Has the peers say what was removed of late, those that were not asked yet: before anything is
+    /// taken over from a former owner. As little is waited for it as for a value that is taken over.
+    pub(crate) fn learn_marks(self: &Arc<Self>, members: &Members, former: &Arc<Remote>) {
+        let is_unasked = |remote: &Arc<Remote>| {
+            let is_there = remote.takes_batches() && !remote.circuit.is_open();
+            is_there && remote.marks() == Marks::Unasked
+        };
+        let mut unasked = members.remotes();
+        if !unasked.iter().any(|remote| Arc::ptr_eq(remote, former)) {
+            unasked.push(Arc::clone(former)); // it is in the list no more
+        }
+        unasked.retain(is_unasked);
+        self.fanout.each(&unasked, |remote| {
+            let call = self.signed(remote, errand_call(Errand::Marks));
+            let limit = self.settings.limits.connect_timeout;
+            match remote.link.call(&call, limit) {
+                Ok(reply) => remote.note_marks(self.adopt_marks(&reply)),
+                Err(error) => self.failed(remote, &error),
+            }
+        });
+    }
+
+    fn adopt_marks(&self, reply: &Reply) -> Marks {
+        let status = Status::of(reply.status, reply.header.as_deref());
+        if status != Some(Status::Ok) || self.spoken(reply) == Dialect::Golang {
+            return Marks::Unknown;
+        }
+        let Ok(marks) = wire::decode_marks(&reply.body) else {
+            return Marks::Unknown;
+        };
+        self.journal.adopt(marks, self.clock.now());
+        Marks::Known
+    }
+
+    /// What was removed of late, as this node knows.
+    pub(crate) fn marks(&self) -> Vec<u8> {
+        wire::encode_marks(self.journal.marks(MAX_MARKS, self.clock.now()))
     }
 
     pub(crate) fn stats(&self) -> NodeStats {
@@ -555,7 +947,7 @@ impl Cluster {
         let peer = |listed: &Listed| {
             let share = members.share(listed.remote.as_ref());
             match &listed.remote {
-                Some(remote) => remote.stats(share),
+                Some(remote) => remote.stats(share, &self.journal),
                 None => self.own_stats(&listed.peer, share),
             }
         };
@@ -646,14 +1038,12 @@ fn text_of(body: &[u8]) -> String {
     text.chars().filter(printable).collect()
 }
 
-/// What tells a peer that this node leaves.
-fn departure(this: &Peer) -> Call {
+fn errand_call(errand: Errand) -> Call {
     let terms = Terms {
         native: true,
         ..Terms::default()
     };
-    Call::new("POST", wire::BASE.to_owned(), terms.to_header())
-        .with_body(wire::encode_departure(this.name()))
+    Call::new("POST", wire::BASE.to_owned(), terms.to_header()).with_body(errand.encode())
 }
 
 /// The smallest request that every peer answers.

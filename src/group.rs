@@ -23,7 +23,6 @@ mod fetch;
 mod load;
 mod many;
 mod pending;
-mod removals;
 mod renew;
 mod reports;
 mod seats;
@@ -42,7 +41,6 @@ use absences::Absences;
 use bulkhead::Bulkhead;
 use failures::Failures;
 use load::Role;
-use removals::Removals;
 use reports::Reports;
 use timing::Timings;
 
@@ -157,7 +155,6 @@ struct Shared<V: Cacheable> {
     absences: Option<Absences>,
     failures: Failures,
     bulkhead: Bulkhead,
-    removals: Removals,
     loads: Flights<Outcome<V>>,
     fetches: Flights<Outcome<V>>,
     cluster: Arc<Cluster>,

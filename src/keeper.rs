@@ -1,57 +1,75 @@
-//! `Keeper`: the one background thread of a node, started when there is first something to do.
+//! `Keeper`: a background thread of a node, started when there is first something to do.
+//!
+//! It sleeps until the next thing is due, and no sooner: to be woken for the same instant many times
+//! is to be woken once.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::deadline::{Clock, Deadline, Sleeper};
+use crate::foreign;
 use crate::sync::{Arc, Condvar, Mutex, OnceCell, thread};
 
-/// How long the keeper waits before it comes back.
+/// How long the keeper waits after a round that panicked.
 const PAUSE: Duration = Duration::from_secs(1);
 
-#[derive(Default)]
 pub(crate) struct Keeper {
+    name: &'static str,
     bell: Arc<Bell>,
     thread: OnceCell<thread::JoinHandle<()>>,
 }
 
-#[derive(Default)]
 struct Bell {
     state: Mutex<BellState>,
-    rung: Condvar,
+    changed: Condvar,
 }
 
-#[derive(Default)]
 struct BellState {
-    rung: bool,
+    /// When the next round is due.
+    due: Deadline,
     stopped: bool,
 }
 
 impl Keeper {
-    /// Says that there is something to do. `work` does it on the thread of the keeper: it says
-    /// whether to come back soon, or `None` to end.
-    pub(crate) fn ring<W>(&self, clock: &Clock, work: impl FnOnce() -> W)
+    /// A keeper whose thread has this name.
+    pub(crate) fn new(name: &'static str) -> Keeper {
+        Keeper {
+            name,
+            bell: Arc::new(Bell {
+                state: Mutex::new(BellState {
+                    due: Deadline::NEVER,
+                    stopped: false,
+                }),
+                changed: Condvar::default(),
+            }),
+            thread: OnceCell::default(),
+        }
+    }
+
+    /// Says that there is something to do at `due`. `work` does it on the thread of the keeper: it
+    /// says when there is more, or `None` to end.
+    pub(crate) fn wake<W>(&self, clock: &Clock, due: Deadline, work: impl FnOnce() -> W)
     where
-        W: FnMut() -> Option<bool> + Send + 'static,
+        W: FnMut() -> Option<Deadline> + Send + 'static,
     {
         let started = self.thread.get_or_try_init(|| {
             let (bell, clock, work) = (Arc::clone(&self.bell), clock.clone(), work());
             thread::Builder::new()
-                .name("groupcache-keeper".to_owned())
+                .name(self.name.to_owned())
                 .spawn(move || keep(&bell, &clock, work))
         });
         if let Err(error) = started {
-            // The next one to ring tries again.
+            // The next one to wake it tries again.
             log::warn!(target: "groupcache", error:% = error; "cannot start the keeper thread");
         }
-        self.bell.state.lock().rung = true;
-        self.bell.rung.notify_all();
+        self.bell.set(due);
     }
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
         self.bell.state.lock().stopped = true;
-        self.bell.rung.notify_all();
+        self.bell.changed.notify_all();
         if let Some(thread) = self.thread.take() {
             // The last handle may fall on the keeper itself, which then ends by itself.
             if thread.thread().id() != thread::current().id() {
@@ -61,33 +79,47 @@ impl Drop for Keeper {
     }
 }
 
-fn keep(bell: &Arc<Bell>, clock: &Clock, mut work: impl FnMut() -> Option<bool>) {
-    let mut come_back = false;
-    loop {
-        let pause = if come_back {
-            Deadline::after(clock.now(), PAUSE)
-        } else {
-            Deadline::NEVER
-        };
-        if !bell.wait(clock, pause) {
-            return;
-        }
-        match work() {
-            Some(soon) => come_back = soon,
-            None => return,
+fn keep(bell: &Arc<Bell>, clock: &Clock, mut work: impl FnMut() -> Option<Deadline>) {
+    while bell.wait(clock) {
+        match guarded(&mut work) {
+            Some(Some(due)) => bell.set(due),
+            Some(None) => return,
+            None => bell.set(Deadline::after(clock.now(), PAUSE)),
         }
     }
 }
 
+/// Runs foreign code on a thread that must not end: `None` if it panicked.
+pub(crate) fn guarded<R>(work: impl FnOnce() -> R) -> Option<R> {
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    if let Err(panic) = &outcome {
+        let message = foreign::message(&**panic);
+        log::error!(target: "groupcache", message:%; "foreign code panicked on a thread of the node");
+    }
+    outcome.ok()
+}
+
 impl Bell {
-    /// Waits until rung or `deadline`; false once stopped.
-    fn wait(self: &Arc<Self>, clock: &Clock, deadline: Deadline) -> bool {
+    /// Has a round begin at `due`, or earlier.
+    fn set(&self, due: Deadline) {
         let mut state = self.state.lock();
-        while !state.stopped && !std::mem::take(&mut state.rung) && !deadline.is_past(clock.now()) {
-            clock.wait(&self.rung, &mut state, deadline, || {
+        let earlier = state.due.earlier(due);
+        if earlier != state.due {
+            state.due = earlier;
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits until a round is due; false once stopped.
+    fn wait(self: &Arc<Self>, clock: &Clock) -> bool {
+        let mut state = self.state.lock();
+        while !state.stopped && !state.due.is_past(clock.now()) {
+            let due = state.due;
+            clock.wait(&self.changed, &mut state, due, || {
                 Arc::downgrade(&(Arc::clone(self) as Arc<dyn Sleeper>))
             });
         }
+        state.due = Deadline::NEVER;
         !state.stopped
     }
 }
@@ -95,6 +127,6 @@ impl Bell {
 impl Sleeper for Bell {
     fn wake(&self) {
         let _state = self.state.lock();
-        self.rung.notify_all();
+        self.changed.notify_all();
     }
 }

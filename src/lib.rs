@@ -32,14 +32,15 @@
 //! 3. The leader looks in the caches once more, then asks the ring who owns the key. `cluster.rs`,
 //!    `members.rs`, `ring.rs`
 //! 4. This process owns it: the loader runs, `group/load.rs`, `loader.rs`, `pool.rs`, unless the
-//!    former owner has the value still, `group/succession.rs`, `group/removals.rs`. Another does:
+//!    former owner has the value still, `group/succession.rs`. Another does:
 //!    fetch from that peer, or load here if it is away. `group/fetch.rs`, `remote.rs`, `peer.rs`,
 //!    `circuit.rs`, `probe.rs`, `client.rs`, `tls.rs`, `stream.rs`, `wire.rs`
 //! 5. The value goes into the main or the hot cache. Only then does the flight end.
 //!
 //! Peers are answered by `group/serve.rs`, behind [`Node::begin`] and [`Node::answer`]; the engines
 //! `server.rs`, `tiny.rs` and `memory.rs` bring requests there. Who may ask is decided by `guard.rs`,
-//! with `keyring.rs` and `auth.rs`, before anything else. `group/change.rs` removes and sets.
+//! with `keyring.rs` and `auth.rs`, before anything else. `group/change.rs` removes and sets;
+//! `journal.rs` remembers removals, for peers that were not told, and `keeper.rs` delivers them.
 //! [`Group::get_many`] goes the same way for many keys at once: `group/many.rs`, `group/batch.rs`,
 //! `fanout.rs`.
 //! The protocol is described in `docs/PROTOCOL.md`.
@@ -86,6 +87,7 @@ mod guard;
 mod guard;
 mod hot;
 mod http1;
+mod journal;
 mod keeper;
 mod key;
 #[cfg(feature = "auth")]
@@ -99,7 +101,6 @@ mod memory;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod node;
-mod owed;
 mod peer;
 mod policy;
 mod pool;

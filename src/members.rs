@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::dialect::Dialect;
 use crate::error::Error;
+use crate::journal;
 use crate::peer::Peer;
 use crate::remote::Remote;
 use crate::ring::{Member, Ring};
@@ -185,6 +186,15 @@ impl Members {
         remotes.collect()
     }
 
+    /// Whether these are the same peers on the same ring, so that who told those has told these.
+    pub(crate) fn are_those(&self, others: &Members) -> bool {
+        let (these, those) = (self.remotes(), others.remotes());
+        let is_there = |remote: &Arc<Remote>| those.iter().any(|other| Arc::ptr_eq(other, remote));
+        self.fingerprint() == others.fingerprint()
+            && these.len() == those.len()
+            && these.iter().all(is_there)
+    }
+
     pub(crate) fn owner(&self, key: &str) -> Owner {
         self.owners.owner(key)
     }
@@ -197,6 +207,21 @@ impl Members {
             Owner::This => None,
         });
         owners.find(|remote| remote.takes_batches() && !remote.circuit.is_open())
+    }
+
+    /// Whether a peer was a member of the ring by which somebody told of a removal, as far as this
+    /// node remembers it.
+    pub(crate) fn was_told(&self, remote: &Arc<Remote>, by: journal::Ring) -> bool {
+        let former = self.former.iter().map(|former| &former.owners);
+        let mut rings = former.chain([&self.owners]);
+        rings.any(|owners| {
+            let is_it = |member: &Option<Arc<Remote>>| {
+                member
+                    .as_ref()
+                    .is_some_and(|member| Arc::ptr_eq(member, remote))
+            };
+            by.may_be(owners.ring.fingerprint()) && owners.members.iter().any(is_it)
+        })
     }
 
     pub(crate) fn fingerprint(&self) -> u64 {

@@ -24,8 +24,7 @@ use crate::status::{Page, StatusPage, is_status};
 use crate::sync::{Arc, Weak};
 use crate::tls::Tls;
 use crate::wire::{
-    BadTarget, MAX_COMMAND, Request, Response, Status, Target, decode_departure, is_ours,
-    parse_target,
+    BadTarget, Errand, MAX_COMMAND, Request, Response, Status, Target, is_ours, parse_target,
 };
 
 /// Bytes of a message besides its value and its key.
@@ -235,6 +234,7 @@ impl Node {
         for (_, group) in self.0.registry.all() {
             group.hand_over(deadline);
         }
+        cluster.hand_journal_over(deadline);
         cluster.pool.wait_until_idle(&cluster.clock, deadline);
         Error::unless_all_reached(unreached)
     }
@@ -324,8 +324,8 @@ impl Node {
             }
             Ok((group, Some(key))) => match request.method {
                 "GET" => group.begin_get(&key, &request.terms).into(),
-                "PUT" => Begin::Ready(group.answer_put(&key, request.body)),
-                "DELETE" => Begin::Ready(group.answer_delete(&key)),
+                "PUT" => Begin::Ready(group.answer_put(&key, request.body, &request.terms)),
+                "DELETE" => Begin::Ready(group.answer_delete(&key, &request.terms)),
                 _ => Begin::Ready(self.respond_wrong_method("GET, PUT, DELETE")),
             },
         }
@@ -369,14 +369,11 @@ impl Node {
         }
     }
 
-    /// What is asked of the node itself: whether it is there, or to know that a peer leaves.
+    /// What is asked of the node itself: whether it is there, or an errand.
     fn answer_node(&self, request: &Request<'_>) -> Response {
         if request.method == "POST" {
-            return match decode_departure(request.body) {
-                Ok(id) => {
-                    self.0.cluster.departed(&id);
-                    self.respond(Status::Ok, "noted")
-                }
+            return match Errand::decode(request.body) {
+                Ok(errand) => self.run(errand),
                 Err(nonsense) => self.respond(Status::BadRequest, nonsense.0),
             };
         }
@@ -384,6 +381,26 @@ impl Node {
             return self.respond(Status::Leaving, "this node leaves the ring");
         }
         self.respond(Status::Ok, "alive")
+    }
+
+    fn run(&self, errand: Errand) -> Response {
+        let cluster = &self.0.cluster;
+        match errand {
+            Errand::Departure(id) => cluster.departed(&id),
+            Errand::Clear => {
+                // What was removed is not known by name.
+                cluster.journal.adopt(None, cluster.clock.now());
+                cluster.clear_all();
+            }
+            Errand::Deliver { peer, removals } => {
+                cluster.take_journal_over(peer.as_deref(), removals);
+            }
+            Errand::Marks => {
+                let ring = cluster.members().fingerprint();
+                return Response::bytes(ring, cluster.marks());
+            }
+        }
+        self.respond(Status::Ok, "noted")
     }
 
     fn guard(&self) -> Option<&Guard> {

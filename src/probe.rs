@@ -44,7 +44,7 @@ impl Cluster {
 
     /// Takes a peer for away that has not answered a probe.
     fn note_silent(self: &Arc<Self>, remote: &Remote, error: &CallError) {
-        if remote.circuit.trip() {
+        if remote.circuit.trip(self.clock.now()) {
             self.note_away(remote, error);
         }
     }

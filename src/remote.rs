@@ -6,8 +6,8 @@ use crate::circuit::Circuit;
 use crate::combiner::{Combiner, Question};
 use crate::dialect::{Dialect, Spoken};
 use crate::error::Unreached;
+use crate::journal::{Journal, Lacks};
 use crate::latency::Histogram;
-use crate::owed::Owed;
 use crate::peer::{Link, Peer};
 use crate::stats::{CircuitState, Counter, PeerStats};
 use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering, callers_at_once};
@@ -32,8 +32,10 @@ pub(crate) struct Remote {
     pub(crate) line: Arc<Combiner<Asked, Said>>,
     pub(crate) circuit: Circuit,
     pub(crate) spoken: Spoken,
-    /// The removals it has missed.
-    pub(crate) owed: Owed,
+    /// The removals that it has not been told.
+    pub(crate) lacks: Lacks,
+    /// When they are delivered; `None` is at once.
+    pub(crate) next_delivery: Mutex<Option<Instant>>,
     pub(crate) calls: Counter,
     pub(crate) errors: Counter,
     /// Calls whose caller had no more time.
@@ -46,6 +48,17 @@ pub(crate) struct Remote {
     pub(crate) suspicion: Suspicion,
     /// Whether it has said that it leaves, and not come back since.
     has_left: AtomicBool,
+    /// What is known of the removals that it knows of.
+    marks: Mutex<Marks>,
+}
+
+/// Whether a peer has said what was removed of late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Marks {
+    Unasked,
+    Known,
+    /// It is too old to know.
+    Unknown,
 }
 
 /// Whether a peer seems to be silent, and whether that is being found out.
@@ -151,7 +164,8 @@ impl Remote {
                 Dialect::Native => Some(Dialect::Native),
                 Dialect::Golang => None,
             }),
-            owed: Owed::default(),
+            lacks: Lacks::default(),
+            next_delivery: Mutex::new(None),
             calls: Counter::default(),
             errors: Counter::default(),
             abandoned: Counter::default(),
@@ -160,6 +174,7 @@ impl Remote {
             names_requests: AtomicBool::new(false),
             suspicion: Suspicion::default(),
             has_left: AtomicBool::new(false),
+            marks: Mutex::new(Marks::Unasked),
         }
     }
 
@@ -189,9 +204,19 @@ impl Remote {
         self.spoken.get()
     }
 
+    /// Whether it has said what was removed of late.
+    pub(crate) fn marks(&self) -> Marks {
+        *self.marks.lock()
+    }
+
+    pub(crate) fn note_marks(&self, marks: Marks) {
+        *self.marks.lock() = marks;
+    }
+
     /// Notes that it answers again after it was away.
     pub(crate) fn note_back(&self) {
-        // It may be a newer one, or an older.
+        // It may be another process, a newer one or an older.
+        self.note_marks(Marks::Unasked);
         self.knows_batches.store(true, Ordering::Relaxed);
         self.names_requests.store(false, Ordering::Relaxed);
         log::info!(target: "groupcache", peer:% = self.peer; "the peer is back");
@@ -229,7 +254,7 @@ impl Remote {
     }
 
     /// What is known of it, with its share of the ring.
-    pub(crate) fn stats(&self, ring_share: f64) -> PeerStats {
+    pub(crate) fn stats(&self, ring_share: f64, journal: &Journal) -> PeerStats {
         PeerStats {
             id: self.peer.name().to_owned(),
             address: self.peer.address(),
@@ -247,7 +272,7 @@ impl Remote {
             abandoned_calls: self.abandoned.get(),
             retries: self.link.retries(),
             circuit_openings: self.circuit.openings(),
-            owed: self.owed.len() as u64,
+            owed: journal.count(&self.lacks) as u64,
             latency: self.latency.snapshot(),
         }
     }

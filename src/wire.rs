@@ -16,6 +16,8 @@
 //! | `d` | request | milliseconds until the caller gives up; absent if never |
 //! | `p` | request | with 1: only what the node owns in memory, for one who owns it now |
 //! | `m` | request | the longest body that the asker takes, in bytes; for batches |
+//! | `i` | change | who makes it: the random number of the sender's process, hexadecimal |
+//! | `q` | change | its number among the changes of that process |
 //! | `r` | both | fingerprint of the sender's ring, hexadecimal |
 //! | `s` | answer | [`Status`], which is finer than HTTP's |
 //! | `n` | answer | length of a value that is too large to be sent |
@@ -25,6 +27,7 @@
 //! those who write another implementation.
 
 mod command;
+mod errand;
 mod golang;
 
 use std::borrow::Cow;
@@ -36,6 +39,7 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 pub(crate) use command::{BatchWriter, Command, Item, MAX_COMMAND, MAX_KEYS, decode_batch};
+pub(crate) use errand::{Errand, MAX_MARKS, Removal, decode_marks, encode_marks};
 
 use crate::dialect::Dialect;
 use crate::key::MAX_KEY_BYTES;
@@ -163,6 +167,16 @@ pub(crate) struct Terms {
     pub(crate) max_body: Option<usize>,
     /// Whether only what is in main memory is asked for, by one who owns it now.
     pub(crate) peeks: bool,
+    /// Who makes this change, and in which order.
+    pub(crate) stamp: Option<Stamp>,
+}
+
+/// Who made a change, and in which order: another process has another origin, also at the same
+/// address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) origin: u64,
+    pub(crate) sequence: u64,
 }
 
 impl Terms {
@@ -171,8 +185,12 @@ impl Terms {
             native: true,
             ..Terms::default()
         };
+        let (mut origin, mut sequence) = (None, None);
         for (name, value) in pairs(header) {
             match name {
+                // Zero is nobody.
+                "i" => origin = u64::from_str_radix(value, 16).ok().filter(|&id| id > 0),
+                "q" => sequence = value.parse().ok(),
                 "h" => terms.hits = value.parse().unwrap_or(terms.hits),
                 "w" => terms.patience = parse_millis(value).or(terms.patience),
                 "d" => terms.remaining = parse_millis(value).or(terms.remaining),
@@ -182,6 +200,8 @@ impl Terms {
                 _ => {}
             }
         }
+        let stamp = origin.zip(sequence);
+        terms.stamp = stamp.map(|(origin, sequence)| Stamp { origin, sequence });
         terms
     }
 
@@ -205,6 +225,9 @@ impl Terms {
         }
         if self.peeks {
             header.push_str(";p=1");
+        }
+        if let Some(stamp) = self.stamp {
+            let _ = write!(header, ";i={:x};q={}", stamp.origin, stamp.sequence);
         }
         header
     }
@@ -254,6 +277,8 @@ pub(crate) enum Status {
     TooLarge,
     KeyTooLong,
     BadRequest,
+    /// A later change of the same sender has been carried out before this one.
+    Superseded,
     /// The request does not prove that it comes from a peer.
     Unauthorized,
     WrongMethod,
@@ -264,10 +289,11 @@ pub(crate) enum Status {
 }
 
 /// Those that are sent.
-const STATUSES: [(Status, u16, &str); 13] = [
+const STATUSES: [(Status, u16, &str); 14] = [
     (Status::Ok, 200, "ok"),
     (Status::Loading, 202, "loading"),
     (Status::BadRequest, 400, "bad-request"),
+    (Status::Superseded, 400, "superseded"),
     (Status::Unauthorized, 401, "unauthorized"),
     (Status::NotFound, 404, "not-found"),
     (Status::NoSuchGroup, 404, "no-such-group"),
@@ -458,11 +484,16 @@ impl Response {
         }
     }
 
+    /// An answer with this body.
+    pub(crate) fn bytes(ring: u64, body: Vec<u8>) -> Response {
+        let mut response = Response::new(Status::Ok, ring);
+        response.head = body;
+        response
+    }
+
     /// The answer to a batch.
     pub(crate) fn batch(ring: u64, batch: BatchWriter) -> Response {
-        let mut response = Response::new(Status::Ok, ring);
-        response.head = batch.finish();
-        response
+        Response::bytes(ring, batch.finish())
     }
 
     pub(crate) fn value(ring: u64, answer: Answer) -> Response {
@@ -549,24 +580,6 @@ struct SetRequest {
     value: Option<bytes::Bytes>,
     #[prost(uint64, optional, tag = "100")]
     remaining_ms: Option<u64>,
-}
-
-/// What a node that leaves tells its peers.
-#[derive(Clone, PartialEq, Message)]
-struct Departure {
-    #[prost(string, optional, tag = "1")]
-    id: Option<String>,
-}
-
-pub(crate) fn encode_departure(id: &str) -> Vec<u8> {
-    let id = Some(id.to_owned());
-    Departure { id }.encode_to_vec()
-}
-
-/// The id of the peer that leaves.
-pub(crate) fn decode_departure(body: &[u8]) -> Result<String, Nonsense> {
-    let message = Departure::decode(body).map_err(|_| NO_MESSAGE)?;
-    message.id.ok_or(Nonsense("the body names no peer"))
 }
 
 /// Why bytes are no message.

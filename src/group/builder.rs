@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::absences::{Absences, share_of};
 use super::bulkhead::Bulkhead;
 use super::failures::Failures;
-use super::removals::Removals;
 use super::reports::Reports;
 use super::timing::Timings;
 use super::{Counters, Group, Lives, Registry, Shared, Weigher};
@@ -417,7 +416,6 @@ impl<V: Cacheable> GroupBuilder<V> {
             absences,
             failures,
             bulkhead: Bulkhead::new(self.max_loads.unwrap_or(usize::MAX)),
-            removals: Removals::new(self.cluster.settings.warm_up, self.cluster.clock.now()),
             loads: Flights::new(Arc::clone(&self.cluster.waits)),
             fetches: Flights::new(Arc::clone(&self.cluster.waits)),
             cluster: self.cluster,

@@ -1,73 +1,100 @@
 //! `remove`, `set` and `clear`: changes that hold on every reachable node when they return (P2).
 //!
-//! The owner is told first, then all others at the same time: nobody can fetch an old value from
-//! the owner any more when the copies are deleted. On each node the flights under way are marked
-//! stale before the value is deleted, so that what they bring is not kept.
+//! A change is written down first (`journal.rs`), then told: to the owner, and then to all others at
+//! the same time, so that nobody can fetch an old value from the owner any more when the copies are
+//! deleted. If the list of peers changes meanwhile, all are told once more. On each node the flights
+//! under way are marked stale before the value is deleted, so that what they bring is not kept.
 
 use std::time::Duration;
 
 use super::{Group, Shared, charge, check_key};
 use crate::change::Change;
-use crate::cluster::batches;
+use crate::cluster::{Recorded, batches};
+use crate::deadline::Deadline;
 use crate::entry::Place;
-use crate::error::Error;
+use crate::error::{Error, Unreached};
 use crate::foreign;
+use crate::journal::Told;
 use crate::key::KeyRef;
 use crate::loader::{self, Loaded};
-use crate::members::Owner;
+use crate::members::{Members, Owner};
 use crate::remote::{Failure, Remote};
-use crate::sync::{Arc, AtomicBool};
+use crate::sync::{Arc, Ordering};
 use crate::value::{Cacheable, Value};
-use crate::wire;
+use crate::wire::{self, MAX_KEYS};
+
+/// How often all are told while the list of peers keeps changing.
+const MAX_PASSES: usize = 4;
+
+/// How long a change may take if its caller does not say, in fetch timeouts: some rounds of a peer
+/// that is silent.
+const USUAL_TIME: u32 = 4;
 
 impl<V: Cacheable> Group<V> {
     /// Removes the value of `key` from this node and from all peers. Blocks until all have answered
-    /// or their time is up.
+    /// or their time is up: no longer than about four times the
+    /// [`fetch_timeout`](crate::NodeBuilder::fetch_timeout).
     ///
     /// A get that starts on any of them after this has returned does not see a value whose load
     /// began before this was called. One that waits for a load already under way still gets its
-    /// value, which is then not cached.
+    /// value, which is then not cached. A `set` of this process that is still on its way is undone.
+    ///
+    /// All of them are those in the list of this node, from the beginning of this call to its end.
+    /// One that it does not know yet is told as soon as it stands in the list, of all removals of
+    /// the last ten minutes. So where lists differ, as in a rolling deploy, an old value may be
+    /// served by a new process for as long as it takes the list to reach this node (the interval of
+    /// the [`Discoverer`](crate::Discoverer), 5 s unless set otherwise) and a request to reach the
+    /// new one. A peer that leaves the list is told of removals for ten minutes more, and clears
+    /// its caches when it finds itself in the list again.
     ///
     /// # Errors
     ///
     /// [`Error::Unreached`] names the peers that could not be told; it is removed everywhere else.
-    /// They are told again as soon as they answer, for as long as this node lives; a copy there may
-    /// be served until then, or until it expires. Peers that can never be told, as they speak the
-    /// dialect of Go, are named as [`unsupported`](crate::Unreached::unsupported). [`Error::KeyTooLong`]
-    /// changes nothing.
+    /// They are told again as soon as they answer, for as long as this node lives, and after its
+    /// [`leave`](crate::Node::leave) by another one; a copy there may be served until then, or until
+    /// it expires. If this process ends without `leave`, what it still had to tell is lost. Peers
+    /// that can never be told, as they speak the dialect of Go, are named as
+    /// [`unsupported`](crate::Unreached::unsupported). [`Error::KeyTooLong`] changes nothing.
     pub fn remove(&self, key: &str) -> Result<(), Error> {
         self.remove_many(&[key])
     }
 
+    /// As [`remove`](Group::remove), but waits no longer than `timeout`: peers that have not
+    /// answered by then are [unreached](Error::Unreached).
+    ///
+    /// # Errors
+    ///
+    /// As [`remove`](Group::remove).
+    pub fn remove_timeout(&self, key: &str, timeout: Duration) -> Result<(), Error> {
+        self.remove_many_timeout(&[key], timeout)
+    }
+
     /// As [`remove`](Group::remove), for many keys at once: one request for each peer and some
-    /// dozens of keys.
+    /// dozens of keys. May take a [`fetch_timeout`](crate::NodeBuilder::fetch_timeout) longer for
+    /// each thousand of keys.
     ///
     /// # Errors
     ///
     /// As [`remove`](Group::remove).
     pub fn remove_many(&self, keys: &[&str]) -> Result<(), Error> {
-        keys.iter().try_for_each(|key| check_key(key))?;
-        let _hold = foreign::hold();
-        let group = &*self.0;
-        let members = group.cluster.members();
-        let remotes = members.remotes();
-        let told = |remote: &Arc<Remote>, owned: bool| {
-            let is_meant = |key: &&&str| is_owner(&members.owner(key), remote) == owned;
-            let keys: Vec<&str> = keys.iter().filter(is_meant).copied().collect();
-            group.tell_removed(remote, &keys)
-        };
-        let cluster = &group.cluster;
-        let mut unreached = cluster.tell_all(&remotes, |remote| told(remote, true));
-        keys.iter().for_each(|key| group.invalidate(key));
-        unreached.extend(cluster.tell_all(&remotes, |remote| told(remote, false)));
-        Error::unless_all_reached(unreached)
+        self.0.remove_all(keys, self.0.usual_deadline(keys.len()))
+    }
+
+    /// As [`remove_many`](Group::remove_many), but waits no longer than `timeout` in all.
+    ///
+    /// # Errors
+    ///
+    /// As [`remove`](Group::remove).
+    pub fn remove_many_timeout(&self, keys: &[&str], timeout: Duration) -> Result<(), Error> {
+        self.0.remove_all(keys, self.0.deadline_after(timeout))
     }
 
     /// Gives `key` a value: at its owner, while all other nodes delete theirs. Blocks until all
-    /// have answered or their time is up.
+    /// have answered or their time is up, as [`remove`](Group::remove).
     ///
     /// A value or a [`Loaded`], which says how long it lives. Of two sets of one key at the same
-    /// time, the one that reaches the owner last wins; neither is lost in the other.
+    /// time, the one that reaches the owner last wins; neither is lost in the other. One that was
+    /// held up on its way has no effect any more once a later change of this process has arrived.
     ///
     /// # Errors
     ///
@@ -76,66 +103,188 @@ impl<V: Cacheable> Group<V> {
     /// [`unsupported`](crate::Unreached::unsupported). [`Error::KeyTooLong`], [`Error::ValueTooLarge`] and
     /// [`Error::Encode`] change nothing.
     pub fn set(&self, key: &str, value: impl Into<Loaded<V>>) -> Result<(), Error> {
-        check_key(key)?;
-        let _hold = foreign::hold();
-        let group = &*self.0;
-        let loaded = value.into();
-        let life = group.lives.of(loaded.ttl, group.cache.hash(key));
-        let members = group.cluster.members();
-        let owner = members.owner(key);
-        let mut unreached = Vec::new();
-        match &owner {
-            Owner::This => group.put(key, loaded.value, life)?,
-            Owner::Peer(owner) => {
-                let bytes = group.encode_for_peers(&loaded.value)?;
-                let body = wire::encode_set(&group.name, key, &bytes, life);
-                let told = group
-                    .cluster
-                    .tell(owner, &group.name, &Change::Put { key, body });
-                unreached.extend(told.err().map(|failure| owner.unreached(&failure)));
-                group.invalidate(key);
-            }
-        }
-        let mut others = members.remotes();
-        others.retain(|remote| !is_owner(&owner, remote));
-        unreached.extend(
-            group
-                .cluster
-                .tell_all(&others, |remote| group.tell_removed(remote, &[key])),
-        );
-        Error::unless_all_reached(unreached)
+        self.0.set(key, value.into(), self.0.usual_deadline(1))
+    }
+
+    /// As [`set`](Group::set), but waits no longer than `timeout`: peers that have not answered by
+    /// then are [unreached](Error::Unreached).
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Group::set).
+    pub fn set_timeout(
+        &self,
+        key: &str,
+        value: impl Into<Loaded<V>>,
+        timeout: Duration,
+    ) -> Result<(), Error> {
+        self.0
+            .set(key, value.into(), self.0.deadline_after(timeout))
     }
 
     /// Removes all values of this group, from this node and from all peers. Blocks until all have
-    /// answered or their time is up.
+    /// answered or their time is up, as [`remove`](Group::remove).
     ///
     /// # Errors
     ///
     /// [`Error::Unreached`] names the peers that could not be told.
     pub fn clear(&self) -> Result<(), Error> {
-        let group = &*self.0;
-        let tell = |remote: &Arc<Remote>| group.cluster.tell(remote, &group.name, &Change::Clear);
-        // Any of them may own keys and any may fetch from it, so once for the values that are
-        // owned and once for the copies made meanwhile.
-        let remotes = group.cluster.members().remotes();
-        group.invalidate_all();
-        let mut unreached = group.cluster.tell_all(&remotes, tell);
-        group.invalidate_all();
-        unreached.extend(group.cluster.tell_all(&remotes, tell));
-        Error::unless_all_reached(unreached)
+        self.0.clear(self.0.usual_deadline(1))
+    }
+
+    /// As [`clear`](Group::clear), but waits no longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`clear`](Group::clear).
+    pub fn clear_timeout(&self, timeout: Duration) -> Result<(), Error> {
+        self.0.clear(self.0.deadline_after(timeout))
     }
 }
 
 impl<V: Cacheable> Shared<V> {
+    fn deadline_after(&self, timeout: Duration) -> Deadline {
+        Deadline::after(self.cluster.clock.now(), timeout)
+    }
+
+    /// When a change of so many keys ends whose caller does not say.
+    fn usual_deadline(&self, keys: usize) -> Deadline {
+        let thousands = u32::try_from(keys / MAX_KEYS).unwrap_or(u32::MAX);
+        let times = USUAL_TIME.saturating_add(thousands);
+        self.deadline_after(self.cluster.settings.fetch_timeout.saturating_mul(times))
+    }
+
+    /// The deadline of those who are told first: the others must have time left if one is silent.
+    fn half_of(&self, deadline: Deadline) -> Deadline {
+        let now = self.cluster.clock.now();
+        let left = deadline.remaining(now);
+        left.map_or(deadline, |left| Deadline::after(now, left / 2))
+    }
+
+    fn remove_all(&self, keys: &[&str], deadline: Deadline) -> Result<(), Error> {
+        keys.iter().try_for_each(|key| check_key(key))?;
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let _hold = foreign::hold(); // what listens is told once the peers know
+        let recorded = self.cluster.record(&self.name, Some(keys));
+        let told = self.cluster.own(&recorded);
+        self.tell_until_all_know(|members| {
+            let tell = |remote: &Arc<Remote>, owned: bool, deadline| {
+                let is_meant = |key: &&&str| is_owner(&members.owner(key), remote) == owned;
+                let keys: Vec<&str> = keys.iter().filter(is_meant).copied().collect();
+                self.tell_removed(remote, &keys, &recorded, deadline)
+            };
+            let remotes = members.remotes();
+            let first = self.half_of(deadline);
+            let mut unreached = self
+                .cluster
+                .tell_all(&remotes, |remote| tell(remote, true, first));
+            keys.iter().for_each(|key| self.invalidate(key, told));
+            unreached.extend(
+                self.cluster
+                    .tell_all(&remotes, |remote| tell(remote, false, deadline)),
+            );
+            Ok(unreached)
+        })
+    }
+
+    fn set(&self, key: &str, loaded: Loaded<V>, deadline: Deadline) -> Result<(), Error> {
+        check_key(key)?;
+        let _hold = foreign::hold(); // what listens is told once the peers know
+        let life = self.lives.of(loaded.ttl, self.cache.hash(key));
+        let mut body = None;
+        let recorded = self.cluster.record(&self.name, Some(&[key]));
+        let told = self.cluster.own(&recorded);
+        self.tell_until_all_know(|members| {
+            let owner = members.owner(key);
+            let mut unreached = Vec::new();
+            match &owner {
+                // Where a later change of this process has overtaken it, that one holds.
+                Owner::This => drop(self.put(key, loaded.value.clone(), life, told)?),
+                Owner::Peer(owner) => {
+                    let body = match &body {
+                        Some(body) => Vec::clone(body),
+                        None => {
+                            let bytes = self.encode_for_peers(&loaded.value)?;
+                            body.insert(wire::encode_set(&self.name, key, &bytes, life))
+                                .clone()
+                        }
+                    };
+                    let put = Change::Put { key, body };
+                    let first = self.half_of(deadline);
+                    let told_owner = self.cluster.tell(owner, &self.name, &put, &recorded, first);
+                    unreached.extend(told_owner.err().map(|failure| owner.unreached(&failure)));
+                    self.invalidate(key, told);
+                }
+            }
+            let mut others = members.remotes();
+            others.retain(|remote| !is_owner(&owner, remote));
+            unreached.extend(self.cluster.tell_all(&others, |remote| {
+                self.tell_removed(remote, &[key], &recorded, deadline)
+            }));
+            Ok(unreached)
+        })
+    }
+
+    fn clear(&self, deadline: Deadline) -> Result<(), Error> {
+        let _hold = foreign::hold(); // what listens is told once the peers know
+        let recorded = self.cluster.record(&self.name, None);
+        let told = self.cluster.own(&recorded);
+        let tell = |remote: &Arc<Remote>, deadline| {
+            let cluster = &self.cluster;
+            cluster.tell(remote, &self.name, &Change::Clear, &recorded, deadline)
+        };
+        self.tell_until_all_know(|members| {
+            // Any of them may own keys and any may fetch from it, so once for the values that are
+            // owned and once for the copies made meanwhile.
+            let remotes = members.remotes();
+            let tell_all = |deadline| {
+                self.cluster
+                    .tell_all(&remotes, |remote| tell(remote, deadline))
+            };
+            self.invalidate_all(told);
+            let mut unreached = tell_all(self.half_of(deadline));
+            self.invalidate_all(told);
+            unreached.extend(tell_all(deadline));
+            Ok(unreached)
+        })
+    }
+
+    /// Tells all members of a change by `tell_those`, which returns who was not reached, and does so
+    /// again if the members have changed meanwhile: one who joined may have taken an old value over
+    /// before the former owner was told, and others may have fetched it from there.
+    fn tell_until_all_know(
+        &self,
+        mut tell_those: impl FnMut(&Members) -> Result<Vec<Unreached>, Error>,
+    ) -> Result<(), Error> {
+        let mut unreached: Vec<Unreached> = Vec::new();
+        let mut members = self.cluster.members();
+        for _ in 0..MAX_PASSES {
+            for missed in tell_those(&members)? {
+                if unreached.iter().all(|other| other.peer != missed.peer) {
+                    unreached.push(missed);
+                }
+            }
+            let told = std::mem::replace(&mut members, self.cluster.members());
+            if members.are_those(&told) {
+                break;
+            }
+        }
+        Error::unless_all_reached(unreached)
+    }
+
     /// Forgets `key` on this node, and what is being loaded or fetched of it.
-    pub(super) fn invalidate(&self, key: &str) {
+    pub(super) fn invalidate(&self, key: &str, told: Told) {
         let key = self.cache.hash(key);
         self.counters.removes.add();
-        self.removals.note(key, self.cluster.clock.now());
+        let (journal, now) = (&self.cluster.journal, self.cluster.clock.now());
+        journal.note(&self.name, Some(key.text()), told, now);
         self.mark_stale(key);
         self.cache.remove(key);
         self.forget_absence(key);
         self.mark_stale(key);
+        journal.note_applied(&self.name, Some(key.text()), told);
     }
 
     /// Once before the cached value goes, so that what is being loaded is not kept any more; and
@@ -151,8 +300,15 @@ impl<V: Cacheable> Shared<V> {
         self.fetches.mark_all_stale();
     }
 
-    pub(super) fn invalidate_all(&self) {
-        self.removals.note_all(self.cluster.clock.now());
+    pub(super) fn invalidate_all(&self, told: Told) {
+        let journal = &self.cluster.journal;
+        journal.note(&self.name, None, told, self.cluster.clock.now());
+        self.drop_all();
+        journal.note_applied(&self.name, None, told);
+    }
+
+    /// Lets go all that is kept, and what is being loaded or fetched.
+    pub(super) fn drop_all(&self) {
         self.mark_all_stale();
         self.cache.clear();
         if let Some(absences) = &self.absences {
@@ -170,32 +326,44 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    /// Gives `key` a value on this node, which owns it.
-    pub(super) fn put(&self, key: &str, value: V, life: Option<Duration>) -> Result<(), Error> {
+    /// Gives `key` a value on this node, which owns it. Tells whether it was done, or a later change
+    /// of the same sender came before.
+    pub(super) fn put(
+        &self,
+        key: &str,
+        value: V,
+        life: Option<Duration>,
+        told: Told,
+    ) -> Result<bool, Error> {
         let weight = loader::run(|| self.weigh(&value))?;
         let max = self.cluster.settings.max_value;
         if weight > max {
             return Err(Error::ValueTooLarge { bytes: weight, max });
         }
         let key = self.cache.hash(key);
+        let (journal, now) = (&self.cluster.journal, self.cluster.clock.now());
+        let Some(set) = journal.begin_set(&self.name, key.text(), told, now) else {
+            return Ok(false);
+        };
         self.counters.removes.add();
-        self.removals.note(key, self.cluster.clock.now());
         self.mark_stale(key);
-        let expires = life.and_then(|life| self.cluster.clock.now().checked_add(life));
-        let never_stale = AtomicBool::new(false);
+        let life = self.life_in_list(life);
+        let expires = life.and_then(|life| now.checked_add(life));
         let weight = charge(key, weight);
+        let superseded = set.superseded();
         let is_kept = life != Some(Duration::ZERO)
             && self
                 .cache
-                .insert(Place::Main, key, value, weight, expires, &never_stale);
-        if !is_kept {
-            self.cache.remove(key);
-        } else if expires.is_some() {
+                .insert(Place::Main, key, value, weight, expires, superseded);
+        if is_kept && expires.is_some() {
             self.have_swept();
+        } else if !is_kept && !superseded.load(Ordering::Acquire) {
+            self.cache.remove(key);
         }
         self.forget_absence(key);
         self.mark_stale(key);
-        Ok(())
+        journal.note_applied(&self.name, Some(key.text()), told);
+        Ok(true)
     }
 
     /// The bytes of a value, if they may travel.
@@ -217,10 +385,20 @@ impl<V: Cacheable> Shared<V> {
         Ok(bytes)
     }
 
-    fn tell_removed(&self, remote: &Arc<Remote>, keys: &[&str]) -> Result<(), Failure> {
-        let tell = |keys| self.cluster.tell(remote, &self.name, &Change::Remove(keys));
-        // Even where one part fails, the others are told: or owed, one by one.
-        batches(keys).map(tell).fold(Ok(()), Result::and)
+    fn tell_removed(
+        &self,
+        remote: &Arc<Remote>,
+        keys: &[&str],
+        recorded: &Recorded,
+        deadline: Deadline,
+    ) -> Result<(), Failure> {
+        let tell = |keys| {
+            let change = Change::Remove(keys);
+            self.cluster
+                .tell(remote, &self.name, &change, recorded, deadline)
+        };
+        // One that misses a part lacks it all: it is told of the rest with that.
+        batches(keys).try_for_each(tell)
     }
 }
 

@@ -227,6 +227,7 @@ impl<V: Cacheable> Shared<V> {
             ring: Some(self.cluster.members().fingerprint()),
             max_body: None,
             peeks: false,
+            stamp: None,
         }
     }
 
@@ -297,6 +298,7 @@ impl<V: Cacheable> Shared<V> {
             }
             Status::KeyTooLong
             | Status::BadRequest
+            | Status::Superseded
             | Status::Unauthorized
             | Status::WrongMethod
             | Status::Leaving

@@ -5,6 +5,7 @@
 //! runs it, or a get without a deadline that comes first.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::{BatchLoader, Count, Landed, Outcome, Shared, Source, charge, lost_leader};
 use crate::deadline::Deadline;
@@ -322,6 +323,16 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
+    /// The life of a value that this node owns. Nobody tells a node of removals that is in no list:
+    /// there it lives no longer than a value whose owner is away.
+    pub(super) fn life_in_list(&self, life: Option<Duration>) -> Option<Duration> {
+        if self.cluster.members().has_this() {
+            return life;
+        }
+        let fallback = self.cluster.settings.fallback_life;
+        Some(life.map_or(fallback, |life| life.min(fallback)))
+    }
+
     /// Puts what was loaded where it belongs.
     fn keep_loaded(
         self: &Arc<Self>,
@@ -332,7 +343,7 @@ impl<V: Cacheable> Shared<V> {
     ) -> Landed<V> {
         let now = self.cluster.clock.now();
         let key = guard.key().as_ref();
-        let mut life = self.lives.of(loaded.ttl, key);
+        let mut life = self.life_in_list(self.lives.of(loaded.ttl, key));
         let mut place = Place::Main;
         if role == Role::Fallback {
             let fallback = self.cluster.settings.fallback_life;

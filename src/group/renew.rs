@@ -72,7 +72,7 @@ impl<V: Cacheable> Shared<V> {
     /// Sees to it that values leave when their time is over, whether or not anybody asks for them.
     pub(super) fn have_swept(&self) {
         if !self.is_swept.swap(true, Ordering::AcqRel) {
-            self.cluster.ring_keeper();
+            self.cluster.wake_sweeper();
         }
     }
 
@@ -87,6 +87,10 @@ impl<V: Cacheable> Shared<V> {
 }
 
 impl<V: Cacheable> Sweep for Shared<V> {
+    fn clear(&self) {
+        self.drop_all();
+    }
+
     fn sweep(&self) -> bool {
         let are_claimed = self.loads.withdraw_unclaimed(self.cluster.clock.now());
         self.cache.sweep();

@@ -31,8 +31,8 @@ pub(crate) enum Begun {
 /// A group of any type, as a node serves it.
 pub(crate) trait Serve: Send + Sync {
     fn begin_get(self: Arc<Self>, key: &str, terms: &Terms) -> Begun;
-    fn answer_put(&self, key: &str, body: &[u8]) -> Response;
-    fn answer_delete(&self, key: &str) -> Response;
+    fn answer_put(&self, key: &str, body: &[u8], terms: &Terms) -> Response;
+    fn answer_delete(&self, key: &str, terms: &Terms) -> Response;
     fn begin_command(self: Arc<Self>, body: &[u8], terms: &Terms) -> Begun;
     /// Offers what is in memory to those who own it now.
     fn hand_over(self: Arc<Self>, deadline: Deadline);
@@ -96,7 +96,7 @@ impl<V: Cacheable> Serve for Shared<V> {
         }
     }
 
-    fn answer_put(&self, key: &str, body: &[u8]) -> Response {
+    fn answer_put(&self, key: &str, body: &[u8], terms: &Terms) -> Response {
         let (bytes, life) = match decode_set(&self.name, key, body) {
             Ok(set) => set,
             Err(nonsense) => return Response::text(Status::BadRequest, self.ring(), nonsense.0),
@@ -112,14 +112,18 @@ impl<V: Cacheable> Serve for Shared<V> {
                 "the value cannot be decoded",
             );
         };
-        match self.put(key, value, life) {
-            Ok(()) => Response::new(Status::Ok, self.ring()),
+        match self.put(key, value, life, self.cluster.told(terms)) {
+            Ok(true) => Response::new(Status::Ok, self.ring()),
+            Ok(false) => {
+                let text = "its sender has changed the key since";
+                Response::text(Status::Superseded, self.ring(), text)
+            }
             Err(error) => self.respond_to_error(&error),
         }
     }
 
-    fn answer_delete(&self, key: &str) -> Response {
-        self.invalidate(key);
+    fn answer_delete(&self, key: &str, terms: &Terms) -> Response {
+        self.invalidate(key, self.cluster.told(terms));
         Response::new(Status::Ok, self.ring())
     }
 
@@ -128,13 +132,20 @@ impl<V: Cacheable> Serve for Shared<V> {
         match Command::decode(body) {
             Ok(Command::Get(keys)) => self.begin_get_many(&keys, terms),
             Ok(Command::Remove(keys)) => {
-                keys.iter().for_each(|key| self.invalidate(key));
+                let told = self.cluster.told(terms);
+                keys.iter().for_each(|key| self.invalidate(key, told));
                 ready(Status::Ok)
             }
             Ok(Command::Offer(keys)) => self.begin_take_over(&keys, terms),
             Ok(Command::Clear) => {
-                self.invalidate_all();
+                self.invalidate_all(self.cluster.told(terms));
                 ready(Status::Ok)
+            }
+            Ok(Command::Peek(keys)) => {
+                let items = keys
+                    .iter()
+                    .map(|&(key, removed)| (key, self.bequeath_if_newer(key, removed)));
+                Begun::Ready(self.respond(Form::Batch(self.max_batch(terms)), items))
             }
             Err(nonsense) => {
                 Begun::Ready(Response::text(Status::BadRequest, self.ring(), nonsense.0))
@@ -167,9 +178,14 @@ impl<V: Cacheable> Shared<V> {
         self.cluster.members().fingerprint()
     }
 
-    fn begin_get_many(self: Arc<Self>, keys: &[(&str, u32)], terms: &Terms) -> Begun {
+    /// The longest answer that the asker and this node agree on, in bytes.
+    fn max_batch(&self, terms: &Terms) -> usize {
         let own_max = self.cluster.settings.limits.max_body.min(MAX_BATCH);
-        let max = terms.max_body.map_or(own_max, |max| max.min(own_max));
+        terms.max_body.map_or(own_max, |max| max.min(own_max))
+    }
+
+    fn begin_get_many(self: Arc<Self>, keys: &[(&str, u32)], terms: &Terms) -> Begun {
+        let max = self.max_batch(terms);
         let (mut orders, mut bytes) = (Vec::with_capacity(keys.len()), 0);
         for &(key, hits) in keys {
             // What does not fit is asked for again: it need not be encoded now.

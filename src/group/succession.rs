@@ -5,9 +5,9 @@
 //! * A node that leaves offers what it has to those who own it from now on, the keys most asked for
 //!   first (`offer`), and they ask for it in the same way (`take_over`).
 //!
-//! P2: a value is taken over inside a flight only, which a removal marks stale as any other; from
-//! main memory only; and never if its key was removed of late (`removals.rs`), as the former owner
-//! may be one who was not told.
+//! P2: a value is taken over inside a flight only, which a removal marks stale as any other, and from
+//! main memory only. A key that was removed of late (`journal.rs`) is only taken over from one who
+//! has carried out the same removal, so that its value was loaded after that.
 
 use std::time::Duration;
 
@@ -18,26 +18,43 @@ use crate::cluster::batches;
 use crate::deadline::Deadline;
 use crate::entry::Place;
 use crate::flight::{Guard, Join, Part};
+use crate::journal::Removed;
 use crate::key::KeyRef;
 use crate::members::{Members, Owner};
-use crate::peer::Call;
+use crate::peer::{Call, Reply};
 use crate::pool::{Job, Work};
-use crate::remote::{Failure, Remote};
+use crate::remote::{Failure, Marks, Remote};
+use crate::ring::hash_of_key;
 use crate::slot::Slot;
 use crate::sync::Arc;
 use crate::value::Cacheable;
-use crate::wire::{self, Answer, Command, Item, Response, Status, Terms};
+use crate::wire::{
+    self, Answer, Command, Item, MAX_COMMAND, MAX_KEYS, Nonsense, Response, Stamp, Status, Terms,
+    decode_batch,
+};
 
 /// How many keys a node that leaves offers to others, at most.
 const MAX_OFFERED: usize = 100_000;
 
+/// What a key takes in a command besides its bytes, with its stamp.
+const PEEK_OVERHEAD: usize = 32;
+
 /// A flight that ended, or one that is still to be led.
 type Inherited<V> = Result<Outcome<V>, Guard<Outcome<V>>>;
 
-/// The keys that one other node owned before, and where they stand in a list.
+/// One who owned a key before, and the removal that it must have carried out, if there was one.
+struct Former {
+    remote: Arc<Remote>,
+    removed: Option<Stamp>,
+}
+
+/// The keys that one other node owned before, either removed of late or not, and where they stand in
+/// a list.
 struct Estate {
     former: Arc<Remote>,
     at: Vec<usize>,
+    /// Of each key, if they were removed of late.
+    removed: Vec<Stamp>,
 }
 
 impl<V: Cacheable> Shared<V> {
@@ -52,7 +69,9 @@ impl<V: Cacheable> Shared<V> {
             return Err(guard);
         };
         let leading = guard.lead();
-        let answer = self.ask_former(&former, &[guard.key().as_ref()], deadline);
+        let removed: Vec<Stamp> = former.removed.into_iter().collect();
+        let key = guard.key().as_ref();
+        let answer = self.ask_former(&former.remote, &[key], &removed, deadline);
         drop(leading);
         self.take_in(guard, answer.into_iter().next().flatten())
     }
@@ -71,7 +90,7 @@ impl<V: Cacheable> Shared<V> {
         let keys: Vec<KeyRef<'_>> = guards.iter().map(|guard| guard.key().as_ref()).collect();
         let ask = |estate: &Estate| {
             let asked: Vec<_> = estate.at.iter().map(|&at| keys[at]).collect();
-            let answers = self.ask_former(&estate.former, &asked, deadline);
+            let answers = self.ask_former(&estate.former, &asked, &estate.removed, deadline);
             estate.at.iter().copied().zip(answers).collect::<Vec<_>>()
         };
         let told = self
@@ -94,12 +113,19 @@ impl<V: Cacheable> Shared<V> {
             let Some(former) = self.former_owner(members, key) else {
                 continue;
             };
-            let same = |estate: &&mut Estate| Arc::ptr_eq(&estate.former, &former);
-            match estates.iter_mut().find(same) {
-                Some(estate) => estate.at.push(at),
+            let is_same = |estate: &&mut Estate| {
+                let is_same_kind = estate.removed.is_empty() == former.removed.is_none();
+                is_same_kind && Arc::ptr_eq(&estate.former, &former.remote)
+            };
+            match estates.iter_mut().find(is_same) {
+                Some(estate) => {
+                    estate.at.push(at);
+                    estate.removed.extend(former.removed);
+                }
                 None => estates.push(Estate {
-                    former,
+                    former: former.remote,
                     at: vec![at],
+                    removed: former.removed.into_iter().collect(),
                 }),
             }
         }
@@ -107,29 +133,53 @@ impl<V: Cacheable> Shared<V> {
     }
 
     /// Who may have the value of `key` in memory, as it owned it not long ago.
-    fn former_owner(&self, members: &Members, key: KeyRef<'_>) -> Option<Arc<Remote>> {
+    fn former_owner(&self, members: &Members, key: KeyRef<'_>) -> Option<Former> {
         if !members.remembers() {
             return None;
         }
         let now = self.cluster.clock.now();
-        let former = members.former_owner(key.text(), now);
-        if former.is_none() {
+        let Some(remote) = members.former_owner(key.text(), now) else {
             self.cluster.forget_past(now);
-        }
+            return None;
+        };
         // One who is only taken for the owner inherits nothing: a request goes one hop (I5).
-        let is_heir = members.owner(key.text()) == Owner::This;
-        former.filter(|_| is_heir && !self.removals.is_recent(key, now))
+        if members.owner(key.text()) != Owner::This {
+            return None;
+        }
+        self.cluster.learn_marks(members, &remote);
+        match remote.marks() {
+            Marks::Known => {}
+            Marks::Unasked => {
+                self.counters.peeks.add(); // it has not answered, and would not for the key
+                return None;
+            }
+            Marks::Unknown => return None,
+        }
+        let now = self.cluster.clock.now();
+        match self.cluster.journal.removed(&self.name, key.text(), now) {
+            Removed::Never => Some(Former {
+                remote,
+                removed: None,
+            }),
+            Removed::By(stamp, ring) if members.was_told(&remote, ring) => Some(Former {
+                remote,
+                removed: Some(stamp),
+            }),
+            Removed::By(..) | Removed::Perhaps => None,
+        }
     }
 
-    /// What a former owner has in main memory of each key. It has little time for this: what it
-    /// does not say is loaded.
+    /// What a former owner has in main memory of each key, of those that were `removed` only if it
+    /// has carried that out. It has little time for this: what it does not say is loaded.
     fn ask_former(
         &self,
         former: &Arc<Remote>,
         keys: &[KeyRef<'_>],
+        removed: &[Stamp],
         deadline: Deadline,
     ) -> Vec<Option<Answer>> {
         self.counters.peeks.add_many(keys.len());
+        let limit = self.cluster.settings.limits.connect_timeout;
         let mut answers = Vec::with_capacity(keys.len());
         while answers.len() < keys.len() {
             let terms = Terms {
@@ -138,16 +188,58 @@ impl<V: Cacheable> Shared<V> {
                 peeks: true,
                 ..self.terms(deadline, 0)
             };
-            let open = keys[answers.len()..].iter();
-            let open = open.map(|key| self.query(key.text(), 0));
-            let limit = self.cluster.settings.limits.connect_timeout;
-            match self.ask_batch(former, open, &terms, limit, deadline) {
-                Ok(Batch::Items(items)) => answers.extend(items.into_iter().map(value_of)),
-                _ => break,
-            }
+            let open = &keys[answers.len()..];
+            let items = if removed.is_empty() {
+                let open = open.iter().map(|key| self.query(key.text(), 0));
+                match self.ask_batch(former, open, &terms, limit, deadline) {
+                    Ok(Batch::Items(items)) => items,
+                    _ => break,
+                }
+            } else {
+                let stamps = removed[answers.len()..].iter();
+                let open = open.iter().map(|key| key.text()).zip(stamps.copied());
+                match self.ask_if_newer(former, open.collect(), &terms, deadline) {
+                    Ok(items) if !items.is_empty() => items,
+                    _ => break,
+                }
+            };
+            answers.extend(items.into_iter().map(value_of));
         }
         answers.resize(keys.len(), None);
         answers
+    }
+
+    /// Asks for as many of the keys, from the first, as go into one request, of each if a removal
+    /// has been carried out.
+    fn ask_if_newer(
+        &self,
+        former: &Arc<Remote>,
+        mut keys: Vec<(&str, Stamp)>,
+        terms: &Terms,
+        deadline: Deadline,
+    ) -> Result<Vec<Item>, Failure> {
+        let mut room = MAX_COMMAND;
+        let fits = |(key, _): &&(&str, Stamp)| {
+            let left = room.checked_sub(key.len() + PEEK_OVERHEAD);
+            room = left.unwrap_or(0);
+            left.is_some()
+        };
+        let count = keys.iter().take(MAX_KEYS).take_while(fits).count();
+        keys.truncate(count);
+        let hashes: Vec<u64> = keys
+            .iter()
+            .map(|(key, _)| hash_of_key(&self.name, key))
+            .collect();
+        let target = wire::target(&self.name, None);
+        let call =
+            Call::new("POST", target, terms.to_header()).with_body(Command::Peek(keys).encode());
+        let limit = self.cluster.settings.limits.connect_timeout;
+        let read = |status, reply: Reply| match status {
+            Status::Ok => decode_batch(reply.body, hashes.into_iter()),
+            Status::NoSuchGroup | Status::BadRequest => Ok(Vec::new()),
+            _ => Err(Nonsense("it refuses the request")),
+        };
+        self.cluster.call(former, call, limit, deadline, read)
     }
 
     /// Ends a flight with the value that was taken over, if there is one that can be used.
@@ -172,6 +264,15 @@ impl<V: Cacheable> Shared<V> {
             Some(found) => self.item_of_value(key.text(), &found.value, found.expires, 0.0),
             None => Item::Status(Status::Loading, String::new()),
         }
+    }
+
+    /// As [`bequeath`](Shared::bequeath), if a removal of the key has been carried out here. Looks
+    /// for that first: what is in memory afterwards is newer.
+    pub(super) fn bequeath_if_newer(&self, key: &str, removed: Stamp) -> Item {
+        if self.cluster.journal.has_applied(&self.name, key, removed) {
+            return self.bequeath(self.cache.hash(key));
+        }
+        Item::Status(Status::Loading, String::new())
     }
 
     /// Offers what is in memory to those who own it, until all is offered or `deadline`.

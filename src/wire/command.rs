@@ -10,7 +10,7 @@ use prost::encoding::{
     encoded_len_varint, key_len, skip_field,
 };
 
-use super::{Answer, GetResponse, NO_MESSAGE, Nonsense, Status};
+use super::{Answer, GetResponse, NO_MESSAGE, Nonsense, Stamp, Status};
 
 /// The most keys of one command.
 pub(crate) const MAX_KEYS: usize = 1_024;
@@ -23,6 +23,8 @@ const REMOVE: u32 = 2;
 const GET: u32 = 3;
 const HITS: u32 = 4;
 const OFFER: u32 = 5;
+const PEEK: u32 = 8;
+const STAMPS: u32 = 9;
 
 /// What a `POST` asks of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub(crate) enum Command<'a> {
     Clear,
     /// Take over these keys, whose values the sender has, which leaves.
     Offer(Vec<&'a str>),
+    /// Answer what is in main memory of these keys, of each if this removal has been carried out.
+    Peek(Vec<(&'a str, Stamp)>),
 }
 
 impl<'a> Command<'a> {
@@ -58,6 +62,15 @@ impl<'a> Command<'a> {
             }
             Command::Remove(keys) => encode_keys(REMOVE, keys, &mut out),
             Command::Offer(keys) => encode_keys(OFFER, keys, &mut out),
+            Command::Peek(keys) => {
+                let mut packed = Vec::with_capacity(16 * keys.len());
+                for (key, stamp) in keys {
+                    encode_bytes(PEEK, key.as_bytes(), &mut out);
+                    packed.extend_from_slice(&stamp.origin.to_le_bytes());
+                    packed.extend_from_slice(&stamp.sequence.to_le_bytes());
+                }
+                encode_bytes(STAMPS, &packed, &mut out);
+            }
             Command::Clear => {
                 encode_key(CLEAR, WireType::Varint, &mut out);
                 encode_varint(1, &mut out);
@@ -70,17 +83,21 @@ impl<'a> Command<'a> {
         let (mut get, mut remove, mut offer) = (Vec::new(), Vec::new(), Vec::new());
         let mut clear = false;
         let mut hits: &[u8] = &[];
+        let (mut peek, mut stamps): (Vec<&str>, &[u8]) = (Vec::new(), &[]);
         let mut rest = body;
         while !rest.is_empty() {
             match read_field(&mut rest)? {
                 Field::Bytes(GET, key) => get.push((text(key)?, 0)),
                 Field::Bytes(REMOVE, key) => remove.push(text(key)?),
                 Field::Bytes(OFFER, key) => offer.push(text(key)?),
+                Field::Bytes(PEEK, key) => peek.push(text(key)?),
                 Field::Bytes(HITS, packed) => hits = packed,
+                Field::Bytes(STAMPS, packed) => stamps = packed,
                 Field::Number(CLEAR, number) => clear = number != 0,
                 _ => {}
             }
-            if get.len().max(remove.len()).max(offer.len()) > MAX_KEYS {
+            let lists = [get.len(), remove.len(), offer.len(), peek.len()];
+            if lists.into_iter().any(|keys| keys > MAX_KEYS) {
                 return Err(Nonsense("the body names too many keys"));
             }
         }
@@ -96,9 +113,27 @@ impl<'a> Command<'a> {
             (_, keys, ..) if !keys.is_empty() => Ok(Command::Remove(keys)),
             (.., keys, _) if !keys.is_empty() => Ok(Command::Get(keys)),
             (.., keys) if !keys.is_empty() => Ok(Command::Offer(keys)),
+            _ if !peek.is_empty() => with_stamps(peek, stamps),
             _ => Err(Nonsense("the body holds no command that this node knows")),
         }
     }
+}
+
+fn with_stamps<'a>(keys: Vec<&'a str>, stamps: &[u8]) -> Result<Command<'a>, Nonsense> {
+    if stamps.len() != 16 * keys.len() {
+        return Err(Nonsense("there is not one stamp for each key"));
+    }
+    let number = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .rev()
+            .fold(0, |sum, &byte| sum << 8 | u64::from(byte))
+    };
+    let stamps = stamps.chunks_exact(16).map(|stamp| Stamp {
+        origin: number(&stamp[..8]),
+        sequence: number(&stamp[8..]),
+    });
+    Ok(Command::Peek(keys.into_iter().zip(stamps).collect()))
 }
 
 fn text(bytes: &[u8]) -> Result<&str, Nonsense> {
@@ -265,6 +300,10 @@ mod tests {
     use crate::value::Value;
     use std::time::Duration;
 
+    fn stamp(origin: u64, sequence: u64) -> Stamp {
+        Stamp { origin, sequence }
+    }
+
     #[test]
     fn a_command_survives() {
         let long = "k".repeat(20_000);
@@ -274,6 +313,7 @@ mod tests {
             Command::Offer(vec!["a", "b"]),
             Command::Get(vec![("a", 0), (&long, 0)]),
             Command::Get(vec![("a", 0), ("b", 7), ("", u32::MAX)]),
+            Command::Peek(vec![("a", stamp(1, u64::MAX)), ("", stamp(u64::MAX, 2))]),
         ] {
             assert_eq!(Command::decode(&command.encode()), Ok(command));
         }
@@ -282,7 +322,9 @@ mod tests {
     #[test]
     fn what_is_no_command_is_refused() {
         let too_many = Command::Remove(vec!["k"; MAX_KEYS + 1]).encode();
-        let bodies: [&[u8]; 8] = [
+        let bodies: [&[u8]; 10] = [
+            b"\x32\x01a",            // a key without its stamp
+            b"\x42\x01a\x4a\x03abc", // half of one
             b"",
             b"\x0a",                                         // a field without its length
             b"\x1a\x05ab",                                   // longer than the body

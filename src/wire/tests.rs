@@ -114,10 +114,17 @@ fn terms_survive_and_unknown_ones_are_ignored() {
         ring: Some(0xabc),
         max_body: Some(1 << 20),
         peeks: true,
+        stamp: Some(Stamp {
+            origin: u64::MAX,
+            sequence: 7,
+        }),
     };
     assert_eq!(Terms::parse(&terms.to_header()), terms);
     let newer = format!("{};x=1;;y;w=oops", terms.to_header());
     assert_eq!(Terms::parse(&newer), terms);
+    for half in ["v=1;i=7", "v=1;q=7", "v=1;i=0;q=7", "v=1;i=x;q=7"] {
+        assert_eq!(Terms::parse(half).stamp, None, "{half}");
+    }
 }
 
 #[test]

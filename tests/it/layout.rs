@@ -16,7 +16,7 @@ const LEVELS: &[&[&str]] = &[
     ],
     &["error"],
     &[
-        "cache", "pool", "peer", "combiner", "keyring", "guard", "circuit", "owed", "change",
+        "cache", "pool", "peer", "combiner", "keyring", "guard", "circuit", "journal", "change",
         "keeper", "remote", "members", "cluster", "probe",
     ],
     &["stream", "tls", "client", "group"],

@@ -15,6 +15,7 @@ mod failures;
 mod foreign_code;
 mod golang;
 mod hostile;
+mod journal;
 mod latency;
 mod layout;
 mod loaders;

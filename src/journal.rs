@@ -1,0 +1,1025 @@
+//! `Journal`: the removals of the last minutes, one log for all groups of a node.
+//!
+//! It answers three questions, all of them without a value, so that an answer that comes late or
+//! twice only costs a load:
+//!
+//! * *What has this peer not been told?* The log has the removals that this node has made itself, in
+//!   order; a peer has [`Lacks`]: the parts of the log that it has not been told. A peer that is away
+//!   for long costs a few numbers, not its keys. Where the log no longer reaches, the groups
+//!   concerned are cleared there.
+//! * *Was this key removed of late?* Each removal that this node has made or was told of leaves a
+//!   [`Mark`], under a hash of group and key. The value of such a key is only taken over from a
+//!   former owner that has carried out the same removal.
+//! * *Is this change older than one that was carried out already?* Changes carry a [`Stamp`]. A `PUT`
+//!   that was held up on its way is refused once a later change of the same sender has arrived.
+//!
+//! All parts are bounded: the log by [`MEMORY`] and [`MAX_BYTES`], the marks by two generations of
+//! [`MAX_MARKS`] each. What is forgotten before its time is taken for removed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, Hasher};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use crate::key::HandThrough;
+use crate::ring::hash_of_key;
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, RandomState, RelaxedU64};
+use crate::wire::Stamp;
+
+/// How long a removal is remembered.
+pub(crate) const MEMORY: Duration = Duration::from_secs(600);
+
+/// How many bytes the log has, keys and overhead.
+const MAX_BYTES: usize = 1 << 20;
+
+/// What an entry of the log takes besides its key, in bytes.
+const ENTRY_BYTES: usize = 96;
+
+/// How many marks a generation has: as many as a table of 65,536 places holds. A model has few keys.
+const MAX_MARKS: usize = 57_344;
+
+/// Of how many groups and senders it is known what was forgotten.
+const MAX_NAMES: usize = 1_024;
+
+/// How many parts of the log a peer may lack before they are taken for one.
+const MAX_PARTS: usize = 32;
+
+/// How many entries are delivered at once.
+const PARCEL: usize = 256;
+
+/// What the sender of a change says of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Told {
+    /// `None` from one who does not number its changes.
+    pub(crate) stamp: Option<Stamp>,
+    /// The ring of the sender, whose members it has told.
+    pub(crate) ring: Option<u64>,
+}
+
+/// What is known of the removal of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Removed {
+    /// It was not removed of late.
+    Never,
+    /// Who has carried out this removal has no older value. The members of this ring were told.
+    By(Stamp, Ring),
+    /// It may have been removed; nobody can say whether he knows of it.
+    Perhaps,
+}
+
+/// By which ring a removal was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ring(u32);
+
+impl Ring {
+    /// Another node knows.
+    const ANY: Ring = Ring(0);
+
+    fn of(fingerprint: u64) -> Ring {
+        Ring((fingerprint as u32).max(1))
+    }
+
+    /// Whether it may have been the ring with this fingerprint.
+    pub(crate) fn may_be(self, fingerprint: u64) -> bool {
+        self == Ring::ANY || self == Ring::of(fingerprint)
+    }
+}
+
+/// What a peer lacks, to be delivered at once.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Parcel {
+    /// The part of the log that is told by it.
+    pub(crate) part: Range<u64>,
+    /// Groups of which everything is removed.
+    pub(crate) clears: Vec<Arc<str>>,
+    pub(crate) removes: Vec<(Arc<str>, Vec<Arc<str>>)>,
+    /// So many groups that they are not known by name any more: all are cleared.
+    pub(crate) clears_all: bool,
+}
+
+/// A removal of the log, for another node to deliver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) group: Arc<str>,
+    /// `None`: all keys.
+    pub(crate) key: Option<Arc<str>>,
+    pub(crate) at: Instant,
+}
+
+/// The last removal of a key.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    /// 0 if it is not known.
+    origin: u64,
+    sequence: u64,
+    /// Seconds since the journal began, rounded up.
+    at: u32,
+    /// Whether it has been carried out here: there is no value in memory that is older.
+    is_applied: bool,
+    ring: Ring,
+    /// Whether nobody can say that he has carried it out.
+    is_unsure: bool,
+}
+
+/// What was forgotten.
+#[derive(Clone, Copy, Debug)]
+struct Forgotten {
+    sequence: u64,
+    at: Instant,
+}
+
+type Marks = HashMap<u64, Mark, HandThrough>;
+
+pub(crate) struct Journal {
+    origin: u64,
+    began: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The number of the last change of this node.
+    last: u64,
+    /// Where the changes begin that are still being told, by those who make them.
+    under_way: Vec<u64>,
+    log: BTreeMap<u64, Entry>,
+    bytes: usize,
+    /// The place in the log of the last removal of a key.
+    places: HashMap<u64, u64, HandThrough>,
+    /// The groups of which entries have left the log, with the last of them.
+    cut: BTreeMap<Arc<str>, Forgotten>,
+    /// The same of groups that are not known by name any more.
+    cut_unnamed: Option<Forgotten>,
+    /// The marks in two generations: what is in neither has not been removed since `forgotten`.
+    young: Marks,
+    young_since: Option<Instant>,
+    old: Marks,
+    old_until: Option<Instant>,
+    forgotten: Option<Instant>,
+    /// Changes of these origins up to this number may be older than a mark that is forgotten.
+    floors: HashMap<u64, Forgotten, HandThrough>,
+    /// Values that are being set by peers.
+    sets: Vec<Setting>,
+}
+
+struct Setting {
+    /// Of the key, and of its group.
+    places: [u64; 2],
+    stamp: Stamp,
+    is_superseded: Arc<AtomicBool>,
+}
+
+/// A value that is being set: not to be kept once it [is superseded](Set::superseded).
+pub(crate) struct Set<'a> {
+    journal: &'a Journal,
+    is_superseded: Arc<AtomicBool>,
+}
+
+impl Set<'_> {
+    /// Set as soon as a later change of the same sender arrives.
+    pub(crate) fn superseded(&self) -> &AtomicBool {
+        &self.is_superseded
+    }
+}
+
+impl Drop for Set<'_> {
+    fn drop(&mut self) {
+        let mut state = self.journal.state.lock();
+        let other = |set: &Setting| !Arc::ptr_eq(&set.is_superseded, &self.is_superseded);
+        state.sets.retain(other);
+    }
+}
+
+impl Journal {
+    /// The journal of the node with this name.
+    pub(crate) fn new(name: &str, now: Instant) -> Journal {
+        // Tells processes apart where a model makes all random numbers the same.
+        static MADE: RelaxedU64 = RelaxedU64::new(0);
+        let mut hasher = RandomState::default().build_hasher();
+        hasher.write(name.as_bytes());
+        hasher.write_u64(MADE.fetch_add(1, Ordering::Relaxed));
+        Journal {
+            origin: hasher.finish().max(1),
+            began: now,
+            state: Mutex::default(),
+        }
+    }
+
+    /// A number for a change that is told now: higher than those of all changes before.
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp {
+            origin: self.origin,
+            sequence: self.state.lock().next(),
+        }
+    }
+
+    /// Writes down that this node removes `keys`, or all keys of the group, before anybody is told.
+    /// Returns the part of the log that tells it. Nobody else tells it until it is
+    /// [finished](Journal::finish).
+    pub(crate) fn record(&self, group: &str, keys: Option<&[&str]>, now: Instant) -> Range<u64> {
+        let mut state = self.state.lock();
+        let group: Arc<str> = Arc::from(group);
+        let first = state.last + 1;
+        state.under_way.push(first);
+        match keys {
+            None => state.append(&group, None, now),
+            Some(keys) => keys
+                .iter()
+                .for_each(|&key| state.append(&group, Some(Arc::from(key)), now)),
+        }
+        state.cut_down(now);
+        first..state.last + 1
+    }
+
+    /// Notes that all have been told of a part of the log, or lack it.
+    pub(crate) fn finish(&self, part: &Range<u64>) {
+        let mut state = self.state.lock();
+        if let Some(at) = state
+            .under_way
+            .iter()
+            .position(|&first| first == part.start)
+        {
+            state.under_way.swap_remove(at);
+        }
+    }
+
+    /// Takes over the removals that another node has made, and returns the part of the log that
+    /// tells them.
+    pub(crate) fn take_over(
+        &self,
+        entries: impl IntoIterator<Item = Entry>,
+        now: Instant,
+    ) -> Range<u64> {
+        let mut state = self.state.lock();
+        let first = state.last + 1;
+        for entry in entries {
+            state.append(&entry.group, entry.key, entry.at);
+        }
+        state.cut_down(now);
+        first..state.last + 1
+    }
+
+    /// Where the log goes on.
+    pub(crate) fn end(&self) -> u64 {
+        self.state.lock().last + 1
+    }
+
+    /// The part of the log that a peer lacks of which nothing is known.
+    pub(crate) fn all(&self, now: Instant) -> Range<u64> {
+        let mut state = self.state.lock();
+        state.cut_down(now);
+        let end = state.last + 1;
+        let is_recent = |cut: &&Forgotten| now.saturating_duration_since(cut.at) <= MEMORY;
+        let cuts = state.cut.values().chain(state.cut_unnamed.iter());
+        let cut = cuts.filter(is_recent).map(|cut| cut.sequence).min();
+        let first = state.log.keys().next().copied();
+        cut.or(first).unwrap_or(end)..end
+    }
+
+    /// The next of what a peer lacks; `None` if there is nothing.
+    pub(crate) fn next_parcel(&self, lacks: &Lacks) -> Option<Parcel> {
+        let parts = lacks.parts();
+        let state = self.state.lock();
+        let end = state.end_of_finished();
+        parts
+            .into_iter()
+            .map(|part| part.start..part.end.min(end))
+            .filter(|part| !part.is_empty())
+            .find_map(|part| state.parcel(part))
+    }
+
+    /// Whether there is something to tell a peer that lacks so much.
+    pub(crate) fn has_for(&self, lacks: &Lacks) -> bool {
+        // Mostly it lacks nothing.
+        lacks.first().is_some() && self.next_parcel(lacks).is_some()
+    }
+
+    /// How many removals a peer lacks.
+    pub(crate) fn count(&self, lacks: &Lacks) -> usize {
+        let parts = lacks.parts();
+        let state = self.state.lock();
+        let count = |part: Range<u64>| {
+            let cuts = state.cut.values().chain(state.cut_unnamed.iter());
+            let cut = cuts.filter(|cut| cut.sequence >= part.start && cut.sequence < part.end);
+            cut.count() + state.log.range(part).count()
+        };
+        parts.into_iter().map(count).sum()
+    }
+
+    /// What a peer lacks, for another node to deliver.
+    pub(crate) fn entries(&self, lacks: &Lacks) -> Vec<Entry> {
+        let parts = lacks.parts();
+        let state = self.state.lock();
+        let mut entries = Vec::new();
+        for part in parts {
+            let is_lacked = |cut: &Forgotten| cut.sequence >= part.start && cut.sequence < part.end;
+            let cuts = state.cut.iter().filter(|(_, cut)| is_lacked(cut));
+            entries.extend(cuts.map(|(group, cut)| Entry {
+                group: Arc::clone(group),
+                key: None,
+                at: cut.at,
+            }));
+            entries.extend(state.log.range(part).map(|(_, entry)| entry.clone()));
+        }
+        entries
+    }
+
+    /// Lets go what is too old, and what no peer lacks any more from `lacked` on.
+    pub(crate) fn age(&self, now: Instant, lacked: u64) {
+        let mut state = self.state.lock();
+        state.cut_down(now);
+        let is_of_use = |cut: &Forgotten| {
+            cut.sequence >= lacked || now.saturating_duration_since(cut.at) <= MEMORY
+        };
+        state.cut.retain(|_, cut| is_of_use(cut));
+        state.cut_unnamed = state.cut_unnamed.filter(is_of_use);
+    }
+
+    /// Marks a key as removed, or all keys of a group, before anything is removed.
+    pub(crate) fn note(&self, group: &str, key: Option<&str>, told: Told, now: Instant) {
+        let place = place_of(group, key);
+        let mut state = self.state.lock();
+        state.mark(place, self.mark(told, now), now);
+        if let Some(stamp) = told.stamp {
+            state.supersede(place, stamp);
+        }
+    }
+
+    /// Marks that a removal has been carried out here.
+    pub(crate) fn note_applied(&self, group: &str, key: Option<&str>, told: Told) {
+        let place = place_of(group, key);
+        let mut state = self.state.lock();
+        if let (Some(mark), Some(stamp)) = (state.young.get_mut(&place), told.stamp) {
+            // A later one of the same sender is under way: it says so itself.
+            mark.is_applied |= mark.origin == stamp.origin && mark.sequence == stamp.sequence;
+        }
+    }
+
+    /// Begins to set a value; `None` if a later change of its sender has been carried out.
+    pub(crate) fn begin_set(
+        &self,
+        group: &str,
+        key: &str,
+        told: Told,
+        now: Instant,
+    ) -> Option<Set<'_>> {
+        let places = [place_of(group, Some(key)), place_of(group, None)];
+        let is_superseded = Arc::new(AtomicBool::new(false));
+        let mut state = self.state.lock();
+        if let Some(stamp) = told.stamp {
+            if state.has_later(places, stamp) {
+                return None;
+            }
+            state.supersede(places[0], stamp);
+            state.sets.push(Setting {
+                places,
+                stamp,
+                is_superseded: Arc::clone(&is_superseded),
+            });
+        }
+        state.mark(places[0], self.mark(told, now), now);
+        drop(state);
+        Some(Set {
+            journal: self,
+            is_superseded,
+        })
+    }
+
+    /// Whether a key was removed of late.
+    pub(crate) fn removed(&self, group: &str, key: &str, now: Instant) -> Removed {
+        let second = self.second(now);
+        let state = self.state.lock();
+        if state.forgotten.is_some_and(|at| is_recent(at, now)) {
+            return Removed::Perhaps;
+        }
+        let places = [place_of(group, Some(key)), place_of(group, None)];
+        let marks = places.iter().filter_map(|place| state.find(*place));
+        let recent =
+            marks.filter(|mark| u64::from(second.saturating_sub(mark.at)) <= MEMORY.as_secs());
+        recent.fold(Removed::Never, |removed, mark| match removed {
+            _ if mark.is_unsure => Removed::Perhaps,
+            Removed::Never => Removed::By(mark.stamp(), mark.ring),
+            Removed::By(stamp, ring) if stamp.origin == mark.origin => {
+                if stamp.sequence > mark.sequence {
+                    Removed::By(stamp, ring)
+                } else {
+                    Removed::By(mark.stamp(), mark.ring)
+                }
+            }
+            Removed::By(..) | Removed::Perhaps => Removed::Perhaps,
+        })
+    }
+
+    /// Whether this removal of a key has been carried out here, so that what is in memory is newer.
+    pub(crate) fn has_applied(&self, group: &str, key: &str, stamp: Stamp) -> bool {
+        let state = self.state.lock();
+        let has = |mark: &Mark| {
+            mark.is_applied && mark.origin == stamp.origin && mark.sequence >= stamp.sequence
+        };
+        let places = [place_of(group, Some(key)), place_of(group, None)];
+        places
+            .iter()
+            .filter_map(|place| state.find(*place))
+            .any(has)
+    }
+
+    /// All marks, for a node that has just come: where a key is removed, and by whom. `None` if they
+    /// are more than `most`, or some were forgotten.
+    pub(crate) fn marks(&self, most: usize, now: Instant) -> Option<Vec<(u64, Stamp)>> {
+        let state = self.state.lock();
+        if state.forgotten.is_some_and(|at| is_recent(at, now)) {
+            return None;
+        }
+        let second = self.second(now);
+        let is_recent = |mark: &Mark| u64::from(second.saturating_sub(mark.at)) <= MEMORY.as_secs();
+        let old = state
+            .old
+            .iter()
+            .filter(|(place, _)| !state.young.contains_key(place));
+        let marks = state
+            .young
+            .iter()
+            .chain(old)
+            .filter(|(_, mark)| is_recent(mark));
+        let marks: Vec<_> = marks
+            .map(|(&place, mark)| (place, mark.stamp()))
+            .take(most + 1)
+            .collect();
+        (marks.len() <= most).then_some(marks)
+    }
+
+    /// Takes the marks of another node over; `None` are those that it could not name.
+    pub(crate) fn adopt(&self, marks: Option<Vec<(u64, Stamp)>>, now: Instant) {
+        let mut state = self.state.lock();
+        match marks {
+            None => state.forgotten = Some(now),
+            Some(marks) => {
+                for (place, stamp) in marks {
+                    let is_known = state.find(place).is_some_and(|mark| {
+                        mark.origin == stamp.origin && mark.sequence >= stamp.sequence
+                    });
+                    if !is_known {
+                        let told = Told {
+                            stamp: (stamp.origin != 0).then_some(stamp),
+                            ring: None,
+                        };
+                        let mark = Mark {
+                            ring: Ring::ANY,
+                            is_unsure: told.stamp.is_none(),
+                            ..self.mark(told, now)
+                        };
+                        state.mark(place, mark, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn mark(&self, told: Told, now: Instant) -> Mark {
+        let stamp = told.stamp.unwrap_or(Stamp {
+            origin: 0,
+            sequence: 0,
+        });
+        Mark {
+            origin: stamp.origin,
+            sequence: stamp.sequence,
+            at: self.second(now),
+            is_applied: false,
+            ring: told.ring.map_or(Ring::ANY, Ring::of),
+            is_unsure: told.stamp.is_none() || told.ring.is_none(),
+        }
+    }
+
+    /// Seconds since the journal began, rounded up, so that nothing is forgotten too early.
+    fn second(&self, now: Instant) -> u32 {
+        let since = now.saturating_duration_since(self.began).as_secs() + 1;
+        u32::try_from(since).unwrap_or(u32::MAX)
+    }
+}
+
+impl State {
+    /// The end of what is told by others than those who make the changes.
+    fn end_of_finished(&self) -> u64 {
+        self.under_way
+            .iter()
+            .copied()
+            .min()
+            .unwrap_or(self.last + 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    /// Appends an entry. A key that stands in the log already moves to its end.
+    fn append(&mut self, group: &Arc<str>, key: Option<Arc<str>>, at: Instant) {
+        let sequence = self.next();
+        let place = place_of(group, key.as_deref());
+        if let Some(before) = self.places.insert(place, sequence) {
+            let is_same = |entry: &Entry| entry.group == *group && entry.key == key;
+            if self.log.get(&before).is_some_and(is_same) {
+                self.take_out(before);
+            }
+        }
+        let group = Arc::clone(group);
+        let entry = Entry { group, key, at };
+        self.bytes += entry.bytes();
+        self.log.insert(sequence, entry);
+    }
+
+    fn take_out(&mut self, sequence: u64) -> Option<Entry> {
+        let entry = self.log.remove(&sequence)?;
+        self.bytes -= entry.bytes();
+        Some(entry)
+    }
+
+    /// Lets the oldest entries go, until the log is no longer than it may be.
+    fn cut_down(&mut self, now: Instant) {
+        while let Some((&sequence, entry)) = self.log.iter().next() {
+            let is_old = now.saturating_duration_since(entry.at) > MEMORY;
+            if !is_old && self.bytes <= MAX_BYTES {
+                return;
+            }
+            let Some(entry) = self.take_out(sequence) else {
+                return;
+            };
+            let place = place_of(&entry.group, entry.key.as_deref());
+            if self.places.get(&place) == Some(&sequence) {
+                self.places.remove(&place);
+            }
+            let cut = Forgotten {
+                sequence,
+                at: entry.at,
+            };
+            if self.cut.len() < MAX_NAMES || self.cut.contains_key(&entry.group) {
+                self.cut.insert(entry.group, cut);
+            } else {
+                self.cut_unnamed = Some(cut);
+            }
+        }
+    }
+
+    /// The first of what is told of a part of the log.
+    fn parcel(&self, part: Range<u64>) -> Option<Parcel> {
+        let is_lacked = |cut: &Forgotten| cut.sequence >= part.start && cut.sequence < part.end;
+        let cut = self.cut.iter().filter(|(_, cut)| is_lacked(cut));
+        let cut: Vec<_> = cut.collect();
+        let unnamed = self.cut_unnamed.filter(is_lacked);
+        let last_cut = cut
+            .iter()
+            .map(|(_, cut)| cut.sequence)
+            .chain(unnamed.map(|cut| cut.sequence));
+        if let Some(last) = last_cut.max() {
+            return Some(Parcel {
+                part: part.start..last + 1,
+                clears: cut
+                    .into_iter()
+                    .map(|(group, _)| Arc::clone(group))
+                    .collect(),
+                clears_all: unnamed.is_some(),
+                removes: Vec::new(),
+            });
+        }
+        let mut parcel = Parcel::default();
+        for (&sequence, entry) in self.log.range(part.clone()).take(PARCEL) {
+            parcel.part = part.start..sequence + 1;
+            parcel.add(entry);
+        }
+        (!parcel.part.is_empty()).then_some(parcel)
+    }
+
+    fn find(&self, place: u64) -> Option<&Mark> {
+        self.young.get(&place).or_else(|| self.old.get(&place))
+    }
+
+    /// Marks a place as removed. A removal of the same origin with a higher number stays.
+    fn mark(&mut self, place: u64, mut mark: Mark, now: Instant) {
+        self.turn_generations(now);
+        if let Some(before) = self.find(place).copied() {
+            if before.origin != mark.origin {
+                self.raise_floor(before.stamp(), now);
+                // Nobody can say of both at once that he knows them.
+                mark.is_unsure |= !before.is_old(mark.at);
+            } else if before.sequence > mark.sequence {
+                mark = Mark {
+                    at: mark.at,
+                    ..before
+                };
+            }
+        }
+        self.young.insert(place, mark);
+    }
+
+    /// Begins a new generation when the young one is full, or has lasted long enough.
+    fn turn_generations(&mut self, now: Instant) {
+        let since = *self.young_since.get_or_insert(now);
+        let is_full = self.young.len() >= MAX_MARKS;
+        if !is_full && now.saturating_duration_since(since) <= MEMORY {
+            return;
+        }
+        let old = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
+        if self.old_until.is_some_and(|at| is_recent(at, now)) && !old.is_empty() {
+            self.forgotten = self.old_until;
+        }
+        self.old_until = Some(now);
+        self.young_since = Some(now);
+        for mark in old.values() {
+            self.raise_floor(mark.stamp(), now);
+        }
+    }
+
+    /// Notes that a mark with this stamp is not there any more.
+    fn raise_floor(&mut self, stamp: Stamp, now: Instant) {
+        if stamp.origin == 0 {
+            return;
+        }
+        if self.floors.len() >= MAX_NAMES && !self.floors.contains_key(&stamp.origin) {
+            let oldest = self.floors.iter().min_by_key(|(_, floor)| floor.at);
+            let oldest = oldest.map(|(&origin, _)| origin);
+            oldest.and_then(|origin| self.floors.remove(&origin));
+        }
+        let floor = self.floors.entry(stamp.origin).or_insert(Forgotten {
+            sequence: 0,
+            at: now,
+        });
+        floor.sequence = floor.sequence.max(stamp.sequence);
+        floor.at = now;
+    }
+
+    /// Whether a later change of this sender has arrived, or may have.
+    fn has_later(&self, places: [u64; 2], stamp: Stamp) -> bool {
+        let is_later = |mark: &Mark| mark.origin == stamp.origin && mark.sequence >= stamp.sequence;
+        let floor = self.floors.get(&stamp.origin);
+        floor.is_some_and(|floor| floor.sequence >= stamp.sequence)
+            || places
+                .into_iter()
+                .filter_map(|place| self.find(place))
+                .any(is_later)
+    }
+
+    /// Stops earlier sets of the same sender from keeping their values.
+    fn supersede(&mut self, place: u64, stamp: Stamp) {
+        for set in &self.sets {
+            let is_earlier =
+                set.stamp.origin == stamp.origin && set.stamp.sequence < stamp.sequence;
+            if set.places.contains(&place) && is_earlier {
+                set.is_superseded.store(true, Ordering::Release);
+            }
+        }
+    }
+}
+
+impl Mark {
+    fn stamp(&self) -> Stamp {
+        Stamp {
+            origin: self.origin,
+            sequence: self.sequence,
+        }
+    }
+
+    fn is_old(&self, second: u32) -> bool {
+        u64::from(second.saturating_sub(self.at)) > MEMORY.as_secs()
+    }
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        ENTRY_BYTES + self.key.as_deref().map_or(0, str::len)
+    }
+}
+
+impl Parcel {
+    fn add(&mut self, entry: &Entry) {
+        let at = self
+            .removes
+            .iter()
+            .position(|(group, _)| *group == entry.group);
+        match &entry.key {
+            None => {
+                at.map(|at| self.removes.swap_remove(at));
+                if !self.clears.contains(&entry.group) {
+                    self.clears.push(Arc::clone(&entry.group));
+                }
+            }
+            Some(key) => match at {
+                Some(at) => self.removes[at].1.push(Arc::clone(key)),
+                None => {
+                    let keys = vec![Arc::clone(key)];
+                    self.removes.push((Arc::clone(&entry.group), keys));
+                }
+            },
+        }
+    }
+}
+
+/// The parts of the log that a peer has not been told.
+#[derive(Default)]
+pub(crate) struct Lacks {
+    /// In order, apart from each other.
+    parts: Mutex<Vec<Range<u64>>>,
+}
+
+impl Lacks {
+    pub(crate) fn add(&self, part: Range<u64>) {
+        if part.is_empty() {
+            return;
+        }
+        let mut parts = self.parts.lock();
+        parts.push(part);
+        parts.sort_unstable_by_key(|part| part.start);
+        let mut sum: Vec<Range<u64>> = Vec::with_capacity(parts.len());
+        for part in parts.drain(..) {
+            match sum.last_mut().filter(|last| last.end >= part.start) {
+                Some(last) => last.end = last.end.max(part.end),
+                None => sum.push(part),
+            }
+        }
+        // Too many become fewer: to be told of something once more is never wrong.
+        if sum.len() > MAX_PARTS {
+            let end = sum[MAX_PARTS..].iter().map(|part| part.end).max();
+            sum.truncate(MAX_PARTS);
+            if let (Some(last), Some(end)) = (sum.last_mut(), end) {
+                last.end = end;
+            }
+        }
+        *parts = sum;
+    }
+
+    /// Notes that a part has been told.
+    pub(crate) fn remove(&self, told: &Range<u64>) {
+        let mut parts = self.parts.lock();
+        let rest = |part: &Range<u64>| {
+            let before = part.start..part.end.min(told.start);
+            let after = part.start.max(told.end)..part.end;
+            [before, after]
+        };
+        let rest: Vec<_> = parts.iter().flat_map(rest).collect();
+        *parts = rest.into_iter().filter(|part| !part.is_empty()).collect();
+    }
+
+    /// Notes that the peer is told of what is written from `end` on.
+    pub(crate) fn end_at(&self, end: u64) {
+        self.remove(&(end..u64::MAX));
+    }
+
+    /// Notes that all is told, or cannot be.
+    pub(crate) fn clear(&self) {
+        self.parts.lock().clear();
+    }
+
+    fn parts(&self) -> Vec<Range<u64>> {
+        self.parts.lock().clone()
+    }
+
+    /// The first that is lacked.
+    pub(crate) fn first(&self) -> Option<u64> {
+        self.parts.lock().first().map(|part| part.start)
+    }
+}
+
+/// Where the marks have a key, or a whole group: no group has an empty name.
+fn place_of(group: &str, key: Option<&str>) -> u64 {
+    match key {
+        Some(key) => hash_of_key(group, key),
+        None => hash_of_key("", group),
+    }
+}
+
+fn is_recent(at: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(at) <= MEMORY
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn told(origin: u64, sequence: u64) -> Told {
+        Told {
+            stamp: Some(Stamp { origin, sequence }),
+            ring: Some(7),
+        }
+    }
+
+    /// The group and the keys of what a peer lacks.
+    fn removes(journal: &Journal, lacks: &Lacks) -> Vec<(String, Vec<String>)> {
+        let mut all = Vec::new();
+        while let Some(parcel) = journal.next_parcel(lacks) {
+            assert!(parcel.clears.is_empty() && !parcel.clears_all);
+            lacks.remove(&parcel.part);
+            let owned = |keys: Vec<Arc<str>>| keys.iter().map(|key| key.to_string()).collect();
+            let removes = parcel.removes.into_iter();
+            all.extend(removes.map(|(group, keys)| (group.to_string(), owned(keys))));
+        }
+        all
+    }
+
+    fn record(journal: &Journal, group: &str, keys: &[&str], now: Instant) -> Range<u64> {
+        let part = journal.record(group, Some(keys), now);
+        journal.finish(&part);
+        part
+    }
+
+    #[test]
+    fn a_peer_is_told_what_it_lacks_once_and_nothing_else() {
+        let now = Instant::now();
+        let (journal, lacks) = (Journal::new("me", now), Lacks::default());
+        lacks.add(record(&journal, "g", &["a", "b"], now));
+        record(&journal, "g", &["told"], now);
+        lacks.add(record(&journal, "h", &["a"], now));
+        assert_eq!(journal.count(&lacks), 3);
+        let expected = [("g", vec!["a", "b"]), ("h", vec!["a"])];
+        let expected = expected.map(|(group, keys)| {
+            (
+                group.to_owned(),
+                keys.into_iter().map(str::to_owned).collect::<Vec<_>>(),
+            )
+        });
+        assert_eq!(removes(&journal, &lacks), expected);
+        assert_eq!(journal.count(&lacks), 0);
+        assert_eq!(lacks.first(), None);
+    }
+
+    #[test]
+    fn what_is_under_way_is_told_by_nobody_else() {
+        let now = Instant::now();
+        let (journal, lacks) = (Journal::new("me", now), Lacks::default());
+        let part = journal.record("g", Some(&["a"]), now);
+        lacks.add(journal.all(now));
+        assert!(!journal.has_for(&lacks));
+        journal.finish(&part);
+        assert!(journal.has_for(&lacks));
+    }
+
+    #[test]
+    fn a_key_that_is_removed_again_and_again_takes_one_entry() {
+        let now = Instant::now();
+        let (journal, lacks) = (Journal::new("me", now), Lacks::default());
+        for _ in 0..100_000 {
+            lacks.add(record(&journal, "g", &["a"], now));
+        }
+        assert_eq!(journal.count(&lacks), 1);
+        assert_eq!(journal.state.lock().bytes, ENTRY_BYTES + 1);
+        assert!(lacks.parts().len() <= MAX_PARTS);
+    }
+
+    #[test]
+    fn where_the_log_no_longer_reaches_the_groups_concerned_are_cleared() {
+        let now = Instant::now();
+        let (journal, lacks) = (Journal::new("me", now), Lacks::default());
+        lacks.add(record(&journal, "old", &["a"], now));
+        let long = "k".repeat(10_000);
+        for number in 0..200 {
+            let key = format!("{long}{number}");
+            lacks.add(record(&journal, "g", &[&key], now));
+            assert!(journal.state.lock().bytes <= MAX_BYTES);
+        }
+        let parcel = journal.next_parcel(&lacks).unwrap();
+        assert_eq!(parcel.clears, [Arc::from("g"), Arc::from("old")]);
+        assert!(parcel.removes.is_empty() && !parcel.clears_all);
+        lacks.remove(&parcel.part);
+        let left = removes(&journal, &lacks);
+        assert!(left.len() == 1 && left[0].1.len() > 90);
+        // One of whom nothing is known is told the same.
+        lacks.add(journal.all(now));
+        assert_eq!(journal.next_parcel(&lacks).unwrap().clears.len(), 2);
+        // Later all is forgotten.
+        journal.age(now + MEMORY + SECOND, u64::MAX);
+        assert!(journal.all(now + MEMORY + SECOND).is_empty());
+        let state = journal.state.lock();
+        assert_eq!(
+            (state.bytes, state.cut.len(), state.places.len()),
+            (0, 0, 0)
+        );
+    }
+
+    #[test]
+    fn so_many_groups_are_not_known_by_name_any_more() {
+        let now = Instant::now();
+        let (journal, lacks) = (Journal::new("me", now), Lacks::default());
+        for number in 0..=MAX_NAMES {
+            lacks.add(record(&journal, &number.to_string(), &["a"], now));
+        }
+        journal.age(now + MEMORY + SECOND, 0);
+        let parcel = journal.next_parcel(&lacks).unwrap();
+        assert_eq!(parcel.clears.len(), MAX_NAMES);
+        assert!(parcel.clears_all);
+    }
+
+    #[test]
+    fn too_many_parts_become_fewer_and_none_is_lost() {
+        let lacks = Lacks::default();
+        for part in 0..1_000 {
+            lacks.add(3 * part..3 * part + 1);
+        }
+        let parts = lacks.parts();
+        assert_eq!(parts.len(), MAX_PARTS);
+        let has = |at: u64| parts.iter().any(|part| part.contains(&at));
+        assert!((0..1_000).all(|part| has(3 * part)));
+        lacks.remove(&(10..20));
+        let parts = lacks.parts();
+        assert!(
+            !parts
+                .iter()
+                .any(|part| (10..20).any(|at| part.contains(&at)))
+        );
+    }
+
+    #[test]
+    fn a_removal_is_known_by_its_stamp_until_it_is_old() {
+        let now = Instant::now();
+        let journal = Journal::new("me", now);
+        let removed = |at| journal.removed("g", "a", at);
+        assert_eq!(removed(now), Removed::Never);
+        journal.note("g", Some("a"), told(1, 5), now);
+        let stamp = |sequence| Stamp {
+            origin: 1,
+            sequence,
+        };
+        assert!(matches!(removed(now), Removed::By(by, _) if by == stamp(5)));
+        assert!(!journal.has_applied("g", "a", stamp(5)), "not yet");
+        journal.note_applied("g", Some("a"), told(1, 5));
+        assert!(journal.has_applied("g", "a", stamp(4)));
+        assert!(journal.has_applied("g", "a", stamp(5)));
+        assert!(!journal.has_applied("g", "a", stamp(6)));
+        assert!(!journal.has_applied("h", "a", stamp(5)), "another group");
+        journal.note("g", None, told(1, 9), now);
+        assert!(matches!(removed(now), Removed::By(by, _) if by == stamp(9)));
+        journal.note("g", Some("a"), told(2, 1), now);
+        assert_eq!(
+            removed(now),
+            Removed::Perhaps,
+            "by two at about the same time"
+        );
+        assert_eq!(removed(now + MEMORY + 2 * SECOND), Removed::Never);
+    }
+
+    #[test]
+    fn what_is_forgotten_too_early_is_taken_for_removed() {
+        let now = Instant::now();
+        let journal = Journal::new("me", now);
+        let note = |number: usize, at| {
+            let key = number.to_string();
+            journal.note("g", Some(&key), told(1, number as u64 + 1), at);
+        };
+        (0..40_000).for_each(|number| note(number, now));
+        assert_eq!(journal.removed("g", "other", now), Removed::Never);
+        (40_000..3 * MAX_MARKS).for_each(|number| note(number, now));
+        assert_eq!(journal.removed("g", "other", now), Removed::Perhaps);
+        let later = now + MEMORY + 2 * SECOND;
+        assert_eq!(journal.removed("g", "other", later), Removed::Never);
+        let state = journal.state.lock();
+        assert!(state.young.len() + state.old.len() <= 2 * MAX_MARKS);
+        drop(state);
+        // A set from before that may be older than something that is forgotten.
+        assert!(journal.begin_set("g", "new", told(1, 3), later).is_none());
+        assert!(journal.begin_set("g", "new", told(2, 3), later).is_some());
+    }
+
+    #[test]
+    fn a_set_is_superseded_by_a_later_change_of_its_sender_while_it_is_under_way() {
+        let now = Instant::now();
+        let journal = Journal::new("me", now);
+        let is_superseded = |set: &Set<'_>| set.superseded().load(Ordering::Acquire);
+        for key in [Some("a"), None] {
+            let set = journal.begin_set("g", "a", told(1, 5), now).unwrap();
+            journal.note("g", Some("a"), told(2, 6), now);
+            journal.note("g", Some("b"), told(1, 6), now);
+            journal.note("h", Some("a"), told(1, 6), now);
+            assert!(!is_superseded(&set), "another sender, key and group");
+            journal.note("g", key, told(1, 7), now);
+            assert!(is_superseded(&set));
+            drop(set);
+            assert!(journal.begin_set("g", "a", told(1, 6), now).is_none());
+            assert!(journal.state.lock().sets.is_empty());
+            let another = Journal::new("me", now);
+            another.note("g", key, told(1, 7), now);
+            assert!(another.begin_set("g", "a", told(1, 6), now).is_none());
+            assert!(another.begin_set("g", "a", told(1, 8), now).is_some());
+            *journal.state.lock() = State::default();
+        }
+    }
+
+    #[test]
+    fn marks_of_another_node_are_taken_over() {
+        let now = Instant::now();
+        let [one, other] = [1, 2].map(|_| Journal::new("me", now));
+        assert_ne!(one.stamp().origin, other.stamp().origin, "two processes");
+        one.note("g", Some("a"), told(1, 5), now);
+        one.note("g", Some("b"), Told::default(), now);
+        other.adopt(one.marks(10, now), now);
+        let stamp = Stamp {
+            origin: 1,
+            sequence: 5,
+        };
+        let removed = other.removed("g", "a", now);
+        assert!(matches!(removed, Removed::By(by, ring) if by == stamp && ring.may_be(99)));
+        assert_eq!(other.removed("g", "b", now), Removed::Perhaps);
+        assert_eq!(other.removed("g", "c", now), Removed::Never);
+        assert_eq!(one.marks(1, now), None, "they are too many");
+        other.adopt(None, now);
+        assert_eq!(other.removed("g", "c", now), Removed::Perhaps);
+    }
+}

@@ -1,0 +1,214 @@
+//! Errands: what a `POST` asks of a whole node. They are read by hand for the reasons of `command.rs`.
+
+use std::time::Duration;
+
+use prost::Message;
+
+use super::{NO_MESSAGE, Nonsense, Stamp};
+
+/// The most removals that are handed over in one request.
+pub(crate) const MAX_REMOVALS: usize = 1_024;
+
+/// The most marks of one answer: their bytes fit into any body.
+pub(crate) const MAX_MARKS: usize = 43_690;
+
+/// What a `POST` asks of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Errand {
+    /// This peer leaves.
+    Departure(String),
+    /// Answer what was removed of late.
+    Marks,
+    /// Remove everything of all groups.
+    Clear,
+    /// Tell this peer, or those that are yet to come, of these removals.
+    Deliver {
+        peer: Option<String>,
+        removals: Vec<Removal>,
+    },
+}
+
+/// A removal that is handed over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Removal {
+    pub(crate) group: String,
+    /// `None`: all keys.
+    pub(crate) key: Option<String>,
+    pub(crate) age: Duration,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ErrandMessage {
+    #[prost(string, optional, tag = "1")]
+    id: Option<String>,
+    #[prost(bool, optional, tag = "2")]
+    marks: Option<bool>,
+    #[prost(bool, optional, tag = "3")]
+    clear: Option<bool>,
+    #[prost(string, optional, tag = "4")]
+    peer: Option<String>,
+    #[prost(message, repeated, tag = "5")]
+    removals: Vec<RemovalMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RemovalMessage {
+    #[prost(string, optional, tag = "1")]
+    group: Option<String>,
+    #[prost(string, optional, tag = "2")]
+    key: Option<String>,
+    #[prost(uint64, optional, tag = "3")]
+    age_ms: Option<u64>,
+}
+
+/// The answer to [`Errand::Marks`].
+#[derive(Clone, PartialEq, Message)]
+struct MarksMessage {
+    #[prost(fixed64, repeated, tag = "1")]
+    places: Vec<u64>,
+    #[prost(fixed64, repeated, tag = "2")]
+    origins: Vec<u64>,
+    #[prost(fixed64, repeated, tag = "3")]
+    sequences: Vec<u64>,
+    /// Whether there were more.
+    #[prost(bool, optional, tag = "4")]
+    is_cut: Option<bool>,
+}
+
+impl Errand {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut message = ErrandMessage::default();
+        match self {
+            Errand::Departure(id) => message.id = Some(id),
+            Errand::Marks => message.marks = Some(true),
+            Errand::Clear => message.clear = Some(true),
+            Errand::Deliver { peer, removals } => {
+                message.peer = peer;
+                message.removals = removals.into_iter().map(RemovalMessage::from).collect();
+            }
+        }
+        message.encode_to_vec()
+    }
+
+    pub(crate) fn decode(body: &[u8]) -> Result<Errand, Nonsense> {
+        let message = ErrandMessage::decode(body).map_err(|_| NO_MESSAGE)?;
+        if let Some(id) = message.id {
+            return Ok(Errand::Departure(id));
+        }
+        if message.clear == Some(true) {
+            return Ok(Errand::Clear);
+        }
+        if message.marks == Some(true) {
+            return Ok(Errand::Marks);
+        }
+        match message.removals.len() {
+            0 => Err(Nonsense("the body holds nothing that this node knows")),
+            1..=MAX_REMOVALS => Ok(Errand::Deliver {
+                peer: message.peer,
+                removals: message.removals.into_iter().map(Removal::from).collect(),
+            }),
+            _ => Err(Nonsense("the body names too many removals")),
+        }
+    }
+}
+
+impl From<Removal> for RemovalMessage {
+    fn from(removal: Removal) -> RemovalMessage {
+        RemovalMessage {
+            group: Some(removal.group),
+            key: removal.key,
+            age_ms: u64::try_from(removal.age.as_millis()).ok(),
+        }
+    }
+}
+
+impl From<RemovalMessage> for Removal {
+    fn from(message: RemovalMessage) -> Removal {
+        Removal {
+            group: message.group.unwrap_or_default(),
+            key: message.key,
+            age: Duration::from_millis(message.age_ms.unwrap_or(0)),
+        }
+    }
+}
+
+/// The answer to [`Errand::Marks`]; `None` if there are too many.
+pub(crate) fn encode_marks(marks: Option<Vec<(u64, Stamp)>>) -> Vec<u8> {
+    let is_cut = marks.is_none().then_some(true);
+    let marks = marks.unwrap_or_default();
+    MarksMessage {
+        places: marks.iter().map(|(place, _)| *place).collect(),
+        origins: marks.iter().map(|(_, stamp)| stamp.origin).collect(),
+        sequences: marks.iter().map(|(_, stamp)| stamp.sequence).collect(),
+        is_cut,
+    }
+    .encode_to_vec()
+}
+
+/// The marks of an answer; `None` if there were too many.
+pub(crate) fn decode_marks(body: &[u8]) -> Result<Option<Vec<(u64, Stamp)>>, Nonsense> {
+    let message = MarksMessage::decode(body).map_err(|_| NO_MESSAGE)?;
+    let count = message.places.len();
+    if count > MAX_MARKS || message.origins.len() != count || message.sequences.len() != count {
+        return Err(Nonsense("the marks do not belong together"));
+    }
+    let stamps = message.origins.into_iter().zip(message.sequences);
+    let stamps = stamps.map(|(origin, sequence)| Stamp { origin, sequence });
+    let marks = message.places.into_iter().zip(stamps).collect();
+    Ok((message.is_cut != Some(true)).then_some(marks))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_errand_survives() {
+        let removal = |key: Option<&str>| Removal {
+            group: "g".into(),
+            key: key.map(str::to_owned),
+            age: Duration::from_millis(7),
+        };
+        for errand in [
+            Errand::Departure("http://a:1".into()),
+            Errand::Marks,
+            Errand::Clear,
+            Errand::Deliver {
+                peer: None,
+                removals: vec![removal(None), removal(Some(""))],
+            },
+            Errand::Deliver {
+                peer: Some("http://a:1".into()),
+                removals: vec![removal(Some("k"))],
+            },
+        ] {
+            assert_eq!(Errand::decode(&errand.clone().encode()), Ok(errand));
+        }
+    }
+
+    #[test]
+    fn what_is_no_errand_is_refused() {
+        let removals = vec![RemovalMessage::default(); MAX_REMOVALS + 1];
+        let too_many = ErrandMessage {
+            removals,
+            ..ErrandMessage::default()
+        };
+        let bodies: [&[u8]; 4] = [b"", b"\xff", b"\xa8\x06\x01", &too_many.encode_to_vec()];
+        for body in bodies {
+            assert!(Errand::decode(body).is_err(), "{}", body.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn marks_survive_and_belong_together() {
+        let stamp = Stamp {
+            origin: 7,
+            sequence: 9,
+        };
+        for marks in [None, Some(Vec::new()), Some(vec![(1, stamp), (2, stamp)])] {
+            assert_eq!(decode_marks(&encode_marks(marks.clone())), Ok(marks));
+        }
+        assert!(decode_marks(b"\xff").is_err());
+        assert!(decode_marks(b"\x0a\x08\x01\x02\x03\x04\x05\x06\x07\x08").is_err());
+    }
+}
