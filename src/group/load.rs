@@ -12,6 +12,7 @@ use crate::deadline::Deadline;
 use crate::entry::{Place, Stored};
 use crate::error::Error;
 use crate::flight::{Guard, Join, Part, Queued, Told};
+use crate::foreign;
 use crate::key::KeyRef;
 use crate::loader::{self, Load, LoadError, Loaded, Panicked};
 use crate::pool::{Job, Refused, Work};
@@ -280,7 +281,9 @@ impl<V: Cacheable> Shared<V> {
             };
             self.land_load(guard, of_key, role)
         };
-        guards.into_iter().map(land).collect()
+        let outcomes = guards.into_iter().map(land).collect();
+        foreign::dispose(loaded); // with values of keys that nobody asked for, perhaps
+        outcomes
     }
 
     fn weighed(&self, loaded: Loaded<V>) -> (Loaded<V>, usize) {
