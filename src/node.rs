@@ -37,7 +37,8 @@ const MESSAGE_OVERHEAD: usize = 1 << 10;
 /// handle goes; a server holds the node it serves. When the last handle goes, every thread stops.
 ///
 /// A node does nothing in the background until it must: it starts loader threads for gets with a
-/// deadline and for peers, and one keeper thread when a peer is away.
+/// deadline and for peers, one keeper thread when a peer is away or lacks a removal, and one sweeper
+/// thread for values that expire.
 ///
 /// ```no_run
 /// use groupcache_sync::{Group, Node, Server, Value};
@@ -216,7 +217,8 @@ impl Node {
     ///
     /// The peers are told, and from then on route to the other owners of its keys. These take over
     /// what this node has in memory, the keys most asked for first (100,000 in each group at most).
-    /// Then what is being loaded for peers is waited for. The node stays in their lists, so that it
+    /// Another node takes over to tell what some peers have not been told of removals yet. Then what is
+    /// being loaded for peers is waited for. The node stays in their lists, so that it
     /// is told of removals as before, answers them, and gets of its own still work; it is not put back
     /// on the ring until another process answers at its address. `GET /_groupcache/` answers 503 from
     /// now on, which may serve as a check of readiness. Afterwards, stop its server.
@@ -531,8 +533,8 @@ impl NodeBuilder {
     /// Sets for how long after a change of the ring a key that this node owns now is asked for from
     /// the peer that owned it before (from its memory only, within the
     /// [`connect_timeout`](NodeBuilder::connect_timeout)), before it is loaded here: so a node that
-    /// comes or goes costs few loads. Not for keys that were removed or set of late, as that peer
-    /// may not have been told. Zero turns it off. Defaults to 30 s.
+    /// comes or goes costs few loads. A key that was removed or set of late is taken over only from
+    /// a peer that has carried out the same change. Zero turns it off. Defaults to 30 s.
     pub fn warm_up(mut self, window: Duration) -> NodeBuilder {
         self.warm_up = window;
         self
@@ -567,8 +569,9 @@ impl NodeBuilder {
         self
     }
 
-    /// Sets whether the peer list may lack this node. It then owns nothing and asks the owners.
-    /// Defaults to `false`.
+    /// Sets whether the peer list may lack this node. It then owns nothing and asks the owners. As
+    /// nobody tells it of removals, it drops what it has in memory, and again when it is back in the
+    /// list. Defaults to `false`.
     pub fn allow_absent(mut self, allow: bool) -> NodeBuilder {
         self.allow_absent = allow;
         self

@@ -119,10 +119,12 @@ struct Line {
     state: Arc<LineState>,
 }
 
+type Gate = (String, mpsc::Sender<()>, mpsc::Receiver<()>);
+
 #[derive(Default)]
 struct LineState {
     /// Where removals wait, who is told that they do, and what lets them go.
-    gate: Mutex<Option<(String, mpsc::Sender<()>, mpsc::Receiver<()>)>>,
+    gate: Mutex<Option<Gate>>,
     /// Whether the next `PUT` is kept back.
     keeps_put: AtomicBool,
     late: Mutex<Option<Call>>,
