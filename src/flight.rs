@@ -439,6 +439,21 @@ impl<T: Payload> Flight<T> {
         withdrawn
     }
 
+    /// As [`leave`](Flight::leave), for one who only leaves if that withdraws the flight.
+    fn leave_if_alone(&self, number: u64) -> Option<Option<Hold>> {
+        let (left, withdrawn) = {
+            let mut state = self.state.lock();
+            let is_alone = state.waiters.len() == 1 && state.claim.is_none();
+            if !is_alone || !state.is_queued() {
+                return None;
+            }
+            let left = state.waiters.remove(&number)?;
+            (left, state.withdraw_if(|_| true))
+        };
+        drop(left); // it has a lock of its own (I2)
+        withdrawn
+    }
+
     fn withdraw_at(&self, now: Instant) -> Option<Option<Hold>> {
         let has_run_out = |state: &State<T>| state.claim.is_none_or(|claim| claim.until <= now);
         self.state.lock().withdraw_if(has_run_out)
@@ -681,6 +696,19 @@ impl<T: Payload> Waiter<T> {
         self.flight.state.lock().is_queued()
     }
 
+    /// Leaves the flight if it is queued and nobody else wants it, which withdraws it. Gives this
+    /// back otherwise.
+    pub(crate) fn leave_if_alone(self) -> Result<(), Waiter<T>> {
+        match self.flight.leave_if_alone(self.number) {
+            Some(hold) => {
+                self.tables.take_out(&self.flight);
+                drop(hold);
+                Ok(())
+            }
+            None => Err(self),
+        }
+    }
+
     /// Leaves the flight, and has it kept in its queue until `until` all the same.
     pub(crate) fn leave_a_claim(self, until: Instant, deadline: Deadline) {
         self.leave(Some(Claim { until, deadline }));
@@ -890,6 +918,33 @@ mod tests {
         assert!(fixture.start(&queued).is_none());
         queued.hold(Held::hold(&held));
         assert_eq!(held.load(Ordering::SeqCst), 0, "too late to hold anything");
+    }
+
+    #[test]
+    fn one_who_leaves_if_alone_withdraws_only_what_nobody_else_wants() {
+        let fixture = Fixture::new();
+        let until = fixture.clock.now() + Duration::from_secs(1);
+        let held = Arc::new(AtomicU64::new(0));
+        let (first, queued) = fixture.queue("k", Deadline::NEVER);
+        queued.hold(Held::hold(&held));
+        let second = fixture.wait_only("k", Deadline::NEVER);
+        let first = first.leave_if_alone().err().unwrap();
+        first.leave_a_claim(until, Deadline::NEVER);
+        let second = second.leave_if_alone().err().unwrap();
+        assert!(second.is_queued(), "another one comes back for it");
+        drop(second);
+
+        let (alone, queued) = fixture.queue("l", Deadline::NEVER);
+        queued.hold(Held::hold(&held));
+        assert!(alone.leave_if_alone().is_ok());
+        assert_eq!(held.load(Ordering::SeqCst), 1, "that of the other key");
+        assert!(fixture.start(&queued).is_none());
+
+        let (waits, queued) = fixture.queue("m", Deadline::NEVER);
+        let guard = fixture.start(&queued).unwrap();
+        let waits = waits.leave_if_alone().err().unwrap();
+        guard.finish(Ok(3));
+        assert!(matches!(fixture.told(&waits), Told::Finished(Ok(3))));
     }
 
     #[test]

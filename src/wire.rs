@@ -15,6 +15,7 @@
 //! | `w` | request | milliseconds after which the owner answers `loading`; with 0 at once |
 //! | `d` | request | milliseconds until the caller gives up; absent if never |
 //! | `p` | request | with 1: only what the node owns in memory, for one who owns it now |
+//! | `f` | request | with 1: the asker loads the value itself if its load has not begun after `w` |
 //! | `m` | request | the longest body that the asker takes, in bytes; for batches |
 //! | `i` | change | who makes it: the random number of the sender's process, hexadecimal |
 //! | `q` | change | its number among the changes of that process |
@@ -167,6 +168,8 @@ pub(crate) struct Terms {
     pub(crate) max_body: Option<usize>,
     /// Whether only what is in main memory is asked for, by one who owns it now.
     pub(crate) peeks: bool,
+    /// Whether the asker loads the value itself if its load has not begun when its patience ends.
+    pub(crate) falls_back: bool,
     /// Who makes this change, and in which order.
     pub(crate) stamp: Option<Stamp>,
 }
@@ -196,6 +199,7 @@ impl Terms {
                 "d" => terms.remaining = parse_millis(value).or(terms.remaining),
                 "r" => terms.ring = u64::from_str_radix(value, 16).ok().or(terms.ring),
                 "p" => terms.peeks = value == "1",
+                "f" => terms.falls_back = value == "1",
                 "m" => terms.max_body = value.parse().ok().or(terms.max_body),
                 _ => {}
             }
@@ -225,6 +229,9 @@ impl Terms {
         }
         if self.peeks {
             header.push_str(";p=1");
+        }
+        if self.falls_back {
+            header.push_str(";f=1");
         }
         if let Some(stamp) = self.stamp {
             let _ = write!(header, ";i={:x};q={}", stamp.origin, stamp.sequence);

@@ -200,7 +200,11 @@ impl<V: Cacheable> Shared<V> {
         loop {
             let asked = self.cluster.clock.now();
             let target = wire::target(&self.name, Some(key.text()));
-            let call = Call::new("GET", target, self.terms(deadline, unreported).to_header());
+            let terms = Terms {
+                falls_back: true,
+                ..self.terms(deadline, unreported)
+            };
+            let call = Call::new("GET", target, terms.to_header());
             let read = |status, reply| self.read_answer(key, status, reply);
             let limit = self.cluster.patience_with(owner);
             let answer = self.cluster.call(owner, call, limit, deadline, read)?;
@@ -227,6 +231,7 @@ impl<V: Cacheable> Shared<V> {
             ring: Some(self.cluster.members().fingerprint()),
             max_body: None,
             peeks: false,
+            falls_back: false,
             stamp: None,
         }
     }

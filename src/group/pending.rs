@@ -4,9 +4,10 @@ use std::fmt;
 use std::time::Instant;
 
 use super::seats::{Answered, Seats};
-use super::serve::{Form, MAX_PATIENCE, Order};
+use super::serve::{Form, MAX_PATIENCE, Order, item_of_error};
 use crate::cluster::Cluster;
 use crate::deadline::{Clock, Deadline};
+use crate::error::Error;
 use crate::foreign;
 use crate::slot::{Closed, Slot};
 use crate::sync::{Arc, Mutex};
@@ -29,13 +30,13 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// For those of `orders` that have a seat, and for how long the answer is of use to the asker.
+    /// For those of `orders` that have a seat.
     pub(super) fn new<V: Cacheable>(
         seats: Arc<Seats<V>>,
         orders: Vec<Order>,
         form: Form,
         until: Instant,
-        deadline: Deadline,
+        load: AskedLoad,
     ) -> Pending {
         Pending {
             all: Arc::clone(&seats.all),
@@ -46,7 +47,7 @@ impl Pending {
                 seats,
                 orders: Mutex::new(orders),
                 form,
-                deadline,
+                load,
             }),
         }
     }
@@ -155,7 +156,16 @@ struct Party<V: Cacheable> {
     seats: Arc<Seats<V>>,
     orders: Mutex<Vec<Order>>,
     form: Form,
-    deadline: Deadline,
+    load: AskedLoad,
+}
+
+/// What the asker says of its load.
+#[derive(Clone, Copy)]
+pub(super) struct AskedLoad {
+    /// For how long the value is of use to it.
+    pub(super) deadline: Deadline,
+    /// Whether it loads the value itself if the load has not begun in time.
+    pub(super) falls_back: bool,
 }
 
 impl<V: Cacheable> Party<V> {
@@ -171,12 +181,16 @@ impl<V: Cacheable> Party<V> {
         match self.seats.answer(at) {
             Some(Answered::Outcome(outcome)) => group.item(key, outcome),
             Some(Answered::Again | Answered::NoRoom) => item_of_loading(),
+            // One load all the same: of the asker instead of this node.
+            None if self.load.falls_back && self.seats.leave_if_alone(at) => {
+                item_of_error(&Error::Overloaded)
+            }
             None => {
                 // The asker asks again, and is to find the place that the load has in the queue.
                 let cluster = &group.cluster;
                 let claimed = cluster.settings.fetch_timeout.min(MAX_PATIENCE);
                 let until = cluster.clock.now() + claimed;
-                self.seats.leave_a_claim(at, until, self.deadline);
+                self.seats.leave_a_claim(at, until, self.load.deadline);
                 group.have_swept(); // should it not come back
                 item_of_loading()
             }

@@ -141,6 +141,19 @@ impl<V: Cacheable> Seats<V> {
         is_queued
     }
 
+    /// Leaves a flight that is queued and that nobody else wants; tells whether it was such a one.
+    pub(super) fn leave_if_alone(&self, at: usize) -> bool {
+        let waiter = self.seats[at].lock().waiter.take();
+        match waiter.map(Waiter::leave_if_alone) {
+            None => false,
+            Some(Ok(())) => true,
+            Some(Err(waiter)) => {
+                self.keep(at, waiter);
+                false
+            }
+        }
+    }
+
     /// Leaves a flight that has no answer yet, and has it kept in its queue until `until`.
     pub(super) fn leave_a_claim(&self, at: usize, until: Instant, deadline: Deadline) {
         let waiter = self.seats[at].lock().waiter.take();

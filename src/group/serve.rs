@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::load::Role;
-use super::pending::Pending;
+use super::pending::{AskedLoad, Pending};
 use super::seats::Seats;
 use super::{Landed, Outcome, Shared, lost_leader};
 use crate::deadline::Deadline;
@@ -256,7 +256,11 @@ impl<V: Cacheable> Shared<V> {
             Form::Batch(max) => max,
         };
         let seats = Seats::new(self, room, waiters);
-        Begun::Pending(Pending::new(seats, orders, form, until, load_deadline))
+        let load = AskedLoad {
+            deadline: load_deadline,
+            falls_back: terms.falls_back,
+        };
+        Begun::Pending(Pending::new(seats, orders, form, until, load))
     }
 
     /// Waits for the flights of the keys of which there is nothing to say yet, and leaves those that

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::Duration;
 
 use groupcache_sync::{
-    Begin, Clock, Codec, CodecError, Error, Group, Load, LoadError, Loaded, Loader, Node, Pending,
-    Request, Value,
+    Begin, Clock, Codec, CodecError, Deadline, Error, Group, Load, LoadError, Loaded, Loader, Node,
+    Pending, Request, Source, Value,
 };
 
-use crate::cluster::{Cluster, address, eventually, value_of};
+use crate::cluster::{Cluster, GROUP, address, eventually, value_of};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -297,30 +297,40 @@ fn a_load_whose_asker_does_not_come_back_leaves_the_queue_after_a_while() {
     assert_eq!(narrow.loads.load(Ordering::SeqCst), 2);
 }
 
-/// Two nodes ask a third one, which has one loader thread, for keys of which the first takes long to
-/// load. Each waits `patience` before it asks again.
-fn asks_again(patience: Duration, ask: impl Fn(&Group, usize, &[String]) + Sync) {
+/// Nodes of which the first has one loader thread, which is inside a load until the sender goes.
+fn with_a_busy_owner(size: usize) -> (Cluster, mpsc::Sender<()>, Pending) {
     let (go, gate) = mpsc::channel::<()>();
     let gate = Arc::new(Mutex::new(gate));
     let cluster = Cluster::with(
-        3,
+        size,
         Clock::manual(),
         |node| node.loader_threads(1),
         |group| group,
         move |key| {
-            let _ = gate.lock().unwrap().recv();
+            if key == "blocks" {
+                let _ = gate.lock().unwrap().recv();
+            }
             Ok(value_of(key))
         },
     );
+    let target = format!("/_groupcache/{GROUP}/blocks");
+    let request = Request::new("GET", &target).header("X-Groupcache", "v=1;w=3600000");
+    let blocks = pending(cluster.nodes[0].begin(&request));
+    eventually("the thread is taken", || cluster.loads.all() == 1);
+    (cluster, go, blocks)
+}
+
+/// Two nodes ask the busy one for the same. Each waits `patience` before it asks again.
+fn asks_again(patience: Duration, ask: impl Fn(&Group, &[String]) + Sync) {
+    let (cluster, go, blocks) = with_a_busy_owner(3);
     let owned = |key: &String| cluster.nodes[0].owner(key).address() == address(0);
     let keys = (0..).map(|number| format!("key {number}"));
     let keys: Vec<String> = keys.filter(owned).take(8).collect();
     std::thread::scope(|scope| {
-        for at in 1..3 {
-            let (group, ask, keys) = (&cluster.groups[at], &ask, &keys);
-            scope.spawn(move || ask(group, at, keys));
+        for group in &cluster.groups[1..] {
+            let (ask, keys) = (&ask, &keys);
+            scope.spawn(move || ask(group, keys));
         }
-        eventually("the first load has begun", || cluster.loads.all() == 1);
         cluster.advance_when(2, patience);
         for _ in 0..20 {
             // They and the keeper of the owner, which looks whether they come back.
@@ -335,18 +345,36 @@ fn asks_again(patience: Duration, ask: impl Fn(&Group, usize, &[String]) + Sync)
             "{key} was loaded more than once"
         );
     }
+    drop(blocks);
 }
 
 #[test]
 fn a_slow_load_is_not_multiplied_where_the_pool_of_its_owner_is_busy() {
-    asks_again(SECOND / 2, |group, at, keys| {
-        assert_eq!(group.get(&keys[at]).unwrap(), value_of(&keys[at]));
+    asks_again(SECOND / 2, |group, keys| {
+        assert_eq!(group.get(&keys[0]).unwrap(), value_of(&keys[0]));
     });
-    asks_again(SECOND / 8, |group, _, keys| {
+    asks_again(SECOND / 8, |group, keys| {
         for (key, value) in keys.iter().zip(group.get_many(keys)) {
             assert_eq!(value.unwrap(), value_of(key));
         }
     });
+}
+
+#[test]
+fn one_who_alone_wants_a_load_that_does_not_begin_in_time_loads_itself() {
+    let (cluster, go, blocks) = with_a_busy_owner(2);
+    let key = cluster.key_owned_by(0);
+    let (owner, asker) = (&cluster.groups[0], &cluster.groups[1]);
+    std::thread::scope(|scope| {
+        let get = scope.spawn(|| asker.get_with(&key, Deadline::NEVER).unwrap());
+        cluster.advance_when(1, SECOND / 2);
+        let got = get.join().unwrap();
+        assert_eq!((got.value, got.source), (value_of(&key), Source::Load));
+    });
+    assert_eq!(owner.stats().flights, 1, "only what blocks");
+    drop(go);
+    assert_eq!(blocks.wait().status(), 200);
+    assert_eq!(cluster.loads.of(&key), 1);
 }
 
 #[test]
