@@ -379,7 +379,11 @@ impl Events {
             let replaced = later.any(|next| next.node == view.node && next.since < from);
             view.from < to && !replaced
         };
-        self.views.iter().enumerate().filter(in_force).map(|(_, view)| view)
+        self.views
+            .iter()
+            .enumerate()
+            .filter(in_force)
+            .map(|(_, view)| view)
     }
 
     /// The nodes that a change may not have told: those that it names, those that were not in the list of
@@ -398,7 +402,9 @@ impl Events {
         };
         let is_untold =
             |node: &usize| change.unreached.contains(node) || !is_listed(node) || started(node);
-        let others = nodes.into_iter().filter(|&node| node != change.process.node);
+        let others = nodes
+            .into_iter()
+            .filter(|&node| node != change.process.node);
         others.filter(is_untold).collect()
     }
 
@@ -480,8 +486,7 @@ impl Events {
                 "P2, settled: {got:?} saw a value older than {change:?}\n{self:#?}"
             );
             let untold = self.untold(change);
-            let was_told =
-                !untold.contains(&got.process.node) || got.process.began > change.ended;
+            let was_told = !untold.contains(&got.process.node) || got.process.began > change.ended;
             let holds = was_told
                 && self.holds(change)
                 && !self.meets_departures(change.began, change.ended)
@@ -531,10 +536,7 @@ impl Events {
         let loads = self.loads.iter();
         let is_running = |load: &&Load| {
             let has_ended = load.ended.is_some_and(|ended| ended.0 < at);
-            load.process == process
-                && load.name.group == group
-                && load.began <= at
-                && !has_ended
+            load.process == process && load.name.group == group && load.began <= at && !has_ended
         };
         loads.filter(is_running).count()
     }

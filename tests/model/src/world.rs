@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use groupcache_sync::{
-    Cacheable, Clock, Error, Group, GroupBuilder, Load, LoadError, Loaded, Loader, Network, Node, NodeBuilder,
-    Value,
+    Cacheable, Clock, Error, Group, GroupBuilder, Load, LoadError, Loaded, Loader, Network, Node,
+    NodeBuilder, Value,
 };
 use shuttle::thread;
 

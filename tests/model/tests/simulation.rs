@@ -440,7 +440,8 @@ impl Simulation {
             }
             Err(error) => panic!("a change fails: {error}"),
         };
-        self.record.changed(process, scope, is_set, began, unreached);
+        self.record
+            .changed(process, scope, is_set, began, unreached);
     }
 
     /// Cuts, crashes and changes of the lists.
@@ -450,7 +451,15 @@ impl Simulation {
         let mut left = None;
         let plan = &self.plan;
         let lists = plan.lists;
-        let kinds = [plan.cuts, plan.cuts, plan.crashes, lists, lists, lists, plan.leaves];
+        let kinds = [
+            plan.cuts,
+            plan.cuts,
+            plan.crashes,
+            lists,
+            lists,
+            lists,
+            plan.leaves,
+        ];
         let kinds: Vec<usize> = (0..kinds.len()).filter(|&kind| kinds[kind]).collect();
         while !done.load(Ordering::SeqCst) {
             self.time.sleep(random.up_to(SECOND));
@@ -571,7 +580,10 @@ impl Simulation {
         }
         for name in self.names() {
             let loads = self.record.loads_since(&name, settled);
-            assert!(loads <= 1, "P6: {loads} loads of {name:?} after the healing");
+            assert!(
+                loads <= 1,
+                "P6: {loads} loads of {name:?} after the healing"
+            );
         }
         self.check_accounts();
         settled
@@ -588,7 +600,10 @@ impl Simulation {
     fn check_accounts(&self) {
         let left = || {
             let live = self.live.lock().unwrap().clone();
-            let owed = live.iter().flatten().flat_map(|live| live.node.stats().peers);
+            let owed = live
+                .iter()
+                .flatten()
+                .flat_map(|live| live.node.stats().peers);
             let owed: u64 = owed.map(|peer| peer.owed).sum();
             let groups = live.iter().flatten().flat_map(|live| &live.groups);
             let stats = groups.map(Group::stats);
@@ -601,7 +616,10 @@ impl Simulation {
             }
             thread::yield_now();
         }
-        panic!("flights and loads, and removals that are left: {:?}", left());
+        panic!(
+            "flights and loads, and removals that are left: {:?}",
+            left()
+        );
     }
 
     /// Ends all processes and waits for what they leave.

@@ -202,14 +202,17 @@ fn at_once(all: &Arc<Touchies>, acts: Vec<Act>) {
         thread::spawn(move || innocently(|| act(&all)))
     };
     let threads: Vec<_> = acts.into_iter().map(start).collect();
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
 }
 
 /// Whom a panic reaches that was in a clone for all: told so, and never of anything else.
 fn check_told(fuse: &Fuse, result: Result<(), Error>) {
     match result {
         Ok(()) => {}
-        Err(Error::Panicked { .. } | Error::Load { .. }) if fuse.is_burnt() => {}
+        Err(Error::Panicked { .. } | Error::Load { .. } | Error::OwnerLoad { .. })
+            if fuse.is_burnt() => {}
         Err(error) => panic!("{error:?}, and a panic: {}", fuse.is_burnt()),
     }
 }
@@ -262,7 +265,10 @@ fn a_clone_that_panics_leaves_no_batch_and_no_queued_load_waiting() {
                 let keys = ["k0", "k1", "k0"];
                 let results = caught(|| {
                     let values = all.groups[0][group].get_many_timeout(&keys, 60 * SECOND);
-                    values.into_iter().map(|value| value.map(drop)).collect::<Vec<_>>()
+                    values
+                        .into_iter()
+                        .map(|value| value.map(drop))
+                        .collect::<Vec<_>>()
                 });
                 let results = results.into_iter().flatten();
                 results.for_each(|result| check_told(&fuse, result));
@@ -340,9 +346,8 @@ fn callbacks(callback: impl Fn(&[Group; 2], usize) + Copy + Send + Sync + 'stati
                 }
             })
         };
-        let get = |group: usize| {
-            part(move |world: &World| innocently(|| world.get_in(group, 0, "k")))
-        };
+        let get =
+            |group: usize| part(move |world: &World| innocently(|| world.get_in(group, 0, "k")));
         let parts = vec![request(0), request(1), get(0), get(0), get(1)];
         run(World::new(1), parts).end();
     });
@@ -423,7 +428,9 @@ fn listeners(listening: Listening) {
                 })
             })
             .collect();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
         for group in &both {
             check_accounts(group);
         }
@@ -489,7 +496,13 @@ fn a_loader_that_panics_fails_those_who_wait_for_it_and_no_other() {
                 );
             })
         };
-        let parts = vec![get(0, true), get(0, false), get(0, true), get(1, true), get(1, false)];
+        let parts = vec![
+            get(0, true),
+            get(0, false),
+            get(0, true),
+            get(1, true),
+            get(1, false),
+        ];
         let world = run(world, parts);
         for group in [0, 1] {
             world.get_in(group, 0, "k");

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use groupcache_sync::{Call, CallError, Error, Limits, Link, Network, Peer, Reply, Transport, Value};
+use groupcache_sync::{
+    Call, CallError, Error, Limits, Link, Network, Peer, Reply, Transport, Value,
+};
 use groupcache_sync_model::history::Name;
 use groupcache_sync_model::world::{World, address};
 use shuttle::sync::{Condvar, Mutex};
@@ -127,7 +129,10 @@ fn a_removal_holds_on_a_node_that_joins_while_it_is_under_way() {
         let all = [0, 1, 2];
         let keys = || (0..).map(|number| format!("k{number}"));
         let owner = |key: &String| world.nodes[0].owner(key).address();
-        let of_new: Vec<String> = keys().filter(|key| owner(key) == address(2)).take(20).collect();
+        let of_new: Vec<String> = keys()
+            .filter(|key| owner(key) == address(2))
+            .take(20)
+            .collect();
         for (node, list) in [(0, &[0, 1][..]), (1, &[0, 1]), (2, &[2])] {
             world.show(node, list);
         }

@@ -149,7 +149,10 @@ fn a_get_inside_a_loader_joins_a_queued_load_of_the_other_group() {
             }
             stamp(asked)
         });
-        twins.lock().unwrap().extend([world.groups[0].clone(), world.twins[0].clone()]);
+        twins
+            .lock()
+            .unwrap()
+            .extend([world.groups[0].clone(), world.twins[0].clone()]);
         let world = run(
             world,
             vec![

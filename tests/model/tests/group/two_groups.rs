@@ -82,7 +82,12 @@ fn a_removal_in_one_group_against_gets_in_both() {
             world.remove(0, &removed);
             world.get(0, &removed);
         });
-        let parts = vec![get(0, 0, a.clone()), get(1, 0, a.clone()), get(1, 0, b), remove];
+        let parts = vec![
+            get(0, 0, a.clone()),
+            get(1, 0, a.clone()),
+            get(1, 0, b),
+            remove,
+        ];
         let world = run(world, parts);
         let loads = world.history.loads_in(1, &a);
         assert_eq!(loads, 1, "P1: nothing is removed in the second group");
