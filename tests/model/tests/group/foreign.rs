@@ -39,13 +39,20 @@ fn innocently<R>(work: impl FnOnce() -> R) -> R {
     caught(work).expect("the panic of foreign code reaches one who has nothing to do with it")
 }
 
-/// Panics once, when it is asked for the nth time. Not modelled: no order of threads depends on it.
+/// Panics once, when it is asked for the nth time, or uses both groups of a node. Not modelled: no order
+/// of threads depends on it.
 #[derive(Clone)]
-struct Fuse(Arc<AtomicIsize>);
+struct Fuse {
+    left: Arc<AtomicIsize>,
+    used: Arc<Plain<Option<[Group<Touchy>; 2]>>>,
+}
 
 impl Fuse {
     fn new(nth: isize) -> Fuse {
-        Fuse(Arc::new(AtomicIsize::new(nth)))
+        Fuse {
+            left: Arc::new(AtomicIsize::new(nth)),
+            used: Arc::default(),
+        }
     }
 
     fn never() -> Fuse {
@@ -54,22 +61,42 @@ impl Fuse {
 
     /// One that burns down at some time from the first to the `most`th, as the schedule says.
     fn within(most: isize) -> Fuse {
-        Fuse::new(thread_rng().gen_range(1..=most))
+        Fuse::new(any_of(most))
     }
 
     fn burn(&self) {
-        if self.0.fetch_sub(1, Ordering::SeqCst) == 1 {
+        if self.left.fetch_sub(1, Ordering::SeqCst) != 1 {
+            return;
+        }
+        let Some(groups) = self.used.lock().unwrap().clone() else {
             panics();
+        };
+        for group in groups {
+            group.remove("k0").unwrap();
+            group.get("k0").unwrap();
+            group.get("other").unwrap();
         }
     }
 
+    /// Has it use groups instead of panicking.
+    fn uses(&self, groups: &[Group<Touchy>; 2]) {
+        *self.used.lock().unwrap() = Some(groups.clone());
+    }
+
     fn is_burnt(&self) -> bool {
-        self.0.load(Ordering::SeqCst) <= 0
+        self.left.load(Ordering::SeqCst) <= 0
     }
 
     fn put_out(&self) {
-        self.0.store(0, Ordering::SeqCst);
+        self.left.store(0, Ordering::SeqCst);
+        let groups = self.used.lock().unwrap().take();
+        drop(groups);
     }
+}
+
+/// A number from one to `most`, as the schedule says.
+fn any_of(most: isize) -> isize {
+    thread_rng().gen_range(1..=most)
 }
 
 /// A value whose clone or drop panics, once.
@@ -122,6 +149,8 @@ struct Touchies {
     clock: Clock,
     _nodes: Vec<Node>,
     groups: Vec<[Group<Touchy>; 2]>,
+    /// How many gets a panic has reached.
+    panicked: AtomicIsize,
 }
 
 impl Touchies {
@@ -163,6 +192,7 @@ impl Touchies {
             clock,
             _nodes: nodes,
             groups,
+            panicked: AtomicIsize::new(0),
         })
     }
 
@@ -173,11 +203,16 @@ impl Touchies {
             assert_eq!(value.text, format!("{}/{key}", GROUPS[group]), "P3");
             Ok(())
         };
-        caught(got).unwrap_or(Ok(()))
+        caught(got).unwrap_or_else(|| {
+            self.panicked.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        })
     }
 
     /// Every get brings a value once the panic is over, and nothing is left.
     fn end(self: Arc<Self>, fuses: &Fuses) {
+        let panicked = self.panicked.load(Ordering::SeqCst);
+        assert!(panicked <= 1, "one panic has reached {panicked} gets");
         fuses.clone.put_out();
         fuses.drop.put_out();
         for groups in &self.groups {
@@ -310,6 +345,34 @@ fn a_drop_that_panics_harms_nobody_else() {
     });
 }
 
+/// A clone or a drop that uses both groups, while others get and remove the same keys.
+fn uses(of: fn(&Fuses) -> &Fuse) {
+    explore(move || {
+        let fuses = Fuses {
+            clone: Fuse::never(),
+            drop: Fuse::never(),
+        };
+        let all = Touchies::new(1, &fuses, |group| group);
+        let fuse = of(&fuses);
+        fuse.uses(&all.groups[0]);
+        fuse.left.store(any_of(6), Ordering::SeqCst);
+        let get = |group: usize| act(move |all| all.get(0, group, "k0").unwrap());
+        let remove = act(|all| all.groups[0][0].remove("k0").unwrap());
+        at_once(&all, vec![get(0), get(0), get(1), remove]);
+        all.end(&fuses);
+    });
+}
+
+#[test]
+fn a_clone_may_use_both_groups() {
+    uses(|fuses| &fuses.clone);
+}
+
+#[test]
+fn a_drop_may_use_both_groups() {
+    uses(|fuses| &fuses.drop);
+}
+
 /// Values that expire are dropped by the keeper: a panic there must not end it.
 #[test]
 fn a_drop_that_panics_does_not_end_the_keeper() {
@@ -322,7 +385,7 @@ fn a_drop_that_panics_does_not_end_the_keeper() {
         for group in [0, 1] {
             all.get(0, group, "k0").unwrap();
         }
-        fuses.drop.0.store(1, Ordering::SeqCst);
+        fuses.drop.left.store(1, Ordering::SeqCst);
         for _ in 0..8 {
             all.clock.advance(SECOND);
             (0..8).for_each(|_| thread::yield_now());
