@@ -1,5 +1,6 @@
-//! Many threads against one node, and against three in memory: no stale read, one load a
-//! generation, no flight left behind by a panic, no standstill when loaders use the cache.
+//! Many threads against one node, and against some in memory, each with two groups that have the same
+//! keys: no stale read, no value of the other group, one load a generation, no flight left behind by a
+//! panic, no standstill when loaders use the cache or foreign code panics.
 //!
 //! Each test prints its sizes and its seed. The sizes come from the environment; the defaults are
 //! for every run, `.ci/long` has the full ones. Which thread runs when is the machine's affair: a
@@ -19,15 +20,17 @@
 )]
 #[path = "../it/cluster.rs"]
 mod cluster;
+mod foreign;
 mod panics;
 mod progress;
+mod queued;
 mod stale;
 
 use std::sync::{Arc, Barrier, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use groupcache_sync::{Clock, Group};
+use groupcache_sync::{Cacheable, Clock, Group, GroupBuilder, LoadError, Node, NodeBuilder, Value};
 
-use cluster::{Cluster, eventually, together, value_of};
+use cluster::{Cluster, Loads, eventually, together};
 
 /// A size from the environment.
 fn size(name: &str, default: usize) -> usize {
@@ -72,17 +75,82 @@ impl Random {
     }
 }
 
-/// A group that its own loader can use, once it is built.
-#[derive(Clone, Default)]
-struct Itself(Arc<OnceLock<Group>>);
+/// What a loader of both groups gets: the number of its group and the key.
+trait LoadIn: Fn(usize, &str) -> Result<Value, LoadError> + Clone + Send + Sync + 'static {}
 
-impl Itself {
-    fn is(&self, group: &Group) {
-        self.0.set(group.clone()).unwrap();
+impl<F: Fn(usize, &str) -> Result<Value, LoadError> + Clone + Send + Sync + 'static> LoadIn for F {}
+
+/// A cluster whose nodes have two groups with the same keys.
+struct Twins {
+    cluster: Cluster,
+    /// By node.
+    groups: Vec<[Group; 2]>,
+    loads: [Arc<Loads>; 2],
+}
+
+impl Twins {
+    fn new(
+        size: usize,
+        node_settings: impl Fn(NodeBuilder) -> NodeBuilder,
+        group_settings: impl Fn(GroupBuilder) -> GroupBuilder,
+        load: impl LoadIn,
+    ) -> Twins {
+        let first = load.clone();
+        let cluster = Cluster::with(
+            size,
+            Clock::system(),
+            node_settings,
+            &group_settings,
+            move |key| first(0, key),
+        );
+        let second_loads = Arc::new(Loads::default());
+        let twin = |node: &Node| {
+            let (loads, load) = (Arc::clone(&second_loads), load.clone());
+            let builder = group_settings(node.group_builder("twins", 64 << 20));
+            let group = builder.build(move |key| {
+                loads.count(key);
+                load(1, key)
+            });
+            group.unwrap()
+        };
+        let twins = cluster.nodes.iter().map(twin);
+        let groups = cluster.groups.iter().cloned().zip(twins);
+        Twins {
+            groups: groups.map(|(first, second)| [first, second]).collect(),
+            loads: [Arc::clone(&cluster.loads), second_loads],
+            cluster,
+        }
     }
 
-    fn group(&self) -> &Group {
-        self.0.get().unwrap()
+    /// Checks that nothing is under way: what nobody waits for any more has time to end.
+    fn check_idle(&self) {
+        for group in self.groups.iter().flatten() {
+            eventually("nothing is under way", || is_idle(group));
+        }
+    }
+}
+
+fn is_idle<V: Cacheable>(group: &Group<V>) -> bool {
+    let stats = group.stats();
+    (stats.flights, stats.loads_running) == (0, 0)
+}
+
+/// The value of a key, which is another one in each group.
+fn value_in(group: usize, key: &str) -> Value {
+    Value::from(format!("value of {key} in group {group}"))
+}
+
+/// Groups that their own loaders can use, once they are built.
+#[derive(Clone, Default)]
+struct Themselves(Arc<OnceLock<[Group; 2]>>);
+
+impl Themselves {
+    fn are(&self, groups: &[Group; 2]) {
+        self.0.set(groups.clone()).unwrap();
+    }
+
+    fn group(&self, number: usize) -> &Group {
+        &self.0.get().unwrap()[number]
     }
 }
 
@@ -91,38 +159,41 @@ fn a_thousand_threads_on_one_key_load_it_once_in_every_round() {
     const THREADS: usize = 1_000;
     let _turn = alone();
     let rounds = size("GROUPCACHE_STRESS_ROUNDS", 10);
-    let itself = Itself::default();
-    let in_loader = itself.clone();
-    let cluster = Cluster::with(
+    let themselves = Themselves::default();
+    let in_loader = themselves.clone();
+    let twins = Twins::new(
         1,
-        Clock::system(),
         |node| node,
         |group| group,
-        move |key| {
+        move |number, key| {
             // The round is over when all others wait for this very load.
             let round: u64 = key.parse()?;
             let waiting = (round + 1) * (THREADS as u64 - 1);
-            let group = in_loader.group();
+            let group = in_loader.group(number);
             eventually("all others wait", || group.stats().joined == waiting);
-            Ok(value_of(key))
+            Ok(value_in(number, key))
         },
     );
-    let group = &cluster.groups[0];
-    itself.is(group);
+    let groups = &twins.groups[0];
+    themselves.are(groups);
     let start = Barrier::new(THREADS);
     together(THREADS, |_| {
         for round in 0..rounds {
             let key = round.to_string();
-            start.wait();
-            assert_eq!(group.get(&key).unwrap(), value_of(&key));
+            for (number, group) in groups.iter().enumerate() {
+                start.wait();
+                assert_eq!(group.get(&key).unwrap(), value_in(number, &key));
+            }
         }
     });
-    for round in 0..rounds {
-        assert_eq!(cluster.loads.of(&round.to_string()), 1, "round {round}");
+    for (group, loads) in groups.iter().zip(&twins.loads) {
+        for round in 0..rounds {
+            assert_eq!(loads.of(&round.to_string()), 1, "round {round}");
+        }
+        let stats = group.stats();
+        assert_eq!(
+            (stats.leads, stats.loads, stats.flights),
+            (rounds as u64, rounds as u64, 0)
+        );
     }
-    let stats = group.stats();
-    assert_eq!(
-        (stats.leads, stats.loads, stats.flights),
-        (rounds as u64, rounds as u64, 0)
-    );
 }

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use groupcache_sync::{Clock, Error, LoadError, Value};
+use groupcache_sync::{Error, LoadError, Value};
 
-use crate::cluster::{Cluster, value_of};
-use crate::{Itself, Random, alone, size};
+use crate::{Random, Themselves, Twins, alone, size, value_in};
 
 const THREADS: usize = 64;
 const KEYS: usize = 32;
@@ -17,17 +16,16 @@ fn loaders_that_use_the_cache_make_progress_every_second() {
     let _turn = alone();
     let seconds = size("GROUPCACHE_STRESS_SECONDS", 3);
     let seed = Random::seed();
-    let itself = Itself::default();
-    let (in_loader, dice) = (itself.clone(), Arc::new(AtomicU64::new(0)));
-    let cluster = Cluster::with(
+    let themselves = Themselves::default();
+    let (in_loader, dice) = (themselves.clone(), Arc::new(AtomicU64::new(0)));
+    let twins = Twins::new(
         1,
-        Clock::system(),
         |node| node.loader_threads(8),
         |group| group,
-        move |key| {
+        move |number, key| {
             let dice = dice.fetch_add(1, Ordering::Relaxed) as usize;
             let mut random = Random::new(seed, THREADS + dice);
-            let group = in_loader.group();
+            let group = in_loader.group(random.below(2));
             let own: usize = key.parse()?;
             let asked = match random.below(16) {
                 // Itself, at once.
@@ -39,7 +37,7 @@ fn loaders_that_use_the_cache_make_progress_every_second() {
                 _ => KEYS,
             };
             if asked >= KEYS {
-                return Ok(value_of(key));
+                return Ok(value_in(number, key));
             }
             let below = match random.below(2) {
                 0 => group.get(&asked.to_string()),
@@ -47,14 +45,14 @@ fn loaders_that_use_the_cache_make_progress_every_second() {
             };
             match below {
                 // Even its own key may bring a value: a remove ended the generation meanwhile.
-                Ok(_) => Ok(value_of(key)),
+                Ok(_) => Ok(value_in(number, key)),
                 Err(error @ (Error::Cycle | Error::Load { .. })) => Err(error.into()),
                 Err(error) => panic!("{key} asks for {asked}: {error:?}"),
             }
         },
     );
-    let group = &cluster.groups[0];
-    itself.is(group);
+    let groups = &twins.groups[0];
+    themselves.are(groups);
     let (steps, failed) = (AtomicU64::new(0), AtomicU64::new(0));
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -64,13 +62,15 @@ fn loaders_that_use_the_cache_make_progress_every_second() {
                 let mut random = Random::new(seed, thread);
                 while !over.load(Ordering::Relaxed) {
                     let key = random.below(KEYS).to_string();
+                    let number = random.below(2);
+                    let group = &groups[number];
                     let ended = match random.below(3) {
-                        0 => group.remove(&key).map(|()| value_of(&key)),
+                        0 => group.remove(&key).map(|()| value_in(number, &key)),
                         1 => group.get(&key),
                         _ => group.get_timeout(&key, Duration::from_secs(60)),
                     };
                     match ended {
-                        Ok(value) => assert_eq!(value, value_of(&key)),
+                        Ok(value) => assert_eq!(value, value_in(number, &key)),
                         // By a cycle. One by time would be a standstill that only time has ended.
                         Err(Error::Load { .. }) => drop(failed.fetch_add(1, Ordering::Relaxed)),
                         Err(error) => panic!("{key}: {error:?}"),
@@ -95,34 +95,33 @@ fn loaders_that_use_the_cache_make_progress_every_second() {
         "{} steps, {} of them failed by a cycle, {} loads",
         steps.load(Ordering::Relaxed),
         failed.load(Ordering::Relaxed),
-        cluster.loads.all()
+        twins.loads[0].all() + twins.loads[1].all()
     );
     assert!(failed.load(Ordering::Relaxed) > 0);
-    assert_eq!(group.stats().flights, 0);
+    twins.check_idle();
 }
 
 #[test]
 fn a_loader_that_asks_for_its_own_key_is_told_at_once() {
     const ROUNDS: usize = 1_000;
     let _turn = alone();
-    let itself = Itself::default();
-    let in_loader = itself.clone();
-    let cluster = Cluster::with(
+    let themselves = Themselves::default();
+    let in_loader = themselves.clone();
+    let twins = Twins::new(
         1,
-        Clock::system(),
         |node| node,
         |group| group,
-        move |key| -> Result<Value, LoadError> {
+        move |number, key| -> Result<Value, LoadError> {
             let begun = Instant::now();
-            let error = in_loader.group().get(key).unwrap_err();
+            let error = in_loader.group(number).get(key).unwrap_err();
             assert!(matches!(error, Error::Cycle), "{error:?}");
             Err(format!("{}", begun.elapsed().as_nanos()).into())
         },
     );
-    let group = &cluster.groups[0];
-    itself.is(group);
+    let groups = &twins.groups[0];
+    themselves.are(groups);
     let mut times: Vec<u64> = (0..ROUNDS)
-        .map(|round| match group.get(&round.to_string()) {
+        .map(|round| match groups[round % 2].get(&round.to_string()) {
             Err(Error::Load { source }) => source.to_string().parse().unwrap(),
             other => panic!("{other:?}"),
         })

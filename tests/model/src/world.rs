@@ -1,12 +1,16 @@
 //! A cluster under shuttle: nodes in memory, a clock that stands still, a history of what happened.
+//! Every node has two groups with the same keys.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use groupcache_sync::{Clock, Error, Group, GroupBuilder, LoadError, Network, Node, Value};
+use groupcache_sync::{
+    Cacheable, Clock, Error, Group, GroupBuilder, Load, LoadError, Loaded, Loader, Network, Node,
+    NodeBuilder, Value,
+};
 use shuttle::thread;
 
-use crate::history::{History, stamp};
+use crate::history::{GROUPS, History, Name, Scope};
 
 /// The nodes of one run.
 pub struct World {
@@ -18,13 +22,53 @@ pub struct World {
     pub network: Network,
     /// The nodes.
     pub nodes: Vec<Node>,
-    /// The group on each of them.
+    /// The first group on each of them.
     pub groups: Vec<Group>,
+    /// The second one.
+    pub twins: Vec<Group>,
 }
 
 /// The address of the node at `index`.
 pub fn address(index: usize) -> String {
     format!("http://n{index}:1")
+}
+
+/// What a loader is asked for.
+pub struct Asked<'a> {
+    /// As the library asks.
+    pub load: &'a Load<'a>,
+    /// The number of the group.
+    pub group: usize,
+    /// The clock of all nodes.
+    pub clock: &'a Clock,
+    /// The bytes of the value.
+    pub stamp: String,
+}
+
+/// A loader that takes some turns, and then has `load` make a value.
+struct Stamping<F> {
+    history: Arc<History>,
+    clock: Clock,
+    group: usize,
+    load: F,
+}
+
+impl<F> Loader<Value> for Stamping<F>
+where
+    F: Fn(Asked<'_>) -> Result<Value, LoadError> + Send + Sync + 'static,
+{
+    fn load(&self, load: &Load<'_>) -> Result<Loaded<Value>, LoadError> {
+        let name = Name::new(self.group, load.key());
+        let stamp = self.history.load_begins(&name);
+        thread::yield_now();
+        let asked = Asked {
+            load,
+            group: self.group,
+            clock: &self.clock,
+            stamp,
+        };
+        (self.load)(asked).map(Loaded::from)
+    }
 }
 
 #[allow(clippy::unwrap_used)] // settings that are known to be good
@@ -38,116 +82,193 @@ impl World {
         )
     }
 
-    /// Nodes with these settings of the group and this loader, which gets the key and a stamp.
+    /// Nodes with these settings of the groups and this loader, which gets the key and a stamp.
     pub fn with(
         size: usize,
         settings: impl Fn(GroupBuilder) -> GroupBuilder,
         load: impl Fn(&str, String) -> Result<Value, LoadError> + Clone + Send + Sync + 'static,
     ) -> World {
-        let (history, clock, network) = (
-            Arc::new(History::default()),
-            Clock::manual(),
-            Network::new(),
-        );
-        let (mut nodes, mut groups) = (Vec::new(), Vec::new());
+        World::built(
+            size,
+            |node, _| node.loader_threads(2),
+            settings,
+            move |asked| load(asked.load.key(), asked.stamp),
+        )
+    }
+
+    /// Nodes with these settings of their own and of the groups, and this loader.
+    pub fn built(
+        size: usize,
+        node_settings: impl Fn(NodeBuilder, &Network) -> NodeBuilder,
+        settings: impl Fn(GroupBuilder) -> GroupBuilder,
+        load: impl Fn(Asked<'_>) -> Result<Value, LoadError> + Clone + Send + Sync + 'static,
+    ) -> World {
+        let mut world = World {
+            history: Arc::default(),
+            clock: Clock::manual(),
+            network: Network::new(),
+            nodes: Vec::new(),
+            groups: Vec::new(),
+            twins: Vec::new(),
+        };
         for index in 0..size {
-            let builder = network
-                .builder(&address(index))
-                .unwrap()
-                .clock(clock.clone());
-            let node = builder.loader_threads(2).build().unwrap();
-            network.attach(&node);
-            let (history, load) = (Arc::clone(&history), load.clone());
-            let builder = settings(node.group_builder("g", 1 << 20).shards(2));
-            let group = builder.build(move |key| {
-                let stamp = history.load_begins(key);
-                thread::yield_now();
-                load(key, stamp)
-            });
-            groups.push(group.unwrap());
-            nodes.push(node);
+            let builder = world.network.builder(&address(index)).unwrap();
+            let builder = node_settings(builder.clock(world.clock.clone()), &world.network);
+            world.add(builder.build().unwrap(), &settings, &load);
         }
-        for node in &nodes {
-            node.set_peers((0..size).map(address)).unwrap();
-        }
-        World {
-            history,
-            clock,
-            network,
-            nodes,
-            groups,
-        }
+        let all: Vec<usize> = (0..size).collect();
+        (0..size).for_each(|node| world.show(node, &all));
+        world
     }
 
-    /// A key that the node at `index` owns.
-    pub fn key_of(&self, index: usize) -> String {
-        let owned = |key: &String| self.nodes[0].owner(key).address() == address(index);
-        (0..)
-            .map(|number| format!("k{number}"))
-            .find(owned)
-            .unwrap()
+    /// Gives a node a list of peers.
+    pub fn show(&self, node: usize, list: &[usize]) {
+        let list = list.iter().copied().map(address);
+        self.nodes[node].set_peers(list).unwrap();
     }
 
-    /// Gets `key` on a node and notes it.
+    /// Adds a node and its groups.
+    fn add(
+        &mut self,
+        node: Node,
+        settings: impl Fn(GroupBuilder) -> GroupBuilder,
+        load: &(impl Fn(Asked<'_>) -> Result<Value, LoadError> + Clone + Send + Sync + 'static),
+    ) {
+        self.network.attach(&node);
+        for (group, groups) in [&mut self.groups, &mut self.twins].into_iter().enumerate() {
+            let loader = Stamping {
+                history: Arc::clone(&self.history),
+                clock: self.clock.clone(),
+                group,
+                load: load.clone(),
+            };
+            let builder = node.group_builder(GROUPS[group], 1 << 20).shards(2);
+            groups.push(settings(builder).build_with(loader).unwrap());
+        }
+        self.nodes.push(node);
+    }
+
+    /// A group of a node.
+    pub fn group(&self, group: usize, node: usize) -> &Group {
+        &[&self.groups, &self.twins][group][node]
+    }
+
+    /// Gets `key` of the first group on a node and notes it.
     pub fn get(&self, node: usize, key: &str) {
-        let began = self.history.tick();
-        let value = self.groups[node].get(key).unwrap();
-        self.history.got(key, began, value.as_str().unwrap());
+        self.get_in(0, node, key);
     }
 
-    /// Gets many keys on a node and notes each.
-    pub fn get_many(&self, node: usize, keys: &[&str]) {
+    /// Gets `key` of a group on a node and notes it.
+    pub fn get_in(&self, group: usize, node: usize, key: &str) {
         let began = self.history.tick();
-        let values = self.groups[node].get_many(keys);
-        for (key, value) in keys.iter().zip(values) {
-            let value = value.unwrap();
-            self.history.got(key, began, value.as_str().unwrap());
-        }
+        let value = self.group(group, node).get(key).unwrap();
+        self.note(group, key, began, &value);
     }
 
-    /// Gets `key` on a node with a deadline; notes it if it came in time.
-    pub fn get_timeout(&self, node: usize, key: &str, timeout: Duration) -> Result<(), Error> {
+    /// Gets `key` of a group on a node until a deadline and notes it, if it came in time.
+    pub fn get_until(
+        &self,
+        group: usize,
+        node: usize,
+        key: &str,
+        deadline: Instant,
+    ) -> Result<(), Error> {
         let began = self.history.tick();
-        let value = self.groups[node].get_timeout(key, timeout)?;
-        self.history.got(key, began, value.as_str().unwrap());
+        let value = self.group(group, node).get_deadline(key, deadline)?;
+        self.note(group, key, began, &value);
         Ok(())
     }
 
-    /// Removes `key` by a node and notes it.
+    /// Notes a get that began at this moment.
+    pub fn note(&self, group: usize, key: &str, began: u64, value: &Value) {
+        let name = Name::new(group, key);
+        self.history.got(name, began, value.as_str().unwrap());
+    }
+
+    /// Gets many keys of the first group on a node and notes each.
+    pub fn get_many(&self, node: usize, keys: &[&str]) {
+        self.get_many_in(0, node, keys);
+    }
+
+    /// Gets many keys of a group on a node and notes each.
+    pub fn get_many_in(&self, group: usize, node: usize, keys: &[&str]) {
+        let began = self.history.tick();
+        let values = self.group(group, node).get_many(keys);
+        for (key, value) in keys.iter().zip(values) {
+            self.note(group, key, began, &value.unwrap());
+        }
+    }
+
+    /// Gets `key` of the first group on a node with a timeout; notes it if it came in time.
+    pub fn get_timeout(&self, node: usize, key: &str, timeout: Duration) -> Result<(), Error> {
+        self.get_until(0, node, key, self.clock.now() + timeout)
+    }
+
+    /// Removes `key` of the first group by a node and notes it.
     pub fn remove(&self, node: usize, key: &str) {
-        let began = self.history.tick();
-        self.groups[node].remove(key).unwrap();
-        self.history.removed(Some(key), began);
+        self.remove_in(0, node, key);
     }
 
-    /// Sets `key` by a node and notes it.
+    /// Removes `key` of a group by a node and notes it.
+    pub fn remove_in(&self, group: usize, node: usize, key: &str) {
+        let began = self.history.tick();
+        self.group(group, node).remove(key).unwrap();
+        let scope = Scope::Key(Name::new(group, key));
+        self.history.removed(scope, began);
+    }
+
+    /// Sets `key` of the first group by a node and notes it.
     pub fn set(&self, node: usize, key: &str) {
-        let began = self.history.tick();
-        self.groups[node]
-            .set(key, Value::from(stamp(key, began)))
-            .unwrap();
-        self.history.set(key, began);
+        let (began, name) = (self.history.tick(), Name::new(0, key));
+        let value = Value::from(name.stamp(began));
+        self.groups[node].set(key, value).unwrap();
+        self.history.set(name, began);
     }
 
-    /// Clears the group by a node and notes it.
+    /// Clears the first group by a node and notes it.
     pub fn clear(&self, node: usize) {
         let began = self.history.tick();
         self.groups[node].clear().unwrap();
-        self.history.removed(None, began);
+        self.history.removed(Scope::Group(0), began);
     }
 
     /// Ends the run: checks the history, and that nothing is left in flight or counted wrong.
     pub fn end(self) {
         self.history.check();
-        for group in &self.groups {
-            let stats = group.stats();
-            assert_eq!(stats.flights, 0, "a flight is left: {stats:?}");
-            assert_eq!(
-                stats.gets,
-                stats.main_hits + stats.hot_hits + stats.joined + stats.leads
-            );
+        for group in self.groups.iter().chain(&self.twins) {
+            check_accounts(group);
         }
     }
+}
+
+/// Checks that nothing is under way in a group that nobody uses, and that its gets add up.
+#[allow(clippy::missing_panics_doc)] // it is a check
+pub fn check_accounts<V: Cacheable>(group: &Group<V>) {
+    check_idle(group);
+    let stats = group.stats();
+    assert_eq!(
+        stats.gets,
+        stats.main_hits + stats.hot_hits + stats.joined + stats.leads
+    );
+}
+
+/// Checks that nothing is under way in a group that nobody uses. A load that nobody waits for any
+/// more has some turns to end.
+#[allow(clippy::missing_panics_doc)] // it is a check
+pub fn check_idle<V: Cacheable>(group: &Group<V>) {
+    const TURNS: usize = 1_000;
+    let is_idle = || {
+        let stats = group.stats();
+        (stats.flights, stats.loads_running) == (0, 0)
+    };
+    let ends = (0..TURNS).any(|_| {
+        let is_idle = is_idle();
+        if !is_idle {
+            thread::yield_now();
+        }
+        is_idle
+    });
+    assert!(ends, "a flight or a load is left: {:?}", group.stats());
 }
 
 /// Runs all `parts` at the same time, and waits for them.

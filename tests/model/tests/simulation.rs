@@ -1,5 +1,6 @@
 //! A cluster of three to five nodes on a network that loses, delays, doubles and cuts, with crashes
-//! and changes of the peer lists: random operations, and the promises held against what happened.
+//! and changes of the peer lists, which every node learns of at another time: random operations in two
+//! groups with the same keys, and the promises held against what happened.
 //!
 //! Each seed is one run, the same each time. `GROUPCACHE_SEEDS` says how many runs there are, and
 //! `GROUPCACHE_SEED` which is the first. What is checked, and what is left out, is told in
@@ -12,15 +13,14 @@ use std::sync::{Arc, Mutex as Plain};
 use std::time::{Duration, Instant};
 
 use groupcache_sync::{Call, Error, Group, LoadError, Node, Value};
-use groupcache_sync_model::history::{Moment, stamp};
+use groupcache_sync_model::history::{GROUPS, Moment, Name, Scope};
 use groupcache_sync_model::network::{BadNetwork, Badness, Random, Time};
-use groupcache_sync_model::record::{End, Process, Record, Terms};
+use groupcache_sync_model::record::{BOUND, COPY_LIFE, End, Process, Record, Terms};
 use groupcache_sync_model::world::address;
 use shuttle::scheduler::RandomScheduler;
 use shuttle::{Config, FailurePersistence, MaxSteps, Runner, thread};
 
 const SECOND: Duration = Duration::from_secs(1);
-const HOT_LIFE: Duration = Duration::from_secs(2);
 
 /// What a run is like.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +32,7 @@ struct Plan {
     operations: u64,
     /// Of the operations, in percent.
     changes: u64,
+    pauses: u64,
     badness: Badness,
     cuts: bool,
     crashes: bool,
@@ -52,7 +53,7 @@ struct Plan {
     absent_loads: u64,
     /// How long it is kept that a key has no value.
     negative_life: Duration,
-    /// How many loads a process may run at a time.
+    /// How many loads of a group a process may run at a time.
     max_loads: Option<usize>,
     /// Whether the values of many keys are loaded at once.
     batch_loader: bool,
@@ -100,6 +101,12 @@ impl Plan {
             clients: 2 + random.below(3),
             operations: 5 + random.below(16),
             changes,
+            // While the lists change there is to be time for changes in between.
+            pauses: match (calm, lists) {
+                (true, _) => 0,
+                (false, true) => 60,
+                (false, false) => 15,
+            },
             cuts,
             crashes,
             lists,
@@ -137,7 +144,7 @@ impl Plan {
 struct Live {
     process: Process,
     node: Node,
-    group: Group,
+    groups: [Group; 2],
 }
 
 struct Simulation {
@@ -148,6 +155,8 @@ struct Simulation {
     keys: Vec<String>,
     /// By node; `None` while it is down. Locked for no time at all.
     live: Plain<Vec<Option<Live>>>,
+    /// The list of each node, also of one that is down.
+    lists: Plain<Vec<BTreeSet<usize>>>,
     /// For the loaders.
     random: Arc<Plain<Random>>,
     settled: Arc<AtomicBool>,
@@ -168,26 +177,40 @@ impl Simulation {
             network,
             keys: (0..plan.keys).map(|number| format!("k{number}")).collect(),
             live: Plain::new(vec![None; plan.nodes]),
+            lists: Plain::new(vec![(0..plan.nodes).collect(); plan.nodes]),
             random: Arc::new(Plain::new(Random::new(plan.seed ^ 2))),
             settled: Arc::default(),
             left: Plain::default(),
         });
         for node in 0..plan.nodes {
-            simulation.start(node, &(0..plan.nodes).collect());
+            simulation.start(node);
         }
         simulation.network.set_badness(plan.badness);
         simulation
     }
 
     /// Starts a process with an empty cache.
-    fn start(&self, number: usize, list: &BTreeSet<usize>) {
+    fn start(&self, number: usize) {
         let process = self.record.starts(number);
         let builder = self.network.builder(&address(number));
         let builder = builder.loader_threads(3).allow_absent(true);
         let builder = builder.warm_up(self.plan.warm_up);
         let node = builder.fallback_life(SECOND).build().unwrap();
-        let mut group = node.group_builder("g", 1 << 20).shards(2);
-        group = group.hot_threshold(0.0).hot_ttl(HOT_LIFE);
+        let groups = [0, 1].map(|group| self.build(process, &node, group));
+        let live = Live {
+            process,
+            node,
+            groups,
+        };
+        self.show(&live);
+        self.network.inner().attach(&live.node);
+        self.live.lock().unwrap()[number] = Some(live);
+    }
+
+    /// Builds a group of a process.
+    fn build(&self, process: Process, node: &Node, number: usize) -> Group {
+        let mut group = node.group_builder(GROUPS[number], 1 << 20).shards(2);
+        group = group.hot_threshold(0.0).hot_ttl(COPY_LIFE);
         group = group.negative_ttl(self.plan.negative_life);
         if let Some(max_loads) = self.plan.max_loads {
             group = group.max_loads(max_loads);
@@ -202,7 +225,8 @@ impl Simulation {
         let (random, settled) = (Arc::clone(&self.random), Arc::clone(&self.settled));
         let plan = self.plan;
         let load_many = move |keys: &[&str]| {
-            let began = |key: &&str| record.load_begins(process, key, time.now());
+            let began =
+                |key: &&str| record.load_begins(process, &Name::new(number, key), time.now());
             let loads: Vec<_> = keys.iter().map(began).collect();
             let fate = {
                 let mut random = random.lock().unwrap();
@@ -244,19 +268,24 @@ impl Simulation {
             group = group.batch_loader(load_many.clone());
         }
         let load = move |key: &str| load_many(&[key])?.remove(key).ok_or(LoadError::NotFound);
-        let group = group.build(load).unwrap();
-        let live = Live {
-            process,
-            node,
-            group,
-        };
-        self.show(&live, list);
-        self.network.inner().attach(&live.node);
-        self.live.lock().unwrap()[number] = Some(live);
+        group.build(load).unwrap()
     }
 
-    /// Gives a process a list of peers.
-    fn show(&self, live: &Live, list: &BTreeSet<usize>) {
+    /// Gives a node another list of peers, now or when it starts.
+    fn set_list(&self, node: usize, list: BTreeSet<usize>) {
+        self.lists.lock().unwrap()[node] = list;
+        if let Some(live) = self.live(node) {
+            self.show(&live);
+        }
+    }
+
+    fn list_of(&self, node: usize) -> BTreeSet<usize> {
+        self.lists.lock().unwrap()[node].clone()
+    }
+
+    /// Gives a process the list of its node.
+    fn show(&self, live: &Live) {
+        let (from, list) = (self.record.tick(), self.list_of(live.process.node));
         live.node
             .set_peers(list.iter().map(|&node| address(node)))
             .unwrap();
@@ -266,7 +295,7 @@ impl Simulation {
             .iter()
             .map(|key| (key.clone(), owner(key)))
             .collect();
-        self.record.sees(live.process.node, list.clone(), owners);
+        self.record.sees(live.process.node, from, list, owners);
     }
 
     fn live(&self, node: usize) -> Option<Live> {
@@ -274,11 +303,11 @@ impl Simulation {
     }
 
     /// A process that runs, without its node, whose last handle is to go in a crash.
-    fn process(&self, node: usize) -> Option<(Process, Group)> {
+    fn process(&self, node: usize) -> Option<(Process, [Group; 2])> {
         let live = self.live.lock().unwrap();
         live[node]
             .as_ref()
-            .map(|live| (live.process, live.group.clone()))
+            .map(|live| (live.process, live.groups.clone()))
     }
 
     fn crash(&self, node: usize) {
@@ -294,31 +323,33 @@ impl Simulation {
             for _ in 0..random.below(4) {
                 thread::yield_now();
             }
-            if !self.plan.calm && random.percent(15) {
+            if random.percent(self.plan.pauses) {
                 self.time.sleep(random.up_to(SECOND));
             }
             let node = random.below(self.plan.nodes as u64) as usize;
             let key = &self.keys[random.below(self.keys.len() as u64) as usize];
-            let Some((process, group)) = self.process(node) else {
+            let Some((process, groups)) = self.process(node) else {
                 continue;
             };
+            let number = random.below(2) as usize;
+            let (group, name) = (&groups[number], Name::new(number, key));
             if random.percent(self.plan.changes) {
-                self.change(&mut random, process, &group, key);
+                self.change(&mut random, process, group, name);
             } else if random.percent(25) {
-                self.get_many(&mut random, process, &group);
+                self.get_many(&mut random, process, group, number);
             } else if random.percent(40) {
-                self.get_in_time(&mut random, process, &group, key);
+                self.get_in_time(&mut random, process, group, name);
             } else {
-                self.get(process, &group, key);
+                self.get(process, group, name);
             }
         }
     }
 
-    fn get(&self, process: Process, group: &Group, key: &str) {
+    fn get(&self, process: Process, group: &Group, name: Name) {
         let began = self.record.tick();
-        let result = group.get(key);
+        let result = group.get(&name.key);
         self.check_get(process, &result);
-        self.got(process, key, began, result);
+        self.got(process, name, began, result);
     }
 
     fn check_get(&self, process: Process, result: &Result<Value, Error>) {
@@ -334,7 +365,7 @@ impl Simulation {
     }
 
     /// Some keys, some of them twice, with or without a deadline: each is a get of its own.
-    fn get_many(&self, random: &mut Random, process: Process, group: &Group) {
+    fn get_many(&self, random: &mut Random, process: Process, group: &Group, number: usize) {
         let count = 1 + random.below(4);
         let any = |_| &self.keys[random.below(self.keys.len() as u64) as usize];
         let keys: Vec<_> = (0..count).map(any).collect();
@@ -354,7 +385,7 @@ impl Simulation {
                 Err(Error::Deadline | Error::Overloaded) if timeout.is_some() => {}
                 result => self.check_get(process, result),
             }
-            self.got(process, key, began, result);
+            self.got(process, Name::new(number, key), began, result);
         }
     }
 
@@ -363,81 +394,90 @@ impl Simulation {
             .is_none_or(|(current, _)| current != process)
     }
 
-    fn get_in_time(&self, random: &mut Random, process: Process, group: &Group, key: &str) {
+    fn get_in_time(&self, random: &mut Random, process: Process, group: &Group, name: Name) {
         let timeout = random.up_to(2 * SECOND);
         let began = self.record.tick();
         let kept = self.time.keep(timeout);
-        let result = group.get_deadline(key, kept.instant());
+        let result = group.get_deadline(&name.key, kept.instant());
         assert!(kept.is_met(), "P4: a get has come back too late");
         drop(kept);
         match &result {
             Err(Error::Deadline | Error::Overloaded) => {}
             result => self.check_get(process, result),
         }
-        self.got(process, key, began, result);
+        self.got(process, name, began, result);
     }
 
-    fn got(&self, process: Process, key: &str, began: Moment, result: Result<Value, Error>) {
+    fn got(&self, process: Process, name: Name, began: Moment, result: Result<Value, Error>) {
         let result = match result {
             Ok(value) => Ok(Some(value.as_str().unwrap().to_owned())),
             Err(Error::NotFound) => Ok(None),
             Err(error) => Err(error.to_string()),
         };
-        self.record.got(process, key, began, result);
+        self.record.got(process, name, began, result);
     }
 
-    fn change(&self, random: &mut Random, process: Process, group: &Group, key: &str) {
+    fn change(&self, random: &mut Random, process: Process, group: &Group, name: Name) {
         let kind = random.below(8);
-        let key = (kind > 0).then_some(key);
-        let list = self.record.list_of(process.node);
+        let scope = match kind {
+            0 => Scope::Group(name.group),
+            _ => Scope::Key(name.clone()),
+        };
+        let is_set = (1..4).contains(&kind);
         let began = self.record.tick();
-        let here = self.record.carries(process.node, key);
-        let result = match (kind, key) {
-            (1..4, Some(key)) => group.set(key, Value::from(stamp(key, began))),
-            (_, Some(key)) => group.remove(key),
-            (_, None) => group.clear(),
+        let here = self.record.carries(process.node, scope.clone());
+        let result = match kind {
+            0 => group.clear(),
+            1..4 => group.set(&name.key, Value::from(name.stamp(began))),
+            _ => group.remove(&name.key),
         };
         self.record.carried(here);
-        let mut untold: BTreeSet<_> = (0..self.plan.nodes)
-            .filter(|node| !list.contains(node) && *node != process.node)
-            .collect();
-        match result {
-            Ok(()) => {}
+        let unreached = match result {
+            Ok(()) => BTreeSet::new(),
             Err(Error::Unreached { peers }) => {
-                untold.extend(peers.iter().map(|unreached| number(&unreached.peer)));
+                let peers = peers.iter();
+                peers.map(|unreached| number(&unreached.peer)).collect()
             }
             Err(error) => panic!("a change fails: {error}"),
-        }
-        let is_set = (1..4).contains(&kind);
-        self.record.changed(process, key, is_set, began, untold);
+        };
+        self.record
+            .changed(process, scope, is_set, began, unreached);
     }
 
     /// Cuts, crashes and changes of the lists.
     fn trouble(&self, mut random: Random, done: &AtomicBool) {
-        let mut list: BTreeSet<usize> = (0..self.plan.nodes).collect();
+        let all: BTreeSet<usize> = (0..self.plan.nodes).collect();
         // From the first departure on, nodes may take different ones for the owner.
         let mut left = None;
+        let plan = &self.plan;
+        let lists = plan.lists;
+        let kinds = [
+            plan.cuts,
+            plan.cuts,
+            plan.crashes,
+            lists,
+            lists,
+            lists,
+            plan.leaves,
+        ];
+        let kinds: Vec<usize> = (0..kinds.len()).filter(|&kind| kinds[kind]).collect();
         while !done.load(Ordering::SeqCst) {
             self.time.sleep(random.up_to(SECOND));
             let node = random.below(self.plan.nodes as u64) as usize;
-            let plan = &self.plan;
-            let kinds = [plan.cuts, plan.cuts, plan.crashes, plan.lists, plan.leaves];
-            let kinds = (0..kinds.len()).filter(|&kind| kinds[kind]);
-            let kinds: Vec<usize> = kinds.collect();
             let any = random.below(kinds.len().max(1) as u64) as usize;
             match kinds.get(any) {
-                Some(_) if self.live(node).is_none() => self.start(node, &list),
+                Some(_) if self.live(node).is_none() => self.start(node),
                 Some(0) => self.partition(&mut random),
                 Some(1) => self.network.mend(),
                 Some(2) => self.crash(node),
-                Some(3) => {
-                    if !list.remove(&node) {
-                        list.insert(node);
-                    }
-                    if list.is_empty() {
-                        list.insert(node);
-                    }
+                Some(3) => self.flap(&mut random, node),
+                Some(4) => {
+                    let list = toggled(self.list_of(node), node);
                     self.change_lists(&mut random, &list);
+                }
+                Some(5) => {
+                    let of = random.below(self.plan.nodes as u64) as usize;
+                    self.set_list(of, toggled(self.list_of(of), node));
                 }
                 Some(_) => {
                     left.get_or_insert_with(|| self.record.tick());
@@ -448,16 +488,42 @@ impl Simulation {
         }
         self.network.mend();
         self.network.set_badness(Badness::default());
-        let all: BTreeSet<usize> = (0..self.plan.nodes).collect();
-        if list != all {
-            self.change_lists(&mut random, &all);
-        }
-        for node in 0..self.plan.nodes {
+        self.change_lists(&mut random, &all);
+        for node in all {
             if self.live(node).is_none() {
-                self.start(node, &all);
+                self.start(node);
             }
         }
         *self.left.lock().unwrap() = left;
+    }
+
+    /// Takes a node out of all lists, or out of some, for a moment. Its process goes on.
+    fn flap(&self, random: &mut Random, node: usize) {
+        let seen_by = match random.percent(50) {
+            true => u64::MAX,
+            false => random.next(),
+        };
+        let observers = (0..self.plan.nodes).filter(|observer| seen_by >> observer & 1 > 0);
+        let observers: Vec<usize> = observers.collect();
+        for is_back in [false, true] {
+            for &observer in &observers {
+                let mut list = self.list_of(observer);
+                if is_back {
+                    list.insert(node);
+                } else if list.len() > 1 {
+                    list.remove(&node);
+                }
+                self.set_list(observer, list);
+                self.now_and_then_sleep(random);
+            }
+            self.time.sleep(random.up_to(SECOND));
+        }
+    }
+
+    fn now_and_then_sleep(&self, random: &mut Random) {
+        if random.percent(30) {
+            self.time.sleep(random.up_to(SECOND));
+        }
     }
 
     /// Ends a process in good order, or after a while.
@@ -484,43 +550,76 @@ impl Simulation {
         }
     }
 
-    /// Gives all processes a new list, one after the other.
+    /// Gives all nodes a new list, one after the other, unless they have it.
     fn change_lists(&self, random: &mut Random, list: &BTreeSet<usize>) {
-        let began = self.record.tick();
         for node in 0..self.plan.nodes {
-            if random.percent(30) {
-                self.time.sleep(random.up_to(SECOND));
-            }
-            if let Some(live) = self.live(node) {
-                self.show(&live, list);
+            if self.list_of(node) != *list {
+                self.now_and_then_sleep(random);
+                self.set_list(node, list.clone());
             }
         }
-        self.record.lists_differed(began);
     }
 
     /// Waits until what was missed has been told again, and gets every key everywhere.
     fn settle(&self) -> Moment {
         self.network.drain();
         if !self.plan.calm {
-            self.time.sleep(10 * SECOND);
+            self.time.sleep(BOUND);
         }
         self.settled.store(true, Ordering::SeqCst);
         self.time.stop();
         if let Some(left) = self.left.lock().unwrap().take() {
-            self.record.lists_differed(left);
+            self.record.nodes_left(left);
         }
         let settled = self.record.tick();
         for node in 0..self.plan.nodes {
-            let (process, group) = self.process(node).expect("all are up");
-            for key in &self.keys {
-                self.get(process, &group, key);
+            let (process, groups) = self.process(node).expect("all are up");
+            for name in self.names() {
+                self.get(process, &groups[name.group], name);
             }
         }
-        for key in &self.keys {
-            let loads = self.record.loads_since(key, settled);
-            assert!(loads <= 1, "P6: {loads} loads of {key} after the healing");
+        for name in self.names() {
+            let loads = self.record.loads_since(&name, settled);
+            assert!(
+                loads <= 1,
+                "P6: {loads} loads of {name:?} after the healing"
+            );
         }
+        self.check_accounts();
         settled
+    }
+
+    /// All keys of all groups.
+    fn names(&self) -> impl Iterator<Item = Name> {
+        let groups = 0..GROUPS.len();
+        groups.flat_map(|group| self.keys.iter().map(move |key| Name::new(group, key)))
+    }
+
+    /// Checks that nothing is under way and nothing is owed once all is over: what nobody waits for any
+    /// more, as a renewal, has some turns to end.
+    fn check_accounts(&self) {
+        let left = || {
+            let live = self.live.lock().unwrap().clone();
+            let owed = live
+                .iter()
+                .flatten()
+                .flat_map(|live| live.node.stats().peers);
+            let owed: u64 = owed.map(|peer| peer.owed).sum();
+            let groups = live.iter().flatten().flat_map(|live| &live.groups);
+            let stats = groups.map(Group::stats);
+            let under_way: u64 = stats.map(|stats| stats.flights + stats.loads_running).sum();
+            (under_way, owed)
+        };
+        for _ in 0..1_000 {
+            if left() == (0, 0) {
+                return;
+            }
+            thread::yield_now();
+        }
+        panic!(
+            "flights and loads, and removals that are left: {:?}",
+            left()
+        );
     }
 
     /// Ends all processes and waits for what they leave.
@@ -540,14 +639,25 @@ fn watch(record: &Arc<Record>, to: &str, call: &Call) -> Box<dyn FnOnce()> {
     if call.method == "GET" || (call.method == "POST" && is_get) {
         return Box::new(|| ());
     }
-    // The keys are k0, k1 and so on; any other POST is about several or all.
-    let key = match call.method {
-        "POST" => None,
-        _ => call.target.rsplit('/').next(),
+    // `/_groupcache/group/key`. The keys are k0, k1 and so on; any POST is about several or all.
+    let mut parts = call.target.rsplit('/');
+    let (key, group) = (parts.next(), parts.next());
+    let group = GROUPS.iter().position(|name| Some(*name) == group);
+    let scope = match (call.method, group, key) {
+        ("PUT" | "DELETE", Some(group), Some(key)) => Scope::Key(Name::new(group, key)),
+        _ => Scope::Any,
     };
-    let number = record.carries(number(to), key);
+    let number = record.carries(number(to), scope);
     let record = Arc::clone(record);
     Box::new(move || record.carried(number))
+}
+
+/// The list with a node that it is without, or without one that it has; never empty.
+fn toggled(mut list: BTreeSet<usize>, node: usize) -> BTreeSet<usize> {
+    if !list.remove(&node) || list.is_empty() {
+        list.insert(node);
+    }
+    list
 }
 
 /// The number of the node at an address.
