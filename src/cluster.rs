@@ -39,7 +39,7 @@ const ANSWERS_OF_A_ROUND: u32 = 4;
 const MAX_ASIDE: usize = 64;
 
 /// How often a value is told to its owner that takes it for an older one.
-const MAX_TELLINGS: usize = 3;
+pub(crate) const MAX_TELLINGS: usize = 3;
 
 /// How much is shown of a text that a peer sends, in bytes.
 const MAX_TEXT: usize = 400;
