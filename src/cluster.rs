@@ -33,11 +33,14 @@ const BYTES_OF_A_REQUEST: usize = 1 << 19;
 /// whose time is over.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a round of the keeper may tell a peer what it lacks, in fetch timeouts.
+const ANSWERS_OF_A_ROUND: u32 = 4;
+
 /// How many peers that have left the list are told of removals still.
 const MAX_ASIDE: usize = 64;
 
 /// How often a value is told to its owner that takes it for an older one.
-const MAX_TELLINGS: usize = 3;
+pub(crate) const MAX_TELLINGS: usize = 3;
 
 /// How much is shown of a text that a peer sends, in bytes.
 const MAX_TEXT: usize = 400;
@@ -760,11 +763,16 @@ impl Cluster {
         }
     }
 
-    /// Tells a peer what it lacks, no longer than a peer may take for one answer.
+    /// Tells a peer what it lacks, for no longer than some answers of a peer may take: those have
+    /// their turn who are told in the next round.
     fn deliver(self: &Arc<Self>, remote: &Arc<Remote>) {
-        let until = Deadline::after(self.clock.now(), self.settings.fetch_timeout);
+        let limit = self
+            .settings
+            .fetch_timeout
+            .saturating_mul(ANSWERS_OF_A_ROUND);
+        let until = Deadline::after(self.clock.now(), limit);
         while let Some(parcel) = self.journal.next_parcel(&remote.lacks) {
-            match self.tell_parcel(remote, &parcel) {
+            match self.tell_parcel(remote, &parcel, until) {
                 Ok(()) => remote.lacks.remove(&parcel.part),
                 Err(Failure::Unsupported) => return remote.lacks.clear(),
                 Err(Failure::Deadline | Failure::Away(_)) => {
@@ -778,22 +786,26 @@ impl Cluster {
         *remote.next_delivery.lock() = None;
     }
 
-    fn tell_parcel(self: &Arc<Self>, remote: &Arc<Remote>, parcel: &Parcel) -> Result<(), Failure> {
-        let never = Deadline::NEVER;
-        if self.ask_dialect(remote, never)? == Dialect::Golang {
+    fn tell_parcel(
+        self: &Arc<Self>,
+        remote: &Arc<Remote>,
+        parcel: &Parcel,
+        until: Deadline,
+    ) -> Result<(), Failure> {
+        if self.ask_dialect(remote, until)? == Dialect::Golang {
             return Err(Failure::Unsupported);
         }
         // A later one than those of the changes themselves: what arrives late of them is older.
         let stamp = self.journal.stamp();
         if parcel.clears_all {
-            self.have_run(remote, Errand::Clear, never)?;
+            self.have_run(remote, Errand::Clear, until)?;
         }
         for group in &parcel.clears {
-            self.tell_native(remote, group, &Change::Clear, stamp, never)?;
+            self.tell_native(remote, group, &Change::Clear, stamp, until)?;
         }
         for (group, keys) in &parcel.removes {
             let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
-            let tell = |keys| self.tell_native(remote, group, &Change::Remove(keys), stamp, never);
+            let tell = |keys| self.tell_native(remote, group, &Change::Remove(keys), stamp, until);
             batches(&keys).try_for_each(tell)?;
         }
         Ok(())

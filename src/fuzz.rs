@@ -21,8 +21,8 @@ use crate::ring::{Member, Ring, hash_of_key};
 use crate::sync::{AtomicBool, OnceLock};
 use crate::value::Value;
 use crate::wire::{
-    Answer, BatchWriter, Command, Item, Request, Status, Target, Terms, decode_batch, decode_set,
-    encode_set, encoded_len, parse_target, target,
+    Answer, BatchWriter, Command, Errand, Item, Request, Status, Target, Terms, decode_batch,
+    decode_marks, decode_set, encode_marks, encode_set, encoded_len, parse_target, target,
 };
 
 /// A target: what it is called, and what it does with an input.
@@ -166,6 +166,12 @@ pub fn messages(data: &[u8]) {
     }
     if let Ok(command) = Command::decode(data) {
         assert_eq!(Command::decode(&command.encode()), Ok(command.clone()));
+    }
+    if let Ok(errand) = Errand::decode(data) {
+        assert_eq!(Errand::decode(&errand.clone().encode()), Ok(errand));
+    }
+    if let Ok(marks) = decode_marks(data) {
+        assert_eq!(decode_marks(&encode_marks(marks.clone())), Ok(marks));
     }
     let (group, key) = ("things", "k");
     if let Ok((value, life)) = decode_set(group, key, data) {

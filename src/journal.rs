@@ -38,14 +38,17 @@ const ENTRY_BYTES: usize = 96;
 /// How many marks a generation has: as many as a table of 65,536 places holds. A model has few keys.
 const MAX_MARKS: usize = 57_344;
 
-/// Of how many groups and senders it is known what was forgotten.
-const MAX_NAMES: usize = 1_024;
+/// Of how many groups it is known that they are to be cleared: of more, all are. Each is a request.
+const MAX_CUT: usize = 16;
+
+/// Of how many senders it is known what was forgotten.
+const MAX_SENDERS: usize = 1_024;
 
 /// How many parts of the log a peer may lack before they are taken for one.
 const MAX_PARTS: usize = 32;
 
 /// How many entries are delivered at once.
-const PARCEL: usize = 256;
+const PARCEL: usize = 64;
 
 /// What the sender of a change says of it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -552,7 +555,7 @@ impl State {
                 sequence,
                 at: entry.at,
             };
-            if self.cut.len() < MAX_NAMES || self.cut.contains_key(&entry.group) {
+            if self.cut.len() < MAX_CUT || self.cut.contains_key(&entry.group) {
                 self.cut.insert(entry.group, cut);
             } else {
                 self.cut_unnamed = Some(cut);
@@ -573,10 +576,13 @@ impl State {
         if let Some(last) = last_cut.max() {
             return Some(Parcel {
                 part: part.start..last + 1,
-                clears: cut
-                    .into_iter()
-                    .map(|(group, _)| Arc::clone(group))
-                    .collect(),
+                clears: match unnamed {
+                    Some(_) => Vec::new(), // they are cleared with all others
+                    None => cut
+                        .into_iter()
+                        .map(|(group, _)| Arc::clone(group))
+                        .collect(),
+                },
                 clears_all: unnamed.is_some(),
                 removes: Vec::new(),
             });
@@ -634,7 +640,7 @@ impl State {
         if stamp.origin == 0 {
             return;
         }
-        if self.floors.len() >= MAX_NAMES && !self.floors.contains_key(&stamp.origin) {
+        if self.floors.len() >= MAX_SENDERS && !self.floors.contains_key(&stamp.origin) {
             let oldest = self.floors.iter().min_by_key(|(_, floor)| floor.at);
             let oldest = oldest.map(|(&origin, _)| origin);
             oldest.and_then(|origin| self.floors.remove(&origin));
@@ -881,7 +887,8 @@ mod tests {
         assert!(parcel.removes.is_empty() && !parcel.clears_all);
         lacks.remove(&parcel.part);
         let left = removes(&journal, &lacks);
-        assert!(left.len() == 1 && left[0].1.len() > 90);
+        let keys: usize = left.iter().map(|(_, keys)| keys.len()).sum();
+        assert!(keys > 90 && left.iter().all(|(_, keys)| keys.len() <= PARCEL));
         // One of whom nothing is known is told the same.
         lacks.add(journal.all(now));
         assert_eq!(journal.next_parcel(&lacks).unwrap().clears.len(), 2);
@@ -899,12 +906,12 @@ mod tests {
     fn so_many_groups_are_not_known_by_name_any_more() {
         let now = Instant::now();
         let (journal, lacks) = (Journal::new("me", now), Lacks::default());
-        for number in 0..=MAX_NAMES {
+        for number in 0..=MAX_CUT {
             lacks.add(record(&journal, &number.to_string(), &["a"], now));
         }
         journal.age(now + MEMORY + SECOND, 0);
         let parcel = journal.next_parcel(&lacks).unwrap();
-        assert_eq!(parcel.clears.len(), MAX_NAMES);
+        assert_eq!(parcel.clears.len(), 0);
         assert!(parcel.clears_all);
     }
 

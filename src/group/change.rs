@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{Group, Shared, charge, check_key};
 use crate::change::Change;
-use crate::cluster::{Recorded, batches};
+use crate::cluster::{MAX_TELLINGS, Recorded, batches};
 use crate::deadline::Deadline;
 use crate::entry::Place;
 use crate::error::{Error, Unreached};
@@ -200,8 +200,7 @@ impl<V: Cacheable> Shared<V> {
             let owner = members.owner(key);
             let mut unreached = Vec::new();
             match &owner {
-                // Where a later change of this process has overtaken it, that one holds.
-                Owner::This => drop(self.put(key, loaded.value.clone(), life, told)?),
+                Owner::This => self.put_here(key, &loaded.value, life, told)?,
                 Owner::Peer(owner) => {
                     let body = match &body {
                         Some(body) => Vec::clone(body),
@@ -326,6 +325,25 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
+    /// Gives `key` a value on this node, which owns it and sets it.
+    fn put_here(
+        &self,
+        key: &str,
+        value: &V,
+        life: Option<Duration>,
+        mut told: Told,
+    ) -> Result<(), Error> {
+        for _ in 0..MAX_TELLINGS {
+            if self.put(key, value.clone(), life, told)? {
+                return Ok(());
+            }
+            // Another change of this process at the same time has overtaken it: it follows that.
+            told.stamp = Some(self.cluster.journal.stamp());
+        }
+        self.invalidate(key, told);
+        Ok(())
+    }
+
     /// Gives `key` a value on this node, which owns it. Tells whether it was done, or a later change
     /// of the same sender came before.
     pub(super) fn put(
@@ -357,7 +375,9 @@ impl<V: Cacheable> Shared<V> {
                 .insert(Place::Main, key, value, weight, expires, superseded);
         if is_kept && expires.is_some() {
             self.have_swept();
-        } else if !is_kept && !superseded.load(Ordering::Acquire) {
+        } else if !is_kept && superseded.load(Ordering::Acquire) {
+            return Ok(false); // an older value may be there still, until the later change removes it
+        } else if !is_kept {
             self.cache.remove(key);
         }
         self.forget_absence(key);
