@@ -25,7 +25,7 @@ use crate::deadline::{Clock, Deadline};
 use crate::key::{HandThrough, Hashed, Key, KeyRef};
 use crate::slot::{Closed, Slot};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Weak};
-use crate::waits::{Leading, Led, NOBODY, Waits, this_thread};
+use crate::waits::{Leading, Led, NOBODY, Run, Waits, leads, this_thread};
 
 /// Flights are made when something is loaded or fetched: a few locks are enough, and a group is to
 /// cost little.
@@ -604,7 +604,18 @@ impl<T: Payload> Guard<T> {
     /// checked for cycles (I8).
     pub(crate) fn lead(&self) -> Leading {
         self.flight.leader.store(this_thread(), Ordering::SeqCst);
-        Leading::start()
+        Leading::start(self.run())
+    }
+
+    /// Whether this thread leads another flight of the same key, which was removed meanwhile: what
+    /// it does for that one asks for its own key (I8).
+    pub(crate) fn is_led_twice(&self) -> bool {
+        leads(self.run())
+    }
+
+    fn run(&self) -> Run {
+        let tables = Arc::as_ptr(&self.tables).addr();
+        (tables, self.flight.key.as_ref().hash())
     }
 
     /// The latest of the deadlines of those who wait; `None` if nobody does.
@@ -689,6 +700,13 @@ impl<T: Payload> Waiter<T> {
     /// is dropped before.
     pub(crate) fn then(&self, callback: impl FnOnce(Told<T>) + Send + 'static) {
         self.slot.then(callback);
+    }
+
+    /// Leads the flight if it has no leader yet.
+    pub(crate) fn start(&self) -> Option<Guard<T>> {
+        let hold = self.flight.state.lock().start()?;
+        drop(hold); // it has a lock of its own (I2)
+        Some(self.tables.guard(Arc::clone(&self.flight)))
     }
 
     /// Whether the flight has no leader yet.

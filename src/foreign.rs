@@ -150,8 +150,25 @@ pub(crate) fn defer(foreign: impl FnOnce() + 'static) {
         }
     });
     if let Some(foreign) = foreign {
-        foreign();
+        // As deep as it would be in its turn, so that one that causes others comes to an end.
+        with_queue(|queue| queue.depth += 1);
+        if let Err(panicked) = call(foreign) {
+            report("a deferred call panicked; the cache goes on", &panicked);
+        }
+        with_queue(|queue| queue.depth = queue.depth.saturating_sub(1));
     }
+}
+
+/// Runs what this thread has deferred until now, though it is held back: for one that goes on for
+/// long, at a moment when it leads no flight. Not inside a deferred call.
+pub(crate) fn run_deferred() {
+    let take = |queue: &mut Queue| match queue.depth {
+        0 => std::mem::take(&mut queue.holds),
+        _ => 0,
+    };
+    let holds = with_queue(take).unwrap_or(0);
+    drop(hold());
+    with_queue(|queue| queue.holds += holds);
 }
 
 /// Drops a value that may be foreign as soon as nothing holds back what this thread defers: at once,
@@ -211,26 +228,28 @@ impl Hold {
     }
 }
 
-/// While one lives, what its thread had held back is not held back any more.
+/// While one lives, what its thread defers is held back by nothing that held it back before.
 pub(crate) struct Free {
-    holds: usize,
+    held: Option<Queue>,
 }
 
-/// Lets the deferred calls of this thread run while a loader does, which may take long and make many
-/// values leave. Not inside a deferred call: they do not run inside one another.
+/// Lets what a loader makes this thread defer run while it does: it may take long and make many
+/// values leave. What was deferred before waits for its turn: it may ask for what the loader loads.
+/// Not inside a deferred call: they do not run inside one another.
 pub(crate) fn free() -> Free {
-    let take = |queue: &mut Queue| match queue.depth {
-        0 => std::mem::take(&mut queue.holds),
-        _ => 0,
-    };
+    let take = |queue: &mut Queue| (queue.depth == 0).then(|| std::mem::take(queue));
     Free {
-        holds: with_queue(take).unwrap_or(0),
+        held: with_queue(take).flatten(),
     }
 }
 
 impl Drop for Free {
     fn drop(&mut self) {
-        let _ = with_queue(|queue| queue.holds += self.holds);
+        if let Some(held) = self.held.take() {
+            // Empty by now, as the last of its own holds has seen to all.
+            let during = with_queue(|queue| std::mem::replace(queue, held));
+            drop(during);
+        }
     }
 }
 
@@ -289,14 +308,16 @@ mod tests {
         {
             let _free = free();
             defer(note(&log, || "in a loader"));
-            assert_eq!(log.borrow().len(), 3);
+            assert_eq!(*log.borrow(), ["at once", "in a loader"]);
         }
+        run_deferred();
+        assert_eq!(*log.borrow(), ["at once", "in a loader", "held"]);
         defer(note(&log, || "held again"));
         assert_eq!(log.borrow().len(), 3);
         drop(outer);
         assert_eq!(
             *log.borrow(),
-            ["at once", "held", "in a loader", "held again"]
+            ["at once", "in a loader", "held", "held again"]
         );
         assert_eq!(depth(), 0);
     }

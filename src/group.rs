@@ -55,7 +55,7 @@ use crate::foreign;
 use crate::hot::Mirroring;
 use crate::key::{KeyRef, MAX_KEY_BYTES};
 use crate::latency::Latencies;
-use crate::loader::{self, BatchLoader, Loader};
+use crate::loader::{BatchLoader, Loader};
 use crate::members::Owner;
 use crate::stats::{Counter, GroupStats};
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, OnceLock};
@@ -446,7 +446,10 @@ impl<V: Cacheable> Shared<V> {
             Ok(found) => Ok(found.into()),
             Err(_) if self.is_absent(key) => Err(Error::NotFound),
             Err(unreported) => match self.failed_lately(key) {
-                Some(outcome) => outcome,
+                Some(outcome) => {
+                    self.counters.joined.add();
+                    outcome
+                }
                 None => self.timed(|| self.bring(key, deadline, unreported, Count::Yes)),
             },
         }
@@ -518,10 +521,9 @@ impl<V: Cacheable> Shared<V> {
             .then_some(Err(Error::NotFound))
     }
 
-    /// Waits for a flight. Inside a loader, another thread of the pool may take the part of this one
-    /// meanwhile.
+    /// Waits for a flight. If this is a thread of the pool, another one may take its part meanwhile.
     fn wait_for(&self, waiter: &Waiter<Outcome<V>>, deadline: Deadline) -> Told<Outcome<V>> {
-        let _blocked = loader::inside_a_loader().then(|| self.cluster.pool.wait_inside());
+        let _blocked = self.cluster.pool.wait_inside();
         waiter.wait(&self.cluster.clock, deadline)
     }
 

@@ -127,10 +127,10 @@ impl Link for MemoryLink {
                 state.faults.get(&self.address).copied(),
             )
         };
-        let timeout = Deadline::after(node.clock().now(), timeout);
         match fault {
             Some(Fault::Refuses) => Err(refused()),
             Some(Fault::Hangs) => {
+                let timeout = Deadline::after(node.clock().now(), timeout);
                 let _ = Slot::<()>::new().wait(node.clock(), timeout);
                 Err(CallError::Timeout)
             }
@@ -139,7 +139,8 @@ impl Link for MemoryLink {
     }
 }
 
-fn answer(node: &Node, call: &Call, timeout: Deadline) -> Result<Reply, CallError> {
+fn answer(node: &Node, call: &Call, limit: Duration) -> Result<Reply, CallError> {
+    let timeout = Deadline::after(node.clock().now(), limit);
     let request = Request::new(call.method, &call.target)
         .header(HEADER, &call.header)
         .header(AUTH_HEADER, &call.auth);
@@ -161,9 +162,10 @@ fn answer(node: &Node, call: &Call, timeout: Deadline) -> Result<Reply, CallErro
         if until == timeout {
             return None;
         }
-        // If the answer came just now, it is on its way.
+        // If the answer came just now, it is on its way, though the time may be up by now.
         let given_up = pending.give_up();
-        given_up.or_else(|| just_late.wait(node.clock(), timeout))
+        let on_its_way = || Deadline::after(node.clock().now(), limit);
+        given_up.or_else(|| just_late.wait(node.clock(), on_its_way()))
     };
     response
         .or_else(late)

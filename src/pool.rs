@@ -7,13 +7,14 @@
 //! Threads are started when there is work for them. A thread inside a hung loader cannot be
 //! stopped: when the pool ends it is left alone, and it ends with its loader.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::deadline::{Clock, Deadline, Sleeper};
 use crate::foreign;
-use crate::sync::{Arc, Condvar, Mutex, Weak, thread};
+use crate::sync::{Arc, Condvar, Mutex, Weak, thread, thread_local};
 
 /// How many keys may wait for a thread, and how many bytes they may have.
 const MAX_QUEUED_KEYS: usize = 16_384;
@@ -149,10 +150,13 @@ impl Pool {
         }
     }
 
-    /// Notes, for as long as the token lives, that this thread waits for a load. If it is one of the
-    /// pool, inside a loader, another one may take its part: else loads that wait for loads could
-    /// hold all threads.
+    /// Notes, for as long as the token lives, that this thread waits for a value. If it is one of the
+    /// pool, inside a loader or other foreign code, another one may take its part: else loads that
+    /// wait for loads could hold all threads.
     pub(crate) fn wait_inside(&self) -> Blocked<'_> {
+        if !is_loader_thread() {
+            return Blocked { pool: None };
+        }
         let mut state = self.shared.state.lock();
         let counts = state.busy.contains(&thread::current().id()) && state.blocked < MAX_BLOCKED;
         if counts {
@@ -302,6 +306,16 @@ impl State {
     }
 }
 
+thread_local! {
+    /// Whether this thread is one of a pool.
+    static IS_OF_A_POOL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is one of a pool: waiting here takes a thread from the loads.
+pub(crate) fn is_loader_thread() -> bool {
+    IS_OF_A_POOL.with(Cell::get)
+}
+
 impl Sleeper for Shared {
     fn wake(&self) {
         let _state = self.state.lock();
@@ -340,6 +354,7 @@ impl Shared {
 
     fn work_until_closed(&self) {
         let me = thread::current().id();
+        IS_OF_A_POOL.with(|is| is.set(true));
         let mut lane = None;
         while let Some((number, job)) = self.next_job(me, lane) {
             lane = Some(number);
@@ -398,7 +413,7 @@ impl Drop for Ticket {
     }
 }
 
-/// A thread that waits for a load inside a loader.
+/// A thread of a pool that waits for a value.
 pub(crate) struct Blocked<'a> {
     pool: Option<&'a Shared>,
 }

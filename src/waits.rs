@@ -1,21 +1,26 @@
 //! `Waits`: which thread waits for which flight, so that no thread comes to wait for itself (I8).
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sync::{Arc, Mutex, thread_local};
 
-/// Shows that this thread leads a flight.
+/// Shows that this thread leads a flight: one of this key, in these tables.
 pub(crate) struct Leading {
+    of: Run,
     _of_this_thread: PhantomData<*const ()>,
 }
 
+/// The tables of a flight and the hash of its key.
+pub(crate) type Run = (usize, u64);
+
 impl Leading {
-    pub(crate) fn start() -> Leading {
-        LEADING.with(|leading| leading.set(leading.get() + 1));
+    pub(crate) fn start(of: Run) -> Leading {
+        RUNS.with(|runs| runs.borrow_mut().push(of));
         Leading {
+            of,
             _of_this_thread: PhantomData,
         }
     }
@@ -23,8 +28,18 @@ impl Leading {
 
 impl Drop for Leading {
     fn drop(&mut self) {
-        LEADING.with(|leading| leading.set(leading.get() - 1));
+        RUNS.with(|runs| {
+            let mut runs = runs.borrow_mut();
+            if let Some(at) = runs.iter().rposition(|run| *run == self.of) {
+                runs.remove(at);
+            }
+        });
     }
+}
+
+/// Whether this thread leads a flight of this key: one that is stale is in no table any more.
+pub(crate) fn leads(run: Run) -> bool {
+    RUNS.with(|runs| runs.borrow().contains(&run))
 }
 
 /// Which leading thread of this node waits for which flight (I8).
@@ -49,10 +64,11 @@ impl Waits {
 
     /// Notes that this thread waits for `flight`; `None` if it would wait for itself.
     pub(crate) fn enter(self: &Arc<Self>, flight: Arc<dyn Led>) -> Option<Edge> {
-        if LEADING.with(Cell::get) == 0 {
-            return Some(Edge { waits: None });
-        }
         let me = this_thread();
+        if RUNS.with(|runs| runs.borrow().is_empty()) {
+            // It may be about to end a flight that it has led.
+            return (flight.leader() != me).then_some(Edge { waits: None });
+        }
         let mut edges = self.edges.lock();
         let mut leader = flight.leader();
         while leader != NOBODY {
@@ -89,8 +105,8 @@ static THREADS: AtomicU64 = AtomicU64::new(NOBODY + 1);
 
 thread_local! {
     static NUMBER: u64 = THREADS.fetch_add(1, Ordering::Relaxed);
-    /// How many flights this thread leads.
-    static LEADING: Cell<usize> = const { Cell::new(0) };
+    /// The flights that this thread leads.
+    static RUNS: RefCell<Vec<Run>> = const { RefCell::new(Vec::new()) };
 }
 
 pub(crate) fn this_thread() -> u64 {

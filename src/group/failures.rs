@@ -27,8 +27,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How long after the pause a failure is remembered, so that the next one doubles it.
 const MEMORY: Duration = Duration::from_secs(10);
 
+/// The longest life that an error is given.
+const LONGEST_LIFE: Duration = Duration::from_secs(365 * 86_400);
+
 /// What they take at most, in bytes, and what an error is taken to have.
-const MOST_BYTES: usize = 64 << 10;
+const MOST_BYTES: usize = 1 << 20;
 const ERROR_BYTES: usize = 200;
 
 pub(super) struct Failures {
@@ -107,7 +110,7 @@ impl Failures {
         Failed {
             error,
             count,
-            until: (count > 1).then(|| now.checked_add(self.life)).flatten(),
+            until: (count > 1).then(|| now + self.life.min(LONGEST_LIFE)),
             renews: now.checked_add(pause),
         }
     }
@@ -151,7 +154,6 @@ impl<V: Cacheable> Shared<V> {
         } else {
             return None;
         };
-        self.counters.joined.add();
         Some(outcome)
     }
 

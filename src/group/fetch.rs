@@ -11,6 +11,7 @@ use crate::dialect::Dialect;
 use crate::entry::{Place, Stored};
 use crate::error::Error;
 use crate::flight::{Guard, Join, Part, Told};
+use crate::foreign;
 use crate::key::KeyRef;
 use crate::loader;
 use crate::peer::{Call, Reply};
@@ -160,8 +161,8 @@ impl<V: Cacheable> Shared<V> {
         unreported: u32,
     ) -> Result<Fetched, Failure> {
         self.counters.fetches.add();
-        // Inside a loader, the peer may need this one's pool for the very value.
-        let _blocked = loader::inside_a_loader().then(|| self.cluster.pool.wait_inside());
+        // The peer may need this one's pool for the very value.
+        let _blocked = self.cluster.pool.wait_inside();
         let are_small = self.fetched_bytes.load(Ordering::Relaxed) <= COMBINED_BYTES;
         if !are_small || !owner.takes_batches() {
             return self.ask_singly(owner, key, deadline, unreported);
@@ -331,18 +332,18 @@ impl<V: Cacheable> Shared<V> {
     pub(super) fn decode(&self, answer: Answer) -> Option<Landed<V>> {
         let now = self.cluster.clock.now();
         let length = answer.value.len();
-        let decoded = loader::run(|| {
-            let value = self.codec.decode(answer.value)?;
-            let weight = self.weigh(&value);
-            Ok::<_, CodecError>((value, weight))
-        });
+        let decoded = loader::run(|| self.codec.decode(answer.value));
         let usual = self.fetched_bytes.load(Ordering::Relaxed);
         self.fetched_bytes
             .store((7 * usual + length) / 8, Ordering::Relaxed);
-        let (value, weight) = match decoded {
-            Ok(Ok(decoded)) => decoded,
-            Ok(Err(error)) => return self.cannot_decode(&error.to_string()),
-            Err(panicked) => return self.cannot_decode(&panicked.0),
+        let value = match decoded {
+            Ok(Ok(value)) => value,
+            Ok(Err(error)) => return self.cannot_decode(error),
+            Err(panicked) => return self.report_undecodable_as(&panicked.0),
+        };
+        let (value, weight) = match self.weighed(value) {
+            Ok(weighed) => weighed,
+            Err(panicked) => return self.report_undecodable_as(&panicked.0),
         };
         Some(Landed {
             value: Stored::new(value),
@@ -353,7 +354,13 @@ impl<V: Cacheable> Shared<V> {
         })
     }
 
-    fn cannot_decode(&self, reason: &str) -> Option<Landed<V>> {
+    fn cannot_decode(&self, error: CodecError) -> Option<Landed<V>> {
+        let text = foreign::call(|| error.to_string());
+        foreign::dispose(error);
+        self.report_undecodable_as(&text.unwrap_or_else(|panicked| panicked.0))
+    }
+
+    fn report_undecodable_as(&self, reason: &str) -> Option<Landed<V>> {
         self.report_undecodable(reason);
         None
     }

@@ -4,7 +4,6 @@
 //! peers, the flight is queued: it has no leader, and those who ask for it only wait. The pool
 //! runs it, or a get without a deadline that comes first.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use super::{BatchLoader, Count, Landed, Outcome, Shared, Source, charge, lost_leader};
@@ -75,6 +74,10 @@ impl<V: Cacheable> Shared<V> {
 
     /// Loads the value of a flight on this thread, however long that takes.
     pub(super) fn lead_load(self: &Arc<Self>, guard: Guard<Outcome<V>>, role: Role) -> Outcome<V> {
+        if guard.is_led_twice() {
+            guard.release();
+            return Err(Error::Cycle);
+        }
         match self.land_if_cached(guard) {
             Ok(outcome) => outcome,
             Err(guard) => self.run_load(guard, Deadline::NEVER, role, loader::inside_a_loader()),
@@ -163,11 +166,11 @@ impl<V: Cacheable> Shared<V> {
     }
 
     /// Runs the loader for a flight. If it failed only after `deadline`, it was too late for those it
-    /// was run for, and may have failed for that: those with time left get another run.
+    /// was run for, and may have failed for that: those with time left get one more run.
     pub(super) fn run_load(
         self: &Arc<Self>,
         guard: Guard<Outcome<V>>,
-        mut deadline: Deadline,
+        deadline: Deadline,
         role: Role,
         is_part: bool,
     ) -> Outcome<V> {
@@ -181,18 +184,14 @@ impl<V: Cacheable> Shared<V> {
         let Some(permit) = self.bulkhead.enter(&self.name, is_part) else {
             return refuse(guard);
         };
-        let loaded = loop {
-            let loaded = self.run_loader(&guard, deadline);
-            match &loaded {
-                Err(Error::Load { .. } | Error::Panicked { .. }) => {}
-                _ => break loaded,
+        let mut loaded = self.run_loader(&guard, deadline);
+        if let Err(Error::Load { .. } | Error::Panicked { .. }) = &loaded {
+            if let Some(later) = self.later_deadline(&guard, deadline) {
+                self.counters.load_errors.add();
+                foreign::dispose(loaded);
+                loaded = self.run_loader(&guard, later);
             }
-            match self.later_deadline(&guard, deadline) {
-                Some(later) => deadline = later,
-                None => break loaded,
-            }
-            self.counters.load_errors.add();
-        };
+        }
         drop(permit);
         self.land_load(guard, loaded, role)
     }
@@ -211,15 +210,12 @@ impl<V: Cacheable> Shared<V> {
     ) -> Result<(Loaded<V>, usize), Error> {
         let leading = guard.lead();
         self.counters.loads.add();
-        // Weighing is foreign code too, as a codec may be.
         let key = guard.key().text();
-        let load = || {
-            let loaded = self.loader.load(&Load::new(key, deadline));
-            loaded.map(|loaded| self.weighed(loaded))
-        };
+        let load = || self.loader.load(&Load::new(key, deadline));
         let loaded = self.timed_load(&[key], || loader::run(load));
+        let loaded = outcome_of(loaded).and_then(|loaded| self.weigh_loaded(loaded));
         drop(leading);
-        outcome_of(loaded)
+        loaded
     }
 
     /// Loads the values of several flights at once.
@@ -266,29 +262,41 @@ impl<V: Cacheable> Shared<V> {
         let leading: Vec<_> = guards.iter().map(Guard::lead).collect();
         self.counters.loads.add_many(guards.len());
         let keys: Vec<&str> = guards.iter().map(|guard| guard.key().text()).collect();
-        let load = || {
-            let found = load_many(&keys)?;
-            let weighed = |(key, loaded)| (key, self.weighed(loaded));
-            Ok(found.into_iter().map(weighed).collect::<HashMap<_, _>>())
-        };
-        let loaded = self.timed_load(&keys, || loader::run(load));
-        drop((leading, permit));
+        let loaded = self.timed_load(&keys, || loader::run(|| load_many(&keys)));
+        drop(permit);
         let mut loaded = outcome_of(loaded);
         let land = |guard: Guard<Outcome<V>>| {
             let of_key = match &mut loaded {
                 Ok(found) => found.remove(guard.key().text()).ok_or(Error::NotFound),
                 Err(error) => Err(error.clone()),
             };
+            let of_key = of_key.and_then(|loaded| self.weigh_loaded(loaded));
             self.land_load(guard, of_key, role)
         };
         let outcomes = guards.into_iter().map(land).collect();
-        foreign::dispose(loaded); // with values of keys that nobody asked for, perhaps
+        drop(leading);
+        // Values of keys that nobody asked for: each by itself, should one of them panic.
+        let unasked = loaded.into_iter().flatten();
+        unasked.for_each(|(_, loaded)| foreign::dispose(loaded));
         outcomes
     }
 
-    fn weighed(&self, loaded: Loaded<V>) -> (Loaded<V>, usize) {
-        let weight = self.weigh(&loaded.value);
-        (loaded, weight)
+    fn weigh_loaded(&self, loaded: Loaded<V>) -> Result<(Loaded<V>, usize), Error> {
+        let Loaded { value, ttl } = loaded;
+        let (value, weight) = self.weighed(value)?;
+        Ok((Loaded { value, ttl }, weight))
+    }
+
+    /// A value with its weight. Weighing is foreign code too, as a codec may be: if it panics, the
+    /// value is not dropped by the panic, as its drop may panic again.
+    pub(super) fn weighed(&self, value: V) -> Result<(V, usize), Panicked> {
+        match loader::run(|| self.weigh(&value)) {
+            Ok(weight) => Ok((value, weight)),
+            Err(panicked) => {
+                foreign::dispose(value);
+                Err(panicked)
+            }
+        }
     }
 
     /// Ends the flight of a load.

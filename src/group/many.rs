@@ -13,6 +13,7 @@ use super::{Count, Landed, Outcome, Shared, check_key, lost_leader};
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::flight::{Join, Part, Queued};
+use crate::foreign;
 use crate::key::KeyRef;
 use crate::loader;
 use crate::members::Owner;
@@ -96,7 +97,11 @@ impl<V: Cacheable> Shared<V> {
             Ok(found) if found.is_stale => Ok(self.use_stale(key, found, deadline)),
             Ok(found) => Ok(Ok(found.into())),
             Err(_) if self.is_absent(key) => Ok(Err(Error::NotFound)),
-            Err(unreported) => self.failed_lately(key).ok_or(unreported),
+            Err(unreported) => {
+                let outcome = self.failed_lately(key).ok_or(unreported)?;
+                self.counters.joined.add();
+                Ok(outcome)
+            }
         }
     }
 
@@ -152,12 +157,12 @@ impl<V: Cacheable> Shared<V> {
         role: Role,
         count: Count,
     ) -> Vec<(Wanted<'a>, Outcome<V>)> {
-        if deadline.is_past(self.cluster.clock.now()) {
-            let late = |&one: &Wanted<'a>| (one, Err(Error::Deadline));
-            return wanted.iter().map(late).collect();
-        }
         let mut settled = Vec::with_capacity(wanted.len());
         for wanted in wanted.chunks(MAX_KEYS) {
+            if deadline.is_past(self.cluster.clock.now()) {
+                settled.extend(wanted.iter().map(|&one| (one, Err(Error::Deadline))));
+                continue;
+            }
             let (mut waiters, mut new) = (Vec::new(), Vec::new());
             let mut are_own = Vec::with_capacity(wanted.len());
             for one in wanted {
@@ -173,6 +178,9 @@ impl<V: Cacheable> Shared<V> {
             }
             let seats = Seats::new(self, usize::MAX, waiters);
             self.run_queued(new, deadline, role);
+            if deadline.is_never() {
+                self.run_seats(&seats, role);
+            }
             let answers = self.answers(&seats, deadline);
             for ((&one, is_own), answer) in wanted.iter().zip(are_own).zip(answers) {
                 let outcome = match answer {
@@ -214,6 +222,17 @@ impl<V: Cacheable> Shared<V> {
         for queued in open {
             if let Some(guard) = queued.start(self.cluster.clock.now()) {
                 let _ = self.run_load(guard, deadline, role, false);
+                foreign::run_deferred(); // this thread leads nothing now
+            }
+        }
+    }
+
+    /// Runs the loads that others have queued, and that would keep this thread waiting.
+    fn run_seats(self: &Arc<Self>, seats: &Seats<V>, role: Role) {
+        for at in 0..seats.len() {
+            if let Some(guard) = seats.start(at) {
+                let _ = self.lead_load(guard, role);
+                foreign::run_deferred(); // this thread leads nothing now
             }
         }
     }

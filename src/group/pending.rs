@@ -9,6 +9,7 @@ use crate::cluster::Cluster;
 use crate::deadline::{Clock, Deadline};
 use crate::error::Error;
 use crate::foreign;
+use crate::pool::Blocked;
 use crate::slot::{Closed, Slot};
 use crate::sync::{Arc, Mutex};
 use crate::value::Cacheable;
@@ -84,7 +85,9 @@ impl Pending {
     /// Blocks until the answer is here, at most until the deadline.
     #[must_use]
     pub fn wait(self) -> Response {
+        let blocked = self.served.wait_inside();
         let _ = self.all.wait(&self.clock, Deadline::at(self.until));
+        drop(blocked);
         self.served.response().naming(self.request)
     }
 
@@ -95,11 +98,10 @@ impl Pending {
     /// the callback back.
     pub fn notify(&self, callback: impl FnOnce(Response) + Send + 'static) {
         let (served, request) = (Arc::clone(&self.served), self.request);
+        // Not while the thread that brings it leads flights: the codec and the callback may ask for
+        // what others of them bring.
         self.all.then(move |()| {
-            let called = foreign::call(|| callback(served.response().naming(request)));
-            if let Err(panicked) = called {
-                foreign::report("the callback of a pending answer panicked", &panicked);
-            }
+            foreign::defer(move || callback(served.response().naming(request)));
         });
     }
 
@@ -136,6 +138,8 @@ trait Served: Send + Sync {
     /// What there is to say by now. Called once.
     fn response(&self) -> Response;
     fn leave(&self);
+    /// Notes that this thread waits for it, if that concerns a pool.
+    fn wait_inside(&self) -> Option<Blocked<'_>>;
 }
 
 /// That something has been done, or will be.
@@ -149,6 +153,10 @@ impl Served for Done {
     }
 
     fn leave(&self) {}
+
+    fn wait_inside(&self) -> Option<Blocked<'_>> {
+        None
+    }
 }
 
 /// The keys of a request of a peer, and the seats of those that are not in memory.
@@ -215,5 +223,9 @@ impl<V: Cacheable> Served for Party<V> {
 
     fn leave(&self) {
         self.seats.leave();
+    }
+
+    fn wait_inside(&self) -> Option<Blocked<'_>> {
+        Some(self.seats.group.cluster.pool.wait_inside())
     }
 }

@@ -3,6 +3,8 @@
 //!
 //! Only main values, and only at their owner: a copy that outlives its time could not be removed.
 
+use std::time::Duration;
+
 use super::absences::Absences;
 use super::load::Role;
 use super::serve::MAX_PATIENCE;
@@ -15,6 +17,9 @@ use crate::key::KeyRef;
 use crate::members::Owner;
 use crate::sync::{Arc, Ordering, Weak};
 use crate::value::Cacheable;
+
+/// How long a renewal may wait for a thread, however short the time that a load may take.
+const LEAST_CLAIM: Duration = Duration::from_secs(1);
 
 impl<V: Cacheable> Shared<V> {
     /// Uses a value past its expiry and has it renewed, or fetches it if another process owns the
@@ -46,7 +51,8 @@ impl<V: Cacheable> Shared<V> {
         let deadline = Deadline::after(now, limit);
         if let (waiter, Some(queued)) = self.loads.queue(key, deadline) {
             // Nobody waits for it: it is wanted all the same, for as long as a load may take.
-            waiter.leave_a_claim(now + limit.min(MAX_PATIENCE), deadline);
+            let claimed = limit.clamp(LEAST_CLAIM, MAX_PATIENCE);
+            waiter.leave_a_claim(now + claimed, deadline);
             self.queue_loads(vec![queued], usize::MAX, Role::Owner);
         }
     }
@@ -92,7 +98,8 @@ impl<V: Cacheable> Sweep for Shared<V> {
     }
 
     fn sweep(&self) -> bool {
-        let are_claimed = self.loads.withdraw_unclaimed(self.cluster.clock.now());
+        let now = self.cluster.clock.now();
+        let are_claimed = self.loads.withdraw_unclaimed(now);
         self.cache.sweep();
         if let Some(absences) = &self.absences {
             absences.sweep();
@@ -103,6 +110,7 @@ impl<V: Cacheable> Sweep for Shared<V> {
         }
         self.is_swept.store(false, Ordering::Release);
         // One who kept a value meanwhile saw the mark still set, and rang nobody.
-        self.has_expiring() && !self.is_swept.swap(true, Ordering::AcqRel)
+        let has_more = self.has_expiring() || self.loads.withdraw_unclaimed(now);
+        has_more && !self.is_swept.swap(true, Ordering::AcqRel)
     }
 }

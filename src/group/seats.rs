@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Outcome, Shared, lost_leader};
 use crate::deadline::Deadline;
-use crate::flight::{Told, Waiter};
+use crate::flight::{Guard, Told, Waiter};
 use crate::slot::Slot;
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
 use crate::value::Cacheable;
@@ -139,6 +139,14 @@ impl<V: Cacheable> Seats<V> {
             self.keep(at, waiter);
         }
         is_queued
+    }
+
+    /// Leads the flight of a seat if it has no leader yet.
+    pub(super) fn start(&self, at: usize) -> Option<Guard<Outcome<V>>> {
+        let waiter = self.seats[at].lock().waiter.take()?;
+        let guard = waiter.start();
+        self.keep(at, waiter);
+        guard
     }
 
     /// Leaves a flight that is queued and that nobody else wants; tells whether it was such a one.

@@ -72,8 +72,9 @@ impl<V: Cacheable> Shared<V> {
         let removed: Vec<Stamp> = former.removed.into_iter().collect();
         let key = guard.key().as_ref();
         let answer = self.ask_former(&former.remote, &[key], &removed, deadline);
-        drop(leading);
-        self.take_in(guard, answer.into_iter().next().flatten())
+        let inherited = self.take_in(guard, answer.into_iter().next().flatten());
+        drop(leading); // not before: decoding is foreign code
+        inherited
     }
 
     /// As [`inherit`](Shared::inherit), of several flights, in their order.
@@ -101,10 +102,11 @@ impl<V: Cacheable> Shared<V> {
         for (at, answer) in told.into_iter().flatten() {
             answers[at] = answer;
         }
-        drop(leading);
         let flights = guards.into_iter().zip(answers);
         let inherited = flights.map(|(guard, answer)| self.take_in(guard, answer));
-        inherited.collect()
+        let inherited = inherited.collect();
+        drop(leading); // not before: decoding is foreign code
+        inherited
     }
 
     fn estates(&self, members: &Members, keys: &[KeyRef<'_>]) -> Vec<Estate> {
