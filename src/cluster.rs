@@ -1,5 +1,6 @@
 //! `Cluster`: what the groups of a node share. Ring, peers, transport, clock, loader pool.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use crate::dialect::Dialect;
 use crate::error::{Error, Unreached};
 use crate::fanout::Fanout;
 use crate::guard::Guard;
-use crate::journal::{Entry, Journal, Lacks, MEMORY, Parcel, Told};
+use crate::journal::{Entry, Journal, Lacked, Lacks, MEMORY, Parcel, Told};
 use crate::keeper::{Keeper, guarded};
 use crate::latency::Latency;
 use crate::members::{Listed, Members, Succession, without_doubles};
@@ -97,12 +98,36 @@ pub(crate) struct Recorded {
     /// The part of the journal that those lack who cannot be told.
     part: Range<u64>,
     stamp: Stamp,
+    /// Whether one that was told goes by another ring.
+    has_met_other_ring: AtomicBool,
+}
+
+impl Recorded {
+    /// Whether one that was told goes by another ring: its owners may have been told later than
+    /// those who fetch from them.
+    pub(crate) fn has_met_other_ring(&self) -> bool {
+        self.has_met_other_ring.load(Ordering::Acquire)
+    }
+
+    /// A number for a set of `key` that was refused as an older change: `None` if this node has
+    /// changed the key since, so that there is nothing more to do.
+    pub(crate) fn stamp_again(&self, group: &str, key: &str) -> Option<Stamp> {
+        self.cluster.journal.stamp_again(group, key, &self.part)
+    }
 }
 
 impl Drop for Recorded {
     fn drop(&mut self) {
         self.cluster.finish(&self.part);
     }
+}
+
+/// What a peer answers that was told of a change.
+struct Answer {
+    /// Whether it has carried the change out; if not, it knows of a later one.
+    is_taken: bool,
+    /// The ring that it goes by.
+    ring: Option<u64>,
 }
 
 /// Something that keeps values.
@@ -542,6 +567,7 @@ impl Cluster {
             cluster: Arc::clone(self),
             part,
             stamp,
+            has_met_other_ring: AtomicBool::new(false),
         }
     }
 
@@ -583,9 +609,7 @@ impl Cluster {
         deadline: Deadline,
     ) -> Result<(), Failure> {
         let told = match self.ask_dialect(remote, deadline) {
-            Ok(Dialect::Native) => {
-                self.tell_native(remote, group, change, recorded.stamp, deadline)
-            }
+            Ok(Dialect::Native) => self.tell_until_taken(remote, group, change, recorded, deadline),
             Ok(Dialect::Golang) => Err(Failure::Unsupported),
             Err(failure) => Err(failure),
         };
@@ -601,36 +625,60 @@ impl Cluster {
         self.wake_keeper_for(remote);
     }
 
+    /// Tells a peer of a change; of a value that it takes for an older one, once more, unless this
+    /// node has indeed changed the key since: then that holds, and it would be wrong to undo it.
+    fn tell_until_taken(
+        self: &Arc<Self>,
+        remote: &Arc<Remote>,
+        group: &str,
+        change: &Change<'_>,
+        recorded: &Recorded,
+        deadline: Deadline,
+    ) -> Result<(), Failure> {
+        let mut stamp = recorded.stamp;
+        for _ in 0..MAX_TELLINGS {
+            let answer = self.tell_native(remote, group, change, stamp, deadline)?;
+            let ours = self.members().fingerprint();
+            if answer.ring.is_some_and(|ring| ring != ours) {
+                recorded.has_met_other_ring.store(true, Ordering::Release);
+            }
+            let again = match change {
+                Change::Put { key, .. } if !answer.is_taken => recorded.stamp_again(group, key),
+                _ => None,
+            };
+            match again {
+                Some(newer) => stamp = newer,
+                None => return Ok(()),
+            }
+        }
+        Err(Failure::Away("it was told of later changes".into()))
+    }
+
     fn tell_native(
         self: &Arc<Self>,
         remote: &Arc<Remote>,
         group: &str,
         change: &Change<'_>,
-        mut stamp: Stamp,
+        stamp: Stamp,
         deadline: Deadline,
-    ) -> Result<(), Failure> {
+    ) -> Result<Answer, Failure> {
         let limit = self.settings.fetch_timeout;
-        for _ in 0..MAX_TELLINGS {
-            let call = change.call(group, self.members().fingerprint(), stamp);
-            let told = self.call(remote, call, limit, deadline, |status, reply| {
-                match status {
-                    // Another process than the last time.
-                    _ if self.spoken(&reply) == Dialect::Golang => Ok(Err(Failure::Unsupported)),
-                    // A peer without the group has nothing of it.
-                    Status::Ok | Status::NoSuchGroup => Ok(Ok(true)),
-                    Status::Superseded => Ok(Ok(false)),
-                    Status::TooLarge => {
-                        Ok(Err(Failure::Away("the value is too large for it".into())))
-                    }
-                    _ => Err(Nonsense("it refuses the change")),
-                }
-            })?;
-            if told? {
-                return Ok(());
+        let call = change.call(group, self.members().fingerprint(), stamp);
+        self.call(remote, call, limit, deadline, |status, reply| {
+            let answer = |is_taken| Answer {
+                is_taken,
+                ring: reply.header.as_deref().and_then(wire::ring_of),
+            };
+            match status {
+                // Another process than the last time.
+                _ if self.spoken(&reply) == Dialect::Golang => Ok(Err(Failure::Unsupported)),
+                // A peer without the group has nothing of it.
+                Status::Ok | Status::NoSuchGroup => Ok(Ok(answer(true))),
+                Status::Superseded => Ok(Ok(answer(false))),
+                Status::TooLarge => Ok(Err(Failure::Away("the value is too large for it".into()))),
+                _ => Err(Nonsense("it refuses the change")),
             }
-            stamp = self.journal.stamp();
-        }
-        Err(Failure::Away("it was told of later changes".into()))
+        })?
     }
 
     /// Runs `tell` for all `remotes` at the same time, and returns who was not reached.
@@ -773,7 +821,7 @@ impl Cluster {
         let until = Deadline::after(self.clock.now(), limit);
         while let Some(parcel) = self.journal.next_parcel(&remote.lacks) {
             match self.tell_parcel(remote, &parcel, until) {
-                Ok(()) => remote.lacks.remove(&parcel.part),
+                Ok(()) => remote.lacks.note_told(&parcel),
                 Err(Failure::Unsupported) => return remote.lacks.clear(),
                 Err(Failure::Deadline | Failure::Away(_)) => {
                     return self.put_off_delivery(remote);
@@ -797,18 +845,18 @@ impl Cluster {
         }
         // A later one than those of the changes themselves: what arrives late of them is older.
         let stamp = self.journal.stamp();
-        if parcel.clears_all {
-            self.have_run(remote, Errand::Clear, until)?;
+        match &parcel.change {
+            Lacked::All => self.have_run(remote, Errand::Clear, until),
+            Lacked::Group(group) => {
+                self.tell_native(remote, group, &Change::Clear, stamp, until)?;
+                Ok(())
+            }
+            Lacked::Keys(group, keys) => {
+                let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
+                self.tell_native(remote, group, &Change::Remove(&keys), stamp, until)?;
+                Ok(())
+            }
         }
-        for group in &parcel.clears {
-            self.tell_native(remote, group, &Change::Clear, stamp, until)?;
-        }
-        for (group, keys) in &parcel.removes {
-            let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
-            let tell = |keys| self.tell_native(remote, group, &Change::Remove(keys), stamp, until);
-            batches(&keys).try_for_each(tell)?;
-        }
-        Ok(())
     }
 
     /// Has a peer do something that concerns no single group.
@@ -866,7 +914,8 @@ impl Cluster {
         while !rest.is_empty() {
             let mut bytes = 0;
             let fits = |entry: &&Entry| {
-                bytes += entry.group.len() + entry.key.as_deref().map_or(0, str::len);
+                bytes += entry.group.as_deref().map_or(0, str::len)
+                    + entry.key.as_deref().map_or(0, str::len);
                 bytes <= BYTES_OF_A_REQUEST
             };
             let count = rest
@@ -877,7 +926,7 @@ impl Cluster {
                 .max(1);
             let (taken, later) = rest.split_at(count);
             let removals = taken.iter().map(|entry| Removal {
-                group: entry.group.to_string(),
+                group: entry.group.as_deref().map(str::to_owned),
                 key: entry.key.as_deref().map(str::to_owned),
                 age: now.saturating_duration_since(entry.at),
             });
@@ -895,10 +944,19 @@ impl Cluster {
     /// are yet to come.
     pub(crate) fn take_journal_over(self: &Arc<Self>, peer: Option<&str>, removals: Vec<Removal>) {
         let now = self.clock.now();
+        let mut names: HashSet<Arc<str>> = HashSet::new();
+        let mut shared = |name: String| match names.get(&*name) {
+            Some(name) => Arc::clone(name),
+            None => {
+                let name: Arc<str> = Arc::from(name);
+                names.insert(Arc::clone(&name));
+                name
+            }
+        };
         let entry = |removal: Removal| {
             let at = now.checked_sub(removal.age.min(MEMORY));
             Entry {
-                group: Arc::from(removal.group),
+                group: removal.group.map(&mut shared),
                 key: removal.key.map(Arc::from),
                 at: at.unwrap_or(now),
             }
