@@ -52,6 +52,16 @@ impl Deadline {
         self.0.map(|instant| instant.saturating_duration_since(now))
     }
 
+    /// Whether this one comes after `other`.
+    #[must_use]
+    pub fn is_after(self, other: Deadline) -> bool {
+        match (self.0, other.0) {
+            (Some(a), Some(b)) => a > b,
+            (None, Some(_)) => true,
+            (_, None) => false,
+        }
+    }
+
     /// The later of the two.
     #[must_use]
     pub fn later(self, other: Deadline) -> Deadline {

@@ -72,7 +72,31 @@ struct State<T: Payload> {
 enum Phase<T> {
     Queued(Option<Hold>),
     Led,
-    Landed(Landing<T>),
+    Landed(Landed<T>),
+}
+
+/// How a flight ended, and for whom: those whose deadlines are after this one ask anew.
+#[derive(Clone)]
+struct Landed<T> {
+    landing: Landing<T>,
+    until: Deadline,
+}
+
+impl<T: Clone> Landed<T> {
+    fn of(landing: Landing<T>) -> Landed<T> {
+        Landed {
+            landing,
+            until: Deadline::NEVER,
+        }
+    }
+
+    /// What it is to one with this deadline.
+    fn to(&self, deadline: Deadline) -> Landing<T> {
+        match deadline.is_after(self.until) {
+            true => Landing::Again,
+            false => self.landing.clone(),
+        }
+    }
 }
 
 /// How a flight ended.
@@ -405,8 +429,8 @@ impl<T: Payload> Flight<T> {
 
     fn enter(&self, slot: &Arc<Slot<Told<T>>>, deadline: Deadline, can_lead: bool) -> Entered<T> {
         let mut state = self.state.lock();
-        if let Phase::Landed(landing) = &state.phase {
-            return Entered::Landed(landing.clone());
+        if let Phase::Landed(landed) = &state.phase {
+            return Entered::Landed(landed.to(deadline));
         }
         if can_lead {
             if let Some(hold) = state.start() {
@@ -495,7 +519,7 @@ impl<T: Payload> State<T> {
         if !self.is_queued() || !self.waiters.is_empty() || !may_go(self) {
             return None;
         }
-        match std::mem::replace(&mut self.phase, Phase::Landed(Landing::Again)) {
+        match std::mem::replace(&mut self.phase, Phase::Landed(Landed::of(Landing::Again))) {
             Phase::Queued(hold) => Some(hold),
             Phase::Led | Phase::Landed(_) => None,
         }
@@ -625,12 +649,21 @@ impl<T: Payload> Guard<T> {
 
     /// Ends the flight with `result`, for all who wait. What is to be stored is stored (I7).
     pub(crate) fn finish(mut self, result: T) {
-        self.land(Landing::Finished(result));
+        self.land(Landed::of(Landing::Finished(result)));
+    }
+
+    /// Ends the flight with `result` for those whose deadlines are not after `until`: the others ask
+    /// anew.
+    pub(crate) fn finish_until(mut self, until: Deadline, result: T) {
+        self.land(Landed {
+            landing: Landing::Finished(result),
+            until,
+        });
     }
 
     /// Ends the flight without a result: those who wait ask anew.
     pub(crate) fn release(mut self) {
-        self.land(Landing::Again);
+        self.land(Landed::of(Landing::Again));
     }
 
     /// Hands the flight to the oldest waiter that can lead and has time left (I6); where there is
@@ -648,10 +681,10 @@ impl<T: Payload> Guard<T> {
                 _ => return,
             }
         }
-        self.land(Landing::Again);
+        self.land(Landed::of(Landing::Again));
     }
 
-    fn land(&mut self, landing: Landing<T>) {
+    fn land(&mut self, landed: Landed<T>) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
@@ -659,7 +692,7 @@ impl<T: Payload> Guard<T> {
         self.flight.leader.store(NOBODY, Ordering::SeqCst);
         let waiters = {
             let mut state = self.flight.state.lock();
-            state.phase = Phase::Landed(landing.clone());
+            state.phase = Phase::Landed(landed.clone());
             std::mem::take(&mut state.waiters)
         };
         // A callback may take its time: the threads come first.
@@ -668,14 +701,14 @@ impl<T: Payload> Guard<T> {
             .partition(|waiting| waiting.slot.calls_back());
         for waiting in threads.into_iter().chain(callbacks) {
             // One who gave up meanwhile does not want it.
-            let _ = waiting.slot.fill(landing.clone().into());
+            let _ = waiting.slot.fill(landed.to(waiting.deadline).into());
         }
     }
 }
 
 impl<T: Payload> Drop for Guard<T> {
     fn drop(&mut self) {
-        self.land(Landing::Lost);
+        self.land(Landed::of(Landing::Lost));
     }
 }
 
@@ -1017,6 +1050,21 @@ mod tests {
         assert_eq!(guard.latest_deadline(), Some(soon));
         drop(first);
         assert_eq!(guard.latest_deadline(), None);
+    }
+
+    #[test]
+    fn a_result_that_came_too_late_is_for_those_alone_it_was_meant_for() {
+        let fixture = Fixture::new();
+        let soon = fixture.soon();
+        let (first, queued) = fixture.queue("k", soon);
+        let guard = fixture.start(&queued).unwrap();
+        let second = fixture.wait_only("k", Deadline::NEVER);
+        guard.finish_until(soon, Err("too late"));
+        assert!(matches!(
+            fixture.told(&first),
+            Told::Finished(Err("too late"))
+        ));
+        assert!(matches!(fixture.told(&second), Told::Again));
     }
 
     #[test]

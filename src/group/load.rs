@@ -63,7 +63,10 @@ impl<V: Cacheable> Shared<V> {
                 Told::Finished(outcome) if is_own => outcome,
                 Told::Finished(outcome) => outcome.map(Landed::joined),
                 Told::Lead(guard) => self.lead_load(guard, role),
-                Told::Again => continue,
+                Told::Again => match self.failed_lately(key) {
+                    Some(outcome) => outcome,
+                    None => continue,
+                },
                 Told::Lost => Err(lost_leader()),
                 Told::Late if waiter.is_queued() => Err(Error::Overloaded),
                 Told::Late => Err(Error::Deadline),
@@ -166,7 +169,7 @@ impl<V: Cacheable> Shared<V> {
     }
 
     /// Runs the loader for a flight. If it failed only after `deadline`, it was too late for those it
-    /// was run for, and may have failed for that: those with time left get one more run.
+    /// was run for, and may have failed for that: those with time left ask anew, for another run.
     pub(super) fn run_load(
         self: &Arc<Self>,
         guard: Guard<Outcome<V>>,
@@ -184,23 +187,9 @@ impl<V: Cacheable> Shared<V> {
         let Some(permit) = self.bulkhead.enter(&self.name, is_part) else {
             return refuse(guard);
         };
-        let mut loaded = self.run_loader(&guard, deadline);
-        if let Err(Error::Load { .. } | Error::Panicked { .. }) = &loaded {
-            if let Some(later) = self.later_deadline(&guard, deadline) {
-                self.counters.load_errors.add();
-                foreign::dispose(loaded);
-                loaded = self.run_loader(&guard, later);
-            }
-        }
+        let loaded = self.run_loader(&guard, deadline);
         drop(permit);
-        self.land_load(guard, loaded, role)
-    }
-
-    /// The deadline of another run, if `deadline` is past and somebody waits who has time left.
-    fn later_deadline(&self, guard: &Guard<Outcome<V>>, deadline: Deadline) -> Option<Deadline> {
-        let now = self.cluster.clock.now();
-        let later = guard.latest_deadline().filter(|_| deadline.is_past(now))?;
-        (!later.is_past(now)).then_some(later)
+        self.land_load(guard, deadline, loaded, role)
     }
 
     fn run_loader(
@@ -271,7 +260,7 @@ impl<V: Cacheable> Shared<V> {
                 Err(error) => Err(error.clone()),
             };
             let of_key = of_key.and_then(|loaded| self.weigh_loaded(loaded));
-            self.land_load(guard, of_key, role)
+            self.land_load(guard, Deadline::NEVER, of_key, role)
         };
         let outcomes = guards.into_iter().map(land).collect();
         drop(leading);
@@ -299,10 +288,11 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    /// Ends the flight of a load.
+    /// Ends the flight of a load that was to be over by `deadline`.
     fn land_load(
         self: &Arc<Self>,
         guard: Guard<Outcome<V>>,
+        deadline: Deadline,
         loaded: Result<(Loaded<V>, usize), Error>,
         role: Role,
     ) -> Outcome<V> {
@@ -314,7 +304,14 @@ impl<V: Cacheable> Shared<V> {
                 self.keep_absence(&guard, role);
             }
         }
-        guard.finish(outcome.clone());
+        match &outcome {
+            Err(Error::Load { .. } | Error::Panicked { .. })
+                if deadline.is_past(self.cluster.clock.now()) =>
+            {
+                guard.finish_until(deadline, outcome.clone());
+            }
+            _ => guard.finish(outcome.clone()),
+        }
         outcome
     }
 

@@ -192,7 +192,9 @@ impl<V: Cacheable> Party<V> {
         let group = &self.seats.group;
         match self.seats.answer(at) {
             Some(Answered::Outcome(outcome)) => group.item(key, outcome),
-            Some(Answered::Again | Answered::NoRoom) => item_of_loading(),
+            // The asker loads it itself: it would take `loading` at once for nonsense.
+            Some(Answered::Again) => item_of_error(&Error::Overloaded),
+            Some(Answered::NoRoom) => item_of_loading(),
             // One load all the same: of the asker instead of this node.
             None if self.load.falls_back && self.seats.leave_if_alone(at) => {
                 item_of_error(&Error::Overloaded)
