@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::time::Duration;
 
 use groupcache_sync::{Clock, Group, GroupBuilder, LoadError, Network, Node, NodeBuilder, Value};
@@ -165,4 +165,12 @@ pub(crate) fn eventually(what: &str, holds: impl Fn() -> bool) {
         );
         std::thread::yield_now();
     }
+}
+
+/// Runs `work` on a thread of its own; one that hangs or panics fails the test.
+pub(crate) fn ends<R: Send + 'static>(what: &str, work: impl FnOnce() -> R + Send + 'static) -> R {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || drop(sender.send(work())));
+    let result = receiver.recv_timeout(Duration::from_secs(60));
+    result.unwrap_or_else(|_| panic!("{what}: it hangs, or panicked"))
 }

@@ -3,7 +3,6 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use groupcache_sync::{
@@ -11,7 +10,7 @@ use groupcache_sync::{
     NodeBuilder, Peer, Server, ServerBuilder, Value,
 };
 
-use crate::cluster::{GROUP, address, eventually};
+use crate::cluster::{GROUP, address, ends, eventually};
 
 const EXTREMES: [Duration; 4] = [
     Duration::MAX,
@@ -60,14 +59,6 @@ const OF_SERVERS: [Setting<ServerBuilder>; 4] = [
     ("write_timeout", ServerBuilder::write_timeout),
     ("idle_timeout", ServerBuilder::idle_timeout),
 ];
-
-/// Runs `work` on a thread of its own; one that hangs or panics fails the test.
-fn ends<R: Send + 'static>(what: &str, work: impl FnOnce() -> R + Send + 'static) -> R {
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || drop(sender.send(work())));
-    let result = receiver.recv_timeout(Duration::from_secs(60));
-    result.unwrap_or_else(|_| panic!("{what}: it hangs, or panicked"))
-}
 
 /// Gives a value the life that its key says.
 struct Says(Option<Duration>);

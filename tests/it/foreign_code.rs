@@ -11,21 +11,20 @@ use groupcache_sync::{
     Pending, Request, Value,
 };
 
-use crate::cluster::{GROUP, address, eventually, together};
+use crate::cluster::{GROUP, address, ends, eventually, together};
 
 const SECOND: Duration = Duration::from_secs(1);
-
-/// Runs `work` on a thread of its own; one that hangs fails the test.
-fn ends<R: Send + 'static>(what: &str, work: impl FnOnce() -> R + Send + 'static) -> R {
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || drop(sender.send(work())));
-    let result = receiver.recv_timeout(30 * SECOND);
-    result.unwrap_or_else(|_| panic!("{what}: it hangs, or panicked"))
-}
 
 fn node(clock: &Clock) -> Node {
     let builder = Network::new().builder(address(0)).unwrap();
     builder.clock(clock.clone()).build().unwrap()
+}
+
+/// A node with one loader thread.
+fn narrow() -> Node {
+    let builder = Network::new().builder(address(0)).unwrap();
+    let builder = builder.clock(Clock::manual()).loader_threads(1);
+    builder.build().unwrap()
 }
 
 /// A group that its own callbacks use.
@@ -510,9 +509,7 @@ fn an_encode_may_get_another_key_of_the_batch_that_lands() {
 #[test]
 fn a_callback_may_get_another_key_of_a_batch_that_is_refused() {
     let work = || {
-        let builder = Network::new().builder(address(0)).unwrap();
-        let builder = builder.clock(Clock::manual()).loader_threads(1);
-        let node = builder.build().unwrap();
+        let node = narrow();
         let gated = |name: &str, max_loads: usize| {
             let (go, gate) = mpsc::channel::<()>();
             let gate = Mutex::new(gate);
@@ -562,9 +559,7 @@ fn a_callback_may_get_another_key_of_a_batch_that_is_refused() {
 #[test]
 fn a_callback_on_the_only_loader_thread_may_get_with_a_deadline() {
     let work = || {
-        let narrow = Network::new().builder(address(0)).unwrap();
-        let narrow = narrow.clock(Clock::manual()).loader_threads(1);
-        let node = narrow.build().unwrap();
+        let node = narrow();
         let (go, gate) = mpsc::channel::<()>();
         let gate = Mutex::new(gate);
         let group = node
@@ -588,9 +583,7 @@ fn a_callback_on_the_only_loader_thread_may_get_with_a_deadline() {
 #[test]
 fn a_listener_on_the_only_loader_thread_may_get_with_a_deadline() {
     let work = || {
-        let narrow = Network::new().builder(address(0)).unwrap();
-        let narrow = narrow.clock(Clock::manual()).loader_threads(1);
-        let node = narrow.build().unwrap();
+        let node = narrow();
         let other: Group = node
             .group_builder("other", 1 << 20)
             .build(|key| Ok(Value::from(key)))

@@ -11,7 +11,7 @@ use groupcache_sync::{
     Pending, Request, Source, Value,
 };
 
-use crate::cluster::{Cluster, GROUP, address, eventually, value_of};
+use crate::cluster::{Cluster, GROUP, address, ends, eventually, value_of};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -560,14 +560,6 @@ fn a_callback_that_panics_or_takes_its_time_keeps_no_thread_waiting_and_fails_no
         assert_eq!(leader.join().unwrap().unwrap(), value_of("b"));
     });
     assert_eq!(group.stats().flights, 0);
-}
-
-/// What a call on a thread of its own gives; one that hangs fails the test.
-fn ends<R: Send + 'static>(what: &str, work: impl FnOnce() -> R + Send + 'static) -> R {
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || drop(sender.send(work())));
-    let result = receiver.recv_timeout(30 * SECOND);
-    result.unwrap_or_else(|_| panic!("{what}: it hangs, or panicked"))
 }
 
 #[test]
