@@ -113,7 +113,8 @@ impl<V: Cacheable> Group<V> {
     ///
     /// A value or a [`Loaded`], which says how long it lives. Of two sets of one key at the same
     /// time, the one that reaches the owner last wins; neither is lost in the other. One that was
-    /// held up on its way has no effect any more once a later change of this process has arrived.
+    /// held up on its way has no effect any more once a later change of this process has arrived: it
+    /// is done then, as the later one holds.
     ///
     /// # Errors
     ///
