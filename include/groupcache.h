@@ -509,7 +509,8 @@ groupcache_status groupcache_node_get_stats(const groupcache_node *node,
 // destructors have returned when this returns `GROUPCACHE_STATUS_OK`: the host may end. It waits for
 // that up to `timeout_ms`, and returns `GROUPCACHE_STATUS_DEADLINE` if a loader still runs. The thread
 // that runs it ends after it, and calls its destructor.
-groupcache_status groupcache_node_close(groupcache_node *node, uint64_t timeout_ms);
+groupcache_status groupcache_node_close(groupcache_node *node,
+                                        uint64_t timeout_ms);
 
 // Frees a node, as `groupcache_node_close` with a timeout of 1 s, and does not tell whether that was
 // enough. `groupcache_group_free` and `groupcache_server_stop` wait as long where the node was freed

@@ -217,8 +217,10 @@ impl<V: Cacheable> Cache<V> {
         let mut leaving = Leaving::new();
         let (kept, refused) = self.insert_entry(place, key, entry, stale, &mut leaving);
         drop(refused);
-        let leaving = leaving.first.into_iter().chain(leaving.more);
-        leaving.for_each(|gone| self.dismiss(gone));
+        match (leaving.first, leaving.more) {
+            (Some(gone), more) if more.is_empty() => self.dismiss(gone),
+            (first, more) => self.dismiss_each(first.into_iter().chain(more).collect()),
+        }
         kept
     }
 
@@ -313,7 +315,7 @@ impl<V: Cacheable> Cache<V> {
                 // All of them first: foreign code that waits for room waits for nobody's bytes.
                 let release = |gone: &Gone<V>| self.release(gone.place, gone.entry.weight());
                 expired.iter().for_each(release);
-                expired.into_iter().for_each(|gone| self.dismiss(gone));
+                self.dismiss_each(expired);
                 if is_done {
                     soonest = soonest.min(left);
                 }
@@ -495,12 +497,23 @@ impl<V: Cacheable> Cache<V> {
             drop(store);
             return;
         }
-        for (entry, place) in store.into_entries() {
-            self.dismiss(Gone {
-                entry,
-                place,
-                cause,
-            });
+        let gone = store.into_entries().map(move |(entry, place)| Gone {
+            entry,
+            place,
+            cause,
+        });
+        self.dismiss_each(gone.collect());
+    }
+
+    /// As [`dismiss`](Cache::dismiss), of many at once: that is one thing to do later, however many
+    /// there are.
+    fn dismiss_each(&self, gone: Vec<Gone<V>>) {
+        match &self.listener {
+            Some(listener) if foreign::depth() < MOST_DEPTH => {
+                let listener = Arc::clone(listener);
+                foreign::defer(move || gone.into_iter().for_each(|gone| tell(&*listener, &gone)));
+            }
+            _ => gone.into_iter().for_each(|gone| self.dismiss(gone)),
         }
     }
 

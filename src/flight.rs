@@ -656,6 +656,7 @@ impl<T: Payload> Guard<T> {
             return;
         }
         self.tables.take_out(&self.flight);
+        self.flight.leader.store(NOBODY, Ordering::SeqCst);
         let waiters = {
             let mut state = self.flight.state.lock();
             state.phase = Phase::Landed(landing.clone());

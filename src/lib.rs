@@ -41,8 +41,9 @@
 //! `server.rs`, `tiny.rs` and `memory.rs` bring requests there. Who may ask is decided by `guard.rs`,
 //! with `keyring.rs` and `auth.rs`, before anything else. `group/change.rs` removes and sets;
 //! `journal.rs` remembers removals, for peers that were not told, and `keeper.rs` delivers them.
-//! [`Group::get_many`] goes the same way for many keys at once: `group/many.rs`, `group/batch.rs`,
-//! `fanout.rs`.
+//! [`Group::get_many`] goes the same way for many keys at once: `group/many.rs`, `group/seats.rs`,
+//! `group/batch.rs`, `fanout.rs`; an answer to a peer that takes a load is pending meanwhile,
+//! `group/pending.rs`. What the user gave is called by `foreign.rs`, never under a lock.
 //! The protocol is described in `docs/PROTOCOL.md`.
 //!
 //! Peers may also be processes of golang/groupcache: see [`Dialect::Golang`], `dialect.rs`,

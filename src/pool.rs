@@ -50,7 +50,7 @@ struct Shared {
 struct State {
     lanes: BTreeMap<u64, Lane>,
     /// The lanes that have a job to run now, in the order of their turns.
-    turns: BTreeMap<u64, u64>,
+    turns: BTreeMap<Turn, u64>,
     /// The last number that was given to a lane, a turn or a job.
     last_number: u64,
     queued_jobs: usize,
@@ -64,13 +64,24 @@ struct State {
     closed: bool,
 }
 
+/// When a lane has its turn: those of threads of the pool first, as their jobs wait for them, and hold
+/// a thread meanwhile.
+type Turn = (Rank, u64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Nested,
+    Usual,
+}
+
 /// Jobs that were submitted together.
 struct Lane {
+    rank: Rank,
     jobs: BTreeMap<u64, Queued>,
     /// How many of them may run at once, and how many do.
     at_once: usize,
     running: usize,
-    turn: Option<u64>,
+    turn: Option<Turn>,
 }
 
 struct Queued {
@@ -229,6 +240,10 @@ impl State {
         refused.extend(works);
         if !jobs.is_empty() {
             let lane = Lane {
+                rank: match is_loader_thread() {
+                    true => Rank::Nested,
+                    false => Rank::Usual,
+                },
                 jobs,
                 at_once: at_once.max(1),
                 running: 0,
@@ -242,9 +257,10 @@ impl State {
 
     /// Gives a lane its next turn, if it has a job that may run and has no turn yet.
     fn give_turn(&mut self, number: u64) {
-        let turn = self.next_number();
+        let next = self.next_number();
         if let Some(lane) = self.lanes.get_mut(&number) {
             if lane.turn.is_none() && !lane.jobs.is_empty() && lane.running < lane.at_once {
+                let turn = (lane.rank, next);
                 lane.turn = Some(turn);
                 self.turns.insert(turn, number);
             }

@@ -80,18 +80,25 @@ impl<T: Send + 'static> Slot<T> {
 
     /// Has `callback` called with the thing, at once if it is here already.
     pub(crate) fn then(&self, callback: impl FnOnce(T) + Send + 'static) {
-        let mut state = self.state.lock();
-        match take(&mut state) {
-            Some(thing) => {
-                drop(state); // the callback is foreign code (I1)
-                callback(thing);
-            }
-            None => {
-                if matches!(*state, State::Empty) {
-                    *state = State::Callback(Box::new(callback));
-                }
-            }
+        if let Some((callback, thing)) = self.then_later(callback, |callback| callback) {
+            callback(thing);
         }
+    }
+
+    /// Has what `later` makes of `callback` called with the thing, by the one who fills the slot. If
+    /// the thing is here already, gives it to the caller, with the callback.
+    pub(crate) fn then_later<C, F>(&self, callback: C, later: impl FnOnce(C) -> F) -> Option<(C, T)>
+    where
+        F: FnOnce(T) + Send + 'static,
+    {
+        let mut state = self.state.lock();
+        if let Some(thing) = take(&mut state) {
+            return Some((callback, thing));
+        }
+        if matches!(*state, State::Empty) {
+            *state = State::Callback(Box::new(later(callback)));
+        }
+        None
     }
 
     /// Whether nobody waits in person: a callback is to be called.

@@ -113,6 +113,7 @@ impl<V: Cacheable> Shared<V> {
             // several flights would not be seen.
             let bring = |one: Wanted<'_>| {
                 let outcome = self.bring(one.key, deadline, one.unreported, Count::Yes);
+                foreign::run_deferred(); // peers may wait for it, and this thread for them next
                 (one.at, outcome)
             };
             return wanted.into_iter().map(bring).collect();
@@ -213,6 +214,7 @@ impl<V: Cacheable> Shared<V> {
             let now = self.cluster.clock.now();
             let guards = open.iter().filter_map(|queued| queued.start(now));
             let _ = self.run_batch_loader(load_many, guards.collect(), role, false);
+            foreign::run_deferred(); // this thread leads nothing now
             return;
         }
         if most > 1 && open.len() > 1 {

@@ -98,11 +98,15 @@ impl Pending {
     /// the callback back.
     pub fn notify(&self, callback: impl FnOnce(Response) + Send + 'static) {
         let (served, request) = (Arc::clone(&self.served), self.request);
+        let answer = move || callback(served.response().naming(request));
         // Not while the thread that brings it leads flights: the codec and the callback may ask for
         // what others of them bring.
-        self.all.then(move |()| {
-            foreign::defer(move || callback(served.response().naming(request)));
-        });
+        let later = |answer| move |()| foreign::defer(answer);
+        if let Some((answer, ())) = self.all.then_later(answer, later) {
+            if let Err(panicked) = foreign::call(answer) {
+                foreign::report("the callback of a pending answer panicked", &panicked);
+            }
+        }
     }
 
     /// The answer to give now that the deadline has come, or `None` if the real one came first and

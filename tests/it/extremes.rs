@@ -31,7 +31,7 @@ const OF_NODES: [Setting<NodeBuilder>; 5] = [
     ("warm_up", NodeBuilder::warm_up),
 ];
 
-const OF_GROUPS: [Setting<GroupBuilder>; 9] = [
+const OF_GROUPS: [Setting<GroupBuilder>; 10] = [
     ("ttl", GroupBuilder::ttl),
     ("max_ttl", GroupBuilder::max_ttl),
     ("ttl with jitter", |group, ttl| {
@@ -39,6 +39,7 @@ const OF_GROUPS: [Setting<GroupBuilder>; 9] = [
     }),
     ("hot_ttl", GroupBuilder::hot_ttl),
     ("negative_ttl", GroupBuilder::negative_ttl),
+    ("error_ttl", GroupBuilder::error_ttl),
     ("slow_load", GroupBuilder::slow_load),
     ("stale_while_revalidate", |group, time| {
         group
@@ -274,5 +275,29 @@ fn a_discoverer_bears_any_interval() {
     }
     fn peer() -> Peer {
         Peer::new(&address(0)).unwrap()
+    }
+}
+
+#[test]
+fn a_stale_value_is_renewed_whatever_the_load_timeout() {
+    for timeout in [
+        Duration::MAX,
+        Duration::from_secs(1),
+        Duration::from_nanos(1),
+    ] {
+        ends(&format!("load_timeout {timeout:?}"), move || {
+            let node = Node::builder(address(0)).unwrap().load_timeout(timeout);
+            let node = node.build().unwrap();
+            let group: Group = node
+                .group_builder(GROUP, 1 << 20)
+                .ttl(Duration::from_millis(1))
+                .stale_while_revalidate(Duration::MAX)
+                .build(|key| Ok(Value::from(key)))
+                .unwrap();
+            eventually("it is renewed", || {
+                group.get("k").unwrap();
+                group.stats().loads > 3
+            });
+        });
     }
 }

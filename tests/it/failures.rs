@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use groupcache_sync::{Clock, Error, Group, GroupBuilder, LoadError, Network, Node, Source, Value};
+use groupcache_sync::{
+    Clock, Error, Group, GroupBuilder, LoadError, Network, Node, Request, Source, Value,
+};
 
 use crate::cluster::{GROUP, address, eventually};
 
@@ -40,7 +42,7 @@ impl Fixture {
         let groups = nodes.iter().map(|node| {
             let (loads, fails, finds) =
                 (Arc::clone(&loads), Arc::clone(&fails), Arc::clone(&finds));
-            let group = settings(node.group_builder(GROUP, 1 << 20));
+            let group = settings(node.group_builder(GROUP, 64 << 20));
             let group = group.build(move |key| {
                 loads.fetch_add(1, Ordering::SeqCst);
                 if fails.load(Ordering::SeqCst) {
@@ -238,4 +240,38 @@ fn a_value_that_stands_in_is_given_without_a_load_during_the_pause() {
         group.get("k").is_err(),
         "what was removed stands in for nothing"
     );
+}
+
+#[test]
+fn an_error_may_live_for_ever() {
+    let fixture = Fixture::new(1, |group| group.error_ttl(Duration::MAX));
+    for _ in 0..3 {
+        fixture.ask(&fixture.groups[0], "k");
+        assert_eq!(fixture.loads(), 2);
+        fixture.clock.advance(1_000_000 * SECOND);
+    }
+}
+
+#[test]
+fn many_keys_that_fail_have_their_pauses_each() {
+    let fixture = Fixture::new(1, |group| group);
+    let keys: Vec<String> = (0..1_000).map(|number| number.to_string()).collect();
+    for _ in 0..5 {
+        for key in &keys {
+            assert!(fixture.groups[0].get(key).is_err());
+        }
+    }
+    assert_eq!(fixture.loads(), 2 * keys.len());
+}
+
+#[test]
+fn requests_of_peers_for_a_key_that_fails_are_no_gets() {
+    let fixture = Fixture::new(1, |group| group);
+    let target = format!("/_groupcache/{GROUP}/k");
+    let request = Request::new("GET", &target).header("X-Groupcache", "v=1;w=1000");
+    for _ in 0..10 {
+        assert!(fixture.nodes[0].answer(&request).status() >= 400);
+    }
+    assert_eq!(fixture.groups[0].stats().gets, 0);
+    assert_eq!(fixture.loads(), 2);
 }

@@ -1,12 +1,14 @@
 //! What the user gives and the library calls: it may panic, block and call the library again, and
 //! harms nobody but the call that it is part of.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::Duration;
 
 use groupcache_sync::{
-    Clock, Codec, CodecError, Error, EvictionCause, Group, LoadError, Network, Node, Value,
+    Begin, Clock, Codec, CodecError, Error, EvictionCause, Group, LoadError, Network, Node,
+    Pending, Request, Value,
 };
 
 use crate::cluster::{GROUP, address, eventually, together};
@@ -428,4 +430,327 @@ fn listeners_clones_and_drops_of_many_threads_use_the_cache_as_they_like() {
     // What the loader threads have begun ends too.
     eventually("no flight is left", || group.stats().flights == 0);
     assert!(numbers.load(Ordering::SeqCst) > 1_000);
+}
+
+/// Asks for a key of the group as a peer does.
+fn begin(node: &Node, key: &str) -> Pending {
+    let target = format!("/_groupcache/{GROUP}/{key}");
+    let request = Request::new("GET", &target).header("X-Groupcache", "v=1;w=100000");
+    match node.begin(&request) {
+        Begin::Pending(pending) => pending,
+        Begin::Ready(response) => panic!("it is answered {}", response.status()),
+    }
+}
+
+/// A string whose encoding gets another key first, where there is one to get.
+struct Curious(Handle<String>, Option<&'static str>);
+
+impl Codec<String> for Curious {
+    fn encode(&self, value: &String) -> Result<Value, CodecError> {
+        if let Some(key) = self.1.filter(|key| key != value) {
+            self.0.get().unwrap().get(key)?;
+        }
+        Ok(Value::from(value.as_str()))
+    }
+    fn decode(&self, bytes: Value) -> Result<String, CodecError> {
+        Ok(bytes.as_str()?.to_owned())
+    }
+    fn weight(&self, value: &String) -> usize {
+        value.len()
+    }
+}
+
+/// A batch of `k1` and `k2` is being loaded while a peer waits for `k1`. Once the batch lands, the
+/// callback of the peer's answer sends its status and what it gets for `k2`.
+fn callback_of_a_batch(of_encode: Option<&'static str>) -> (u16, Result<String, Error>) {
+    let node = node(&Clock::manual());
+    let handle: Handle<String> = Handle::default();
+    let ((go, gate), (began, has_begun)) = (mpsc::channel::<()>(), mpsc::channel());
+    let gate = Mutex::new(gate);
+    let group = node
+        .group_builder(GROUP, 1 << 20)
+        .codec(Curious(Arc::clone(&handle), of_encode))
+        .batch_loader(move |keys: &[&str]| {
+            began.send(())?;
+            let _ = gate.lock().unwrap().recv();
+            Ok(named(keys, |key| key.to_owned()))
+        })
+        .build(|key| Ok(key.to_owned()))
+        .unwrap();
+    open(&handle, &group);
+    let asks = group.clone();
+    let many = std::thread::spawn(move || asks.get_many_timeout(&["k1", "k2"], 60 * SECOND));
+    has_begun.recv().unwrap();
+    let (pending, (sender, told)) = (begin(&node, "k1"), mpsc::channel());
+    pending.notify(move |response| drop(sender.send((response.status(), group.get("k2")))));
+    drop(go);
+    let told = told.recv().unwrap();
+    assert!(many.join().unwrap().iter().all(Result::is_ok));
+    told
+}
+
+/// What a loader of batches returns: each of the keys with its value.
+fn named<V>(keys: &[&str], value: impl Fn(&str) -> V) -> HashMap<String, V> {
+    let of_key = |key: &&str| ((*key).to_owned(), value(key));
+    keys.iter().map(of_key).collect()
+}
+
+#[test]
+fn a_callback_may_get_another_key_of_the_batch_that_lands() {
+    let (status, got) = ends("the callback", || callback_of_a_batch(None));
+    assert_eq!((status, got.unwrap().as_str()), (200, "k2"));
+}
+
+#[test]
+fn an_encode_may_get_another_key_of_the_batch_that_lands() {
+    let (status, got) = ends("the encode", || callback_of_a_batch(Some("k2")));
+    assert_eq!((status, got.unwrap().as_str()), (200, "k2"));
+}
+
+#[test]
+fn a_callback_may_get_another_key_of_a_batch_that_is_refused() {
+    let work = || {
+        let builder = Network::new().builder(address(0)).unwrap();
+        let builder = builder.clock(Clock::manual()).loader_threads(1);
+        let node = builder.build().unwrap();
+        let gated = |name: &str, max_loads: usize| {
+            let (go, gate) = mpsc::channel::<()>();
+            let gate = Mutex::new(gate);
+            let group: Group = node
+                .group_builder(name, 1 << 20)
+                .max_loads(max_loads)
+                .batch_loader(|keys: &[&str]| Ok(named(keys, |key| Value::from(key))))
+                .build(move |key| {
+                    if key == "slow" {
+                        let _ = gate.lock().unwrap().recv();
+                    }
+                    Ok(Value::from(key))
+                })
+                .unwrap();
+            (group, go)
+        };
+        let ((busy, thread), (group, seat)) = (gated("busy", 8), gated(GROUP, 1));
+        let takes_the_thread = {
+            let busy = busy.clone();
+            std::thread::spawn(move || busy.get_timeout("slow", 60 * SECOND))
+        };
+        let asks = group.clone();
+        let takes_the_seat = std::thread::spawn(move || asks.get("slow"));
+        eventually("both load", || {
+            busy.stats().loads_running == 1 && group.stats().loads_running == 1
+        });
+        let asks = group.clone();
+        let many = std::thread::spawn(move || asks.get_many_timeout(&["k1", "k2"], 60 * SECOND));
+        eventually("the batch is queued", || group.stats().flights == 3);
+        let (pending, (sender, told)) = (begin(&node, "k1"), mpsc::channel());
+        let asks = group.clone();
+        pending.notify(move |_| drop(sender.send(asks.get("k2"))));
+        drop(thread);
+        let got = told.recv().unwrap();
+        assert!(matches!(got, Err(Error::Overloaded)), "{got:?}");
+        for outcome in many.join().unwrap() {
+            assert!(matches!(outcome, Err(Error::Overloaded)), "{outcome:?}");
+        }
+        drop(seat);
+        takes_the_seat.join().unwrap().unwrap();
+        takes_the_thread.join().unwrap().unwrap();
+        eventually("no flight is left", || group.stats().flights == 0);
+    };
+    ends("the callback of a batch that is refused", work);
+}
+
+#[test]
+fn a_callback_on_the_only_loader_thread_may_get_with_a_deadline() {
+    let work = || {
+        let narrow = Network::new().builder(address(0)).unwrap();
+        let narrow = narrow.clock(Clock::manual()).loader_threads(1);
+        let node = narrow.build().unwrap();
+        let (go, gate) = mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let group = node
+            .group_builder(GROUP, 1 << 20)
+            .build(move |key| {
+                if key == "k" {
+                    let _ = gate.lock().unwrap().recv();
+                }
+                Ok(Value::from(key))
+            })
+            .unwrap();
+        let (pending, (sender, told)) = (begin(&node, "k"), mpsc::channel());
+        pending.notify(move |_| drop(sender.send(group.get_timeout("x", SECOND))));
+        drop(go);
+        told.recv().unwrap()
+    };
+    let got = ends("the callback", work);
+    assert_eq!(got.unwrap(), Value::from("x"));
+}
+
+#[test]
+fn a_listener_on_the_only_loader_thread_may_get_with_a_deadline() {
+    let work = || {
+        let narrow = Network::new().builder(address(0)).unwrap();
+        let narrow = narrow.clock(Clock::manual()).loader_threads(1);
+        let node = narrow.build().unwrap();
+        let other: Group = node
+            .group_builder("other", 1 << 20)
+            .build(|key| Ok(Value::from(key)))
+            .unwrap();
+        let (sender, told) = mpsc::channel();
+        let small: Group = node
+            .group_builder("small", 400)
+            .shards(1)
+            .eviction_listener(move |_, _, _| {
+                drop(sender.send(other.get_timeout("x", SECOND)));
+            })
+            .build(|key| Ok(Value::from(key)))
+            .unwrap();
+        for number in 0..5 {
+            small.get_timeout(&number.to_string(), SECOND).unwrap();
+        }
+        told.recv().unwrap()
+    };
+    let got = ends("the listener", work);
+    assert_eq!(got.unwrap(), Value::from("x"));
+}
+
+#[test]
+fn a_listener_told_of_one_key_of_a_batch_may_get_another() {
+    let work = || {
+        let node = node(&Clock::manual());
+        let other: Group = node
+            .group_builder("other", 1 << 20)
+            .build(|key| Ok(Value::from(key)))
+            .unwrap();
+        let handle: Handle<Value> = Handle::default();
+        let (of_listener, (sender, told)) = (Arc::clone(&handle), mpsc::channel());
+        let small = node
+            .group_builder("small", 400)
+            .shards(1)
+            .max_loads(1)
+            .eviction_listener(move |_, _, _| {
+                drop(sender.send(of_listener.get().unwrap().get("b")));
+            })
+            .build(move |key| {
+                if key == "b" {
+                    other.get("z")?; // values that left before it are told of here
+                }
+                Ok(Value::from(key))
+            })
+            .unwrap();
+        open(&handle, &small);
+        for key in ["p", "q", "p", "q"] {
+            small.get(key).unwrap();
+        }
+        small.remove("b").unwrap();
+        assert!(small.get_many(&["a", "b"]).iter().all(Result::is_ok));
+        told.try_iter().collect::<Vec<_>>()
+    };
+    let told = ends("the listener", work);
+    assert!(
+        !told.is_empty() && told.iter().all(Result::is_ok),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn a_listener_is_never_told_inside_itself_however_many_values_leave_at_once() {
+    thread_local!(static DEPTH: std::cell::Cell<usize> = const { std::cell::Cell::new(0) });
+    let node = node(&Clock::manual());
+    let handle: Handle<Value> = Handle::default();
+    let (deepest, calls) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let listener = || {
+        let (handle, deepest, calls) = (
+            Arc::clone(&handle),
+            Arc::clone(&deepest),
+            Arc::clone(&calls),
+        );
+        move |_: &str, _: &Value, _: EvictionCause| {
+            DEPTH.set(DEPTH.get() + 1);
+            deepest.fetch_max(DEPTH.get(), Ordering::SeqCst);
+            let number = calls.fetch_add(1, Ordering::SeqCst);
+            if number < 200 {
+                // It makes another value leave.
+                let key = format!("n{number}");
+                drop(handle.get().unwrap().set(&key, Value::from("x")));
+            }
+            DEPTH.set(DEPTH.get() - 1);
+        }
+    };
+    let build = |name: &str, bytes: usize| -> Group {
+        let builder = node.group_builder(name, bytes).shards(1).hot_bytes(0);
+        let builder = builder.eviction_listener(listener());
+        builder.build(|key| Ok(Value::from(key))).unwrap()
+    };
+    let (many, small) = (build("many", 64 << 20), build("small", 1_000));
+    open(&handle, &small);
+    for number in 0..70_000 {
+        many.get(&number.to_string()).unwrap();
+    }
+    ends("a clear", move || many.clear()).unwrap();
+    assert_eq!(deepest.load(Ordering::SeqCst), 1);
+    assert!(calls.load(Ordering::SeqCst) > 200);
+}
+
+/// A group of wild values whose loader of batches returns also what `more` says. Its weigher panics
+/// of those whose name begins with `heavy`.
+fn with_unasked(more: &'static [&'static str]) -> (Group<Wild>, Arc<Acts>) {
+    let node = node(&Clock::manual());
+    let acts = Arc::new(Acts::default());
+    let wild = |acts: &Arc<Acts>| {
+        let acts = Arc::clone(acts);
+        move |key: &str| Wild {
+            name: key.to_owned(),
+            acts: Arc::clone(&acts),
+        }
+    };
+    let (of_batch, of_loader) = (wild(&acts), wild(&acts));
+    let group = node
+        .group_builder(GROUP, 1 << 20)
+        .codec(ByName(Arc::clone(&acts)))
+        .weigher(|value: &Wild| {
+            assert!(!value.name.starts_with("heavy"), "cannot be weighed");
+            1
+        })
+        .batch_loader(move |keys: &[&str]| Ok(named(&[keys, more].concat(), &of_batch)))
+        .build(move |key| Ok(of_loader(key)))
+        .unwrap();
+    (group, acts)
+}
+
+#[test]
+fn a_weigher_that_panics_fails_that_value_of_a_batch_alone() {
+    let (group, _) = with_unasked(&["heavy that nobody asked for"]);
+    assert!(group.get_many(&["a", "b"]).iter().all(Result::is_ok));
+    let many = group.get_many(&["c", "heavy", "d"]);
+    assert!(many[0].is_ok() && many[2].is_ok());
+    assert!(matches!(many[1], Err(Error::Panicked { .. })));
+    assert_eq!(group.stats().flights, 0);
+}
+
+#[test]
+fn a_weigher_that_panics_of_a_value_whose_drop_panics_fails_its_get_alone() {
+    let (group, acts) = with_unasked(&[]);
+    let act = |name: &str| assert!(!name.starts_with("heavy"), "cannot be dropped");
+    assert!(acts.on_drop.set(Box::new(act)).is_ok());
+    let got = group.get("heavy").map(drop);
+    assert!(matches!(got, Err(Error::Panicked { .. })), "{got:?}");
+    group.get("a").unwrap();
+    assert_eq!(group.stats().flights, 0);
+}
+
+#[test]
+fn values_that_nobody_asked_for_are_all_dropped_though_drops_panic() {
+    let (group, acts) = with_unasked(&["bad 1", "good 1", "bad 2", "good 2", "bad 3", "bad 4"]);
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&dropped);
+    let act = move |name: &str| {
+        if name.contains(' ') {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+        assert!(!name.starts_with("bad"), "cannot be dropped");
+    };
+    assert!(acts.on_drop.set(Box::new(act)).is_ok());
+    assert!(group.get_many(&["a", "b"]).iter().all(Result::is_ok));
+    assert_eq!(dropped.load(Ordering::SeqCst), 6);
+    assert_eq!((group.stats().main_items, group.stats().flights), (2, 0));
 }

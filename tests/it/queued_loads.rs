@@ -1,6 +1,7 @@
 //! Loads that wait for a thread of the pool: who waits for them only waits. Nobody leads them, so
 //! nobody's deadline, death or departure harms the others.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::Duration;
@@ -558,5 +559,207 @@ fn a_callback_that_panics_or_takes_its_time_keeps_no_thread_waiting_and_fails_no
         done.send(()).unwrap();
         assert_eq!(leader.join().unwrap().unwrap(), value_of("b"));
     });
+    assert_eq!(group.stats().flights, 0);
+}
+
+/// What a call on a thread of its own gives; one that hangs fails the test.
+fn ends<R: Send + 'static>(what: &str, work: impl FnOnce() -> R + Send + 'static) -> R {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || drop(sender.send(work())));
+    let result = receiver.recv_timeout(30 * SECOND);
+    result.unwrap_or_else(|_| panic!("{what}: it hangs, or panicked"))
+}
+
+#[test]
+fn many_keys_without_a_deadline_run_what_others_have_queued() {
+    let narrow = narrow();
+    let blocks = narrow.block();
+    let queued = begin(&narrow.node, "k", 100_000);
+    assert_eq!(narrow.group.stats().flights, 2);
+    let group = narrow.group.clone();
+    let many = ends("a get_many behind a load that takes long", move || {
+        group.get_many(&["k", "l"])
+    });
+    for (key, value) in ["k", "l"].iter().zip(many) {
+        assert_eq!(value.unwrap(), value_of(key));
+    }
+    assert_eq!(queued.wait().status(), 200);
+    narrow.go.send(()).unwrap();
+    assert_eq!(blocks.wait().status(), 200);
+    assert_eq!(narrow.loads.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn many_keys_with_a_deadline_begin_nothing_after_it() {
+    let clock = Clock::manual();
+    let builder = Node::builder("http://127.0.0.1:1").unwrap();
+    let node = builder.loader_threads(8).clock(clock.clone());
+    let node = node.build().unwrap();
+    let ((go, gate), (began, has_begun)) = (mpsc::channel::<()>(), mpsc::channel());
+    let gate = Mutex::new(gate);
+    let group: Group = node
+        .group_builder("g", 64 << 20)
+        .batch_loader(move |keys: &[&str]| {
+            began.send(())?;
+            let _ = gate.lock().unwrap().recv();
+            let found = keys.iter().map(|&key| (key.to_owned(), value_of(key)));
+            Ok(found.collect::<HashMap<_, _>>())
+        })
+        .build(|key| Ok(value_of(key)))
+        .unwrap();
+    let keys: Vec<String> = (0..8_000).map(|number| number.to_string()).collect();
+    let asks = group.clone();
+    let many = std::thread::spawn(move || asks.get_many_timeout(&keys, SECOND));
+    has_begun.recv_timeout(30 * SECOND).unwrap();
+    eventually("the caller waits", || clock.sleepers() == 1);
+    clock.advance(2 * SECOND);
+    for outcome in ends("many keys", move || many.join().unwrap()) {
+        assert!(
+            matches!(outcome, Err(Error::Deadline | Error::Overloaded)),
+            "{outcome:?}"
+        );
+    }
+    drop(go);
+    eventually("no flight is left", || group.stats().flights == 0);
+    assert_eq!(has_begun.try_iter().count(), 0, "a batch began late");
+}
+
+#[test]
+fn a_load_that_fails_later_than_its_callers_wait_runs_twice_in_a_row_at_most() {
+    let clock = Clock::manual();
+    let builder = Node::builder("http://127.0.0.1:1").unwrap();
+    let node = builder.loader_threads(1).clock(clock.clone());
+    let node = node.build().unwrap();
+    let ((go, gate), (began, has_begun)) = (mpsc::channel::<()>(), mpsc::channel());
+    let gate = Mutex::new(gate);
+    let group: Group = node
+        .group_builder("g", 1 << 20)
+        .build(move |_| {
+            began.send(())?;
+            let _ = gate.lock().unwrap().recv();
+            Err("the database is down".into())
+        })
+        .unwrap();
+    let ask = |timeout| {
+        let (asks, (sender, outcome)) = (group.clone(), mpsc::channel());
+        std::thread::spawn(move || sender.send(asks.get_timeout("k", timeout)));
+        outcome
+    };
+    let (begins, patience) = (|| has_begun.recv_timeout(30 * SECOND), 30 * SECOND);
+    let first = ask(SECOND);
+    begins().unwrap();
+    let (second, third) = (ask(3 * SECOND), ask(100 * SECOND));
+    eventually("they wait", || clock.sleepers() == 3);
+    clock.advance(2 * SECOND);
+    let late = first.recv_timeout(patience).unwrap();
+    assert!(matches!(late, Err(Error::Deadline)), "{late:?}");
+    go.send(()).unwrap(); // the first run fails after its deadline
+    begins().unwrap();
+    let fourth = ask(1_000 * SECOND); // later than the deadline that the second run has
+    eventually("it waits", || clock.sleepers() == 3);
+    clock.advance(200 * SECOND);
+    for late in [second, third] {
+        let late = late.recv_timeout(patience).unwrap();
+        assert!(matches!(late, Err(Error::Deadline)), "{late:?}");
+    }
+    go.send(()).unwrap(); // and so does the second
+    let told = fourth.recv_timeout(patience).unwrap();
+    assert!(matches!(told, Err(Error::Load { .. })), "{told:?}");
+    assert_eq!((group.stats().loads, group.stats().flights), (2, 0));
+}
+
+#[test]
+fn a_place_that_is_left_while_the_keeper_is_at_a_slow_listener_is_given_up_too() {
+    let clock = Clock::manual();
+    let builder = Node::builder("http://127.0.0.1:1").unwrap();
+    let node = builder.loader_threads(1).clock(clock.clone());
+    let node = node.build().unwrap();
+    let ((go, gate), (listened, listens)) = (mpsc::channel::<()>(), mpsc::channel::<()>());
+    let (gate, listens) = (Mutex::new(gate), Mutex::new(listens));
+    let (told, is_told) = mpsc::channel();
+    let group: Group = node
+        .group_builder("g", 1 << 20)
+        .eviction_listener(move |_, _, _| {
+            let _ = told.send(());
+            let _ = listens.lock().unwrap().recv();
+        })
+        .build(move |key| {
+            if key == "blocks" {
+                let _ = gate.lock().unwrap().recv();
+            }
+            Ok(value_of(key))
+        })
+        .unwrap();
+    let blocks = begin(&node, "blocks", 1_000_000);
+    eventually("the thread is taken", || group.stats().loads_running == 1);
+    let short = Loaded::new(value_of("short")).ttl(SECOND);
+    group.set("short", short).unwrap();
+    eventually("the keeper is at the listener", || {
+        if clock.sleepers() > 0 {
+            clock.advance(SECOND);
+        }
+        is_told.try_recv().is_ok()
+    });
+    assert!(begin(&node, "k", 1_000).give_up().is_some());
+    assert_eq!(group.stats().flights, 2);
+    drop(listened);
+    eventually("it is given up", || {
+        if clock.sleepers() > 0 {
+            clock.advance(SECOND);
+        }
+        group.stats().flights == 1
+    });
+    drop((go, blocks));
+}
+
+#[test]
+fn a_loader_on_the_only_thread_may_ask_its_node_as_a_handler_does() {
+    let builder = Node::builder("http://127.0.0.1:1").unwrap();
+    let node = builder.loader_threads(1).clock(Clock::manual());
+    let node = node.build().unwrap();
+    let handle: Arc<OnceLock<Node>> = Arc::default();
+    let of_loader = Arc::clone(&handle);
+    let group: Group = node
+        .group_builder("g", 1 << 20)
+        .build(move |key| {
+            if key == "inner" {
+                return Ok(value_of(key));
+            }
+            let request = Request::new("GET", "/_groupcache/g/inner");
+            let request = request.header("X-Groupcache", "v=1;w=1000");
+            let response = of_loader.get().unwrap().answer(&request);
+            Ok(Value::from(response.status().to_string()))
+        })
+        .unwrap();
+    assert!(handle.set(node).is_ok());
+    let got = ends("a load that asks its node", move || {
+        group.get_timeout("outer", SECOND)
+    });
+    assert_eq!(got.unwrap(), Value::from("200"));
+}
+
+#[test]
+fn a_loader_that_removes_and_gets_its_own_key_gets_a_cycle() {
+    let node = Node::new("http://127.0.0.1:1").unwrap();
+    let handle: Arc<OnceLock<Group>> = Arc::default();
+    let (of_loader, (sender, told)) = (Arc::clone(&handle), mpsc::channel());
+    let once = AtomicUsize::new(0);
+    let group: Group = node
+        .group_builder("g", 1 << 20)
+        .build(move |key| {
+            if once.fetch_add(1, Ordering::SeqCst) < 50 {
+                let group = of_loader.get().unwrap();
+                group.remove(key)?;
+                drop(sender.send(group.get(key)));
+            }
+            Ok(value_of(key))
+        })
+        .unwrap();
+    handle.set(group.clone()).unwrap();
+    let asks = group.clone();
+    let got = ends("a get of itself", move || asks.get("k"));
+    assert_eq!(got.unwrap(), value_of("k"));
+    let told: Vec<_> = told.try_iter().collect();
+    assert!(matches!(told[..], [Err(Error::Cycle)]), "{told:?}");
     assert_eq!(group.stats().flights, 0);
 }

@@ -1,9 +1,11 @@
 //! Keys that change their owners: values are taken over, not loaded anew, and never against P2.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::Duration;
 
-use groupcache_sync::{Clock, Error, Fault, Group, GroupStats, LoadError, Node, Value};
+use groupcache_sync::{
+    Clock, Codec, CodecError, Error, Fault, Group, GroupStats, LoadError, Network, Node, Value,
+};
 
 use crate::cluster::{Cluster, GROUP, address, eventually, value_of};
 
@@ -380,4 +382,64 @@ fn leaving_waits_for_the_loads_of_peers() {
         leaver.join().unwrap().unwrap();
         asker.join().unwrap().unwrap();
     });
+}
+
+/// Gets the key of what it decodes, which is the value itself.
+struct GetsItself {
+    handle: Arc<OnceLock<Group<String>>>,
+    told: Mutex<mpsc::Sender<Result<String, Error>>>,
+}
+
+impl Codec<String> for GetsItself {
+    fn encode(&self, value: &String) -> Result<Value, CodecError> {
+        Ok(Value::from(value.as_str()))
+    }
+
+    fn decode(&self, bytes: Value) -> Result<String, CodecError> {
+        let key = bytes.as_str()?.to_owned();
+        let got = self.handle.get().unwrap().get(&key);
+        self.told.lock().unwrap().send(got)?;
+        Ok(key)
+    }
+
+    fn weight(&self, value: &String) -> usize {
+        value.len()
+    }
+}
+
+#[test]
+fn a_decode_of_a_value_taken_over_that_gets_its_own_key_gets_a_cycle() {
+    let (network, clock) = (Network::new(), Clock::manual());
+    let (told, is_told) = mpsc::channel();
+    let members = [0, 1].map(|index| {
+        let builder = network.builder(address(index)).unwrap().warm_up(WINDOW);
+        let node = builder.clock(clock.clone()).build().unwrap();
+        network.attach(&node);
+        let (handle, told) = (Arc::default(), Mutex::new(told.clone()));
+        let codec = GetsItself {
+            handle: Arc::clone(&handle),
+            told,
+        };
+        let group = node.group_builder(GROUP, 1 << 20).codec(codec);
+        let group = group.build(|key| Ok(key.to_owned())).unwrap();
+        handle.set(group.clone()).unwrap();
+        (node, group)
+    });
+    let [(before, of_before), (after, of_after)] = members;
+    before.set_peers([address(0)]).unwrap();
+    let keys = keys(20);
+    for key in &keys {
+        of_before.get(key).unwrap();
+    }
+    for node in [&before, &after] {
+        node.set_peers([address(0), address(1)]).unwrap();
+    }
+    let own = |key: &&String| after.owner(key).address() == address(1);
+    let key = keys.iter().find(own).unwrap().clone();
+    let (asks, (sender, got)) = (of_after.clone(), mpsc::channel());
+    std::thread::spawn(move || sender.send(asks.get(&key)));
+    let inner = is_told.recv_timeout(WINDOW).unwrap();
+    assert!(matches!(inner, Err(Error::Cycle)), "{inner:?}");
+    got.recv_timeout(WINDOW).unwrap().unwrap();
+    assert_eq!(of_after.stats().flights, 0);
 }
