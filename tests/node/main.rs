@@ -165,7 +165,9 @@ fn what_the_origin_does_not_have_is_not_found_and_what_fails_is_not_cached() {
 
     // After some failures in a row the last error is given for a moment, without a load.
     origin.answer(&key, 200, "", "back");
-    eventually("it is loaded again", || cluster[0].get(&key).text() == "back");
+    eventually("it is loaded again", || {
+        cluster[0].get(&key).text() == "back"
+    });
     assert_eq!(cluster[0].get(&key).source, "main");
     assert_eq!(cluster[1].get(&key).text(), "back");
 }
