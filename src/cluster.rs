@@ -34,8 +34,12 @@ const BYTES_OF_A_REQUEST: usize = 1 << 19;
 /// whose time is over.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a round of the keeper may tell a peer what it lacks, in fetch timeouts.
-const ANSWERS_OF_A_ROUND: u32 = 4;
+/// How long a round of the keeper tells a peer what it lacks: others wait for their probes.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// How long a peer is left alone that speaks the dialect of Go, and lacks what was removed before it
+/// did.
+const GOLANG_PAUSE: Duration = Duration::from_secs(5);
 
 /// How many peers that have left the list are told of removals still.
 const MAX_ASIDE: usize = 64;
@@ -90,6 +94,10 @@ pub(crate) struct Cluster {
     pub(crate) discovery_polls: Counter,
     pub(crate) discovery_errors: Counter,
     mismatch_reports: Throttle,
+    refusal_reports: Throttle,
+    /// The removals that a peer was told of late, and of which this node has still to forget what it
+    /// may have fetched from there. Done by the sweeper, as listeners hear of it.
+    own_echoes: Lacks,
 }
 
 /// A change that is written down, until all have been told of it.
@@ -137,6 +145,9 @@ pub(crate) trait Sweep: Send + Sync {
 
     /// Lets all of them go.
     fn clear(&self);
+
+    /// Lets those go that are removed by this change, as far as it concerns them.
+    fn forget(&self, change: &Lacked, told: Told);
 }
 
 impl Cluster {
@@ -171,6 +182,8 @@ impl Cluster {
             discovery_polls: Counter::default(),
             discovery_errors: Counter::default(),
             mismatch_reports: Throttle::default(),
+            refusal_reports: Throttle::default(),
+            own_echoes: Lacks::default(),
         })
     }
 
@@ -276,7 +289,7 @@ impl Cluster {
             } else {
                 remote.lacks.add(self.journal.all(now));
             }
-            if self.journal.has_for(&remote.lacks) {
+            if self.has_to_tell(remote) {
                 self.wake_keeper(now);
             }
         }
@@ -284,7 +297,7 @@ impl Cluster {
         let gone: Vec<_> = gone.map(|remote| (remote, now)).collect();
         for (remote, _) in &gone {
             remote.lacks.add(end..u64::MAX);
-            if self.journal.has_for(&remote.lacks) {
+            if self.has_to_tell(remote) {
                 self.wake_keeper(now);
             }
         }
@@ -534,6 +547,16 @@ impl Cluster {
 
     fn sweep(&self) -> Deadline {
         let sweeps = self.sweeps.lock().clone();
+        while let Some(parcel) = self.journal.next_parcel(&self.own_echoes) {
+            let told = Told {
+                stamp: Some(self.journal.stamp()),
+                ring: Some(self.members().fingerprint()),
+            };
+            for group in sweeps.iter().filter_map(Weak::upgrade) {
+                guarded(|| group.forget(&parcel.change, told));
+            }
+            self.own_echoes.note_told(&parcel);
+        }
         let mut more = false;
         for sweep in sweeps.iter().filter_map(Weak::upgrade) {
             // Of one that panicked it is not known what it has left.
@@ -613,15 +636,15 @@ impl Cluster {
             Ok(Dialect::Golang) => Err(Failure::Unsupported),
             Err(failure) => Err(failure),
         };
-        if matches!(told, Err(Failure::Deadline | Failure::Away(_))) {
+        if matches!(told, Err(ref failure) if !matches!(failure, Failure::Unsupported)) {
             remote.lacks.add(recorded.part.clone());
-            self.put_off_delivery(remote);
+            self.put_off_delivery(remote, PAUSE);
         }
         told
     }
 
-    fn put_off_delivery(self: &Arc<Self>, remote: &Remote) {
-        *remote.next_delivery.lock() = self.clock.now().checked_add(PAUSE);
+    fn put_off_delivery(self: &Arc<Self>, remote: &Remote, pause: Duration) {
+        *remote.next_delivery.lock() = self.clock.now().checked_add(pause);
         self.wake_keeper_for(remote);
     }
 
@@ -676,6 +699,7 @@ impl Cluster {
                 Status::Ok | Status::NoSuchGroup => Ok(Ok(answer(true))),
                 Status::Superseded => Ok(Ok(answer(false))),
                 Status::TooLarge => Ok(Err(Failure::Away("the value is too large for it".into()))),
+                Status::BadRequest | Status::KeyTooLong => Ok(Err(Failure::Refused)),
                 _ => Err(Nonsense("it refuses the change")),
             }
         })?
@@ -706,7 +730,7 @@ impl Cluster {
         self.fanout.each(&due, |remote| self.attend(remote, now));
         let lacked = remotes
             .iter()
-            .filter_map(|remote| remote.lacks.first())
+            .filter_map(|remote| remote.lacks_from())
             .min();
         self.journal.age(now, lacked.unwrap_or(u64::MAX));
         let due = remotes
@@ -721,7 +745,7 @@ impl Cluster {
         let is_away = remote.circuit.is_open();
         let probe =
             (is_away || remote.has_left()).then(|| remote.circuit.next_probe().unwrap_or(now));
-        let lacks = !is_away && self.journal.has_for(&remote.lacks);
+        let lacks = !is_away && self.has_to_tell(remote);
         let delivery = lacks.then(|| remote.next_delivery.lock().unwrap_or(now));
         probe.into_iter().chain(delivery).min()
     }
@@ -811,37 +835,73 @@ impl Cluster {
         }
     }
 
-    /// Tells a peer what it lacks, for no longer than some answers of a peer may take: those have
-    /// their turn who are told in the next round.
+    /// Tells a peer what it lacks, for no longer than a round lasts and the last answer takes.
     fn deliver(self: &Arc<Self>, remote: &Arc<Remote>) {
-        let limit = self
-            .settings
-            .fetch_timeout
-            .saturating_mul(ANSWERS_OF_A_ROUND);
-        let until = Deadline::after(self.clock.now(), limit);
-        while let Some(parcel) = self.journal.next_parcel(&remote.lacks) {
-            match self.tell_parcel(remote, &parcel, until) {
-                Ok(()) => remote.lacks.note_told(&parcel),
-                Err(Failure::Unsupported) => return remote.lacks.clear(),
-                Err(Failure::Deadline | Failure::Away(_)) => {
-                    return self.put_off_delivery(remote);
+        let until = Deadline::after(self.clock.now(), ROUND);
+        for lacks in [&remote.lacks, &remote.echoes] {
+            while let Some(parcel) = self.journal.next_parcel(lacks) {
+                match self.tell_parcel(remote, &parcel) {
+                    Ok(()) if std::ptr::eq(lacks, &remote.lacks) => self.echo(remote, &parcel),
+                    Ok(()) => {}
+                    Err(Failure::Refused) => self.note_refused(remote, &parcel),
+                    Err(Failure::Unsupported) => {
+                        return self.put_off_delivery(remote, GOLANG_PAUSE);
+                    }
+                    Err(Failure::Deadline | Failure::Away(_)) => {
+                        return self.put_off_delivery(remote, PAUSE);
+                    }
                 }
-            }
-            if until.is_past(self.clock.now()) {
-                break; // the others have their turn
+                lacks.note_told(&parcel);
+                if until.is_past(self.clock.now()) {
+                    return *remote.next_delivery.lock() = None;
+                }
             }
         }
         *remote.next_delivery.lock() = None;
     }
 
-    fn tell_parcel(
-        self: &Arc<Self>,
-        remote: &Arc<Remote>,
-        parcel: &Parcel,
-        until: Deadline,
-    ) -> Result<(), Failure> {
-        if self.ask_dialect(remote, until)? == Dialect::Golang {
-            return Err(Failure::Unsupported);
+    /// Whether there is something to tell a peer.
+    fn has_to_tell(&self, remote: &Remote) -> bool {
+        self.journal.has_for(&remote.lacks) || self.journal.has_for(&remote.echoes)
+    }
+
+    /// A peer was told late. Whoever fetched an old value from it meanwhile, after it was told itself,
+    /// is told once more: the others, and this node.
+    fn echo(self: &Arc<Self>, late: &Arc<Remote>, parcel: &Parcel) {
+        let members = self.members().remotes();
+        for other in members.iter().filter(|other| !Arc::ptr_eq(other, late)) {
+            other.echoes.add(parcel.part.clone());
+            self.wake_keeper_for(other);
+        }
+        self.own_echoes.add(parcel.part.clone());
+        self.wake_sweeper();
+    }
+
+    /// A peer does not do what it is told: it would not the next time either.
+    fn note_refused(&self, remote: &Remote, parcel: &Parcel) {
+        if let Some(unreported) = self.refusal_reports.admit(self.clock.now()) {
+            let removes: Vec<&str> = match &parcel.change {
+                Lacked::All => Vec::new(),
+                Lacked::Group(group) | Lacked::Keys(group, _) => vec![group],
+            };
+            log::warn!(
+                target: "groupcache", peer:% = remote.peer, groups:? = removes, unreported;
+                "the peer refuses to be told of removals: it may serve old values until they expire"
+            );
+        }
+    }
+
+    fn tell_parcel(self: &Arc<Self>, remote: &Arc<Remote>, parcel: &Parcel) -> Result<(), Failure> {
+        let until = Deadline::NEVER; // the fetch timeout holds
+        // An answer that says nothing may have come from something else at the address of the peer.
+        if remote.speaks() != Some(Dialect::Native) {
+            let limit = self.settings.fetch_timeout;
+            let spoken = self.call(remote, hello(), limit, until, |_, reply| {
+                Ok(self.spoken(&reply))
+            })?;
+            if spoken == Dialect::Golang {
+                return Err(Failure::Unsupported);
+            }
         }
         // A later one than those of the changes themselves: what arrives late of them is older.
         let stamp = self.journal.stamp();
@@ -868,38 +928,53 @@ impl Cluster {
     ) -> Result<(), Failure> {
         let limit = self.settings.fetch_timeout;
         self.call(remote, errand_call(errand), limit, deadline, |status, _| {
-            let is_ok = status == Status::Ok;
-            is_ok.then_some(()).ok_or(Nonsense("it refuses the errand"))
-        })
+            match status {
+                Status::Ok => Ok(Ok(())),
+                // An older one may not know of it; one that leaves takes nothing over.
+                Status::BadRequest | Status::Leaving => Ok(Err(Failure::Refused)),
+                _ => Err(Nonsense("it refuses the errand")),
+            }
+        })?
     }
 
     /// Gives the journal to another node, which tells those who lack some of it, or who are yet to
-    /// come.
-    pub(crate) fn hand_journal_over(self: &Arc<Self>, deadline: Deadline) {
+    /// come. Returns who lacks something that no other node tells.
+    pub(crate) fn hand_journal_over(self: &Arc<Self>, deadline: Deadline) -> Vec<Unreached> {
         let now = self.clock.now();
         let mut remotes = self.members().remotes();
-        let takes = |remote: &Arc<Remote>| remote.takes_batches() && !remote.circuit.is_open();
-        let heirs: Vec<_> = remotes
-            .iter()
-            .filter(|remote| takes(remote))
-            .cloned()
-            .collect();
+        let takes = |remote: &&Arc<Remote>| {
+            remote.takes_batches() && !remote.circuit.is_open() && !remote.has_left()
+        };
+        let heirs: Vec<_> = remotes.iter().filter(takes).cloned().collect();
         remotes.extend(self.aside(now));
+        remotes.retain(|remote| remote.speaks() != Some(Dialect::Golang)); // they cannot be told
+        let mut unreached = Vec::new();
+        for remote in &remotes {
+            let is_other = |heir: &&Arc<Remote>| !Arc::ptr_eq(remote, heir);
+            let heirs = heirs.iter().filter(is_other);
+            let mut entries = self.journal.entries(&remote.lacks);
+            entries.extend(self.journal.entries(&remote.echoes));
+            if !self.hand_to_first(heirs, Some(remote.peer.name()), &entries, deadline) {
+                let failure = Failure::Away("nobody takes over to tell it of removals".into());
+                unreached.push(remote.unreached(&failure));
+            }
+        }
         let all = Lacks::default();
         all.add(self.journal.all(now));
-        let shares = remotes
-            .iter()
-            .map(|remote| (Some(remote), self.journal.entries(&remote.lacks)));
-        let shares = shares.chain([(None, self.journal.entries(&all))]);
-        for (lacking, entries) in shares.filter(|(_, entries)| !entries.is_empty()) {
-            let is_other = |heir: &&Arc<Remote>| lacking.is_none_or(|it| !Arc::ptr_eq(it, heir));
-            let peer = lacking.map(|remote| remote.peer.name());
-            // The first that takes it.
-            let _ = heirs
-                .iter()
-                .filter(is_other)
-                .any(|heir| self.hand_entries(heir, peer, &entries, deadline).is_ok());
-        }
+        self.hand_to_first(heirs.iter(), None, &self.journal.entries(&all), deadline);
+        unreached
+    }
+
+    /// Gives entries to the first that takes them; tells whether one did, or none was needed.
+    fn hand_to_first<'a>(
+        self: &Arc<Self>,
+        mut heirs: impl Iterator<Item = &'a Arc<Remote>>,
+        peer: Option<&str>,
+        entries: &[Entry],
+        deadline: Deadline,
+    ) -> bool {
+        let takes = |heir| self.hand_entries(heir, peer, entries, deadline).is_ok();
+        entries.is_empty() || heirs.any(takes)
     }
 
     fn hand_entries(
@@ -940,8 +1015,9 @@ impl Cluster {
         Ok(())
     }
 
-    /// Takes removals over from a node that leaves, to tell the peer with this id, or those that
-    /// are yet to come.
+    /// Takes removals over from a node that leaves, to tell the peer with this id. Without, those
+    /// are told that are yet to come, and all that this node knows of: the other one may not have
+    /// known some of them.
     pub(crate) fn take_journal_over(self: &Arc<Self>, peer: Option<&str>, removals: Vec<Removal>) {
         let now = self.clock.now();
         let mut names: HashSet<Arc<str>> = HashSet::new();
@@ -965,7 +1041,7 @@ impl Cluster {
         let mut remotes = self.members().remotes();
         remotes.extend(self.aside(now));
         for remote in remotes {
-            if peer.is_some_and(|id| remote.peer.name() == id) {
+            if peer.is_none_or(|id| remote.peer.name() == id) {
                 remote.lacks.add(part.clone());
                 self.wake_keeper_for(&remote);
             }

@@ -838,11 +838,6 @@ impl Lacks {
         self.remove(&(end..u64::MAX));
     }
 
-    /// Notes that all is told, or cannot be.
-    pub(crate) fn clear(&self) {
-        self.parts.lock().clear();
-    }
-
     fn parts(&self) -> Vec<Range<u64>> {
         self.parts.lock().clone()
     }

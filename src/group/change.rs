@@ -113,7 +113,8 @@ impl<V: Cacheable> Group<V> {
     ///
     /// A value or a [`Loaded`], which says how long it lives. Of two sets of one key at the same
     /// time, the one that reaches the owner last wins; neither is lost in the other. One that was
-    /// held up on its way has no effect any more once a later change of this process has arrived.
+    /// held up on its way has no effect any more once a later change of this process has arrived: it
+    /// is done then, as the later one holds.
     ///
     /// # Errors
     ///
@@ -396,10 +397,14 @@ impl<V: Cacheable> Shared<V> {
             }
             match recorded.stamp_again(&self.name, key) {
                 Some(newer) => told.stamp = Some(newer),
-                None => return, // another change of this process has overtaken it: that holds
+                None => break, // another change of this process has overtaken it: that holds
             }
         }
-        self.invalidate(key, told);
+        let has_applied = |stamp| self.cluster.journal.has_applied(&self.name, key, stamp);
+        if !told.stamp.is_some_and(has_applied) {
+            // An older value may be there still, until the later change removes it.
+            self.invalidate(key, told);
+        }
     }
 
     /// What a value weighs, if it is not too large.
@@ -426,24 +431,6 @@ impl<V: Cacheable> Shared<V> {
     }
 
     fn keep_set(
-        &self,
-        key: &str,
-        value: V,
-        weight: usize,
-        life: Option<Duration>,
-        told: Told,
-    ) -> bool {
-        let is_done = self.keep_unless_overtaken(key, value, weight, life, told);
-        let stamp = told.stamp.filter(|_| !is_done);
-        let has_applied = |stamp| self.cluster.journal.has_applied(&self.name, key, stamp);
-        if stamp.is_some_and(|stamp| !has_applied(stamp)) {
-            // An older value may be there still, until the later change removes it.
-            self.invalidate(key, told);
-        }
-        is_done
-    }
-
-    fn keep_unless_overtaken(
         &self,
         key: &str,
         value: V,
