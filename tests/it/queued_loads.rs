@@ -648,7 +648,7 @@ fn a_load_that_fails_later_than_its_callers_wait_runs_twice_in_a_row_at_most() {
     go.send(()).unwrap(); // the first run fails after its deadline
     begins().unwrap();
     let fourth = ask(1_000 * SECOND); // later than the deadline that the second run has
-    eventually("it waits", || clock.sleepers() == 3);
+    eventually("they and the keeper wait", || clock.sleepers() == 4);
     clock.advance(3 * SECOND);
     for late in [second, third] {
         let late = late.recv_timeout(patience).unwrap();
