@@ -210,7 +210,8 @@ impl<V: Cacheable> GroupBuilder<V> {
     /// the rate of the gets. It begins with the second failure of a key in a row: after one alone the
     /// next get loads again. A load that succeeds ends it, [`set`](Group::set),
     /// [`remove`](Group::remove) and [`clear`](Group::clear) end it at once. Zero turns it off.
-    /// Defaults to 250 ms. It takes at most 64 KiB, beside the capacity.
+    /// Defaults to 250 ms. Failures are remembered in a sixteenth of the capacity, up to 1 MiB beside
+    /// it, some 400 bytes for each key: where more keys fail at once, some are loaded each time.
     ///
     /// A value past its expiry
     /// ([`stale_while_revalidate`](GroupBuilder::stale_while_revalidate),
