@@ -1124,7 +1124,7 @@ impl Cluster {
             abandoned_calls: 0,
             retries: 0,
             circuit_openings: 0,
-            owed: 0,
+            owed: self.journal.count(&self.own_echoes) as u64,
             latency: Latency::default(),
         }
     }

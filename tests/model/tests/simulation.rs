@@ -571,6 +571,8 @@ impl Simulation {
         if let Some(left) = self.left.lock().unwrap().take() {
             self.record.nodes_left(left);
         }
+        // What peers were told late, this node removes once more on a thread of its own.
+        self.check_accounts();
         let settled = self.record.tick();
         for node in 0..self.plan.nodes {
             let (process, groups) = self.process(node).expect("all are up");
