@@ -16,7 +16,7 @@
 //! All parts are bounded: the log by [`MEMORY`] and [`MAX_BYTES`], the marks by two generations of
 //! [`MAX_MARKS`] each. What is forgotten before its time is taken for removed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -88,43 +88,25 @@ impl Ring {
     }
 }
 
-/// What a peer lacks, as far as one request tells it.
-#[derive(Debug, PartialEq, Eq)]
+/// What a peer lacks, to be delivered at once.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Parcel {
     /// The part of the log that is told by it.
     pub(crate) part: Range<u64>,
-    /// What is lacked still because of that part: the rest of it is in later places of the log.
-    rest: Range<u64>,
-    pub(crate) change: Lacked,
-}
-
-/// A change that a peer lacks.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Lacked {
-    Keys(Arc<str>, Vec<Arc<str>>),
-    /// Everything of a group is removed.
-    Group(Arc<str>),
+    /// Groups of which everything is removed.
+    pub(crate) clears: Vec<Arc<str>>,
+    pub(crate) removes: Vec<(Arc<str>, Vec<Arc<str>>)>,
     /// So many groups that they are not known by name any more: all are cleared.
-    All,
+    pub(crate) clears_all: bool,
 }
 
 /// A removal of the log, for another node to deliver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// `None`: all groups.
-    pub(crate) group: Option<Arc<str>>,
+    pub(crate) group: Arc<str>,
     /// `None`: all keys.
     pub(crate) key: Option<Arc<str>>,
     pub(crate) at: Instant,
-}
-
-/// A removal in the log. It stands at the place of its last time.
-struct Logged {
-    /// The place of its first time: who lacks anything from there on is told.
-    first: u64,
-    group: Arc<str>,
-    key: Option<Arc<str>>,
-    at: Instant,
 }
 
 /// The last removal of a key.
@@ -163,7 +145,7 @@ struct State {
     last: u64,
     /// Where the changes begin that are still being told, by those who make them.
     under_way: Vec<u64>,
-    log: BTreeMap<u64, Logged>,
+    log: BTreeMap<u64, Entry>,
     bytes: usize,
     /// The place in the log of the last removal of a key.
     places: HashMap<u64, u64, HandThrough>,
@@ -274,32 +256,10 @@ impl Journal {
         let mut state = self.state.lock();
         let first = state.last + 1;
         for entry in entries {
-            match entry.group {
-                Some(group) => state.append(&group, entry.key, entry.at),
-                None => {
-                    let sequence = state.next();
-                    state.cut_unnamed = Some(Forgotten {
-                        sequence,
-                        at: entry.at,
-                    });
-                }
-            }
+            state.append(&entry.group, entry.key, entry.at);
         }
         state.cut_down(now);
         first..state.last + 1
-    }
-
-    /// A number for a set that was refused as an older change than one that its receiver knows of;
-    /// `None` if this node has indeed changed the key since it wrote the set down at `part`.
-    pub(crate) fn stamp_again(&self, group: &str, key: &str, part: &Range<u64>) -> Option<Stamp> {
-        let mut state = self.state.lock();
-        let last = |key| state.places.get(&place_of(group, key)).copied();
-        let is_last = last(Some(key)) == Some(part.start);
-        let is_cleared = last(None).is_some_and(|at| at > part.start);
-        (is_last && !is_cleared).then(|| Stamp {
-            origin: self.origin,
-            sequence: state.next(),
-        })
     }
 
     /// Where the log goes on.
@@ -341,40 +301,30 @@ impl Journal {
     pub(crate) fn count(&self, lacks: &Lacks) -> usize {
         let parts = lacks.parts();
         let state = self.state.lock();
-        let mut places = BTreeSet::new();
-        for part in parts {
-            places.extend(state.cuts(&part).map(|(_, cut)| cut.sequence));
-            places.extend(state.entries(&part).map(|(place, _)| place));
-        }
-        places.len()
+        let count = |part: Range<u64>| {
+            let cuts = state.cut.values().chain(state.cut_unnamed.iter());
+            let cut = cuts.filter(|cut| cut.sequence >= part.start && cut.sequence < part.end);
+            cut.count() + state.log.range(part).count()
+        };
+        parts.into_iter().map(count).sum()
     }
 
     /// What a peer lacks, for another node to deliver.
     pub(crate) fn entries(&self, lacks: &Lacks) -> Vec<Entry> {
         let parts = lacks.parts();
         let state = self.state.lock();
-        let mut entries = BTreeMap::new();
+        let mut entries = Vec::new();
         for part in parts {
-            let cuts = state.cuts(&part).map(|(group, cut)| {
-                let entry = Entry {
-                    group: group.cloned(),
-                    key: None,
-                    at: cut.at,
-                };
-                (cut.sequence, entry)
-            });
-            entries.extend(cuts);
-            let logged = state.entries(&part).map(|(place, logged)| {
-                let entry = Entry {
-                    group: Some(Arc::clone(&logged.group)),
-                    key: logged.key.clone(),
-                    at: logged.at,
-                };
-                (place, entry)
-            });
-            entries.extend(logged);
+            let is_lacked = |cut: &Forgotten| cut.sequence >= part.start && cut.sequence < part.end;
+            let cuts = state.cut.iter().filter(|(_, cut)| is_lacked(cut));
+            entries.extend(cuts.map(|(group, cut)| Entry {
+                group: Arc::clone(group),
+                key: None,
+                at: cut.at,
+            }));
+            entries.extend(state.log.range(part).map(|(_, entry)| entry.clone()));
         }
-        entries.into_values().collect()
+        entries
     }
 
     /// Lets go what is too old, and what no peer lacks any more from `lacked` on.
@@ -565,49 +515,23 @@ impl State {
         self.last
     }
 
-    /// Appends an entry. A key that stands in the log already moves to its end, and is told from
-    /// there to those who lack the place it had.
+    /// Appends an entry. A key that stands in the log already moves to its end.
     fn append(&mut self, group: &Arc<str>, key: Option<Arc<str>>, at: Instant) {
         let sequence = self.next();
         let place = place_of(group, key.as_deref());
-        let mut first = sequence;
         if let Some(before) = self.places.insert(place, sequence) {
-            let is_same = |entry: &Logged| entry.group == *group && entry.key == key;
+            let is_same = |entry: &Entry| entry.group == *group && entry.key == key;
             if self.log.get(&before).is_some_and(is_same) {
-                first = self.take_out(before).map_or(first, |entry| entry.first);
+                self.take_out(before);
             }
         }
         let group = Arc::clone(group);
-        let entry = Logged {
-            first,
-            group,
-            key,
-            at,
-        };
+        let entry = Entry { group, key, at };
         self.bytes += entry.bytes();
         self.log.insert(sequence, entry);
     }
 
-    /// The entries that one who lacks a part is told, with their places.
-    fn entries(&self, part: &Range<u64>) -> impl Iterator<Item = (u64, &Logged)> {
-        let end = part.end;
-        let entries = self.log.range(part.start..);
-        let entries = entries.filter(move |(_, entry)| entry.first < end);
-        entries.map(|(&place, entry)| (place, entry))
-    }
-
-    /// The groups that one who lacks a part is told to clear: an entry that has left the log may
-    /// have begun before that part.
-    fn cuts(&self, part: &Range<u64>) -> impl Iterator<Item = (Option<&Arc<str>>, Forgotten)> {
-        let start = part.start;
-        let named = self.cut.iter().map(|(group, cut)| (Some(group), *cut));
-        let unnamed = self.cut_unnamed.map(|cut| (None, cut));
-        named
-            .chain(unnamed)
-            .filter(move |(_, cut)| cut.sequence >= start)
-    }
-
-    fn take_out(&mut self, sequence: u64) -> Option<Logged> {
+    fn take_out(&mut self, sequence: u64) -> Option<Entry> {
         let entry = self.log.remove(&sequence)?;
         self.bytes -= entry.bytes();
         Some(entry)
@@ -634,51 +558,41 @@ impl State {
             if self.cut.len() < MAX_CUT || self.cut.contains_key(&entry.group) {
                 self.cut.insert(entry.group, cut);
             } else {
-                // One that was taken over may stand further on.
-                let before = self.cut_unnamed.filter(|other| other.sequence > sequence);
-                self.cut_unnamed = before.or(Some(cut));
+                self.cut_unnamed = Some(cut);
             }
         }
     }
 
-    /// The first of what is told of a part of the log: what has left it first, in its order.
+    /// The first of what is told of a part of the log.
     fn parcel(&self, part: Range<u64>) -> Option<Parcel> {
-        let cut = self.cuts(&part).min_by_key(|(_, cut)| cut.sequence);
-        let (last, change) = match cut {
-            // All groups are cleared with those that are not known by name.
-            Some(_) if self.cuts(&part).any(|(group, _)| group.is_none()) => {
-                let last = self.cuts(&part).map(|(_, cut)| cut.sequence).max()?;
-                (last, Lacked::All)
-            }
-            Some((group, cut)) => (cut.sequence, Lacked::Group(Arc::clone(group?))),
-            None => self.first_keys(&part)?,
-        };
-        let told = last + 1;
-        let is_rest = self.cuts(&(told..part.end)).next().is_some()
-            || self.entries(&(told..part.end)).next().is_some();
-        Some(Parcel {
-            rest: told..told + u64::from(is_rest && told >= part.end),
-            part: part.start..told,
-            change,
-        })
-    }
-
-    /// The first entries of one group, and the place of the last of them.
-    fn first_keys(&self, part: &Range<u64>) -> Option<(u64, Lacked)> {
-        let mut entries = self.entries(part).take(PARCEL);
-        let (mut last, first) = entries.next()?;
-        let Some(key) = &first.key else {
-            return Some((last, Lacked::Group(Arc::clone(&first.group))));
-        };
-        let mut keys = vec![Arc::clone(key)];
-        for (place, entry) in entries {
-            match &entry.key {
-                Some(key) if entry.group == first.group => keys.push(Arc::clone(key)),
-                _ => break,
-            }
-            last = place;
+        let is_lacked = |cut: &Forgotten| cut.sequence >= part.start && cut.sequence < part.end;
+        let cut = self.cut.iter().filter(|(_, cut)| is_lacked(cut));
+        let cut: Vec<_> = cut.collect();
+        let unnamed = self.cut_unnamed.filter(is_lacked);
+        let last_cut = cut
+            .iter()
+            .map(|(_, cut)| cut.sequence)
+            .chain(unnamed.map(|cut| cut.sequence));
+        if let Some(last) = last_cut.max() {
+            return Some(Parcel {
+                part: part.start..last + 1,
+                clears: match unnamed {
+                    Some(_) => Vec::new(), // they are cleared with all others
+                    None => cut
+                        .into_iter()
+                        .map(|(group, _)| Arc::clone(group))
+                        .collect(),
+                },
+                clears_all: unnamed.is_some(),
+                removes: Vec::new(),
+            });
         }
-        Some((last, Lacked::Keys(Arc::clone(&first.group), keys)))
+        let mut parcel = Parcel::default();
+        for (&sequence, entry) in self.log.range(part.clone()).take(PARCEL) {
+            parcel.part = part.start..sequence + 1;
+            parcel.add(entry);
+        }
+        (!parcel.part.is_empty()).then_some(parcel)
     }
 
     fn find(&self, place: u64) -> Option<&Mark> {
@@ -775,10 +689,33 @@ impl Mark {
     }
 }
 
-impl Logged {
-    /// The name of the group is shared mostly, but need not be.
+impl Entry {
     fn bytes(&self) -> usize {
-        ENTRY_BYTES + self.group.len() + self.key.as_deref().map_or(0, str::len)
+        ENTRY_BYTES + self.key.as_deref().map_or(0, str::len)
+    }
+}
+
+impl Parcel {
+    fn add(&mut self, entry: &Entry) {
+        let at = self
+            .removes
+            .iter()
+            .position(|(group, _)| *group == entry.group);
+        match &entry.key {
+            None => {
+                at.map(|at| self.removes.swap_remove(at));
+                if !self.clears.contains(&entry.group) {
+                    self.clears.push(Arc::clone(&entry.group));
+                }
+            }
+            Some(key) => match at {
+                Some(at) => self.removes[at].1.push(Arc::clone(key)),
+                None => {
+                    let keys = vec![Arc::clone(key)];
+                    self.removes.push((Arc::clone(&entry.group), keys));
+                }
+            },
+        }
     }
 }
 
@@ -815,12 +752,6 @@ impl Lacks {
         *parts = sum;
     }
 
-    /// Notes that a parcel has been told.
-    pub(crate) fn note_told(&self, parcel: &Parcel) {
-        self.add(parcel.rest.clone());
-        self.remove(&parcel.part);
-    }
-
     /// Notes that a part has been told.
     pub(crate) fn remove(&self, told: &Range<u64>) {
         let mut parts = self.parts.lock();
@@ -836,6 +767,11 @@ impl Lacks {
     /// Notes that the peer is told of what is written from `end` on.
     pub(crate) fn end_at(&self, end: u64) {
         self.remove(&(end..u64::MAX));
+    }
+
+    /// Notes that all is told, or cannot be.
+    pub(crate) fn clear(&self) {
+        self.parts.lock().clear();
     }
 
     fn parts(&self) -> Vec<Range<u64>> {
@@ -877,12 +813,11 @@ mod tests {
     fn removes(journal: &Journal, lacks: &Lacks) -> Vec<(String, Vec<String>)> {
         let mut all = Vec::new();
         while let Some(parcel) = journal.next_parcel(lacks) {
-            lacks.note_told(&parcel);
-            let Lacked::Keys(group, keys) = parcel.change else {
-                panic!("{parcel:?}");
-            };
-            let keys = keys.iter().map(|key| key.to_string()).collect();
-            all.push((group.to_string(), keys));
+            assert!(parcel.clears.is_empty() && !parcel.clears_all);
+            lacks.remove(&parcel.part);
+            let owned = |keys: Vec<Arc<str>>| keys.iter().map(|key| key.to_string()).collect();
+            let removes = parcel.removes.into_iter();
+            all.extend(removes.map(|(group, keys)| (group.to_string(), owned(keys))));
         }
         all
     }
@@ -932,7 +867,7 @@ mod tests {
             lacks.add(record(&journal, "g", &["a"], now));
         }
         assert_eq!(journal.count(&lacks), 1);
-        assert_eq!(journal.state.lock().bytes, ENTRY_BYTES + 2);
+        assert_eq!(journal.state.lock().bytes, ENTRY_BYTES + 1);
         assert!(lacks.parts().len() <= MAX_PARTS);
     }
 
@@ -947,21 +882,16 @@ mod tests {
             lacks.add(record(&journal, "g", &[&key], now));
             assert!(journal.state.lock().bytes <= MAX_BYTES);
         }
-        for group in ["old", "g"] {
-            let parcel = journal.next_parcel(&lacks).unwrap();
-            assert_eq!(parcel.change, Lacked::Group(Arc::from(group)));
-            lacks.note_told(&parcel);
-        }
+        let parcel = journal.next_parcel(&lacks).unwrap();
+        assert_eq!(parcel.clears, [Arc::from("g"), Arc::from("old")]);
+        assert!(parcel.removes.is_empty() && !parcel.clears_all);
+        lacks.remove(&parcel.part);
         let left = removes(&journal, &lacks);
         let keys: usize = left.iter().map(|(_, keys)| keys.len()).sum();
         assert!(keys > 90 && left.iter().all(|(_, keys)| keys.len() <= PARCEL));
         // One of whom nothing is known is told the same.
         lacks.add(journal.all(now));
-        for group in ["old", "g"] {
-            let parcel = journal.next_parcel(&lacks).unwrap();
-            assert_eq!(parcel.change, Lacked::Group(Arc::from(group)));
-            lacks.note_told(&parcel);
-        }
+        assert_eq!(journal.next_parcel(&lacks).unwrap().clears.len(), 2);
         // Later all is forgotten.
         journal.age(now + MEMORY + SECOND, u64::MAX);
         assert!(journal.all(now + MEMORY + SECOND).is_empty());
@@ -981,53 +911,8 @@ mod tests {
         }
         journal.age(now + MEMORY + SECOND, 0);
         let parcel = journal.next_parcel(&lacks).unwrap();
-        assert_eq!(parcel.change, Lacked::All);
-        // It is handed over as well.
-        let entries = journal.entries(&lacks);
-        assert!(entries.iter().any(|entry| entry.group.is_none()));
-    }
-
-    #[test]
-    fn who_lacks_an_entry_is_told_when_it_has_moved_or_left_the_log() {
-        let now = Instant::now();
-        let (journal, lacks) = (Journal::new("me", now), Lacks::default());
-        let many: Vec<String> = (0..3 * PARCEL).map(|key| key.to_string()).collect();
-        let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        // Removed again while it lacks them, and it is told of that.
-        lacks.add(record(&journal, "g", &many, now));
-        record(&journal, "other", &["a"], now);
-        record(&journal, "g", &many, now);
-        assert_eq!(journal.count(&lacks), many.len());
-        let told = removes(&journal, &lacks).into_iter();
-        let told: Vec<String> = told.flat_map(|(_, keys)| keys).collect();
-        assert!(many.iter().all(|key| told.iter().any(|told| told == key)));
-        assert_eq!(journal.count(&lacks), 0);
-        // And now all of them leave the log, group by group.
-        lacks.add(record(&journal, "g", &["a"], now));
-        record(&journal, "h", &["a"], now);
-        record(&journal, "g", &["a"], now);
-        journal.age(now + MEMORY + SECOND, 0);
-        for group in ["h", "g"] {
-            let parcel = journal.next_parcel(&lacks).unwrap();
-            assert_eq!(parcel.change, Lacked::Group(Arc::from(group)));
-            lacks.note_told(&parcel);
-        }
-        assert_eq!(journal.next_parcel(&lacks), None);
-    }
-
-    #[test]
-    fn a_set_is_numbered_again_unless_its_key_was_changed_since() {
-        let now = Instant::now();
-        let journal = Journal::new("me", now);
-        let again = |part: &Range<u64>| journal.stamp_again("g", "a", part).is_some();
-        for keys in [Some(&["a"] as &[&str]), None] {
-            let part = record(&journal, "g", &["a"], now);
-            record(&journal, "g", &["b"], now);
-            journal.record("h", keys, now);
-            assert!(again(&part));
-            journal.record("g", keys, now);
-            assert!(!again(&part));
-        }
+        assert_eq!(parcel.clears.len(), 0);
+        assert!(parcel.clears_all);
     }
 
     #[test]

@@ -149,7 +149,7 @@ impl<V: Cacheable> Shared<V> {
                 | Fetched::Foreign,
             ) => None,
             Err(Failure::Deadline) => Some(Err(Error::Deadline)),
-            Err(Failure::Away(_) | Failure::Unsupported | Failure::Refused) => None,
+            Err(Failure::Away(_) | Failure::Unsupported) => None,
         }
     }
 

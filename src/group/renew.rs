@@ -13,7 +13,6 @@ use crate::cache::Found;
 use crate::cluster::Sweep;
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::journal::{Lacked, Told};
 use crate::key::KeyRef;
 use crate::members::Owner;
 use crate::sync::{Arc, Ordering, Weak};
@@ -96,17 +95,6 @@ impl<V: Cacheable> Shared<V> {
 impl<V: Cacheable> Sweep for Shared<V> {
     fn clear(&self) {
         self.drop_all();
-    }
-
-    fn forget(&self, change: &Lacked, told: Told) {
-        match change {
-            Lacked::Keys(group, keys) if **group == *self.name => {
-                keys.iter().for_each(|key| self.invalidate(key, told));
-            }
-            Lacked::Group(group) if **group == *self.name => self.invalidate_all(told),
-            Lacked::All => self.invalidate_all(told),
-            _ => {}
-        }
     }
 
     fn sweep(&self) -> bool {

@@ -125,8 +125,6 @@ type Gate = (String, mpsc::Sender<()>, mpsc::Receiver<()>);
 struct LineState {
     /// Where removals wait, who is told that they do, and what lets them go.
     gate: Mutex<Option<Gate>>,
-    /// Where the next `PUT` waits, who is told that it does, and what lets it go.
-    put_gate: Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>,
     /// Whether the next `PUT` is kept back.
     keeps_put: AtomicBool,
     late: Mutex<Option<Call>>,
@@ -171,13 +169,6 @@ impl Link for LineTo {
                     go.recv().unwrap();
                 }
                 other => *self.state.gate.lock().unwrap() = other,
-            }
-        }
-        if call.method == "PUT" {
-            let gate = self.state.put_gate.lock().unwrap().take();
-            if let Some((held, go)) = gate {
-                held.send(()).unwrap();
-                go.recv().unwrap();
             }
         }
         if call.method == "PUT" && self.state.keeps_put.swap(false, Ordering::SeqCst) {
@@ -565,123 +556,4 @@ fn the_keeper_delivers_by_the_clock_of_the_system_too_and_rests_then() {
         std::thread::yield_now();
         assert_eq!(calls(), told, "and told once");
     }
-}
-
-#[test]
-fn a_set_that_fails_changes_nothing_of_what_a_peer_lacks() {
-    let world = World::with(2, Clock::manual(), |node| node.max_value(1_000));
-    let key = world.key_of(1);
-    assert_eq!(world.seen(1, &key), [1, 1]);
-    world.set_fault(1, Some(Fault::Refuses));
-    world.raise();
-    assert!(world.groups[0][0].remove(&key).is_err());
-    let large = Value::from("x".repeat(2_000));
-    let outcome = world.groups[0][0].set(&key, large);
-    assert!(matches!(outcome, Err(Error::ValueTooLarge { .. })));
-    assert_eq!(world.owed(0), 1);
-    world.set_fault(1, None);
-    world.pass_until("it is told", || world.owed(0) == 0);
-    assert_eq!(world.seen(1, &key), [2, 1]);
-}
-
-#[test]
-fn a_set_that_is_on_its_way_does_not_undo_a_later_change_of_its_process() {
-    let changes: [fn(&Group, &str); 3] = [
-        |group, key| group.remove(key).unwrap(),
-        |group, key| group.set(key, Value::from("2")).unwrap(),
-        |group, _| group.clear().unwrap(),
-    ];
-    for change in changes {
-        let world = World::new(2);
-        let (key, group) = (world.key_of(1), &world.groups[0][0]);
-        let (held, is_held) = mpsc::channel();
-        let (go, gate) = mpsc::channel();
-        *world.line.state.put_gate.lock().unwrap() = Some((held, gate));
-        std::thread::scope(|scope| {
-            let setter = scope.spawn(|| group.set(&key, Value::from("1")));
-            is_held.recv().unwrap();
-            world.raise();
-            change(group, &key);
-            go.send(()).unwrap();
-            setter.join().unwrap().unwrap();
-        });
-        assert_eq!([world.seen(0, &key)[0], world.seen(1, &key)[0]], [2, 2]);
-    }
-}
-
-#[test]
-fn a_node_that_only_the_heir_knows_is_told_of_what_the_leaver_removed() {
-    let mut world = World::new(2);
-    world.start(|node| node);
-    world.set_peers(&[1, 2], &[0, 1, 2]);
-    let key = world.key(1, |_| true, 2);
-    assert_eq!(world.seen(2, &key), [1, 1]);
-    world.raise();
-    world.groups[0][0].remove(&key).unwrap();
-    world.nodes[0].leave(MINUTE).unwrap();
-    world.set_fault(0, Some(Fault::Refuses)); // its process has ended
-    world.pass_until("it is told", || world.groups[2][0].try_get(&key).is_none());
-    assert!(world.groups[2][1].try_get(&key).is_some());
-}
-
-#[test]
-fn who_leaves_names_a_peer_that_lacks_what_no_other_tells_it() {
-    let world = World::new(2);
-    let key = world.key_of(1);
-    world.set_fault(1, Some(Fault::Refuses));
-    assert!(world.groups[0][0].remove(&key).is_err());
-    world.set_fault(1, None);
-    let Err(Error::Unreached { peers }) = world.nodes[0].leave(MINUTE) else {
-        panic!("there is nobody else");
-    };
-    assert_eq!(peers[0].peer, address(1));
-}
-
-#[test]
-fn who_leaves_takes_no_removals_over_and_nobody_takes_those_that_cannot_be() {
-    let world = World::new(2);
-    let deliver = |node: usize, group: &[u8]| {
-        let size = u8::try_from(group.len()).unwrap();
-        let body = [&[0x2a, size + 2, 0x0a, size], group].concat();
-        let request = Request::new("POST", "/_groupcache/").header("X-Groupcache", "1");
-        world.nodes[node].answer(&request.body(&body)).status()
-    };
-    assert_eq!([deliver(0, b"g"), deliver(0, b"")], [200, 400]);
-    world.nodes[0].leave(MINUTE).unwrap();
-    assert_eq!([deliver(0, b"g"), deliver(1, b"g")], [503, 200]);
-}
-
-/// How many calls a node has made to another one.
-fn calls(world: &World, to: usize) -> u64 {
-    let peers = world.nodes[0].stats().peers;
-    let peer = peers.iter().find(|peer| peer.address == address(to));
-    peer.unwrap().calls
-}
-
-#[test]
-fn all_are_told_once_more_where_one_goes_by_another_ring() {
-    let world = World::new(3);
-    let told = |times| {
-        let before = [1, 2].map(|to| calls(&world, to));
-        world.groups[0][0].remove("key").unwrap();
-        assert_eq!(
-            [1, 2].map(|to| calls(&world, to)),
-            before.map(|n| n + times)
-        );
-    };
-    told(1);
-    world.set_peers(&[1], &[0, 1]);
-    told(2);
-}
-
-#[test]
-fn what_a_peer_is_told_late_the_others_are_told_once_more() {
-    let world = World::new(3);
-    let key = world.key_of(1);
-    world.set_fault(1, Some(Fault::Refuses));
-    assert!(world.groups[0][0].remove(&key).is_err());
-    world.set_fault(1, None);
-    let before = calls(&world, 2);
-    world.pass_until("it is told", || world.owed(0) == 0);
-    assert_eq!(calls(&world, 2), before + 1);
 }
