@@ -37,7 +37,7 @@ impl<V: Cacheable> Group<V> {
     ///
     /// A get that starts on any of them after this has returned does not see a value whose load
     /// began before this was called. One that waits for a load already under way still gets its
-    /// value, which is then not cached. A `set` of this process that is still on its way is undone.
+    /// value, which is then not cached.
     ///
     /// All of them are those in the list of this node, from the beginning of this call to its end.
     /// One that it does not know yet is told as soon as it stands in the list, of all removals of
@@ -93,8 +93,7 @@ impl<V: Cacheable> Group<V> {
     /// have answered or their time is up, as [`remove`](Group::remove).
     ///
     /// A value or a [`Loaded`], which says how long it lives. Of two sets of one key at the same
-    /// time, the one that reaches the owner last wins; neither is lost in the other. One that was
-    /// held up on its way has no effect any more once a later change of this process has arrived.
+    /// time, the one that reaches the owner last wins; neither is lost in the other.
     ///
     /// # Errors
     ///
