@@ -73,11 +73,19 @@ impl World {
     }
 
     /// The guard of a flight that nobody leads yet.
-    fn first(&self, key: &str) -> Guard<Answer> {
-        match self.join(key, Deadline::NEVER) {
+    fn first(self: &Arc<Self>, key: &'static str) -> Guard<Answer> {
+        let [guard] = self.firsts([key]);
+        guard
+    }
+
+    /// The guards of flights that nobody leads yet, as another thread than this one gets them: this
+    /// one may come to wait for the flights.
+    fn firsts<const N: usize>(self: &Arc<Self>, keys: [&'static str; N]) -> [Guard<Answer>; N] {
+        let first = |world: &World, key| match world.join(key, Deadline::NEVER) {
             Part::Lead(guard) => guard,
             Part::Wait(_) => unreachable!("{key} is led already"),
-        }
+        };
+        ended(start(self, move |world| keys.map(|key| first(world, key))))
     }
 
     /// One who waits for a flight that is led, and can take the lead.
@@ -396,7 +404,7 @@ pub fn callback() {
         waiter
     });
     let joined = world.get("k", Ok(4));
-    assert!(matches!(joined, Got::Led(_) | Got::Shared(_)));
+    assert!(matches!(joined, Got::Led(_) | Got::Shared(_)), "{joined:?}");
     ended(leader);
     drop(ended(caller));
     assert_eq!(calls.load(Ordering::SeqCst), 1);
@@ -554,7 +562,7 @@ fn new_in_queue(world: &World) -> (Waiter<Answer>, Queued<Answer>) {
 /// Two threads lead and wait for each other: one of them is told, and both return.
 pub fn cycle_of_two() {
     let world = World::new();
-    let [a, b] = [world.first("a"), world.first("b")];
+    let [a, b] = world.firsts(["a", "b"]);
     let one = start(&world, |world| lead_and_wait(world, a, "b"));
     let other = lead_and_wait(&world, b, "a");
     let got = [ended(one), other];
@@ -565,7 +573,7 @@ pub fn cycle_of_two() {
 /// Three threads lead and wait in a ring.
 pub fn cycle_of_three() {
     let world = World::new();
-    let [a, b, c] = [world.first("a"), world.first("b"), world.first("c")];
+    let [a, b, c] = world.firsts(["a", "b", "c"]);
     let one = start(&world, |world| lead_and_wait(world, a, "b"));
     let two = start(&world, |world| lead_and_wait(world, b, "c"));
     let three = lead_and_wait(&world, c, "a");
@@ -577,7 +585,7 @@ pub fn cycle_of_three() {
 /// The cycle comes about by a lead that is handed over.
 pub fn cycle_by_hand_over() {
     let world = World::new();
-    let [a, b, x] = [world.first("a"), world.first("b"), world.first("x")];
+    let [a, b, x] = world.firsts(["a", "b", "x"]);
     let heir = world.heir("b");
     let one = start(&world, |world| lead_and_wait(world, a, "b"));
     let two = start(&world, move |world| {

@@ -18,6 +18,7 @@ fn explore(name: &str, scenario: fn()) {
     let preemptions: usize = preemptions.and_then(|text| text.parse().ok()).unwrap_or(3);
     let mut builder = Builder::new();
     builder.preemption_bound = Some(preemptions);
+    builder.max_threads = 5; // the most that loom can have
     builder.max_branches = 10_000; // reaching it is a failure
     builder.max_permutations = None;
     builder.max_duration = Some(LONGEST);
