@@ -1,5 +1,6 @@
 //! `Cluster`: what the groups of a node share. Ring, peers, transport, clock, loader pool.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use crate::dialect::Dialect;
 use crate::error::{Error, Unreached};
 use crate::fanout::Fanout;
 use crate::guard::Guard;
-use crate::journal::{Entry, Journal, Lacks, MEMORY, Parcel, Told};
+use crate::journal::{Entry, Journal, Lacked, Lacks, MEMORY, Parcel, Told};
 use crate::keeper::{Keeper, guarded};
 use crate::latency::Latency;
 use crate::members::{Listed, Members, Succession, without_doubles};
@@ -33,8 +34,12 @@ const BYTES_OF_A_REQUEST: usize = 1 << 19;
 /// whose time is over.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a round of the keeper may tell a peer what it lacks, in fetch timeouts.
-const ANSWERS_OF_A_ROUND: u32 = 4;
+/// How long a round of the keeper tells a peer what it lacks: others wait for their probes.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// How long a peer is left alone that speaks the dialect of Go, and lacks what was removed before it
+/// did.
+const GOLANG_PAUSE: Duration = Duration::from_secs(5);
 
 /// How many peers that have left the list are told of removals still.
 const MAX_ASIDE: usize = 64;
@@ -89,6 +94,7 @@ pub(crate) struct Cluster {
     pub(crate) discovery_polls: Counter,
     pub(crate) discovery_errors: Counter,
     mismatch_reports: Throttle,
+    refusal_reports: Throttle,
 }
 
 /// A change that is written down, until all have been told of it.
@@ -97,12 +103,36 @@ pub(crate) struct Recorded {
     /// The part of the journal that those lack who cannot be told.
     part: Range<u64>,
     stamp: Stamp,
+    /// Whether one that was told goes by another ring.
+    has_met_other_ring: AtomicBool,
+}
+
+impl Recorded {
+    /// Whether one that was told goes by another ring: its owners may have been told later than
+    /// those who fetch from them.
+    pub(crate) fn has_met_other_ring(&self) -> bool {
+        self.has_met_other_ring.load(Ordering::Acquire)
+    }
+
+    /// A number for a set of `key` that was refused as an older change: `None` if this node has
+    /// changed the key since, so that there is nothing more to do.
+    pub(crate) fn stamp_again(&self, group: &str, key: &str) -> Option<Stamp> {
+        self.cluster.journal.stamp_again(group, key, &self.part)
+    }
 }
 
 impl Drop for Recorded {
     fn drop(&mut self) {
         self.cluster.finish(&self.part);
     }
+}
+
+/// What a peer answers that was told of a change.
+struct Answer {
+    /// Whether it has carried the change out; if not, it knows of a later one.
+    is_taken: bool,
+    /// The ring that it goes by.
+    ring: Option<u64>,
 }
 
 /// Something that keeps values.
@@ -146,6 +176,7 @@ impl Cluster {
             discovery_polls: Counter::default(),
             discovery_errors: Counter::default(),
             mismatch_reports: Throttle::default(),
+            refusal_reports: Throttle::default(),
         })
     }
 
@@ -251,17 +282,11 @@ impl Cluster {
             } else {
                 remote.lacks.add(self.journal.all(now));
             }
-            if self.journal.has_for(&remote.lacks) {
-                self.wake_keeper(now);
-            }
         }
         let gone = before.into_iter().filter(|remote| !is_in(&after, remote));
         let gone: Vec<_> = gone.map(|remote| (remote, now)).collect();
         for (remote, _) in &gone {
             remote.lacks.add(end..u64::MAX);
-            if self.journal.has_for(&remote.lacks) {
-                self.wake_keeper(now);
-            }
         }
         let dropped = {
             let mut aside = self.aside.lock();
@@ -276,6 +301,9 @@ impl Cluster {
             dropped
         };
         drop(dropped); // links are foreign code (I1)
+        // Once each of them is in one of the two lists: the keeper may have looked in between.
+        let all = new.remotes().into_iter().chain(self.aside(now));
+        all.for_each(|remote| self.wake_keeper_for(&remote));
     }
 
     fn is_aside(&self, remote: &Arc<Remote>) -> bool {
@@ -542,6 +570,7 @@ impl Cluster {
             cluster: Arc::clone(self),
             part,
             stamp,
+            has_met_other_ring: AtomicBool::new(false),
         }
     }
 
@@ -583,22 +612,49 @@ impl Cluster {
         deadline: Deadline,
     ) -> Result<(), Failure> {
         let told = match self.ask_dialect(remote, deadline) {
-            Ok(Dialect::Native) => {
-                self.tell_native(remote, group, change, recorded.stamp, deadline)
-            }
+            Ok(Dialect::Native) => self.tell_until_taken(remote, group, change, recorded, deadline),
             Ok(Dialect::Golang) => Err(Failure::Unsupported),
             Err(failure) => Err(failure),
         };
-        if matches!(told, Err(Failure::Deadline | Failure::Away(_))) {
+        if matches!(told, Err(ref failure) if !matches!(failure, Failure::Unsupported)) {
             remote.lacks.add(recorded.part.clone());
-            self.put_off_delivery(remote);
+            self.put_off_delivery(remote, PAUSE);
         }
         told
     }
 
-    fn put_off_delivery(self: &Arc<Self>, remote: &Remote) {
-        *remote.next_delivery.lock() = self.clock.now().checked_add(PAUSE);
+    fn put_off_delivery(self: &Arc<Self>, remote: &Remote, pause: Duration) {
+        *remote.next_delivery.lock() = self.clock.now().checked_add(pause);
         self.wake_keeper_for(remote);
+    }
+
+    /// Tells a peer of a change; of a value that it takes for an older one, once more, unless this
+    /// node has indeed changed the key since: then that holds, and it would be wrong to undo it.
+    fn tell_until_taken(
+        self: &Arc<Self>,
+        remote: &Arc<Remote>,
+        group: &str,
+        change: &Change<'_>,
+        recorded: &Recorded,
+        deadline: Deadline,
+    ) -> Result<(), Failure> {
+        let mut stamp = recorded.stamp;
+        for _ in 0..MAX_TELLINGS {
+            let answer = self.tell_native(remote, group, change, stamp, deadline)?;
+            let ours = self.members().fingerprint();
+            if answer.ring.is_some_and(|ring| ring != ours) {
+                recorded.has_met_other_ring.store(true, Ordering::Release);
+            }
+            let again = match change {
+                Change::Put { key, .. } if !answer.is_taken => recorded.stamp_again(group, key),
+                _ => None,
+            };
+            match again {
+                Some(newer) => stamp = newer,
+                None => return Ok(()),
+            }
+        }
+        Err(Failure::Away("it was told of later changes".into()))
     }
 
     fn tell_native(
@@ -606,31 +662,27 @@ impl Cluster {
         remote: &Arc<Remote>,
         group: &str,
         change: &Change<'_>,
-        mut stamp: Stamp,
+        stamp: Stamp,
         deadline: Deadline,
-    ) -> Result<(), Failure> {
+    ) -> Result<Answer, Failure> {
         let limit = self.settings.fetch_timeout;
-        for _ in 0..MAX_TELLINGS {
-            let call = change.call(group, self.members().fingerprint(), stamp);
-            let told = self.call(remote, call, limit, deadline, |status, reply| {
-                match status {
-                    // Another process than the last time.
-                    _ if self.spoken(&reply) == Dialect::Golang => Ok(Err(Failure::Unsupported)),
-                    // A peer without the group has nothing of it.
-                    Status::Ok | Status::NoSuchGroup => Ok(Ok(true)),
-                    Status::Superseded => Ok(Ok(false)),
-                    Status::TooLarge => {
-                        Ok(Err(Failure::Away("the value is too large for it".into())))
-                    }
-                    _ => Err(Nonsense("it refuses the change")),
-                }
-            })?;
-            if told? {
-                return Ok(());
+        let call = change.call(group, self.members().fingerprint(), stamp);
+        self.call(remote, call, limit, deadline, |status, reply| {
+            let answer = |is_taken| Answer {
+                is_taken,
+                ring: reply.header.as_deref().and_then(wire::ring_of),
+            };
+            match status {
+                // Another process than the last time.
+                _ if self.spoken(&reply) == Dialect::Golang => Ok(Err(Failure::Unsupported)),
+                // A peer without the group has nothing of it.
+                Status::Ok | Status::NoSuchGroup => Ok(Ok(answer(true))),
+                Status::Superseded => Ok(Ok(answer(false))),
+                Status::TooLarge => Ok(Err(Failure::Away("the value is too large for it".into()))),
+                Status::BadRequest | Status::KeyTooLong => Ok(Err(Failure::Refused)),
+                _ => Err(Nonsense("it refuses the change")),
             }
-            stamp = self.journal.stamp();
-        }
-        Err(Failure::Away("it was told of later changes".into()))
+        })?
     }
 
     /// Runs `tell` for all `remotes` at the same time, and returns who was not reached.
@@ -658,7 +710,7 @@ impl Cluster {
         self.fanout.each(&due, |remote| self.attend(remote, now));
         let lacked = remotes
             .iter()
-            .filter_map(|remote| remote.lacks.first())
+            .filter_map(|remote| remote.lacks_from())
             .min();
         self.journal.age(now, lacked.unwrap_or(u64::MAX));
         let due = remotes
@@ -673,7 +725,7 @@ impl Cluster {
         let is_away = remote.circuit.is_open();
         let probe =
             (is_away || remote.has_left()).then(|| remote.circuit.next_probe().unwrap_or(now));
-        let lacks = !is_away && self.journal.has_for(&remote.lacks);
+        let lacks = !is_away && self.has_to_tell(remote);
         let delivery = lacks.then(|| remote.next_delivery.lock().unwrap_or(now));
         probe.into_iter().chain(delivery).min()
     }
@@ -763,52 +815,101 @@ impl Cluster {
         }
     }
 
-    /// Tells a peer what it lacks, for no longer than some answers of a peer may take: those have
-    /// their turn who are told in the next round.
+    /// Tells a peer what it lacks, for no longer than a round lasts and the last answer takes.
     fn deliver(self: &Arc<Self>, remote: &Arc<Remote>) {
-        let limit = self
-            .settings
-            .fetch_timeout
-            .saturating_mul(ANSWERS_OF_A_ROUND);
-        let until = Deadline::after(self.clock.now(), limit);
-        while let Some(parcel) = self.journal.next_parcel(&remote.lacks) {
-            match self.tell_parcel(remote, &parcel, until) {
-                Ok(()) => remote.lacks.remove(&parcel.part),
-                Err(Failure::Unsupported) => return remote.lacks.clear(),
-                Err(Failure::Deadline | Failure::Away(_)) => {
-                    return self.put_off_delivery(remote);
+        let until = Deadline::after(self.clock.now(), ROUND);
+        for lacks in [&remote.lacks, &remote.echoes] {
+            while let Some(parcel) = self.journal.next_parcel(lacks) {
+                match self.tell_parcel(remote, &parcel) {
+                    Ok(()) if std::ptr::eq(lacks, &remote.lacks) => self.echo(remote, &parcel),
+                    Ok(()) => {}
+                    Err(Failure::Refused) => self.note_refused(remote, &parcel),
+                    Err(Failure::Unsupported) => {
+                        return self.put_off_delivery(remote, GOLANG_PAUSE);
+                    }
+                    Err(Failure::Deadline | Failure::Away(_)) => {
+                        return self.put_off_delivery(remote, PAUSE);
+                    }
                 }
-            }
-            if until.is_past(self.clock.now()) {
-                break; // the others have their turn
+                lacks.remove(&parcel.part);
+                if until.is_past(self.clock.now()) {
+                    return *remote.next_delivery.lock() = None;
+                }
             }
         }
         *remote.next_delivery.lock() = None;
     }
 
-    fn tell_parcel(
-        self: &Arc<Self>,
-        remote: &Arc<Remote>,
-        parcel: &Parcel,
-        until: Deadline,
-    ) -> Result<(), Failure> {
-        if self.ask_dialect(remote, until)? == Dialect::Golang {
-            return Err(Failure::Unsupported);
+    /// Whether a peer has still to be told of removals: it may have old values until then.
+    pub(crate) fn owes(&self, remote: &Remote) -> bool {
+        remote.lacks_from().is_some() && self.journal.has_for(&remote.lacks)
+    }
+
+    /// Whether there is something to tell a peer.
+    fn has_to_tell(&self, remote: &Remote) -> bool {
+        self.journal.has_for(&remote.lacks) || self.journal.has_for(&remote.echoes)
+    }
+
+    /// A peer was told late. The others may have fetched an old value from it meanwhile, after they
+    /// were told themselves: they are told once more. This node has kept none
+    /// ([`owes`](Cluster::owes)).
+    fn echo(self: &Arc<Self>, late: &Arc<Remote>, parcel: &Parcel) {
+        let members = self.members().remotes();
+        for other in members.iter().filter(|other| !Arc::ptr_eq(other, late)) {
+            other.echoes.add(parcel.part.clone());
+            self.wake_keeper_for(other);
+        }
+    }
+
+    /// A peer does not do what it is told: it would not the next time either.
+    fn note_refused(&self, remote: &Remote, parcel: &Parcel) {
+        if let Some(unreported) = self.refusal_reports.admit(self.clock.now()) {
+            let removes: Vec<&str> = match &parcel.change {
+                Lacked::All => Vec::new(),
+                Lacked::Groups(groups) => groups.iter().map(|group| &**group).collect(),
+                Lacked::Keys(group, _) => vec![group],
+            };
+            log::warn!(
+                target: "groupcache", peer:% = remote.peer, groups:? = removes, unreported;
+                "the peer refuses to be told of removals: it may serve old values until they expire"
+            );
+        }
+    }
+
+    fn tell_parcel(self: &Arc<Self>, remote: &Arc<Remote>, parcel: &Parcel) -> Result<(), Failure> {
+        let until = Deadline::NEVER; // the fetch timeout holds
+        // An answer that says nothing may have come from something else at the address of the peer.
+        if remote.speaks() != Some(Dialect::Native) {
+            let limit = self.settings.fetch_timeout;
+            let spoken = self.call(remote, hello(), limit, until, |_, reply| {
+                Ok(self.spoken(&reply))
+            })?;
+            if spoken == Dialect::Golang {
+                return Err(Failure::Unsupported);
+            }
         }
         // A later one than those of the changes themselves: what arrives late of them is older.
         let stamp = self.journal.stamp();
-        if parcel.clears_all {
-            self.have_run(remote, Errand::Clear, until)?;
+        match &parcel.change {
+            Lacked::All => self.have_run(remote, Errand::Clear, until),
+            Lacked::Groups(groups) => {
+                let mut told = Ok(());
+                for group in groups {
+                    match self.tell_native(remote, group, &Change::Clear, stamp, until) {
+                        Ok(_) => {}
+                        // The others are another matter.
+                        Err(Failure::Refused) => told = Err(Failure::Refused),
+                        Err(failure) => return Err(failure),
+                    }
+                }
+                told
+            }
+            Lacked::Keys(group, keys) => {
+                let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
+                self.tell_native(remote, group, &Change::Remove(&keys), stamp, until)?;
+                Ok(())
+            }
         }
-        for group in &parcel.clears {
-            self.tell_native(remote, group, &Change::Clear, stamp, until)?;
-        }
-        for (group, keys) in &parcel.removes {
-            let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
-            let tell = |keys| self.tell_native(remote, group, &Change::Remove(keys), stamp, until);
-            batches(&keys).try_for_each(tell)?;
-        }
-        Ok(())
     }
 
     /// Has a peer do something that concerns no single group.
@@ -820,38 +921,53 @@ impl Cluster {
     ) -> Result<(), Failure> {
         let limit = self.settings.fetch_timeout;
         self.call(remote, errand_call(errand), limit, deadline, |status, _| {
-            let is_ok = status == Status::Ok;
-            is_ok.then_some(()).ok_or(Nonsense("it refuses the errand"))
-        })
+            match status {
+                Status::Ok => Ok(Ok(())),
+                // An older one may not know of it; one that leaves takes nothing over.
+                Status::BadRequest | Status::Leaving => Ok(Err(Failure::Refused)),
+                _ => Err(Nonsense("it refuses the errand")),
+            }
+        })?
     }
 
     /// Gives the journal to another node, which tells those who lack some of it, or who are yet to
-    /// come.
-    pub(crate) fn hand_journal_over(self: &Arc<Self>, deadline: Deadline) {
+    /// come. Returns who lacks something that no other node tells.
+    pub(crate) fn hand_journal_over(self: &Arc<Self>, deadline: Deadline) -> Vec<Unreached> {
         let now = self.clock.now();
         let mut remotes = self.members().remotes();
-        let takes = |remote: &Arc<Remote>| remote.takes_batches() && !remote.circuit.is_open();
-        let heirs: Vec<_> = remotes
-            .iter()
-            .filter(|remote| takes(remote))
-            .cloned()
-            .collect();
+        let takes = |remote: &&Arc<Remote>| {
+            remote.takes_batches() && !remote.circuit.is_open() && !remote.has_left()
+        };
+        let heirs: Vec<_> = remotes.iter().filter(takes).cloned().collect();
         remotes.extend(self.aside(now));
+        remotes.retain(|remote| remote.speaks() != Some(Dialect::Golang)); // they cannot be told
+        let mut unreached = Vec::new();
+        for remote in &remotes {
+            let is_other = |heir: &&Arc<Remote>| !Arc::ptr_eq(remote, heir);
+            let heirs = heirs.iter().filter(is_other);
+            let mut entries = self.journal.entries(&remote.lacks);
+            entries.extend(self.journal.entries(&remote.echoes));
+            if !self.hand_to_first(heirs, Some(remote.peer.name()), &entries, deadline) {
+                let failure = Failure::Away("nobody takes over to tell it of removals".into());
+                unreached.push(remote.unreached(&failure));
+            }
+        }
         let all = Lacks::default();
         all.add(self.journal.all(now));
-        let shares = remotes
-            .iter()
-            .map(|remote| (Some(remote), self.journal.entries(&remote.lacks)));
-        let shares = shares.chain([(None, self.journal.entries(&all))]);
-        for (lacking, entries) in shares.filter(|(_, entries)| !entries.is_empty()) {
-            let is_other = |heir: &&Arc<Remote>| lacking.is_none_or(|it| !Arc::ptr_eq(it, heir));
-            let peer = lacking.map(|remote| remote.peer.name());
-            // The first that takes it.
-            let _ = heirs
-                .iter()
-                .filter(is_other)
-                .any(|heir| self.hand_entries(heir, peer, &entries, deadline).is_ok());
-        }
+        self.hand_to_first(heirs.iter(), None, &self.journal.entries(&all), deadline);
+        unreached
+    }
+
+    /// Gives entries to the first that takes them; tells whether one did, or none was needed.
+    fn hand_to_first<'a>(
+        self: &Arc<Self>,
+        mut heirs: impl Iterator<Item = &'a Arc<Remote>>,
+        peer: Option<&str>,
+        entries: &[Entry],
+        deadline: Deadline,
+    ) -> bool {
+        let takes = |heir| self.hand_entries(heir, peer, entries, deadline).is_ok();
+        entries.is_empty() || heirs.any(takes)
     }
 
     fn hand_entries(
@@ -866,7 +982,8 @@ impl Cluster {
         while !rest.is_empty() {
             let mut bytes = 0;
             let fits = |entry: &&Entry| {
-                bytes += entry.group.len() + entry.key.as_deref().map_or(0, str::len);
+                bytes += entry.group.as_deref().map_or(0, str::len)
+                    + entry.key.as_deref().map_or(0, str::len);
                 bytes <= BYTES_OF_A_REQUEST
             };
             let count = rest
@@ -877,7 +994,7 @@ impl Cluster {
                 .max(1);
             let (taken, later) = rest.split_at(count);
             let removals = taken.iter().map(|entry| Removal {
-                group: entry.group.to_string(),
+                group: entry.group.as_deref().map(str::to_owned),
                 key: entry.key.as_deref().map(str::to_owned),
                 age: now.saturating_duration_since(entry.at),
             });
@@ -891,14 +1008,24 @@ impl Cluster {
         Ok(())
     }
 
-    /// Takes removals over from a node that leaves, to tell the peer with this id, or those that
-    /// are yet to come.
+    /// Takes removals over from a node that leaves, to tell the peer with this id. Without, those
+    /// are told that are yet to come, and all that this node knows of: the other one may not have
+    /// known some of them.
     pub(crate) fn take_journal_over(self: &Arc<Self>, peer: Option<&str>, removals: Vec<Removal>) {
         let now = self.clock.now();
+        let mut names: HashSet<Arc<str>> = HashSet::new();
+        let mut shared = |name: String| match names.get(&*name) {
+            Some(name) => Arc::clone(name),
+            None => {
+                let name: Arc<str> = Arc::from(name);
+                names.insert(Arc::clone(&name));
+                name
+            }
+        };
         let entry = |removal: Removal| {
             let at = now.checked_sub(removal.age.min(MEMORY));
             Entry {
-                group: Arc::from(removal.group),
+                group: removal.group.map(&mut shared),
                 key: removal.key.map(Arc::from),
                 at: at.unwrap_or(now),
             }
@@ -907,7 +1034,7 @@ impl Cluster {
         let mut remotes = self.members().remotes();
         remotes.extend(self.aside(now));
         for remote in remotes {
-            if peer.is_some_and(|id| remote.peer.name() == id) {
+            if peer.is_none_or(|id| remote.peer.name() == id) {
                 remote.lacks.add(part.clone());
                 self.wake_keeper_for(&remote);
             }

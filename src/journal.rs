@@ -88,25 +88,40 @@ impl Ring {
     }
 }
 
-/// What a peer lacks, to be delivered at once.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// What a peer lacks, as far as one request tells it.
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Parcel {
     /// The part of the log that is told by it.
     pub(crate) part: Range<u64>,
-    /// Groups of which everything is removed.
-    pub(crate) clears: Vec<Arc<str>>,
-    pub(crate) removes: Vec<(Arc<str>, Vec<Arc<str>>)>,
+    pub(crate) change: Lacked,
+}
+
+/// A change that a peer lacks.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Lacked {
+    Keys(Arc<str>, Vec<Arc<str>>),
+    /// Everything of these groups is removed.
+    Groups(Vec<Arc<str>>),
     /// So many groups that they are not known by name any more: all are cleared.
-    pub(crate) clears_all: bool,
+    All,
 }
 
 /// A removal of the log, for another node to deliver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    pub(crate) group: Arc<str>,
+    /// `None`: all groups.
+    pub(crate) group: Option<Arc<str>>,
     /// `None`: all keys.
     pub(crate) key: Option<Arc<str>>,
     pub(crate) at: Instant,
+}
+
+/// A removal in the log. It never moves: a key that is removed twice stands there twice, so that
+/// who lacks a part of the log lacks what stands there, and nothing else.
+struct Logged {
+    group: Arc<str>,
+    key: Option<Arc<str>>,
+    at: Instant,
 }
 
 /// The last removal of a key.
@@ -145,10 +160,8 @@ struct State {
     last: u64,
     /// Where the changes begin that are still being told, by those who make them.
     under_way: Vec<u64>,
-    log: BTreeMap<u64, Entry>,
+    log: BTreeMap<u64, Logged>,
     bytes: usize,
-    /// The place in the log of the last removal of a key.
-    places: HashMap<u64, u64, HandThrough>,
     /// The groups of which entries have left the log, with the last of them.
     cut: BTreeMap<Arc<str>, Forgotten>,
     /// The same of groups that are not known by name any more.
@@ -256,10 +269,38 @@ impl Journal {
         let mut state = self.state.lock();
         let first = state.last + 1;
         for entry in entries {
-            state.append(&entry.group, entry.key, entry.at);
+            match entry.group {
+                Some(group) => state.append(&group, entry.key, entry.at),
+                None => {
+                    let sequence = state.next();
+                    state.cut_unnamed = Some(Forgotten {
+                        sequence,
+                        at: entry.at,
+                    });
+                }
+            }
         }
         state.cut_down(now);
         first..state.last + 1
+    }
+
+    /// A number for a set that was refused as an older change than one that its receiver knows of;
+    /// `None` if this node has indeed changed the key since it wrote the set down at `part`.
+    pub(crate) fn stamp_again(&self, group: &str, key: &str, part: &Range<u64>) -> Option<Stamp> {
+        let mut state = self.state.lock();
+        let is_of_key = |entry: &Logged| {
+            *entry.group == *group && entry.key.as_deref().is_none_or(|other| other == key)
+        };
+        let later = part.end..;
+        let is_changed = state
+            .log
+            .range(later.clone())
+            .any(|(_, entry)| is_of_key(entry))
+            || state.cuts(later.start).next().is_some(); // nobody can say
+        (!is_changed).then(|| Stamp {
+            origin: self.origin,
+            sequence: state.next(),
+        })
     }
 
     /// Where the log goes on.
@@ -301,30 +342,32 @@ impl Journal {
     pub(crate) fn count(&self, lacks: &Lacks) -> usize {
         let parts = lacks.parts();
         let state = self.state.lock();
-        let count = |part: Range<u64>| {
-            let cuts = state.cut.values().chain(state.cut_unnamed.iter());
-            let cut = cuts.filter(|cut| cut.sequence >= part.start && cut.sequence < part.end);
-            cut.count() + state.log.range(part).count()
+        let Some(first) = parts.first() else {
+            return 0;
         };
-        parts.into_iter().map(count).sum()
+        let entries = |part: Range<u64>| state.log.range(part).count();
+        state.cuts(first.start).count() + parts.into_iter().map(entries).sum::<usize>()
     }
 
     /// What a peer lacks, for another node to deliver.
     pub(crate) fn entries(&self, lacks: &Lacks) -> Vec<Entry> {
         let parts = lacks.parts();
         let state = self.state.lock();
-        let mut entries = Vec::new();
-        for part in parts {
-            let is_lacked = |cut: &Forgotten| cut.sequence >= part.start && cut.sequence < part.end;
-            let cuts = state.cut.iter().filter(|(_, cut)| is_lacked(cut));
-            entries.extend(cuts.map(|(group, cut)| Entry {
-                group: Arc::clone(group),
-                key: None,
-                at: cut.at,
-            }));
-            entries.extend(state.log.range(part).map(|(_, entry)| entry.clone()));
-        }
-        entries
+        let Some(first) = parts.first() else {
+            return Vec::new();
+        };
+        let cuts = state.cuts(first.start).map(|(group, cut)| Entry {
+            group: group.cloned(),
+            key: None,
+            at: cut.at,
+        });
+        let logged = parts.iter().flat_map(|part| state.log.range(part.clone()));
+        let logged = logged.map(|(_, logged)| Entry {
+            group: Some(Arc::clone(&logged.group)),
+            key: logged.key.clone(),
+            at: logged.at,
+        });
+        cuts.chain(logged).collect()
     }
 
     /// Lets go what is too old, and what no peer lacks any more from `lacked` on.
@@ -515,42 +558,33 @@ impl State {
         self.last
     }
 
-    /// Appends an entry. A key that stands in the log already moves to its end.
     fn append(&mut self, group: &Arc<str>, key: Option<Arc<str>>, at: Instant) {
-        let sequence = self.next();
-        let place = place_of(group, key.as_deref());
-        if let Some(before) = self.places.insert(place, sequence) {
-            let is_same = |entry: &Entry| entry.group == *group && entry.key == key;
-            if self.log.get(&before).is_some_and(is_same) {
-                self.take_out(before);
-            }
-        }
         let group = Arc::clone(group);
-        let entry = Entry { group, key, at };
+        let entry = Logged { group, key, at };
         self.bytes += entry.bytes();
+        let sequence = self.next();
         self.log.insert(sequence, entry);
     }
 
-    fn take_out(&mut self, sequence: u64) -> Option<Entry> {
-        let entry = self.log.remove(&sequence)?;
-        self.bytes -= entry.bytes();
-        Some(entry)
+    /// The groups of which entries have left the log from this place on; who lacks any of that is
+    /// told to clear them.
+    fn cuts(&self, from: u64) -> impl Iterator<Item = (Option<&Arc<str>>, Forgotten)> {
+        let named = self.cut.iter().map(|(group, cut)| (Some(group), *cut));
+        let unnamed = self.cut_unnamed.map(|cut| (None, cut));
+        named
+            .chain(unnamed)
+            .filter(move |(_, cut)| cut.sequence >= from)
     }
 
     /// Lets the oldest entries go, until the log is no longer than it may be.
     fn cut_down(&mut self, now: Instant) {
-        while let Some((&sequence, entry)) = self.log.iter().next() {
-            let is_old = now.saturating_duration_since(entry.at) > MEMORY;
+        while let Some(first) = self.log.first_entry() {
+            let is_old = now.saturating_duration_since(first.get().at) > MEMORY;
             if !is_old && self.bytes <= MAX_BYTES {
                 return;
             }
-            let Some(entry) = self.take_out(sequence) else {
-                return;
-            };
-            let place = place_of(&entry.group, entry.key.as_deref());
-            if self.places.get(&place) == Some(&sequence) {
-                self.places.remove(&place);
-            }
+            let (sequence, entry) = first.remove_entry();
+            self.bytes -= entry.bytes();
             let cut = Forgotten {
                 sequence,
                 at: entry.at,
@@ -558,41 +592,51 @@ impl State {
             if self.cut.len() < MAX_CUT || self.cut.contains_key(&entry.group) {
                 self.cut.insert(entry.group, cut);
             } else {
-                self.cut_unnamed = Some(cut);
+                // One that was taken over may stand further on.
+                let before = self.cut_unnamed.filter(|other| other.sequence > sequence);
+                self.cut_unnamed = before.or(Some(cut));
             }
         }
     }
 
-    /// The first of what is told of a part of the log.
+    /// The first of what is told of a part of the log: what has left it first.
     fn parcel(&self, part: Range<u64>) -> Option<Parcel> {
-        let is_lacked = |cut: &Forgotten| cut.sequence >= part.start && cut.sequence < part.end;
-        let cut = self.cut.iter().filter(|(_, cut)| is_lacked(cut));
-        let cut: Vec<_> = cut.collect();
-        let unnamed = self.cut_unnamed.filter(is_lacked);
-        let last_cut = cut
-            .iter()
-            .map(|(_, cut)| cut.sequence)
-            .chain(unnamed.map(|cut| cut.sequence));
-        if let Some(last) = last_cut.max() {
-            return Some(Parcel {
-                part: part.start..last + 1,
-                clears: match unnamed {
-                    Some(_) => Vec::new(), // they are cleared with all others
-                    None => cut
-                        .into_iter()
-                        .map(|(group, _)| Arc::clone(group))
-                        .collect(),
-                },
-                clears_all: unnamed.is_some(),
-                removes: Vec::new(),
-            });
+        let is_cut = |cut: Forgotten| cut.sequence >= part.start;
+        let cuts = || self.cut.iter().filter(|(_, cut)| is_cut(**cut));
+        // All groups of which something has left it at once: which entries a peer lacks of them is
+        // not known any more.
+        let last = cuts().map(|(_, cut)| cut.sequence).max();
+        let (last, change) = match (self.cut_unnamed.filter(|cut| is_cut(*cut)), last) {
+            // All groups are cleared with those that are not known by name.
+            (Some(unnamed), last) => (last.unwrap_or(0).max(unnamed.sequence), Lacked::All),
+            (None, Some(last)) => {
+                let groups = cuts().map(|(group, _)| Arc::clone(group));
+                (last, Lacked::Groups(groups.collect()))
+            }
+            (None, None) => self.first_keys(&part)?,
+        };
+        Some(Parcel {
+            part: part.start..last + 1,
+            change,
+        })
+    }
+
+    /// The first entries of one group, and the place of the last of them.
+    fn first_keys(&self, part: &Range<u64>) -> Option<(u64, Lacked)> {
+        let mut entries = self.log.range(part.clone()).take(PARCEL);
+        let (&(mut last), first) = entries.next()?;
+        let Some(key) = &first.key else {
+            return Some((last, Lacked::Groups(vec![Arc::clone(&first.group)])));
+        };
+        let mut keys = vec![Arc::clone(key)];
+        for (&place, entry) in entries {
+            match &entry.key {
+                Some(key) if entry.group == first.group => keys.push(Arc::clone(key)),
+                _ => break,
+            }
+            last = place;
         }
-        let mut parcel = Parcel::default();
-        for (&sequence, entry) in self.log.range(part.clone()).take(PARCEL) {
-            parcel.part = part.start..sequence + 1;
-            parcel.add(entry);
-        }
-        (!parcel.part.is_empty()).then_some(parcel)
+        Some((last, Lacked::Keys(Arc::clone(&first.group), keys)))
     }
 
     fn find(&self, place: u64) -> Option<&Mark> {
@@ -689,33 +733,10 @@ impl Mark {
     }
 }
 
-impl Entry {
+impl Logged {
+    /// The name of the group is shared mostly, but need not be.
     fn bytes(&self) -> usize {
-        ENTRY_BYTES + self.key.as_deref().map_or(0, str::len)
-    }
-}
-
-impl Parcel {
-    fn add(&mut self, entry: &Entry) {
-        let at = self
-            .removes
-            .iter()
-            .position(|(group, _)| *group == entry.group);
-        match &entry.key {
-            None => {
-                at.map(|at| self.removes.swap_remove(at));
-                if !self.clears.contains(&entry.group) {
-                    self.clears.push(Arc::clone(&entry.group));
-                }
-            }
-            Some(key) => match at {
-                Some(at) => self.removes[at].1.push(Arc::clone(key)),
-                None => {
-                    let keys = vec![Arc::clone(key)];
-                    self.removes.push((Arc::clone(&entry.group), keys));
-                }
-            },
-        }
+        ENTRY_BYTES + self.group.len() + self.key.as_deref().map_or(0, str::len)
     }
 }
 
@@ -769,11 +790,6 @@ impl Lacks {
         self.remove(&(end..u64::MAX));
     }
 
-    /// Notes that all is told, or cannot be.
-    pub(crate) fn clear(&self) {
-        self.parts.lock().clear();
-    }
-
     fn parts(&self) -> Vec<Range<u64>> {
         self.parts.lock().clone()
     }
@@ -813,13 +829,18 @@ mod tests {
     fn removes(journal: &Journal, lacks: &Lacks) -> Vec<(String, Vec<String>)> {
         let mut all = Vec::new();
         while let Some(parcel) = journal.next_parcel(lacks) {
-            assert!(parcel.clears.is_empty() && !parcel.clears_all);
             lacks.remove(&parcel.part);
-            let owned = |keys: Vec<Arc<str>>| keys.iter().map(|key| key.to_string()).collect();
-            let removes = parcel.removes.into_iter();
-            all.extend(removes.map(|(group, keys)| (group.to_string(), owned(keys))));
+            let Lacked::Keys(group, keys) = parcel.change else {
+                panic!("{parcel:?}");
+            };
+            let keys = keys.iter().map(|key| key.to_string()).collect();
+            all.push((group.to_string(), keys));
         }
         all
+    }
+
+    fn groups(names: &[&str]) -> Lacked {
+        Lacked::Groups(names.iter().map(|&name| Arc::from(name)).collect())
     }
 
     fn record(journal: &Journal, group: &str, keys: &[&str], now: Instant) -> Range<u64> {
@@ -860,15 +881,16 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_removed_again_and_again_takes_one_entry() {
+    fn the_log_is_bounded_however_often_a_key_is_removed() {
         let now = Instant::now();
         let (journal, lacks) = (Journal::new("me", now), Lacks::default());
         for _ in 0..100_000 {
             lacks.add(record(&journal, "g", &["a"], now));
         }
-        assert_eq!(journal.count(&lacks), 1);
-        assert_eq!(journal.state.lock().bytes, ENTRY_BYTES + 1);
+        assert!(journal.state.lock().bytes <= MAX_BYTES);
         assert!(lacks.parts().len() <= MAX_PARTS);
+        let parcel = journal.next_parcel(&lacks).unwrap();
+        assert_eq!(parcel.change, groups(&["g"]));
     }
 
     #[test]
@@ -882,24 +904,23 @@ mod tests {
             lacks.add(record(&journal, "g", &[&key], now));
             assert!(journal.state.lock().bytes <= MAX_BYTES);
         }
-        let parcel = journal.next_parcel(&lacks).unwrap();
-        assert_eq!(parcel.clears, [Arc::from("g"), Arc::from("old")]);
-        assert!(parcel.removes.is_empty() && !parcel.clears_all);
-        lacks.remove(&parcel.part);
+        let are_cut = |lacks: &Lacks| {
+            let parcel = journal.next_parcel(lacks).unwrap();
+            assert_eq!(parcel.change, groups(&["g", "old"]));
+            lacks.remove(&parcel.part);
+        };
+        are_cut(&lacks);
         let left = removes(&journal, &lacks);
         let keys: usize = left.iter().map(|(_, keys)| keys.len()).sum();
         assert!(keys > 90 && left.iter().all(|(_, keys)| keys.len() <= PARCEL));
         // One of whom nothing is known is told the same.
         lacks.add(journal.all(now));
-        assert_eq!(journal.next_parcel(&lacks).unwrap().clears.len(), 2);
+        are_cut(&lacks);
         // Later all is forgotten.
         journal.age(now + MEMORY + SECOND, u64::MAX);
         assert!(journal.all(now + MEMORY + SECOND).is_empty());
         let state = journal.state.lock();
-        assert_eq!(
-            (state.bytes, state.cut.len(), state.places.len()),
-            (0, 0, 0)
-        );
+        assert_eq!((state.bytes, state.cut.len()), (0, 0));
     }
 
     #[test]
@@ -911,8 +932,51 @@ mod tests {
         }
         journal.age(now + MEMORY + SECOND, 0);
         let parcel = journal.next_parcel(&lacks).unwrap();
-        assert_eq!(parcel.clears.len(), 0);
-        assert!(parcel.clears_all);
+        assert_eq!(parcel.change, Lacked::All);
+        // It is handed over as well.
+        let entries = journal.entries(&lacks);
+        assert!(entries.iter().any(|entry| entry.group.is_none()));
+    }
+
+    #[test]
+    fn who_lacks_an_entry_is_told_though_it_is_removed_again_or_has_left_the_log() {
+        let now = Instant::now();
+        let (journal, lacks) = (Journal::new("me", now), Lacks::default());
+        let many: Vec<String> = (0..3 * PARCEL).map(|key| key.to_string()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        // Removed again while it lacks them, and it is told of that.
+        lacks.add(record(&journal, "g", &many, now));
+        record(&journal, "other", &["a"], now);
+        record(&journal, "g", &many, now);
+        assert_eq!(journal.count(&lacks), many.len());
+        let told = removes(&journal, &lacks).into_iter();
+        let told: Vec<String> = told.flat_map(|(_, keys)| keys).collect();
+        assert_eq!(told, many);
+        assert_eq!(journal.count(&lacks), 0);
+        // And now all of them leave the log: which of them it lacks is not known any more.
+        lacks.add(record(&journal, "g", &["a"], now));
+        record(&journal, "h", &["a"], now);
+        record(&journal, "g", &["a"], now);
+        journal.age(now + MEMORY + SECOND, 0);
+        let parcel = journal.next_parcel(&lacks).unwrap();
+        assert_eq!(parcel.change, groups(&["g", "h"]));
+        lacks.remove(&parcel.part);
+        assert_eq!(journal.next_parcel(&lacks), None);
+    }
+
+    #[test]
+    fn a_set_is_numbered_again_unless_its_key_was_changed_since() {
+        let now = Instant::now();
+        let journal = Journal::new("me", now);
+        let again = |part: &Range<u64>| journal.stamp_again("g", "a", part).is_some();
+        for keys in [Some(&["a"] as &[&str]), None] {
+            let part = record(&journal, "g", &["a"], now);
+            record(&journal, "g", &["b"], now);
+            journal.record("h", keys, now);
+            assert!(again(&part));
+            journal.record("g", keys, now);
+            assert!(!again(&part));
+        }
     }
 
     #[test]

@@ -6,6 +6,9 @@ use std::hash::{BuildHasher, Hash, Hasher};
 
 use crate::sync::{Arc, KeySeed};
 
+/// The longest name of a group, in bytes.
+pub(crate) const MAX_NAME_BYTES: usize = 255;
+
 /// The longest key, in bytes once percent-encoded, that travels to peers.
 pub const MAX_KEY_BYTES: usize = 16_000;
 

@@ -24,7 +24,8 @@ use crate::status::{Page, StatusPage, is_status};
 use crate::sync::{Arc, Weak};
 use crate::tls::Tls;
 use crate::wire::{
-    BadTarget, Errand, MAX_COMMAND, Request, Response, Status, Target, is_ours, parse_target,
+    BadTarget, Command, Errand, MAX_COMMAND, Request, Response, Status, Target, is_ours,
+    parse_target,
 };
 
 /// Bytes of a message besides its value and its key.
@@ -228,15 +229,21 @@ impl Node {
     /// # Errors
     ///
     /// [`Error::Unreached`] names the peers that could not be told. They will find out when they ask
-    /// this node next and it does not answer. Go peers are [`unsupported`](crate::Unreached::unsupported).
+    /// this node next and it does not answer. It also names those that lack removals which no other
+    /// node takes over to tell them: they may serve old values until these expire. Go peers are [`unsupported`](crate::Unreached::unsupported).
     pub fn leave(&self, timeout: Duration) -> Result<(), Error> {
         let cluster = &self.0.cluster;
         let deadline = Deadline::after(cluster.clock.now(), timeout);
-        let unreached = cluster.leave(deadline);
+        let mut unreached = cluster.leave(deadline);
+        // First, as what is lost of it is served as an old value, and of the values only a load.
+        for missed in cluster.hand_journal_over(deadline) {
+            if unreached.iter().all(|other| other.peer != missed.peer) {
+                unreached.push(missed);
+            }
+        }
         for (_, group) in self.0.registry.all() {
             group.hand_over(deadline);
         }
-        cluster.hand_journal_over(deadline);
         cluster.pool.wait_until_idle(&cluster.clock, deadline);
         Error::unless_all_reached(unreached)
     }
@@ -365,9 +372,32 @@ impl Node {
         match self.0.registry.find(&group) {
             Some(found) => Ok((found, key)),
             None => {
+                if asker == Dialect::Native {
+                    self.note_removed(&group, key.as_deref(), request);
+                }
                 let text = format!("no such group: {group}");
                 Err(self.respond(Status::NoSuchGroup, &text))
             }
+        }
+    }
+
+    /// Notes what is removed from a group that is not here: it may be made before it takes over what
+    /// a former owner has still to remove.
+    fn note_removed(&self, group: &str, key: Option<&str>, request: &Request<'_>) {
+        let cluster = &self.0.cluster;
+        let told = cluster.told(&request.terms);
+        let note = |key| {
+            let now = cluster.clock.now();
+            cluster.journal.note(group, key, told, now);
+        };
+        match (request.method, key) {
+            ("PUT" | "DELETE", Some(key)) => note(Some(key)),
+            ("POST", None) => match Command::decode(request.body) {
+                Ok(Command::Remove(keys)) => keys.iter().for_each(|key| note(Some(key))),
+                Ok(Command::Clear) => note(None),
+                _ => {}
+            },
+            _ => {}
         }
     }
 
@@ -393,6 +423,9 @@ impl Node {
                 // What was removed is not known by name.
                 cluster.journal.adopt(None, cluster.clock.now());
                 cluster.clear_all();
+            }
+            Errand::Deliver { .. } if cluster.is_leaving() => {
+                return self.respond(Status::Leaving, "this node leaves the ring");
             }
             Errand::Deliver { peer, removals } => {
                 cluster.take_journal_over(peer.as_deref(), removals);

@@ -22,6 +22,8 @@ pub(crate) enum Failure {
     Away(String),
     /// The peer speaks a dialect that has no such request.
     Unsupported,
+    /// The peer is there and does not do it: it would not the next time either.
+    Refused,
 }
 
 /// A peer other than this node.
@@ -34,6 +36,9 @@ pub(crate) struct Remote {
     pub(crate) spoken: Spoken,
     /// The removals that it has not been told.
     pub(crate) lacks: Lacks,
+    /// The removals that another peer was told of late: it may have fetched an old value from there
+    /// after it was told itself.
+    pub(crate) echoes: Lacks,
     /// When they are delivered; `None` is at once.
     pub(crate) next_delivery: Mutex<Option<Instant>>,
     pub(crate) calls: Counter,
@@ -165,6 +170,7 @@ impl Remote {
                 Dialect::Golang => None,
             }),
             lacks: Lacks::default(),
+            echoes: Lacks::default(),
             next_delivery: Mutex::new(None),
             calls: Counter::default(),
             errors: Counter::default(),
@@ -197,6 +203,14 @@ impl Remote {
         if !self.names_requests() {
             self.names_requests.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// The first place of the journal that it has still to be told of, if it can be told at all.
+    pub(crate) fn lacks_from(&self) -> Option<u64> {
+        let first = self.lacks.first().into_iter().chain(self.echoes.first());
+        first
+            .min()
+            .filter(|_| self.speaks() != Some(Dialect::Golang))
     }
 
     /// What it speaks, as its last answer showed; `None` if there was none yet.
@@ -245,6 +259,7 @@ impl Remote {
             reason: match failure {
                 Failure::Deadline => "no time left".to_owned(),
                 Failure::Away(reason) => reason.clone(),
+                Failure::Refused => "it refuses the change".to_owned(),
                 Failure::Unsupported => {
                     "unsupported: golang/groupcache can neither remove nor set".to_owned()
                 }
@@ -272,7 +287,10 @@ impl Remote {
             abandoned_calls: self.abandoned.get(),
             retries: self.link.retries(),
             circuit_openings: self.circuit.openings(),
-            owed: journal.count(&self.lacks) as u64,
+            owed: match self.speaks() {
+                Some(Dialect::Golang) => 0, // it is told if it turns out to speak another one
+                _ => (journal.count(&self.lacks) + journal.count(&self.echoes)) as u64,
+            },
             latency: self.latency.snapshot(),
         }
     }

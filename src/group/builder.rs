@@ -15,13 +15,11 @@ use crate::codec::{Bytes, Codec};
 use crate::error::Error;
 use crate::flight::Flights;
 use crate::hot::Mirroring;
+use crate::key::MAX_NAME_BYTES;
 use crate::loader::{BatchLoader, FromClosure, LoadError, Loaded, Loader};
 use crate::store::EvictionCause;
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize};
 use crate::value::{Cacheable, Value};
-
-/// The longest name of a group, in bytes.
-const MAX_NAME_BYTES: usize = 255;
 
 /// The settings of a group, all with a default. Made by
 /// [`Node::group_builder`](crate::Node::group_builder), ended by [`build`](GroupBuilder::build).

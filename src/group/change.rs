@@ -30,6 +30,25 @@ const MAX_PASSES: usize = 4;
 /// that is silent.
 const USUAL_TIME: u32 = 4;
 
+/// A value that is set, and what its owner needs of it, which foreign code makes.
+struct Forms<V> {
+    value: V,
+    /// With what it weighs, where this node owns the key.
+    copy: Option<(V, usize)>,
+    /// Where a peer owns it.
+    body: Option<Vec<u8>>,
+}
+
+impl<V> Forms<V> {
+    fn of(value: V) -> Forms<V> {
+        Forms {
+            value,
+            copy: None,
+            body: None,
+        }
+    }
+}
+
 impl<V: Cacheable> Group<V> {
     /// Removes the value of `key` from this node and from all peers. Blocks until all have answered
     /// or their time is up: no longer than about four times the
@@ -93,7 +112,9 @@ impl<V: Cacheable> Group<V> {
     /// have answered or their time is up, as [`remove`](Group::remove).
     ///
     /// A value or a [`Loaded`], which says how long it lives. Of two sets of one key at the same
-    /// time, the one that reaches the owner last wins; neither is lost in the other.
+    /// time, the one that reaches the owner last wins; neither is lost in the other. One that was
+    /// held up on its way has no effect any more once a later change of this process has arrived: it
+    /// is done then, as the later one holds.
     ///
     /// # Errors
     ///
@@ -168,7 +189,7 @@ impl<V: Cacheable> Shared<V> {
         let _hold = foreign::hold(); // what listens is told once the peers know
         let recorded = self.cluster.record(&self.name, Some(keys));
         let told = self.cluster.own(&recorded);
-        self.tell_until_all_know(|members| {
+        self.tell_until_all_know(&recorded, deadline, |members| {
             let tell = |remote: &Arc<Remote>, owned: bool, deadline| {
                 let is_meant = |key: &&&str| is_owner(&members.owner(key), remote) == owned;
                 let keys: Vec<&str> = keys.iter().filter(is_meant).copied().collect();
@@ -192,29 +213,26 @@ impl<V: Cacheable> Shared<V> {
         check_key(key)?;
         let _hold = foreign::hold(); // what listens is told once the peers know
         let life = self.lives.of(loaded.ttl, self.cache.hash(key));
-        let mut body = None;
+        let mut forms = Forms::of(loaded.value);
+        // Before anything is written down: what fails here changes nothing, and what blocks here
+        // holds nothing up.
+        self.prepare(&mut forms, key, life, &self.cluster.members().owner(key))?;
         let recorded = self.cluster.record(&self.name, Some(&[key]));
         let told = self.cluster.own(&recorded);
-        self.tell_until_all_know(|members| {
+        self.tell_until_all_know(&recorded, deadline, |members| {
             let owner = members.owner(key);
             let mut unreached = Vec::new();
-            match &owner {
-                Owner::This => self.put_here(key, &loaded.value, life, told)?,
-                Owner::Peer(owner) => {
-                    let body = match &body {
-                        Some(body) => Vec::clone(body),
-                        None => {
-                            let bytes = self.encode_for_peers(&loaded.value)?;
-                            body.insert(wire::encode_set(&self.name, key, &bytes, life))
-                                .clone()
-                        }
-                    };
+            self.prepare(&mut forms, key, life, &owner)?; // another owner than before
+            match (&owner, &forms.body) {
+                (Owner::Peer(owner), Some(body)) => {
+                    let body = Vec::clone(body);
                     let put = Change::Put { key, body };
                     let first = self.half_of(deadline);
                     let told_owner = self.cluster.tell(owner, &self.name, &put, &recorded, first);
                     unreached.extend(told_owner.err().map(|failure| owner.unreached(&failure)));
                     self.invalidate(key, told);
                 }
+                _ => self.put_here(key, &mut forms, life, told, &recorded),
             }
             let mut others = members.remotes();
             others.retain(|remote| !is_owner(&owner, remote));
@@ -233,7 +251,7 @@ impl<V: Cacheable> Shared<V> {
             let cluster = &self.cluster;
             cluster.tell(remote, &self.name, &Change::Clear, &recorded, deadline)
         };
-        self.tell_until_all_know(|members| {
+        self.tell_until_all_know(&recorded, deadline, |members| {
             // Any of them may own keys and any may fetch from it, so once for the values that are
             // owned and once for the copies made meanwhile.
             let remotes = members.remotes();
@@ -252,12 +270,18 @@ impl<V: Cacheable> Shared<V> {
     /// Tells all members of a change by `tell_those`, which returns who was not reached, and does so
     /// again if the members have changed meanwhile: one who joined may have taken an old value over
     /// before the former owner was told, and others may have fetched it from there.
+    ///
+    /// If one of them goes by another ring, all are told once more as well, as by `clear`: one that is
+    /// an owner by that ring may have been told after another one had fetched from it.
     fn tell_until_all_know(
         &self,
+        recorded: &Recorded,
+        deadline: Deadline,
         mut tell_those: impl FnMut(&Members) -> Result<Vec<Unreached>, Error>,
     ) -> Result<(), Error> {
         let mut unreached: Vec<Unreached> = Vec::new();
         let mut members = self.cluster.members();
+        let mut is_told_again = false;
         for _ in 0..MAX_PASSES {
             for missed in tell_those(&members)? {
                 if unreached.iter().all(|other| other.peer != missed.peer) {
@@ -265,9 +289,14 @@ impl<V: Cacheable> Shared<V> {
                 }
             }
             let told = std::mem::replace(&mut members, self.cluster.members());
-            if members.are_those(&told) {
+            if !members.are_those(&told) {
+                continue;
+            }
+            let is_known = is_told_again || !recorded.has_met_other_ring();
+            if is_known || deadline.is_past(self.cluster.clock.now()) {
                 break;
             }
+            is_told_again = true;
         }
         Error::unless_all_reached(unreached)
     }
@@ -324,23 +353,68 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
+    /// Makes what the owner of a key needs of a value that is set.
+    fn prepare(
+        &self,
+        forms: &mut Forms<V>,
+        key: &str,
+        life: Option<Duration>,
+        owner: &Owner,
+    ) -> Result<(), Error> {
+        match owner {
+            Owner::This if forms.copy.is_none() => {
+                let weight = self.weight_of(&forms.value)?;
+                let copy = loader::run(|| forms.value.clone())?;
+                forms.copy = Some((copy, weight));
+            }
+            Owner::Peer(_) if forms.body.is_none() => {
+                let bytes = self.encode_for_peers(&forms.value)?;
+                forms.body = Some(wire::encode_set(&self.name, key, &bytes, life));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
     /// Gives `key` a value on this node, which owns it and sets it.
     fn put_here(
         &self,
         key: &str,
-        value: &V,
+        forms: &mut Forms<V>,
         life: Option<Duration>,
         mut told: Told,
-    ) -> Result<(), Error> {
+        recorded: &Recorded,
+    ) {
         for _ in 0..MAX_TELLINGS {
-            if self.put(key, value.clone(), life, told)? {
-                return Ok(());
+            if self.prepare(forms, key, life, &Owner::This).is_err() {
+                break;
             }
-            // Another change of this process at the same time has overtaken it: it follows that.
-            told.stamp = Some(self.cluster.journal.stamp());
+            let Some((value, weight)) = forms.copy.take() else {
+                break;
+            };
+            if self.keep_set(key, value, weight, life, told) {
+                return;
+            }
+            match recorded.stamp_again(&self.name, key) {
+                Some(newer) => told.stamp = Some(newer),
+                None => break, // another change of this process has overtaken it: that holds
+            }
         }
-        self.invalidate(key, told);
-        Ok(())
+        let has_applied = |stamp| self.cluster.journal.has_applied(&self.name, key, stamp);
+        if !told.stamp.is_some_and(has_applied) {
+            // An older value may be there still, until the later change removes it.
+            self.invalidate(key, told);
+        }
+    }
+
+    /// What a value weighs, if it is not too large.
+    fn weight_of(&self, value: &V) -> Result<usize, Error> {
+        let weight = loader::run(|| self.weigh(value))?;
+        let max = self.cluster.settings.max_value;
+        match weight > max {
+            true => Err(Error::ValueTooLarge { bytes: weight, max }),
+            false => Ok(weight),
+        }
     }
 
     /// Gives `key` a value on this node, which owns it. Tells whether it was done, or a later change
@@ -352,15 +426,22 @@ impl<V: Cacheable> Shared<V> {
         life: Option<Duration>,
         told: Told,
     ) -> Result<bool, Error> {
-        let weight = loader::run(|| self.weigh(&value))?;
-        let max = self.cluster.settings.max_value;
-        if weight > max {
-            return Err(Error::ValueTooLarge { bytes: weight, max });
-        }
+        let weight = self.weight_of(&value)?;
+        Ok(self.keep_set(key, value, weight, life, told))
+    }
+
+    fn keep_set(
+        &self,
+        key: &str,
+        value: V,
+        weight: usize,
+        life: Option<Duration>,
+        told: Told,
+    ) -> bool {
         let key = self.cache.hash(key);
         let (journal, now) = (&self.cluster.journal, self.cluster.clock.now());
         let Some(set) = journal.begin_set(&self.name, key.text(), told, now) else {
-            return Ok(false);
+            return false;
         };
         self.counters.removes.add();
         self.mark_stale(key);
@@ -375,14 +456,14 @@ impl<V: Cacheable> Shared<V> {
         if is_kept && expires.is_some() {
             self.have_swept();
         } else if !is_kept && superseded.load(Ordering::Acquire) {
-            return Ok(false); // an older value may be there still, until the later change removes it
+            return false;
         } else if !is_kept {
             self.cache.remove(key);
         }
         self.forget_absence(key);
         self.mark_stale(key);
         journal.note_applied(&self.name, Some(key.text()), told);
-        Ok(true)
+        true
     }
 
     /// The bytes of a value, if they may travel.

@@ -96,6 +96,7 @@ impl<V: Cacheable> Shared<V> {
             Ok(outcome) => return outcome,
             Err(guard) => guard,
         };
+        self.keep_none_if_owed(&guard, owner);
         let leading = guard.lead();
         let key = guard.key().clone();
         let fetched = self.ask(owner, key.as_ref(), deadline, unreported);
@@ -109,6 +110,14 @@ impl<V: Cacheable> Shared<V> {
         drop(leading);
         self.end_fetch(guard, outcome.clone());
         outcome
+    }
+
+    /// Keeps nothing of what `owner` answers that has still to be told of removals by this node: it
+    /// may be an old value, and nobody removes the copy here.
+    pub(super) fn keep_none_if_owed(&self, guard: &Guard<Outcome<V>>, owner: &Remote) {
+        if self.cluster.owes(owner) {
+            guard.stale().store(true, Ordering::Release);
+        }
     }
 
     pub(super) fn end_fetch(&self, guard: Guard<Outcome<V>>, outcome: Outcome<V>) {
@@ -149,7 +158,7 @@ impl<V: Cacheable> Shared<V> {
                 | Fetched::Foreign,
             ) => None,
             Err(Failure::Deadline) => Some(Err(Error::Deadline)),
-            Err(Failure::Away(_) | Failure::Unsupported) => None,
+            Err(Failure::Away(_) | Failure::Unsupported | Failure::Refused) => None,
         }
     }
 

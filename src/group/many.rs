@@ -272,6 +272,7 @@ impl<V: Cacheable> Shared<V> {
                     match self.land_if_cached(guard) {
                         Ok(outcome) => settled.push((one.at, outcome)),
                         Err(guard) => {
+                            self.keep_none_if_owed(&guard, owner);
                             asked.push(one);
                             guards.push(Some(guard));
                         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use prost::Message;
 
 use super::{NO_MESSAGE, Nonsense, Stamp};
+use crate::key::{MAX_KEY_BYTES, MAX_NAME_BYTES};
 
 /// The most removals that are handed over in one request.
 pub(crate) const MAX_REMOVALS: usize = 1_024;
@@ -31,7 +32,8 @@ pub(crate) enum Errand {
 /// A removal that is handed over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Removal {
-    pub(crate) group: String,
+    /// `None`: all groups.
+    pub(crate) group: Option<String>,
     /// `None`: all keys.
     pub(crate) key: Option<String>,
     pub(crate) age: Duration,
@@ -103,10 +105,13 @@ impl Errand {
         }
         match message.removals.len() {
             0 => Err(Nonsense("the body holds nothing that this node knows")),
-            1..=MAX_REMOVALS => Ok(Errand::Deliver {
-                peer: message.peer,
-                removals: message.removals.into_iter().map(Removal::from).collect(),
-            }),
+            1..=MAX_REMOVALS => {
+                let removals = message.removals.into_iter().map(Removal::checked);
+                Ok(Errand::Deliver {
+                    peer: message.peer,
+                    removals: removals.collect::<Result<_, Nonsense>>()?,
+                })
+            }
             _ => Err(Nonsense("the body names too many removals")),
         }
     }
@@ -115,20 +120,29 @@ impl Errand {
 impl From<Removal> for RemovalMessage {
     fn from(removal: Removal) -> RemovalMessage {
         RemovalMessage {
-            group: Some(removal.group),
+            group: removal.group,
             key: removal.key,
             age_ms: u64::try_from(removal.age.as_millis()).ok(),
         }
     }
 }
 
-impl From<RemovalMessage> for Removal {
-    fn from(message: RemovalMessage) -> Removal {
-        Removal {
-            group: message.group.unwrap_or_default(),
+impl Removal {
+    /// One that nobody could carry out is refused, so that it is not kept to be told.
+    fn checked(message: RemovalMessage) -> Result<Removal, Nonsense> {
+        let is_name = |name: &String| (1..=MAX_NAME_BYTES).contains(&name.len());
+        if !message.group.as_ref().is_none_or(is_name) {
+            return Err(Nonsense("a removal names no group that can be"));
+        }
+        let is_key = |key: &String| message.group.is_some() && key.len() <= MAX_KEY_BYTES;
+        if !message.key.as_ref().is_none_or(is_key) {
+            return Err(Nonsense("a removal names no key that can be"));
+        }
+        Ok(Removal {
+            group: message.group,
             key: message.key,
             age: Duration::from_millis(message.age_ms.unwrap_or(0)),
-        }
+        })
     }
 }
 
@@ -165,7 +179,7 @@ mod tests {
     #[test]
     fn an_errand_survives() {
         let removal = |key: Option<&str>| Removal {
-            group: "g".into(),
+            group: Some("g".into()),
             key: key.map(str::to_owned),
             age: Duration::from_millis(7),
         };
@@ -197,6 +211,29 @@ mod tests {
         for body in bodies {
             assert!(Errand::decode(body).is_err(), "{}", body.escape_ascii());
         }
+    }
+
+    #[test]
+    fn a_removal_that_nobody_could_carry_out_is_refused() {
+        let body = |group: Option<&str>, key: Option<&str>| {
+            let removal = RemovalMessage {
+                group: group.map(str::to_owned),
+                key: key.map(str::to_owned),
+                age_ms: None,
+            };
+            let message = ErrandMessage {
+                removals: vec![removal],
+                ..ErrandMessage::default()
+            };
+            Errand::decode(&message.encode_to_vec())
+        };
+        let long = "x".repeat(MAX_KEY_BYTES + 1);
+        assert!(body(Some(""), Some("key")).is_err());
+        assert!(body(Some(&long[..=MAX_NAME_BYTES]), None).is_err());
+        assert!(body(Some("g"), Some(&long)).is_err());
+        assert!(body(None, Some("key")).is_err());
+        assert!(body(None, None).is_ok());
+        assert!(body(Some(&long[..MAX_NAME_BYTES]), Some(&long[1..])).is_ok());
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use groupcache_sync::{
-    Call, CallError, CircuitState, Clock, Error, Fault, Group, Limits, Link, Network, Node,
-    NodeBuilder, Peer, Reply, Request, Transport, Value,
+    Call, CallError, CircuitState, Clock, Dialect, Error, Fault, Group, Limits, Link, Network,
+    Node, NodeBuilder, Peer, Reply, Request, Transport, Value,
 };
 
 use crate::cluster::{address, eventually};
@@ -125,11 +125,17 @@ type Gate = (String, mpsc::Sender<()>, mpsc::Receiver<()>);
 struct LineState {
     /// Where removals wait, who is told that they do, and what lets them go.
     gate: Mutex<Option<Gate>>,
+    /// Where the next `PUT` waits, who is told that it does, and what lets it go.
+    put_gate: Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>,
     /// Whether the next `PUT` is kept back.
     keeps_put: AtomicBool,
     late: Mutex<Option<Call>>,
     probes: AtomicUsize,
+    /// Answers for a node, by its address, if it has something to say.
+    stand_in: Mutex<Option<StandIn>>,
 }
+
+type StandIn = Box<dyn FnMut(&str, &Call) -> Option<Result<Reply, CallError>> + Send>;
 
 impl Line {
     fn over(network: &Network) -> Line {
@@ -138,6 +144,22 @@ impl Line {
             state: Arc::default(),
         }
     }
+
+    /// Has `stand_in` answer for the nodes where it has something to say.
+    fn stand_in(
+        &self,
+        stand_in: impl FnMut(&str, &Call) -> Option<Result<Reply, CallError>> + Send + 'static,
+    ) {
+        *self.state.stand_in.lock().unwrap() = Some(Box::new(stand_in));
+    }
+}
+
+/// Whether a call removes something.
+fn removes(call: &Call) -> bool {
+    // A command that asks for values, or offers them, begins with the field of its keys.
+    let is_get = || matches!(call.body.first(), Some(0x1a | 0x2a));
+    let is_command = call.method == "POST" && call.target != "/_groupcache/";
+    call.method == "DELETE" || (is_command && !is_get())
 }
 
 impl Transport for Line {
@@ -171,10 +193,22 @@ impl Link for LineTo {
                 other => *self.state.gate.lock().unwrap() = other,
             }
         }
+        if call.method == "PUT" {
+            let gate = self.state.put_gate.lock().unwrap().take();
+            if let Some((held, go)) = gate {
+                held.send(()).unwrap();
+                go.recv().unwrap();
+            }
+        }
         if call.method == "PUT" && self.state.keeps_put.swap(false, Ordering::SeqCst) {
             *self.state.late.lock().unwrap() = Some(call.clone());
             return Err(CallError::Timeout);
         }
+        let mut stand_in = self.state.stand_in.lock().unwrap();
+        if let Some(answer) = stand_in.as_mut().and_then(|of| of(&self.address, call)) {
+            return answer;
+        }
+        drop(stand_in);
         self.inner.call(call, timeout)
     }
 }
@@ -556,4 +590,286 @@ fn the_keeper_delivers_by_the_clock_of_the_system_too_and_rests_then() {
         std::thread::yield_now();
         assert_eq!(calls(), told, "and told once");
     }
+}
+
+#[test]
+fn a_set_that_fails_changes_nothing_of_what_a_peer_lacks() {
+    let world = World::with(2, Clock::manual(), |node| node.max_value(1_000));
+    let key = world.key_of(1);
+    assert_eq!(world.seen(1, &key), [1, 1]);
+    world.set_fault(1, Some(Fault::Refuses));
+    world.raise();
+    assert!(world.groups[0][0].remove(&key).is_err());
+    let large = Value::from("x".repeat(2_000));
+    let outcome = world.groups[0][0].set(&key, large);
+    assert!(matches!(outcome, Err(Error::ValueTooLarge { .. })));
+    assert_eq!(world.owed(0), 1);
+    world.set_fault(1, None);
+    world.pass_until("it is told", || world.owed(0) == 0);
+    assert_eq!(world.seen(1, &key), [2, 1]);
+}
+
+#[test]
+fn a_set_that_is_on_its_way_does_not_undo_a_later_change_of_its_process() {
+    let changes: [fn(&Group, &str); 3] = [
+        |group, key| group.remove(key).unwrap(),
+        |group, key| group.set(key, Value::from("2")).unwrap(),
+        |group, _| group.clear().unwrap(),
+    ];
+    for change in changes {
+        let world = World::new(2);
+        let (key, group) = (world.key_of(1), &world.groups[0][0]);
+        let (held, is_held) = mpsc::channel();
+        let (go, gate) = mpsc::channel();
+        *world.line.state.put_gate.lock().unwrap() = Some((held, gate));
+        std::thread::scope(|scope| {
+            let setter = scope.spawn(|| group.set(&key, Value::from("1")));
+            is_held.recv().unwrap();
+            world.raise();
+            change(group, &key);
+            go.send(()).unwrap();
+            setter.join().unwrap().unwrap();
+        });
+        assert_eq!([world.seen(0, &key)[0], world.seen(1, &key)[0]], [2, 2]);
+    }
+}
+
+#[test]
+fn a_node_that_only_the_heir_knows_is_told_of_what_the_leaver_removed() {
+    let mut world = World::new(2);
+    world.start(|node| node);
+    world.set_peers(&[1, 2], &[0, 1, 2]);
+    let key = world.key(1, |_| true, 2);
+    assert_eq!(world.seen(2, &key), [1, 1]);
+    world.raise();
+    world.groups[0][0].remove(&key).unwrap();
+    world.nodes[0].leave(MINUTE).unwrap();
+    world.set_fault(0, Some(Fault::Refuses)); // its process has ended
+    world.pass_until("it is told", || world.groups[2][0].try_get(&key).is_none());
+    assert!(world.groups[2][1].try_get(&key).is_some());
+}
+
+#[test]
+fn who_leaves_names_a_peer_that_lacks_what_no_other_tells_it() {
+    let world = World::new(2);
+    let key = world.key_of(1);
+    world.set_fault(1, Some(Fault::Refuses));
+    assert!(world.groups[0][0].remove(&key).is_err());
+    world.set_fault(1, None);
+    let Err(Error::Unreached { peers }) = world.nodes[0].leave(MINUTE) else {
+        panic!("there is nobody else");
+    };
+    assert_eq!(peers[0].peer, address(1));
+}
+
+#[test]
+fn who_leaves_takes_no_removals_over_and_nobody_takes_those_that_cannot_be() {
+    let world = World::new(2);
+    let deliver = |node: usize, group: &[u8]| {
+        let size = u8::try_from(group.len()).unwrap();
+        let body = [&[0x2a, size + 2, 0x0a, size], group].concat();
+        let request = Request::new("POST", "/_groupcache/").header("X-Groupcache", "1");
+        world.nodes[node].answer(&request.body(&body)).status()
+    };
+    assert_eq!([deliver(0, b"g"), deliver(0, b"")], [200, 400]);
+    world.nodes[0].leave(MINUTE).unwrap();
+    assert_eq!([deliver(0, b"g"), deliver(1, b"g")], [503, 200]);
+}
+
+/// How many calls a node has made to another one.
+fn calls(world: &World, to: usize) -> u64 {
+    let peers = world.nodes[0].stats().peers;
+    let peer = peers.iter().find(|peer| peer.address == address(to));
+    peer.unwrap().calls
+}
+
+#[test]
+fn all_are_told_once_more_where_one_goes_by_another_ring() {
+    let world = World::new(3);
+    let told = |times| {
+        let before = [1, 2].map(|to| calls(&world, to));
+        world.groups[0][0].remove("key").unwrap();
+        assert_eq!(
+            [1, 2].map(|to| calls(&world, to)),
+            before.map(|n| n + times)
+        );
+    };
+    told(1);
+    world.set_peers(&[1], &[0, 1]);
+    told(2);
+}
+
+#[test]
+fn what_a_peer_is_told_late_the_others_are_told_once_more() {
+    let world = World::new(3);
+    let key = world.key_of(1);
+    world.set_fault(1, Some(Fault::Refuses));
+    assert!(world.groups[0][0].remove(&key).is_err());
+    world.set_fault(1, None);
+    let before = calls(&world, 2);
+    world.pass_until("it is told", || world.owed(0) == 0);
+    assert_eq!(calls(&world, 2), before + 1);
+}
+
+#[test]
+fn what_is_fetched_from_a_peer_that_lacks_a_removal_is_not_kept() {
+    let world = World::new(2);
+    let popular = |node: usize| {
+        let version = Arc::clone(&world.version);
+        let load = move |_: &str| Ok(Value::from(version.load(Ordering::SeqCst).to_string()));
+        let group = world.nodes[node].group_builder("popular", 1 << 20);
+        group.hot_threshold(0.0).build(load).unwrap()
+    };
+    let groups = [popular(0), popular(1)];
+    let key = world.key_of(1);
+    let other = world.key(0, |other| other != key, 1);
+    let has = |key: &str| groups[0].try_get(key).is_some();
+    groups[0].get(&other).unwrap();
+    assert!(has(&other), "it is mirrored");
+    groups[1].get(&key).unwrap();
+    world.raise();
+    world.line.stand_in(|_, call| {
+        removes(call).then(|| Err(CallError::Unreachable("it is lost".into())))
+    });
+    assert!(groups[0].remove(&key).is_err());
+    assert_eq!(
+        groups[0].get(&key).unwrap(),
+        Value::from("1"),
+        "what the owner has"
+    );
+    let many = groups[0].get_many(&[&key]);
+    assert_eq!(many[0].as_ref().unwrap(), &Value::from("1"));
+    assert!(!has(&key));
+    world.line.stand_in(|_, _| None);
+    world.pass_until("it is told", || world.owed(0) == 0);
+    assert_eq!(groups[0].get(&key).unwrap(), Value::from("2"));
+    assert!(has(&key));
+}
+
+#[test]
+fn a_slow_peer_does_not_keep_another_from_being_told() {
+    let world = World::new(3);
+    let keys: Vec<String> = (0..2_000).map(|number| format!("key {number}")).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    for node in [1, 2] {
+        world.set_fault(node, Some(Fault::Refuses));
+    }
+    for _ in 0..5 {
+        assert!(world.groups[0][0].remove_many(&keys).is_err());
+    }
+    // Each answer of the one takes almost the time that it may take. The other one is gone again as
+    // soon as it is back, and back in the middle of that.
+    let (clock, calls) = (world.clock.clone(), Arc::new(AtomicUsize::new(0)));
+    let (network, count) = (world.network.clone(), Arc::clone(&calls));
+    world.line.stand_in(move |address_of, call| {
+        if removes(call) && address_of == address(1) {
+            if count.fetch_add(1, Ordering::SeqCst) == 0 {
+                network.set_fault(&address(2), None);
+            }
+            clock.advance(SECOND / 2);
+        }
+        None
+    });
+    world.set_fault(1, None);
+    let owed_to = |node: usize| {
+        let peers = world.nodes[0].stats().peers;
+        let peer = peers.iter().find(|peer| peer.address == address(node));
+        peer.unwrap().owed
+    };
+    world.pass_until("the other one is told", || owed_to(2) == 0);
+    assert!(owed_to(1) > 0, "after {calls:?} calls");
+    world.line.stand_in(|_, _| None);
+    world.pass_until("it is told as well", || owed_to(1) == 0);
+}
+
+#[test]
+fn a_removal_that_a_peer_refuses_does_not_keep_it_from_the_others() {
+    let world = World::new(2);
+    let key = world.key_of(1);
+    assert_eq!(world.seen(1, &key), [1, 1]);
+    world.set_fault(1, Some(Fault::Refuses));
+    world.raise();
+    for group in &world.groups[0] {
+        assert!(group.remove(&key).is_err());
+    }
+    // It refuses what is removed from the first group.
+    world.line.stand_in(|_, call| {
+        let refuses = removes(call) && call.target.starts_with("/_groupcache/one");
+        refuses.then(|| {
+            Ok(Reply {
+                status: 400,
+                header: Some("1; s=bad-request".into()),
+                body: Vec::new(),
+            })
+        })
+    });
+    world.set_fault(1, None);
+    world.pass_until("it is told", || world.owed(0) == 0);
+    assert_eq!(world.seen(1, &key), [1, 2]);
+    let peers = world.nodes[0].stats().peers;
+    assert!(
+        peers
+            .iter()
+            .all(|peer| peer.circuit == CircuitState::Closed)
+    );
+}
+
+#[test]
+fn an_answer_of_something_else_at_the_address_of_a_peer_tells_nobody() {
+    let world = World::with(2, Clock::manual(), |node| node.dialect(Dialect::Golang));
+    let key = world.key_of(1);
+    assert_eq!(world.seen(1, &key), [1, 1]);
+    assert_eq!(world.seen(0, &key), [1, 1], "it is known to be one of ours");
+    world.set_fault(1, Some(Fault::Refuses));
+    world.raise();
+    assert!(world.groups[0][0].remove(&key).is_err());
+    let count = Arc::new(AtomicUsize::new(0));
+    let asked = Arc::clone(&count);
+    world.line.stand_in(move |_, _| {
+        asked.fetch_add(1, Ordering::SeqCst);
+        Some(Ok(Reply {
+            status: 200,
+            header: None,
+            body: Vec::new(),
+        }))
+    });
+    world.set_fault(1, None);
+    world.pass_until("it has answered", || count.load(Ordering::SeqCst) > 3);
+    world.line.stand_in(|_, _| None);
+    world.pass_until("the peer is told", || world.seen(1, &key) == [2, 1]);
+}
+
+#[test]
+fn a_removal_is_known_to_a_node_that_has_not_the_group_yet() {
+    let mut world = World::new(2);
+    world.start(|node| node);
+    let version = Arc::clone(&world.version);
+    let build = |node: &Node| {
+        let version = Arc::clone(&version);
+        let load = move |_: &str| Ok(Value::from(version.load(Ordering::SeqCst).to_string()));
+        node.group_builder("late", 1 << 20).build(load).unwrap()
+    };
+    let [first, second] = [0, 1].map(|node| build(&world.nodes[node]));
+    world.set_peers(&[2], &[0, 1, 2]);
+    let was_first = |key: &str| world.nodes[0].owner(key).address() == address(0);
+    let key = world.key(2, was_first, 2);
+    let other = world.key(2, |other| was_first(other) && other != key, 2);
+    for key in [&key, &other] {
+        assert_eq!(first.get(key).unwrap(), Value::from("1"));
+    }
+    world.set_peers(&[0, 1], &[0, 1, 2]);
+    world.raise();
+    // The old owner does not hear of it: the new one must not take its value over.
+    world.line.stand_in(|to, call| {
+        let is_lost = removes(call) && to == address(0);
+        is_lost.then(|| Err(CallError::Unreachable("it is lost".into())))
+    });
+    assert!(second.remove(&key).is_err());
+    let third = build(&world.nodes[2]);
+    assert_eq!(
+        third.get(&other).unwrap(),
+        Value::from("1"),
+        "it takes values over"
+    );
+    assert_eq!(third.get(&key).unwrap(), Value::from("2"));
 }
