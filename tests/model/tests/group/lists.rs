@@ -4,13 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use groupcache_sync::{
-    Call, CallError, Error, Limits, Link, Network, Peer, Reply, Transport, Value,
+    Call, CallError, CircuitState, Error, Fault, Limits, Link, Network, Peer, Reply, Transport,
+    Value,
 };
 use groupcache_sync_model::history::Name;
 use groupcache_sync_model::world::{World, address};
 use shuttle::sync::{Condvar, Mutex};
+use shuttle::thread;
 
-use crate::{explore, part, run};
+use crate::{SECOND, explore, part, run};
+
+/// How often a scenario looks whether something has come true.
+const PATIENCE: usize = 100;
 
 /// A network in which one request at a time can be held up.
 struct Gated {
@@ -92,7 +97,7 @@ impl Link for GatedLink {
             Some(true) => {
                 let (link, gate) = (Arc::clone(&self.link), Arc::clone(&self.gate));
                 let call = call.clone();
-                shuttle::thread::spawn(move || {
+                thread::spawn(move || {
                     gate.wait(|state| state.is_open);
                     let _ = link.call(&call, timeout); // nobody hears the answer
                 });
@@ -188,5 +193,45 @@ fn a_value_that_arrives_late_does_not_undo_a_later_change_of_its_sender() {
         let world = run(world, vec![change, gets]);
         world.get(0, &key);
         world.end();
+    });
+}
+
+/// A peer that is away leaves the list for a moment while the keeper looks for something to do: it is
+/// probed all the same, and found when it answers.
+#[test]
+fn a_peer_that_flaps_while_it_is_away_is_found_again() {
+    explore(|| {
+        let world = World::new(2);
+        let keys = (0..).map(|number| format!("k{number}"));
+        let of_other = |key: &String| world.nodes[0].owner(key).address() == address(1);
+        let owned: Vec<String> = keys.filter(of_other).take(3).collect();
+        world.network.set_fault(&address(1), Some(Fault::Refuses));
+        owned.iter().for_each(|key| world.get(0, key));
+        let is_away = |world: &World| {
+            let peers = world.nodes[0].stats().peers;
+            peers.iter().any(|peer| peer.circuit == CircuitState::Open)
+        };
+        assert!(is_away(&world));
+        let flap = part(|world| {
+            [&[0][..], &[0, 1]]
+                .into_iter()
+                .for_each(|list| world.show(0, list))
+        });
+        let time = part(|world: &World| {
+            for _ in 0..3 {
+                thread::yield_now();
+                world.clock.advance(SECOND / 2);
+            }
+        });
+        let world = run(world, vec![flap, time]);
+        world.network.set_fault(&address(1), None);
+        for _ in 0..PATIENCE {
+            if !is_away(&world) {
+                return world.end();
+            }
+            world.clock.advance(SECOND);
+            (0..10).for_each(|_| thread::yield_now());
+        }
+        panic!("nobody has found it");
     });
 }
