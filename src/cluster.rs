@@ -842,7 +842,8 @@ impl Cluster {
 
     /// Whether a peer has still to be told of removals: it may have old values until then.
     pub(crate) fn owes(&self, remote: &Remote) -> bool {
-        remote.lacks_from().is_some() && self.journal.has_for(&remote.lacks)
+        // One of Go is asked all the same, and never told.
+        remote.speaks() != Some(Dialect::Golang) && self.journal.has_for(&remote.lacks)
     }
 
     /// Whether there is something to tell a peer.

@@ -335,7 +335,7 @@ impl Journal {
     /// Whether there is something to tell a peer that lacks so much.
     pub(crate) fn has_for(&self, lacks: &Lacks) -> bool {
         // Mostly it lacks nothing.
-        lacks.first().is_some() && self.next_parcel(lacks).is_some()
+        lacks.is_any.load(Ordering::Acquire) && self.next_parcel(lacks).is_some()
     }
 
     /// How many removals a peer lacks.
@@ -745,6 +745,8 @@ impl Logged {
 pub(crate) struct Lacks {
     /// In order, apart from each other.
     parts: Mutex<Vec<Range<u64>>>,
+    /// Whether there is any: each fetch looks, so without a lock.
+    is_any: AtomicBool,
 }
 
 impl Lacks {
@@ -771,6 +773,7 @@ impl Lacks {
             }
         }
         *parts = sum;
+        self.is_any.store(true, Ordering::Release);
     }
 
     /// Notes that a part has been told.
@@ -783,6 +786,7 @@ impl Lacks {
         };
         let rest: Vec<_> = parts.iter().flat_map(rest).collect();
         *parts = rest.into_iter().filter(|part| !part.is_empty()).collect();
+        self.is_any.store(!parts.is_empty(), Ordering::Release);
     }
 
     /// Notes that the peer is told of what is written from `end` on.
