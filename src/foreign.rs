@@ -84,6 +84,8 @@ type Call = Box<dyn FnOnce()>;
 struct Queue {
     /// How many hold it back.
     holds: usize,
+    /// How many of them began at the present depth.
+    holds_here: usize,
     /// 0 outside of all that is deferred, in a deferred call one more than where it was deferred.
     depth: usize,
     /// The calls, and how deep they run.
@@ -127,6 +129,7 @@ pub(crate) struct Hold {
 pub(crate) fn hold() -> Hold {
     let before = with_queue(|queue| {
         queue.holds += 1;
+        queue.holds_here += 1;
         (queue.depth, queue.drops.len())
     });
     let (depth, drops) = before.unwrap_or_default();
@@ -151,11 +154,17 @@ pub(crate) fn defer(foreign: impl FnOnce() + 'static) {
     });
     if let Some(foreign) = foreign {
         // As deep as it would be in its turn, so that one that causes others comes to an end.
-        with_queue(|queue| queue.depth += 1);
+        let before = with_queue(|queue| {
+            queue.depth += 1;
+            std::mem::take(&mut queue.holds_here)
+        });
         if let Err(panicked) = call(foreign) {
             report("a deferred call panicked; the cache goes on", &panicked);
         }
-        with_queue(|queue| queue.depth = queue.depth.saturating_sub(1));
+        with_queue(|queue| {
+            queue.depth = queue.depth.saturating_sub(1);
+            queue.holds_here = before.unwrap_or_default();
+        });
     }
 }
 
@@ -188,8 +197,9 @@ pub(crate) fn defer_drop<T: 'static>(value: T) {
 
 impl Drop for Hold {
     fn drop(&mut self) {
+        let here = with_queue(|queue| queue.holds_here).unwrap_or_default();
         // The hold stays until none is left, so that what a call defers runs after it, not inside.
-        while let Some(deferred) = self.next() {
+        while let Some(deferred) = self.next(here) {
             match deferred {
                 Deferred::Drop(value) => dispose(value),
                 Deferred::Call(foreign) => {
@@ -203,11 +213,13 @@ impl Drop for Hold {
 }
 
 impl Hold {
-    /// What is to be done before this goes.
-    fn next(&self) -> Option<Deferred> {
+    /// What is to be done before this goes, `here` being how many holds there are of its depth. Only
+    /// the first of them sees to anything: others are inside a call of the cache, which may lead.
+    fn next(&self, here: usize) -> Option<Deferred> {
         with_queue(|queue| {
             let is_last = queue.holds == 1;
-            let is_nested = (1..MOST_NESTED).contains(&self.depth);
+            let is_nested = here == 1 && (1..MOST_NESTED).contains(&self.depth);
+            queue.holds_here = 0;
             if is_last || (is_nested && queue.drops.len() > self.drops) {
                 if let Some(value) = queue.drops.pop() {
                     queue.depth = self.depth + 1;
@@ -222,6 +234,7 @@ impl Hold {
             }
             queue.holds = queue.holds.saturating_sub(1);
             queue.depth = self.depth;
+            queue.holds_here = here.saturating_sub(1);
             None
         })
         .flatten()
@@ -334,6 +347,28 @@ mod tests {
         defer(|| panic!("a deferred call may panic"));
         defer(note(&log, || ("again", depth())));
         assert_eq!(log.borrow()[2], ("again", 1));
+    }
+
+    #[test]
+    fn a_drop_inside_a_deferred_call_waits_until_the_call_of_the_cache_returns() {
+        struct Noted(Log<&'static str>);
+        impl Drop for Noted {
+            fn drop(&mut self) {
+                self.0.borrow_mut().push("dropped");
+            }
+        }
+        let log: Log<&'static str> = Rc::default();
+        let inner = Rc::clone(&log);
+        defer(move || {
+            let call_of_the_cache = hold();
+            defer_drop(Noted(Rc::clone(&inner)));
+            inner.borrow_mut().push("led until here");
+            drop(call_of_the_cache);
+            inner.borrow_mut().push("returned");
+            defer_drop(Noted(Rc::clone(&inner)));
+        });
+        let expected = ["led until here", "dropped", "returned", "dropped"];
+        assert_eq!(*log.borrow(), expected);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! harms nobody but the call that it is part of.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::Duration;
 
@@ -252,6 +252,33 @@ fn a_drop_may_call_the_cache_its_value_lay_in() {
         asks.clear().unwrap();
     });
     assert!(calls.load(Ordering::SeqCst) > 20);
+}
+
+#[test]
+fn a_drop_inside_a_drop_runs_while_its_thread_leads_nothing() {
+    thread_local!(static DEPTH: std::cell::Cell<usize> = const { std::cell::Cell::new(0) });
+    let node = node(&Clock::manual());
+    let (group, acts) = wild(&node, 8);
+    let (of_drop, flights) = (group.clone(), Arc::new(AtomicU64::new(0)));
+    let (most, nested) = (Arc::clone(&flights), Arc::new(AtomicUsize::new(0)));
+    let deep = Arc::clone(&nested);
+    let act = move |name: &str| {
+        most.fetch_max(of_drop.stats().flights, Ordering::SeqCst);
+        if DEPTH.get() > 1 {
+            deep.fetch_add(1, Ordering::SeqCst);
+            return;
+        }
+        DEPTH.set(DEPTH.get() + 1);
+        drop(of_drop.get(&format!("{name}a")));
+        drop(of_drop.get(&format!("{name}b")));
+        DEPTH.set(DEPTH.get() - 1);
+    };
+    assert!(acts.on_drop.set(Box::new(act)).is_ok());
+    for number in 0..20 {
+        group.get(&number.to_string()).unwrap();
+    }
+    assert!(nested.load(Ordering::SeqCst) > 0);
+    assert_eq!(flights.load(Ordering::SeqCst), 0);
 }
 
 #[test]
