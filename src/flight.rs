@@ -488,12 +488,14 @@ impl<T: Payload> Flight<T> {
         state.is_queued() && state.claim.is_some()
     }
 
-    /// Takes the oldest waiter out that can lead, and has time left if `now` is given.
-    fn successor(&self, now: Option<Instant>) -> Option<Waiting<T>> {
+    /// Takes the oldest waiter out that can lead, and has time left if `now` is given. Looks at those
+    /// who came after number `last`, which becomes its number.
+    fn successor(&self, last: &mut u64, now: Option<Instant>) -> Option<Waiting<T>> {
         let mut state = self.state.lock();
         let has_time = |waiting: &Waiting<T>| now.is_none_or(|now| !waiting.deadline.is_past(now));
-        let mut waiters = state.waiters.iter();
+        let mut waiters = state.waiters.range(*last + 1..);
         let (&number, _) = waiters.find(|(_, waiting)| waiting.can_lead && has_time(waiting))?;
+        *last = number;
         state.waiters.remove(&number)
     }
 }
@@ -674,7 +676,8 @@ impl<T: Payload> Guard<T> {
 
     fn pass_on(mut self, now: Option<Instant>) {
         self.flight.leader.store(NOBODY, Ordering::SeqCst);
-        while let Some(waiting) = self.flight.successor(now) {
+        let mut last = 0;
+        while let Some(waiting) = self.flight.successor(&mut last, now) {
             match waiting.slot.fill(Told::Lead(self)) {
                 // It gave up meanwhile: the next one.
                 Err(Told::Lead(guard)) => self = guard,

@@ -10,7 +10,6 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::deadline::{Clock, Deadline, Sleeper};
 use crate::foreign;
@@ -134,14 +133,17 @@ impl Pool {
             return Err(Refused::Closed);
         }
         let (places, refused) = state.add_lane(lane, at_once);
-        let result = match self.shared.start_threads(&mut state) {
-            Err(error) if state.threads.is_empty() => Err(Refused::NoThread(error)),
-            _ if places.is_empty() => Err(Refused::Full),
-            _ => Ok(()),
-        };
+        let started = self.shared.start_threads(&mut state);
+        let threads = state.threads.len();
         self.shared.work.notify_all();
         drop(state);
         drop(refused); // jobs hold flights, which have locks of their own (I2)
+        report_no_thread(threads, &started);
+        let result = match started {
+            Err(error) if threads == 0 => Err(Refused::NoThread(error)),
+            _ if places.is_empty() => Err(Refused::Full),
+            _ => Ok(()),
+        };
         match result {
             Ok(()) => Ok(places),
             Err(refused) => {
@@ -173,7 +175,10 @@ impl Pool {
         if counts {
             state.blocked += 1;
             // Where none can be started, the load waits for one of those there are.
-            let _ = self.shared.start_threads(&mut state);
+            let started = self.shared.start_threads(&mut state);
+            let threads = state.threads.len();
+            drop(state);
+            report_no_thread(threads, &started);
         }
         Blocked {
             pool: counts.then_some(&*self.shared),
@@ -345,17 +350,7 @@ impl Shared {
         let most = self.max_threads + state.blocked;
         let mut wanted = state.queued_jobs.saturating_sub(state.idle);
         while wanted > 0 && state.threads.len() < most {
-            match self.start_thread() {
-                Ok(thread) => state.threads.push(thread),
-                Err(error) => {
-                    log::warn!(
-                        target: "groupcache",
-                        threads = state.threads.len(), error:% = error;
-                        "cannot start another loader thread"
-                    );
-                    return Err(error);
-                }
-            }
+            state.threads.push(self.start_thread()?);
             wanted -= 1;
         }
         Ok(())
@@ -376,8 +371,11 @@ impl Shared {
             lane = Some(number);
             let _hold = foreign::hold(); // what listens is told once the job is done
             // A panic ends the flight it held, by the flight's guard, and not this thread.
-            if catch_unwind(AssertUnwindSafe(|| job.run())).is_err() {
-                log::error!(target: "groupcache", "a load panicked outside its loader");
+            if let Err(panicked) = foreign::call(|| job.run()) {
+                log::error!(
+                    target: "groupcache", error:% = panicked.0;
+                    "a load panicked outside its loader"
+                );
             }
         }
     }
@@ -426,6 +424,16 @@ impl Drop for Ticket {
             };
             drop(forgotten); // jobs hold flights, which have locks of their own (I2)
         }
+    }
+}
+
+/// Says so if no thread could be started. Not under a lock: a logger is foreign code (I1).
+fn report_no_thread(threads: usize, started: &io::Result<()>) {
+    if let Err(error) = started {
+        log::warn!(
+            target: "groupcache", threads = threads, error:% = error;
+            "cannot start another loader thread"
+        );
     }
 }
 
