@@ -215,11 +215,7 @@ impl<T: Payload> Flights<T> {
                 .find_or_start(key, || Flight::queued(key, &slot, deadline))
             {
                 Err(flight) => {
-                    let queued = Queued {
-                        tables: Arc::clone(&self.tables),
-                        flight: Arc::downgrade(&flight),
-                        key_bytes: key.text().len(),
-                    };
+                    let queued = self.tables.queued(&flight);
                     return (self.tables.waiter(flight, slot, FIRST), Some(queued));
                 }
                 Ok(flight) => match self.tables.enter(flight, deadline, false) {
@@ -349,6 +345,14 @@ impl<T: Payload> Tables<T> {
             tables: Arc::clone(self),
             flight,
             ended: false,
+        }
+    }
+
+    fn queued(self: &Arc<Self>, flight: &Arc<Flight<T>>) -> Queued<T> {
+        Queued {
+            tables: Arc::clone(self),
+            flight: Arc::downgrade(flight),
+            key_bytes: flight.key.as_ref().text().len(),
         }
     }
 
@@ -749,6 +753,12 @@ impl<T: Payload> Waiter<T> {
     /// Whether the flight has no leader yet.
     pub(crate) fn is_queued(&self) -> bool {
         self.flight.state.lock().is_queued()
+    }
+
+    /// The flight, if it has no leader yet, to be put into another place of the queue: once that
+    /// [holds](Queued::hold) it, the one before is given up.
+    pub(crate) fn queued(&self) -> Option<Queued<T>> {
+        self.is_queued().then(|| self.tables.queued(&self.flight))
     }
 
     /// Leaves the flight if it is queued and nobody else wants it, which withdraws it. Gives this

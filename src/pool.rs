@@ -13,6 +13,7 @@ use std::io;
 
 use crate::deadline::{Clock, Deadline, Sleeper};
 use crate::foreign;
+use crate::loader;
 use crate::sync::{Arc, Condvar, Mutex, Weak, thread, thread_local};
 
 /// How many keys may wait for a thread, and how many bytes they may have.
@@ -63,8 +64,8 @@ struct State {
     closed: bool,
 }
 
-/// When a lane has its turn: those of threads of the pool first, as their jobs wait for them, and hold
-/// a thread meanwhile.
+/// When a lane has its turn: those of threads of the pool and of loaders first, as jobs and loads wait
+/// for them, and hold a thread meanwhile.
 type Turn = (Rank, u64);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -185,8 +186,12 @@ impl Pool {
         }
     }
 
-    /// Waits until no job runs or waits, no longer than `deadline`.
+    /// Waits until no job runs or waits, no longer than `deadline`. A job does not: it would wait for
+    /// itself.
     pub(crate) fn wait_until_idle(&self, clock: &Clock, deadline: Deadline) {
+        if is_loader_thread() {
+            return;
+        }
         let mut state = self.shared.state.lock();
         while !state.is_idle() && !deadline.is_past(clock.now()) {
             clock.wait(&self.shared.idle, &mut state, deadline, || {
@@ -245,7 +250,7 @@ impl State {
         refused.extend(works);
         if !jobs.is_empty() {
             let lane = Lane {
-                rank: match is_loader_thread() {
+                rank: match is_loader_thread() || loader::inside_a_loader() {
                     true => Rank::Nested,
                     false => Rank::Usual,
                 },

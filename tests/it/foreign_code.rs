@@ -1039,3 +1039,18 @@ fn an_error_whose_drop_panics_ends_no_loader_thread() {
     assert_eq!(got.unwrap(), Value::from("good"));
     assert_eq!((group.stats().flights, group.stats().loads_running), (0, 0));
 }
+
+#[test]
+fn a_loader_may_have_its_node_leave_however_long_that_may_take() {
+    let node = narrow();
+    let of_loader = node.clone();
+    let group: Group = node
+        .group_builder(GROUP, 1 << 20)
+        .build(move |key| {
+            of_loader.leave(Duration::MAX)?;
+            Ok(Value::from(key))
+        })
+        .unwrap();
+    let got = ends("a load that leaves", move || group.get_timeout("k", SECOND));
+    assert_eq!(got.unwrap(), Value::from("k"));
+}
