@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::sync::{Arc, Mutex, thread_local};
+use crate::sync::{Arc, Mutex, OnceLock, one_for_all, thread_local};
 
 /// Shows that this thread leads a flight: one of this key, in these tables.
 pub(crate) struct Leading {
@@ -41,7 +41,8 @@ pub(crate) fn leads(run: Run) -> bool {
     with_runs(|runs| runs.contains(&run)).unwrap_or(false)
 }
 
-/// Which leading thread of this node waits for which flight (I8).
+/// Which leading thread waits for which flight (I8), in all nodes of the process: a thread that leads
+/// in one of them may wait for a flight of another.
 ///
 /// Only a thread that leads can be part of a cycle, so only such threads are kept. An edge is
 /// checked and added under one lock; a thread that takes a lead over is not waiting at that moment;
@@ -57,6 +58,10 @@ pub(crate) trait Led: Send + Sync {
 }
 
 impl Waits {
+    pub(crate) fn of_process() -> Arc<Waits> {
+        one_for_all(&OF_PROCESS, Waits::new)
+    }
+
     pub(crate) fn new() -> Arc<Waits> {
         Arc::new(Waits::default())
     }
@@ -98,6 +103,8 @@ impl Drop for Edge {
 }
 
 pub(crate) const NOBODY: u64 = 0;
+
+static OF_PROCESS: OnceLock<Arc<Waits>> = OnceLock::new();
 
 /// Only gives numbers: nothing waits for it or depends on its order, so no model needs to see it.
 static THREADS: AtomicU64 = AtomicU64::new(NOBODY + 1);
