@@ -370,8 +370,8 @@ impl<V: Cacheable> Shared<V> {
     }
 
     fn cannot_decode(&self, error: CodecError) -> Option<Landed<V>> {
-        let text = foreign::call(|| error.to_string());
-        foreign::dispose(error);
+        let text = loader::run(|| error.to_string());
+        foreign::defer_drop(error);
         self.report_undecodable_as(&text.unwrap_or_else(|panicked| panicked.0))
     }
 

@@ -291,12 +291,13 @@ impl<V: Cacheable> Shared<V> {
     }
 
     /// A value with its weight. Weighing is foreign code too, as a codec may be: if it panics, the
-    /// value is not dropped by the panic, as its drop may panic again.
+    /// value is not dropped by the panic, as its drop may panic again, nor while flights are led, as it
+    /// may ask for what they bring.
     pub(super) fn weighed(&self, value: V) -> Result<(V, usize), Panicked> {
         match loader::run(|| self.weigh(&value)) {
             Ok(weight) => Ok((value, weight)),
             Err(panicked) => {
-                foreign::dispose(value);
+                foreign::defer_drop(value);
                 Err(panicked)
             }
         }

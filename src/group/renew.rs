@@ -70,7 +70,7 @@ impl<V: Cacheable> Shared<V> {
                 | Error::Thread { .. },
             ) => match self.cache.stand_in(key) {
                 Some(found) => {
-                    foreign::dispose(outcome); // the error is of the loader
+                    foreign::defer_drop(outcome); // the error is of the loader
                     Ok(found.into())
                 }
                 None => outcome,

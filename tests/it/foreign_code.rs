@@ -1054,3 +1054,22 @@ fn a_loader_may_have_its_node_leave_however_long_that_may_take() {
     let got = ends("a load that leaves", move || group.get_timeout("k", SECOND));
     assert_eq!(got.unwrap(), Value::from("k"));
 }
+
+#[test]
+fn a_drop_of_what_cannot_be_weighed_may_get_others_of_its_batch() {
+    let (group, acts) = with_unasked(&[]);
+    let (of_drop, once) = (group.clone(), AtomicBool::new(false));
+    let (sender, told) = mpsc::channel();
+    let act = move |name: &str| {
+        if name == "heavy" && !once.swap(true, Ordering::SeqCst) {
+            let got = of_drop.get_many(&["b", "x"]);
+            let _ = sender.send(got.iter().all(Result::is_ok));
+        }
+    };
+    assert!(acts.on_drop.set(Box::new(act)).is_ok());
+    let asks = group.clone();
+    let got = ends("a batch", move || asks.get_many(&["heavy", "b"]));
+    assert!(matches!(got[0], Err(Error::Panicked { .. })) && got[1].is_ok());
+    assert!(told.recv().unwrap(), "it got all");
+    assert_eq!(group.stats().flights, 0);
+}
