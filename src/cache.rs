@@ -209,11 +209,12 @@ impl<V: Cacheable> Cache<V> {
         expires: Option<Instant>,
         stale: &AtomicBool,
     ) -> bool {
+        let value = value.into(); // which drops as foreign code has to
         if !self.fits(place, weight) {
             return false;
         }
         let expires = expires.map_or(Expiry::NEVER, |at| Expiry::at(tick(self.start, at)));
-        let entry = Entry::new(key, value.into(), weight, expires);
+        let entry = Entry::new(key, value, weight, expires);
         let mut leaving = Leaving::new();
         let (kept, refused) = self.insert_entry(place, key, entry, stale, &mut leaving);
         drop(refused);

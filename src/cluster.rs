@@ -162,7 +162,7 @@ impl Cluster {
             clock,
             pool,
             fanout: Fanout::default(),
-            waits: Waits::new(),
+            waits: Waits::of_process(),
             guard,
             transport,
             members: RwLock::new(Arc::new(alone)),

@@ -215,11 +215,7 @@ impl<T: Payload> Flights<T> {
                 .find_or_start(key, || Flight::queued(key, &slot, deadline))
             {
                 Err(flight) => {
-                    let queued = Queued {
-                        tables: Arc::clone(&self.tables),
-                        flight: Arc::downgrade(&flight),
-                        key_bytes: key.text().len(),
-                    };
+                    let queued = self.tables.queued(&flight);
                     return (self.tables.waiter(flight, slot, FIRST), Some(queued));
                 }
                 Ok(flight) => match self.tables.enter(flight, deadline, false) {
@@ -349,6 +345,14 @@ impl<T: Payload> Tables<T> {
             tables: Arc::clone(self),
             flight,
             ended: false,
+        }
+    }
+
+    fn queued(self: &Arc<Self>, flight: &Arc<Flight<T>>) -> Queued<T> {
+        Queued {
+            tables: Arc::clone(self),
+            flight: Arc::downgrade(flight),
+            key_bytes: flight.key.as_ref().text().len(),
         }
     }
 
@@ -488,12 +492,14 @@ impl<T: Payload> Flight<T> {
         state.is_queued() && state.claim.is_some()
     }
 
-    /// Takes the oldest waiter out that can lead, and has time left if `now` is given.
-    fn successor(&self, now: Option<Instant>) -> Option<Waiting<T>> {
+    /// Takes the oldest waiter out that can lead, and has time left if `now` is given. Looks at those
+    /// who came after number `last`, which becomes its number.
+    fn successor(&self, last: &mut u64, now: Option<Instant>) -> Option<Waiting<T>> {
         let mut state = self.state.lock();
         let has_time = |waiting: &Waiting<T>| now.is_none_or(|now| !waiting.deadline.is_past(now));
-        let mut waiters = state.waiters.iter();
+        let mut waiters = state.waiters.range(*last + 1..);
         let (&number, _) = waiters.find(|(_, waiting)| waiting.can_lead && has_time(waiting))?;
+        *last = number;
         state.waiters.remove(&number)
     }
 }
@@ -674,7 +680,8 @@ impl<T: Payload> Guard<T> {
 
     fn pass_on(mut self, now: Option<Instant>) {
         self.flight.leader.store(NOBODY, Ordering::SeqCst);
-        while let Some(waiting) = self.flight.successor(now) {
+        let mut last = 0;
+        while let Some(waiting) = self.flight.successor(&mut last, now) {
             match waiting.slot.fill(Told::Lead(self)) {
                 // It gave up meanwhile: the next one.
                 Err(Told::Lead(guard)) => self = guard,
@@ -746,6 +753,12 @@ impl<T: Payload> Waiter<T> {
     /// Whether the flight has no leader yet.
     pub(crate) fn is_queued(&self) -> bool {
         self.flight.state.lock().is_queued()
+    }
+
+    /// The flight, if it has no leader yet, to be put into another place of the queue: once that
+    /// [holds](Queued::hold) it, the one before is given up.
+    pub(crate) fn queued(&self) -> Option<Queued<T>> {
+        self.is_queued().then(|| self.tables.queued(&self.flight))
     }
 
     /// Leaves the flight if it is queued and nobody else wants it, which withdraws it. Gives this

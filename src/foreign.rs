@@ -5,7 +5,8 @@
 //! * [`call`] runs it, [`dispose`] drops a value of a foreign type.
 //! * [`defer`] and [`defer_drop`] have it run once this thread is done with what it does now, so
 //!   never while the thread holds a flight that somebody waits for. A listener that makes further
-//!   values leave is told of them in turn, not inside itself.
+//!   values leave is told of them in turn, not inside itself. [`defer_first`] is for what somebody
+//!   waits for: it comes before all that is only told.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -60,7 +61,7 @@ pub(crate) fn report(what: &str, panicked: &Panicked) {
 }
 
 /// The message of a panic.
-pub(crate) fn message(panic: &(dyn Any + Send)) -> String {
+fn message(panic: &(dyn Any + Send)) -> String {
     if let Some(text) = panic.downcast_ref::<&str>() {
         (*text).to_owned()
     } else if let Some(text) = panic.downcast_ref::<String>() {
@@ -88,7 +89,9 @@ struct Queue {
     holds_here: usize,
     /// 0 outside of all that is deferred, in a deferred call one more than where it was deferred.
     depth: usize,
-    /// The calls, and how deep they run.
+    /// The calls that somebody waits for, and how deep they run.
+    urgent: VecDeque<(usize, Call)>,
+    /// All others, after the drops.
     calls: VecDeque<(usize, Call)>,
     drops: Vec<Box<dyn Any>>,
 }
@@ -143,13 +146,29 @@ pub(crate) fn hold() -> Hold {
 /// Has `foreign` run as soon as nothing holds back what this thread defers: at once, if nothing does
 /// or too many wait. Inside a deferred call it runs after that one.
 pub(crate) fn defer(foreign: impl FnOnce() + 'static) {
+    defer_in(|queue| &mut queue.calls, foreign);
+}
+
+/// As [`defer`], before all else that is deferred: somebody waits for it.
+pub(crate) fn defer_first(foreign: impl FnOnce() + 'static) {
+    defer_in(|queue| &mut queue.urgent, foreign);
+}
+
+fn defer_in(
+    calls: impl FnOnce(&mut Queue) -> &mut VecDeque<(usize, Call)>,
+    foreign: impl FnOnce() + 'static,
+) {
     let _hold = hold();
     let mut foreign = Some(foreign);
     with_queue(|queue| {
-        if queue.calls.len() < MOST_DEFERRED {
-            let foreign = foreign.take();
-            let call = foreign.map(|foreign| (queue.depth + 1, Box::new(foreign) as Call));
-            queue.calls.extend(call);
+        let depth = queue.depth + 1;
+        let calls = calls(queue);
+        if calls.len() < MOST_DEFERRED {
+            calls.extend(
+                foreign
+                    .take()
+                    .map(|foreign| (depth, Box::new(foreign) as Call)),
+            );
         }
     });
     if let Some(foreign) = foreign {
@@ -220,6 +239,12 @@ impl Hold {
             let is_last = queue.holds == 1;
             let is_nested = here == 1 && (1..MOST_NESTED).contains(&self.depth);
             queue.holds_here = 0;
+            if is_last {
+                if let Some((depth, foreign)) = queue.urgent.pop_front() {
+                    queue.depth = depth;
+                    return Some(Deferred::Call(foreign));
+                }
+            }
             if is_last || (is_nested && queue.drops.len() > self.drops) {
                 if let Some(value) = queue.drops.pop() {
                     queue.depth = self.depth + 1;

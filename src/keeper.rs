@@ -3,7 +3,6 @@
 //! It sleeps until the next thing is due, and no sooner: to be woken for the same instant many times
 //! is to be woken once.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::deadline::{Clock, Deadline, Sleeper};
@@ -91,12 +90,13 @@ fn keep(bell: &Arc<Bell>, clock: &Clock, mut work: impl FnMut() -> Option<Deadli
 
 /// Runs foreign code on a thread that must not end: `None` if it panicked.
 pub(crate) fn guarded<R>(work: impl FnOnce() -> R) -> Option<R> {
-    let outcome = catch_unwind(AssertUnwindSafe(work));
-    if let Err(panic) = &outcome {
-        let message = foreign::message(&**panic);
-        log::error!(target: "groupcache", message:%; "foreign code panicked on a thread of the node");
-    }
-    outcome.ok()
+    let report = |panicked: &foreign::Panicked| {
+        log::error!(
+            target: "groupcache", message:% = panicked.0;
+            "foreign code panicked on a thread of the node"
+        );
+    };
+    foreign::call(work).inspect_err(report).ok()
 }
 
 impl Bell {

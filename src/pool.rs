@@ -10,10 +10,10 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::deadline::{Clock, Deadline, Sleeper};
 use crate::foreign;
+use crate::loader;
 use crate::sync::{Arc, Condvar, Mutex, Weak, thread, thread_local};
 
 /// How many keys may wait for a thread, and how many bytes they may have.
@@ -64,8 +64,8 @@ struct State {
     closed: bool,
 }
 
-/// When a lane has its turn: those of threads of the pool first, as their jobs wait for them, and hold
-/// a thread meanwhile.
+/// When a lane has its turn: those of threads of the pool and of loaders first, as jobs and loads wait
+/// for them, and hold a thread meanwhile.
 type Turn = (Rank, u64);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -134,14 +134,17 @@ impl Pool {
             return Err(Refused::Closed);
         }
         let (places, refused) = state.add_lane(lane, at_once);
-        let result = match self.shared.start_threads(&mut state) {
-            Err(error) if state.threads.is_empty() => Err(Refused::NoThread(error)),
-            _ if places.is_empty() => Err(Refused::Full),
-            _ => Ok(()),
-        };
+        let started = self.shared.start_threads(&mut state);
+        let threads = state.threads.len();
         self.shared.work.notify_all();
         drop(state);
         drop(refused); // jobs hold flights, which have locks of their own (I2)
+        report_no_thread(threads, &started);
+        let result = match started {
+            Err(error) if threads == 0 => Err(Refused::NoThread(error)),
+            _ if places.is_empty() => Err(Refused::Full),
+            _ => Ok(()),
+        };
         match result {
             Ok(()) => Ok(places),
             Err(refused) => {
@@ -173,15 +176,22 @@ impl Pool {
         if counts {
             state.blocked += 1;
             // Where none can be started, the load waits for one of those there are.
-            let _ = self.shared.start_threads(&mut state);
+            let started = self.shared.start_threads(&mut state);
+            let threads = state.threads.len();
+            drop(state);
+            report_no_thread(threads, &started);
         }
         Blocked {
             pool: counts.then_some(&*self.shared),
         }
     }
 
-    /// Waits until no job runs or waits, no longer than `deadline`.
+    /// Waits until no job runs or waits, no longer than `deadline`. A job does not: it would wait for
+    /// itself.
     pub(crate) fn wait_until_idle(&self, clock: &Clock, deadline: Deadline) {
+        if is_loader_thread() {
+            return;
+        }
         let mut state = self.shared.state.lock();
         while !state.is_idle() && !deadline.is_past(clock.now()) {
             clock.wait(&self.shared.idle, &mut state, deadline, || {
@@ -240,7 +250,7 @@ impl State {
         refused.extend(works);
         if !jobs.is_empty() {
             let lane = Lane {
-                rank: match is_loader_thread() {
+                rank: match is_loader_thread() || loader::inside_a_loader() {
                     true => Rank::Nested,
                     false => Rank::Usual,
                 },
@@ -345,17 +355,7 @@ impl Shared {
         let most = self.max_threads + state.blocked;
         let mut wanted = state.queued_jobs.saturating_sub(state.idle);
         while wanted > 0 && state.threads.len() < most {
-            match self.start_thread() {
-                Ok(thread) => state.threads.push(thread),
-                Err(error) => {
-                    log::warn!(
-                        target: "groupcache",
-                        threads = state.threads.len(), error:% = error;
-                        "cannot start another loader thread"
-                    );
-                    return Err(error);
-                }
-            }
+            state.threads.push(self.start_thread()?);
             wanted -= 1;
         }
         Ok(())
@@ -376,8 +376,11 @@ impl Shared {
             lane = Some(number);
             let _hold = foreign::hold(); // what listens is told once the job is done
             // A panic ends the flight it held, by the flight's guard, and not this thread.
-            if catch_unwind(AssertUnwindSafe(|| job.run())).is_err() {
-                log::error!(target: "groupcache", "a load panicked outside its loader");
+            if let Err(panicked) = foreign::call(|| job.run()) {
+                log::error!(
+                    target: "groupcache", error:% = panicked.0;
+                    "a load panicked outside its loader"
+                );
             }
         }
     }
@@ -426,6 +429,16 @@ impl Drop for Ticket {
             };
             drop(forgotten); // jobs hold flights, which have locks of their own (I2)
         }
+    }
+}
+
+/// Says so if no thread could be started. Not under a lock: a logger is foreign code (I1).
+fn report_no_thread(threads: usize, started: &io::Result<()>) {
+    if let Err(error) = started {
+        log::warn!(
+            target: "groupcache", threads = threads, error:% = error;
+            "cannot start another loader thread"
+        );
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::sync::{Arc, Mutex, thread_local};
+use crate::sync::{Arc, Mutex, OnceLock, one_for_all, thread_local};
 
 /// Shows that this thread leads a flight: one of this key, in these tables.
 pub(crate) struct Leading {
@@ -18,7 +18,7 @@ pub(crate) type Run = (usize, u64);
 
 impl Leading {
     pub(crate) fn start(of: Run) -> Leading {
-        RUNS.with(|runs| runs.borrow_mut().push(of));
+        with_runs(|runs| runs.push(of));
         Leading {
             of,
             _of_this_thread: PhantomData,
@@ -28,8 +28,7 @@ impl Leading {
 
 impl Drop for Leading {
     fn drop(&mut self) {
-        RUNS.with(|runs| {
-            let mut runs = runs.borrow_mut();
+        with_runs(|runs| {
             if let Some(at) = runs.iter().rposition(|run| *run == self.of) {
                 runs.remove(at);
             }
@@ -39,10 +38,11 @@ impl Drop for Leading {
 
 /// Whether this thread leads a flight of this key: one that is stale is in no table any more.
 pub(crate) fn leads(run: Run) -> bool {
-    RUNS.with(|runs| runs.borrow().contains(&run))
+    with_runs(|runs| runs.contains(&run)).unwrap_or(false)
 }
 
-/// Which leading thread of this node waits for which flight (I8).
+/// Which leading thread waits for which flight (I8), in all nodes of the process: a thread that leads
+/// in one of them may wait for a flight of another.
 ///
 /// Only a thread that leads can be part of a cycle, so only such threads are kept. An edge is
 /// checked and added under one lock; a thread that takes a lead over is not waiting at that moment;
@@ -58,6 +58,10 @@ pub(crate) trait Led: Send + Sync {
 }
 
 impl Waits {
+    pub(crate) fn of_process() -> Arc<Waits> {
+        one_for_all(&OF_PROCESS, Waits::new)
+    }
+
     pub(crate) fn new() -> Arc<Waits> {
         Arc::new(Waits::default())
     }
@@ -65,7 +69,7 @@ impl Waits {
     /// Notes that this thread waits for `flight`; `None` if it would wait for itself.
     pub(crate) fn enter(self: &Arc<Self>, flight: Arc<dyn Led>) -> Option<Edge> {
         let me = this_thread();
-        if RUNS.with(|runs| runs.borrow().is_empty()) {
+        if with_runs(|runs| runs.is_empty()).unwrap_or(false) {
             // It may be about to end a flight that it has led.
             return (flight.leader() != me).then_some(Edge { waits: None });
         }
@@ -100,6 +104,8 @@ impl Drop for Edge {
 
 pub(crate) const NOBODY: u64 = 0;
 
+static OF_PROCESS: OnceLock<Arc<Waits>> = OnceLock::new();
+
 /// Only gives numbers: nothing waits for it or depends on its order, so no model needs to see it.
 static THREADS: AtomicU64 = AtomicU64::new(NOBODY + 1);
 
@@ -107,6 +113,12 @@ thread_local! {
     static NUMBER: u64 = THREADS.fetch_add(1, Ordering::Relaxed);
     /// The flights that this thread leads.
     static RUNS: RefCell<Vec<Run>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Uses the list of this thread. One that is ending has none any more: it may still ask, in a
+/// destructor of its user.
+fn with_runs<R>(work: impl FnOnce(&mut Vec<Run>) -> R) -> Option<R> {
+    RUNS.try_with(|runs| work(&mut runs.borrow_mut())).ok()
 }
 
 pub(crate) fn this_thread() -> u64 {

@@ -2,10 +2,9 @@
 
 use std::cell::RefCell;
 use std::ffi::{CString, c_char};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::status::{Failure, groupcache_status};
-use crate::foreign::message;
+use crate::foreign;
 use crate::sync::thread_local;
 
 thread_local! {
@@ -23,10 +22,10 @@ struct Last {
 /// Runs what a function does. What it unwinds over is the work of this one call, or of the library,
 /// whose state outlives panics by its guards (I3).
 pub(super) fn status(work: impl FnOnce() -> Result<(), Failure>) -> groupcache_status {
-    let failure = match catch_unwind(AssertUnwindSafe(work)) {
+    let failure = match foreign::call(work) {
         Ok(Ok(())) => return groupcache_status::Ok,
         Ok(Err(failure)) => failure,
-        Err(panic) => Failure::Panic(message(&*panic)),
+        Err(panicked) => Failure::Panic(panicked.0),
     };
     let status = failure.status();
     // A destructor of a thread that ends may come too late for a text.

@@ -7,11 +7,11 @@
 
 use std::time::Duration;
 
-use super::{Group, Shared, charge, check_key};
+use super::{Group, Shared, charge, check_key, lost_leader};
 use crate::change::Change;
 use crate::cluster::{MAX_TELLINGS, Recorded, batches};
 use crate::deadline::Deadline;
-use crate::entry::Place;
+use crate::entry::{Place, Stored};
 use crate::error::{Error, Unreached};
 use crate::foreign;
 use crate::journal::Told;
@@ -31,19 +31,19 @@ const MAX_PASSES: usize = 4;
 const USUAL_TIME: u32 = 4;
 
 /// A value that is set, and what its owner needs of it, which foreign code makes.
-struct Forms<V> {
-    value: V,
-    /// With what it weighs, where this node owns the key.
-    copy: Option<(V, usize)>,
+struct Forms<V: 'static> {
+    value: Stored<V>,
+    /// Where this node owns the key.
+    weight: Option<usize>,
     /// Where a peer owns it.
     body: Option<Vec<u8>>,
 }
 
-impl<V> Forms<V> {
+impl<V: Cacheable> Forms<V> {
     fn of(value: V) -> Forms<V> {
         Forms {
-            value,
-            copy: None,
+            value: Stored::new(value),
+            weight: None,
             body: None,
         }
     }
@@ -210,10 +210,11 @@ impl<V: Cacheable> Shared<V> {
     }
 
     fn set(&self, key: &str, loaded: Loaded<V>, deadline: Deadline) -> Result<(), Error> {
-        check_key(key)?;
         let _hold = foreign::hold(); // what listens is told once the peers know
-        let life = self.lives.of(loaded.ttl, self.cache.hash(key));
-        let mut forms = Forms::of(loaded.value);
+        let Loaded { value, ttl } = loaded;
+        let mut forms = Forms::of(value);
+        check_key(key)?;
+        let life = self.lives.of(ttl, self.cache.hash(key));
         // Before anything is written down: what fails here changes nothing, and what blocks here
         // holds nothing up.
         self.prepare(&mut forms, key, life, &self.cluster.members().owner(key))?;
@@ -362,13 +363,11 @@ impl<V: Cacheable> Shared<V> {
         owner: &Owner,
     ) -> Result<(), Error> {
         match owner {
-            Owner::This if forms.copy.is_none() => {
-                let weight = self.weight_of(&forms.value)?;
-                let copy = loader::run(|| forms.value.clone())?;
-                forms.copy = Some((copy, weight));
+            Owner::This if forms.weight.is_none() => {
+                forms.weight = Some(self.weight_of(&forms.value)?);
             }
             Owner::Peer(_) if forms.body.is_none() => {
-                let bytes = self.encode_for_peers(&forms.value)?;
+                let bytes = self.encode_stored(&forms.value)?;
                 forms.body = Some(wire::encode_set(&self.name, key, &bytes, life));
             }
             _ => {}
@@ -389,10 +388,10 @@ impl<V: Cacheable> Shared<V> {
             if self.prepare(forms, key, life, &Owner::This).is_err() {
                 break;
             }
-            let Some((value, weight)) = forms.copy.take() else {
+            let Some(weight) = forms.weight else {
                 break;
             };
-            if self.keep_set(key, value, weight, life, told) {
+            if self.keep_set(key, forms.value.clone(), weight, life, told) {
                 return;
             }
             match recorded.stamp_again(&self.name, key) {
@@ -408,7 +407,8 @@ impl<V: Cacheable> Shared<V> {
     }
 
     /// What a value weighs, if it is not too large.
-    fn weight_of(&self, value: &V) -> Result<usize, Error> {
+    fn weight_of(&self, value: &Stored<V>) -> Result<usize, Error> {
+        let value = value.get().ok_or_else(lost_leader)?;
         let weight = loader::run(|| self.weigh(value))?;
         let max = self.cluster.settings.max_value;
         match weight > max {
@@ -426,6 +426,7 @@ impl<V: Cacheable> Shared<V> {
         life: Option<Duration>,
         told: Told,
     ) -> Result<bool, Error> {
+        let value = Stored::new(value);
         let weight = self.weight_of(&value)?;
         Ok(self.keep_set(key, value, weight, life, told))
     }
@@ -433,7 +434,7 @@ impl<V: Cacheable> Shared<V> {
     fn keep_set(
         &self,
         key: &str,
-        value: V,
+        value: Stored<V>,
         weight: usize,
         life: Option<Duration>,
         told: Told,

@@ -72,11 +72,17 @@ impl<V: Cacheable> Shared<V> {
                 }
                 Part::Wait(waiter) => {
                     self.count_joined(&mut count);
-                    return match self.wait_for(&waiter, deadline) {
+                    let patience = self.end_of_patience();
+                    return match self.wait_for(&waiter, deadline.earlier(patience)) {
                         Told::Finished(outcome) => outcome.map(Landed::joined),
                         Told::Lead(guard) => self.lead_fetch(guard, owner, deadline, unreported),
                         Told::Again => continue,
                         Told::Lost => Err(lost_leader()),
+                        // Whoever leads may have more patience than a loader.
+                        Told::Late if !deadline.is_past(self.cluster.clock.now()) => {
+                            drop(waiter);
+                            self.load(key, deadline, Role::Fallback, Count::No)
+                        }
                         Told::Late => Err(Error::Deadline),
                         Told::Cycle => Err(Error::Cycle),
                     };
@@ -252,8 +258,8 @@ impl<V: Cacheable> Shared<V> {
         (self.cluster.settings.fetch_timeout / 2).max(Duration::from_millis(1))
     }
 
-    /// When an owner that is still loading is not asked again: loads of several processes that wait
-    /// for each other in a circle would wait for ever.
+    /// When an owner that is still loading is not asked again, nor waited for where another thread asks
+    /// it: loads of several processes that wait for each other in a circle would wait for ever.
     pub(super) fn end_of_patience(&self) -> Deadline {
         if loader::inside_a_loader() {
             let limit = self.cluster.settings.load_timeout;
@@ -364,8 +370,8 @@ impl<V: Cacheable> Shared<V> {
     }
 
     fn cannot_decode(&self, error: CodecError) -> Option<Landed<V>> {
-        let text = foreign::call(|| error.to_string());
-        foreign::dispose(error);
+        let text = loader::run(|| error.to_string());
+        foreign::defer_drop(error);
         self.report_undecodable_as(&text.unwrap_or_else(|panicked| panicked.0))
     }
 

@@ -10,7 +10,7 @@ use super::{BatchLoader, Count, Landed, Outcome, Shared, Source, charge, lost_le
 use crate::deadline::Deadline;
 use crate::entry::{Place, Stored};
 use crate::error::Error;
-use crate::flight::{Guard, Join, Part, Queued, Told};
+use crate::flight::{Guard, Join, Part, Queued, Told, Waiter};
 use crate::foreign;
 use crate::key::KeyRef;
 use crate::loader::{self, Load, LoadError, Loaded, Panicked};
@@ -52,6 +52,9 @@ impl<V: Cacheable> Shared<V> {
                 let (waiter, queued) = self.loads.queue(key, deadline);
                 let is_own = queued.is_some();
                 self.queue_loads(queued.into_iter().collect(), usize::MAX, role);
+                if !is_own && loader::inside_a_loader() {
+                    self.queue_as_part(&waiter, role);
+                }
                 (waiter, is_own)
             };
             if is_own {
@@ -61,6 +64,8 @@ impl<V: Cacheable> Shared<V> {
             }
             return match self.wait_for(&waiter, deadline) {
                 Told::Finished(outcome) if is_own => outcome,
+                // To others: this one is part of a load that has its place.
+                Told::Finished(Err(Error::Overloaded)) if loader::inside_a_loader() => continue,
                 Told::Finished(outcome) => outcome.map(Landed::joined),
                 Told::Lead(guard) => self.lead_load(guard, role),
                 Told::Again => match self.failed_lately(key) {
@@ -84,6 +89,15 @@ impl<V: Cacheable> Shared<V> {
         match self.land_if_cached(guard) {
             Ok(outcome) => outcome,
             Err(guard) => self.run_load(guard, Deadline::NEVER, role, loader::inside_a_loader()),
+        }
+    }
+
+    /// Has a flight that others have queued run as part of the load that this thread is inside of: that
+    /// one waits for it, so it does not wait for its turn among all, nor for a place of its own.
+    fn queue_as_part(self: &Arc<Self>, waiter: &Waiter<Outcome<V>>, role: Role) {
+        if let Some(queued) = waiter.queued() {
+            // Where there is no room, it keeps the place it has.
+            self.offer_loads(&[queued], usize::MAX, role);
         }
     }
 
@@ -277,12 +291,13 @@ impl<V: Cacheable> Shared<V> {
     }
 
     /// A value with its weight. Weighing is foreign code too, as a codec may be: if it panics, the
-    /// value is not dropped by the panic, as its drop may panic again.
+    /// value is not dropped by the panic, as its drop may panic again, nor while flights are led, as it
+    /// may ask for what they bring.
     pub(super) fn weighed(&self, value: V) -> Result<(V, usize), Panicked> {
         match loader::run(|| self.weigh(&value)) {
             Ok(weight) => Ok((value, weight)),
             Err(panicked) => {
-                foreign::dispose(value);
+                foreign::defer_drop(value);
                 Err(panicked)
             }
         }

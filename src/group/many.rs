@@ -118,6 +118,8 @@ impl<V: Cacheable> Shared<V> {
             };
             return wanted.into_iter().map(bring).collect();
         }
+        // Its loads may need this thread, if it is one of the pool.
+        let _blocked = self.cluster.pool.wait_inside();
         let mut shares: Vec<Share<'_>> = Vec::new();
         let members = self.cluster.members();
         for wanted in wanted {

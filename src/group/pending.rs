@@ -28,7 +28,11 @@ pub struct Pending {
     clock: Clock,
     /// The request that the answer names.
     request: Option<u64>,
+    /// What is to be called with the answer, until it is.
+    callback: Arc<Mutex<Option<Callback>>>,
 }
+
+type Callback = Box<dyn FnOnce(Response) + Send>;
 
 impl Pending {
     /// For those of `orders` that have a seat.
@@ -44,6 +48,7 @@ impl Pending {
             until,
             clock: seats.group.cluster.clock.clone(),
             request: None,
+            callback: Arc::default(),
             served: Arc::new(Party {
                 seats,
                 orders: Mutex::new(orders),
@@ -66,6 +71,7 @@ impl Pending {
             until: cluster.clock.now() + patience.min(MAX_PATIENCE),
             clock: cluster.clock.clone(),
             request: None,
+            callback: Arc::default(),
             served: Arc::new(Done { ring }),
         }
     }
@@ -95,13 +101,27 @@ impl Pending {
     /// brings it and without any lock held. It should be quick: hand the answer to a thread of
     /// your own. It may use the node and its groups; what others wait for comes after it, so it should
     /// not block. A panic in it is logged and goes no further. Dropping this `Pending` before takes
-    /// the callback back.
+    /// the callback back. The first callback counts, others are dropped.
     pub fn notify(&self, callback: impl FnOnce(Response) + Send + 'static) {
+        let mut callback: Option<Callback> = Some(Box::new(callback));
+        {
+            let mut held = self.callback.lock();
+            if held.is_none() {
+                *held = callback.take();
+            }
+        }
+        foreign::dispose(callback);
         let (served, request) = (Arc::clone(&self.served), self.request);
-        let answer = move || callback(served.response().naming(request));
+        let held = Arc::clone(&self.callback);
+        let answer = move || {
+            if let Some(callback) = take(&held) {
+                callback(served.response().naming(request));
+            }
+        };
         // Not while the thread that brings it leads flights: the codec and the callback may ask for
-        // what others of them bring.
-        let later = |answer| move |()| foreign::defer(answer);
+        // what others of them bring. It has its turn before listeners and drops, and whoever gives up
+        // meanwhile has the answer all the same.
+        let later = |answer| move |()| foreign::defer_first(answer);
         if let Some((answer, ())) = self.all.then_later(answer, later) {
             if let Err(panicked) = foreign::call(answer) {
                 foreign::report("the callback of a pending answer panicked", &panicked);
@@ -110,16 +130,22 @@ impl Pending {
     }
 
     /// The answer to give now that the deadline has come, or `None` if the real one came first and
-    /// has been handed to the callback.
+    /// the callback is being called with it, or has been.
     #[must_use]
     pub fn give_up(self) -> Option<Response> {
-        match self.all.close() {
-            Closed::Full(()) | Closed::Unfilled => {
-                Some(self.served.response().naming(self.request))
-            }
-            Closed::Before => None,
+        let is_closed = self.all.close() == Closed::Before;
+        let callback = take(&self.callback);
+        if is_closed && callback.is_none() {
+            return None;
         }
+        foreign::dispose(callback);
+        Some(self.served.response().naming(self.request))
     }
+}
+
+/// Takes a callback out, to be called or dropped without the lock (I1).
+fn take(held: &Mutex<Option<Callback>>) -> Option<Callback> {
+    held.lock().take()
 }
 
 impl fmt::Debug for Pending {
@@ -133,6 +159,7 @@ impl fmt::Debug for Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         let _ = self.all.close();
+        foreign::dispose(take(&self.callback));
         self.served.leave();
     }
 }

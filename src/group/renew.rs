@@ -8,11 +8,12 @@ use std::time::Duration;
 use super::absences::Absences;
 use super::load::Role;
 use super::serve::MAX_PATIENCE;
-use super::{Count, Landed, Outcome, Shared};
+use super::{Count, Outcome, Shared};
 use crate::cache::Found;
 use crate::cluster::Sweep;
 use crate::deadline::Deadline;
 use crate::error::Error;
+use crate::foreign;
 use crate::key::KeyRef;
 use crate::members::Owner;
 use crate::sync::{Arc, Ordering, Weak};
@@ -53,6 +54,7 @@ impl<V: Cacheable> Shared<V> {
             // Nobody waits for it: it is wanted all the same, for as long as a load may take.
             let claimed = limit.clamp(LEAST_CLAIM, MAX_PATIENCE);
             waiter.leave_a_claim(now + claimed, deadline);
+            self.have_swept(); // should nobody run it in time
             self.queue_loads(vec![queued], usize::MAX, Role::Owner);
         }
     }
@@ -66,11 +68,13 @@ impl<V: Cacheable> Shared<V> {
                 | Error::Deadline
                 | Error::Overloaded
                 | Error::Thread { .. },
-            ) => self
-                .cache
-                .stand_in(key)
-                .map(Landed::from)
-                .map_or(outcome, Ok),
+            ) => match self.cache.stand_in(key) {
+                Some(found) => {
+                    foreign::defer_drop(outcome); // the error is of the loader
+                    Ok(found.into())
+                }
+                None => outcome,
+            },
             outcome => outcome,
         }
     }

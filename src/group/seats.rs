@@ -170,13 +170,11 @@ impl<V: Cacheable> Seats<V> {
         }
     }
 
+    /// Leaves all flights that have no answer yet. Answers stay: a callback may be on its way to them.
     pub(super) fn leave(&self) {
         for seat in &self.seats {
-            let left = {
-                let mut seat = seat.lock();
-                (seat.waiter.take(), seat.answer.take())
-            };
-            drop(left); // they take locks of their flights (I2)
+            let left = seat.lock().waiter.take();
+            drop(left); // it takes a lock of its flight (I2)
         }
     }
 }

@@ -104,13 +104,13 @@ impl<V: Cacheable> Serve for Shared<V> {
         if bytes.len() > self.cluster.settings.max_value {
             return Response::too_large(self.ring(), bytes.len());
         }
-        let decoded = loader::run(|| self.codec.decode(bytes));
-        let Ok(Ok(value)) = decoded else {
-            return Response::text(
-                Status::BadRequest,
-                self.ring(),
-                "the value cannot be decoded",
-            );
+        let value = match loader::run(|| self.codec.decode(bytes)) {
+            Ok(Ok(value)) => value,
+            undecoded => {
+                foreign::dispose(undecoded);
+                let text = "the value cannot be decoded";
+                return Response::text(Status::BadRequest, self.ring(), text);
+            }
         };
         match self.put(key, value, life, self.cluster.told(terms)) {
             Ok(true) => Response::new(Status::Ok, self.ring()),
@@ -331,7 +331,7 @@ impl<V: Cacheable> Shared<V> {
         self.item_of_bytes(key, self.encode_stored(value), expires, rate)
     }
 
-    fn encode_stored(&self, value: &Stored<V>) -> Result<Value, Error> {
+    pub(super) fn encode_stored(&self, value: &Stored<V>) -> Result<Value, Error> {
         value
             .get()
             .map_or_else(|| Err(lost_leader()), |value| self.encode_for_peers(value))

@@ -1,6 +1,5 @@
 //! `Shared`: what the threads of a server have in common, and where a connection goes next.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use super::connection::{BoxedConnection, Connection, Next};
@@ -9,6 +8,7 @@ use super::lobby::{Lobby, Wait};
 use super::message::{HttpRequest, HttpResponse};
 use super::places::Places;
 use super::{Fallback, Settings};
+use crate::foreign;
 use crate::group::Pending;
 use crate::http1::Head;
 use crate::node::{Begin, Node};
@@ -76,8 +76,7 @@ impl Shared {
     /// The application's answer, or `None` if there is none because it panicked.
     pub(super) fn fall_back(&self, request: &HttpRequest<'_>) -> Option<HttpResponse> {
         let fallback = self.fallback.as_ref()?;
-        let answer = catch_unwind(AssertUnwindSafe(|| fallback(request)));
-        answer
+        foreign::call(|| fallback(request))
             .inspect_err(|_| log::error!(target: "groupcache", "the fallback of a server panicked"))
             .ok()
     }
@@ -89,7 +88,7 @@ impl Shared {
             let mut has_served = false;
             while let Some(connection) = shared.lane(which).next(has_served) {
                 has_served = true;
-                let served = catch_unwind(AssertUnwindSafe(|| shared.serve(connection, which)));
+                let served = foreign::call(|| shared.serve(connection, which));
                 if served.is_err() {
                     log::error!(target: "groupcache", "answering a request panicked");
                 }

@@ -150,6 +150,11 @@ pub(crate) fn wait_until<T>(condvar: &Condvar, guard: &mut MutexGuard<'_, T>, _:
     condvar.wait(guard);
 }
 
+/// What all of this process share. Another one for each: no run may see what an earlier one has left.
+pub(crate) fn one_for_all<T: Clone>(_: &'static OnceLock<T>, make: impl FnOnce() -> T) -> T {
+    make()
+}
+
 /// How many callers ask a peer by themselves, and how many requests for others are under way: so few
 /// that some have to wait in line.
 pub(crate) fn callers_at_once() -> (usize, usize) {

@@ -29,6 +29,11 @@ pub(crate) fn wait_until<T>(
     }
 }
 
+/// What all of this process share.
+pub(crate) fn one_for_all<T: Clone>(cell: &'static OnceLock<T>, make: impl FnOnce() -> T) -> T {
+    cell.get_or_init(make).clone()
+}
+
 /// The number of processors this process may use.
 pub(crate) fn processors() -> usize {
     thread::available_parallelism().map_or(4, std::num::NonZero::get)

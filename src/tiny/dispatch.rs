@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::engine::{Engine, Event, Job, Place, Ticket};
 use super::exchange::{Exchange, Unread};
 use super::watch::Alarm;
+use crate::foreign;
 use crate::group::Pending;
 use crate::sync::Arc;
 use crate::sync::channel::{Receiver, Sender};
@@ -78,7 +78,7 @@ impl Dispatcher {
         while !self.engine.is_stopped() {
             let received = self.engine.server.recv_timeout(self.patience());
             // An event holds values of groups, whose drop is foreign code.
-            let turn = catch_unwind(AssertUnwindSafe(|| self.turn(received)));
+            let turn = foreign::call(|| self.turn(received));
             if turn.is_err() {
                 log::error!(target: "groupcache", "an event of tiny_http panicked");
             }

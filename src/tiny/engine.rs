@@ -4,12 +4,13 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::catch_unwind;
 use std::time::{Duration, Instant};
 
 use super::exchange::{Exchange, Received, Unread};
 use super::listen;
 use crate::error::Error;
+use crate::foreign;
 use crate::group::Pending;
 use crate::node::{Begin, Node};
 use crate::sync::channel::{self, Receiver, Sender};
@@ -269,10 +270,10 @@ impl Drop for Place {
 /// What a worker does until there are no more jobs.
 pub(super) fn work(jobs: &Receiver<Job>) {
     for job in jobs {
-        let done = catch_unwind(AssertUnwindSafe(|| match job {
+        let done = foreign::call(|| match job {
             Job::Answer(request, place) => place.answer(request),
             Job::Send(exchange, response, place) => place.send(exchange, &response),
-        }));
+        });
         if done.is_err() {
             log::error!(target: "groupcache", "a worker of tiny_http panicked");
         }

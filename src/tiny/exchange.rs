@@ -1,10 +1,10 @@
 //! One request of `tiny_http`, from its body to its answer.
 
 use std::io::{self, Read, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tiny_http::{Method, StatusCode};
 
+use crate::foreign;
 use crate::node::{Begin, Node};
 use crate::wire::{Request, Response, Status};
 
@@ -281,8 +281,7 @@ impl Exchange {
         for header in self.request.headers() {
             asked = asked.header(header.field.as_str().as_str(), header.value.as_str());
         }
-        let begun = catch_unwind(AssertUnwindSafe(|| node.begin(&asked)));
-        begun.unwrap_or_else(|_| {
+        foreign::call(|| node.begin(&asked)).unwrap_or_else(|_| {
             log::error!(target: "groupcache", "a request of a peer panicked");
             Begin::Ready(node.respond(Status::LoadFailed, "the request panicked"))
         })

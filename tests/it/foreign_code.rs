@@ -774,3 +774,329 @@ fn values_that_nobody_asked_for_are_all_dropped_though_drops_panic() {
     assert_eq!(dropped.load(Ordering::SeqCst), 6);
     assert_eq!((group.stats().main_items, group.stats().flights), (2, 0));
 }
+
+#[test]
+fn a_thread_that_ends_may_still_use_the_cache() {
+    struct Last(Group, mpsc::Sender<Vec<Result<Value, Error>>>);
+    impl Drop for Last {
+        fn drop(&mut self) {
+            let group = &self.0;
+            let mut told = vec![group.get("c"), group.get_timeout("d", 60 * SECOND)];
+            told.extend(group.get_many(&["e", "f"]));
+            told.push(group.get("self"));
+            let _ = self.1.send(told);
+        }
+    }
+    thread_local!(static LAST: std::cell::RefCell<Option<Last>> = const { std::cell::RefCell::new(None) });
+    let node = node(&Clock::manual());
+    let handle: Handle<Value> = Handle::default();
+    let of_loader = Arc::clone(&handle);
+    let group: Group = node
+        .group_builder(GROUP, 1 << 20)
+        .build(move |key| match key {
+            "c" | "e" => Ok(of_loader.get().unwrap().get(&format!("{key} inner"))?),
+            "self" => Ok(of_loader.get().unwrap().get("self")?),
+            key => Ok(Value::from(key)),
+        })
+        .unwrap();
+    open(&handle, &group);
+    let (sender, told) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        // Made first, it goes last: after what the library keeps for this thread.
+        LAST.with(|last| *last.borrow_mut() = Some(Last(group.clone(), sender)));
+        group.get("a").unwrap();
+    });
+    thread.join().unwrap();
+    let told = told.recv().unwrap();
+    assert_eq!(told.len(), 5);
+    assert!(told[..4].iter().all(Result::is_ok), "{told:?}");
+    assert!(told[4].is_err(), "it waits for itself");
+}
+
+#[test]
+fn a_callback_on_the_only_loader_thread_may_get_many_with_a_deadline() {
+    let work = || {
+        let node = narrow();
+        let (go, gate) = mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let group = node
+            .group_builder(GROUP, 1 << 20)
+            .build(move |key| {
+                if key == "k" {
+                    let _ = gate.lock().unwrap().recv();
+                }
+                Ok(Value::from(key))
+            })
+            .unwrap();
+        let (pending, (sender, told)) = (begin(&node, "k"), mpsc::channel());
+        pending.notify(move |_| drop(sender.send(group.get_many_timeout(&["x", "y"], SECOND))));
+        drop(go);
+        told.recv().unwrap()
+    };
+    let got = ends("the callback", work);
+    assert!(got.iter().all(Result::is_ok), "{got:?}");
+}
+
+#[test]
+fn an_answer_that_is_on_its_way_to_its_callback_is_not_given_up() {
+    let node = narrow();
+    let ((go, gate), (step, steps)) = (mpsc::channel::<()>(), mpsc::channel());
+    let gate = Arc::new(Mutex::new(gate));
+    let (of_loader, of_weigher) = (Arc::clone(&gate), Arc::clone(&gate));
+    let weighs = step.clone();
+    let group: Group = node
+        .group_builder(GROUP, 1 << 20)
+        .weigher(move |value: &Value| {
+            if value.as_bytes() == b"b" {
+                let _ = weighs.send("b is weighed");
+                let _ = of_weigher.lock().unwrap().recv();
+            }
+            1
+        })
+        .batch_loader(move |keys: &[&str]| {
+            step.send("both load")?;
+            of_loader.lock().unwrap().recv()?;
+            Ok(named(keys, |key| Value::from(key)))
+        })
+        .build(|key| Ok(Value::from(key)))
+        .unwrap();
+    let asks = group.clone();
+    let many = std::thread::spawn(move || asks.get_many_timeout(&["a", "b"], 60 * SECOND));
+    assert_eq!(steps.recv().unwrap(), "both load");
+    let (pending, (sender, told)) = (begin(&node, "a"), mpsc::channel());
+    pending.notify(move |response| _ = sender.send(response.status()));
+    go.send(()).unwrap();
+    assert_eq!(steps.recv().unwrap(), "b is weighed");
+    // `a` has landed, and its callback is called once `b` has too: whoever gives up has its value.
+    let given_up = pending.give_up().map(|response| response.status());
+    assert_eq!(given_up, Some(200));
+    let (second, (sender, others)) = (begin(&node, "b"), mpsc::channel());
+    second.notify(move |response| _ = sender.send(response.status()));
+    drop(go);
+    assert_eq!(others.recv().unwrap(), 200);
+    assert!(many.join().unwrap().iter().all(Result::is_ok));
+    assert!(told.recv().is_err(), "the callback was taken back");
+}
+
+#[test]
+fn a_slow_listener_keeps_no_answer_from_a_peer() {
+    let node = narrow();
+    let ((go, gate), (tells, is_told)) = (mpsc::channel::<()>(), mpsc::channel());
+    let gate = Mutex::new(gate);
+    let small: Group = node
+        .group_builder(GROUP, 400)
+        .shards(1)
+        .hot_bytes(0)
+        .eviction_listener(move |_, _, _| {
+            let _ = tells.send(());
+            let _ = gate.lock().unwrap().recv();
+        })
+        .build(|key| Ok(Value::from(key)))
+        .unwrap();
+    for key in ["k1", "k2"] {
+        small.get(key).unwrap();
+    }
+    let (pending, (sender, told)) = (begin(&node, "k3"), mpsc::channel());
+    pending.notify(move |response| _ = sender.send(response.status()));
+    is_told.recv().unwrap();
+    assert_eq!(told.try_recv(), Ok(200), "the listener came first");
+    drop(go);
+}
+
+#[test]
+fn a_slow_drop_keeps_no_answer_from_a_peer() {
+    let node = narrow();
+    let (group, acts) = wild(&node, 2);
+    for key in ["k1", "k2"] {
+        group.get(key).unwrap();
+    }
+    let ((go, gate), (tells, is_told)) = (mpsc::channel::<()>(), mpsc::channel());
+    let gate = Mutex::new(gate);
+    let act = move |_: &str| {
+        let _ = tells.send(());
+        let _ = gate.lock().unwrap().recv();
+    };
+    assert!(acts.on_drop.set(Box::new(act)).is_ok());
+    let (pending, (sender, told)) = (begin(&node, "k3"), mpsc::channel());
+    pending.notify(move |response| _ = sender.send(response.status()));
+    is_told.recv().unwrap();
+    assert_eq!(told.try_recv(), Ok(200), "the drop came first");
+    drop(go);
+}
+
+#[test]
+fn a_set_of_a_value_whose_drop_panics_does_what_it_says() {
+    let node = node(&Clock::manual());
+    let acts = Arc::new(Acts::default());
+    let act = |name: &str| assert!(!name.starts_with("doomed"), "cannot be dropped");
+    assert!(acts.on_drop.set(Box::new(act)).is_ok());
+    let doomed = |name: &str| Wild {
+        name: format!("doomed {name}"),
+        acts: Arc::clone(&acts),
+    };
+    let of_weigher = node.clone();
+    let group = node
+        .group_builder(GROUP, 2_000)
+        .codec(ByName(Arc::clone(&acts)))
+        .weigher(move |value: &Wild| match value.name.as_str() {
+            "doomed by its weight" => panic!("cannot be weighed"),
+            "doomed by its size" => 5_000,
+            "doomed to be another's" => {
+                of_weigher.set_peers((0..20).map(address)).unwrap();
+                1
+            }
+            _ => 1,
+        })
+        .build(|key| Err(key.into()))
+        .unwrap();
+    group.set("k", doomed("value")).unwrap();
+    assert!(group.try_get("k").map(std::mem::forget).is_some());
+    let got = group.set(&"k".repeat(20_000), doomed("value"));
+    assert!(matches!(got, Err(Error::KeyTooLong { .. })), "{got:?}");
+    let got = group.set("k", doomed("by its weight"));
+    assert!(matches!(got, Err(Error::Panicked { .. })), "{got:?}");
+    assert!(group.try_get("k").map(std::mem::forget).is_some());
+    group.set("k", doomed("by its size")).unwrap();
+    assert!(group.try_get("k").is_none(), "an older value is left");
+    // It has another owner once it has been weighed, who cannot be reached.
+    let owns_none = |key: &String| {
+        node.set_peers((0..20).map(address)).unwrap();
+        let owner = node.owner(key);
+        node.set_peers([address(0)]).unwrap();
+        owner.address() != address(0)
+    };
+    let key = (0..).map(|n| format!("key {n}")).find(owns_none).unwrap();
+    let got = group.set(&key, doomed("to be another's"));
+    assert!(matches!(got, Err(Error::Unreached { .. })), "{got:?}");
+}
+
+#[test]
+fn a_value_that_a_peer_sets_leaves_no_old_one_though_it_does_not_fit_and_its_drop_panics() {
+    let node = node(&Clock::manual());
+    let acts = Arc::new(Acts::default());
+    let of_loader = Arc::clone(&acts);
+    let group = node
+        .group_builder(GROUP, 2_000)
+        .codec(ByName(Arc::clone(&acts)))
+        .weigher(|value: &Wild| match value.name.as_str() {
+            "doomed large" => 5_000,
+            "doomed heavy" => panic!("cannot be weighed"),
+            _ => 1,
+        })
+        .build(move |key| {
+            Ok(Wild {
+                name: key.to_owned(),
+                acts: Arc::clone(&of_loader),
+            })
+        })
+        .unwrap();
+    let act = |name: &str| assert!(!name.starts_with("doomed"), "cannot be dropped");
+    assert!(acts.on_drop.set(Box::new(act)).is_ok());
+    let put = |value: &str| {
+        let target = format!("/_groupcache/{GROUP}/k");
+        let mut body = vec![0x0a, GROUP.len() as u8];
+        body.extend(GROUP.as_bytes());
+        body.extend([0x12, 1, b'k', 0x1a, value.len() as u8]);
+        body.extend(value.as_bytes());
+        let request = Request::new("PUT", &target).header("X-Groupcache", "v=1");
+        node.answer(&request.body(&body)).status()
+    };
+    group.get("k").unwrap();
+    assert_eq!(put("new"), 200);
+    assert_eq!(group.get("k").unwrap().name, "new");
+    assert_eq!(put("doomed heavy"), 500);
+    assert_eq!(group.get("k").unwrap().name, "new");
+    assert_eq!(put("doomed large"), 200);
+    assert!(group.try_get("k").is_none());
+}
+
+/// Panics when it is dropped, with something that does so too.
+struct Grumpy(usize);
+
+impl Drop for Grumpy {
+    fn drop(&mut self) {
+        if let Some(left) = self.0.checked_sub(1) {
+            std::panic::panic_any(Grumpy(left));
+        }
+    }
+}
+
+impl std::fmt::Debug for Grumpy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Grumpy")
+    }
+}
+
+impl std::fmt::Display for Grumpy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("no database")
+    }
+}
+
+impl std::error::Error for Grumpy {}
+
+#[test]
+fn an_error_whose_drop_panics_ends_no_loader_thread() {
+    let clock = Clock::manual();
+    let builder = Network::new().builder(address(0)).unwrap();
+    let builder = builder.clock(clock.clone()).loader_threads(1);
+    let node = builder.build().unwrap();
+    let (go, gate) = mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    let group: Group = node
+        .group_builder(GROUP, 1_000) // too little room to remember the error
+        .build(move |key| match key {
+            "bad" => {
+                let _ = gate.lock().unwrap().recv();
+                Err(Grumpy(2))?
+            }
+            key => Ok(Value::from(key)),
+        })
+        .unwrap();
+    let asks = group.clone();
+    let late = std::thread::spawn(move || asks.get_timeout("bad", SECOND));
+    eventually("it loads", || group.stats().loads_running == 1);
+    eventually("it waits", || clock.sleepers() == 1);
+    clock.advance(2 * SECOND);
+    let got = late.join().unwrap();
+    assert!(matches!(got, Err(Error::Deadline)), "{got:?}");
+    drop(go); // nobody waits for the error: the loader thread drops it
+    let asks = group.clone();
+    let got = ends("a load after it", move || asks.get_timeout("good", SECOND));
+    assert_eq!(got.unwrap(), Value::from("good"));
+    assert_eq!((group.stats().flights, group.stats().loads_running), (0, 0));
+}
+
+#[test]
+fn a_loader_may_have_its_node_leave_however_long_that_may_take() {
+    let node = narrow();
+    let of_loader = node.clone();
+    let group: Group = node
+        .group_builder(GROUP, 1 << 20)
+        .build(move |key| {
+            of_loader.leave(Duration::MAX)?;
+            Ok(Value::from(key))
+        })
+        .unwrap();
+    let got = ends("a load that leaves", move || group.get_timeout("k", SECOND));
+    assert_eq!(got.unwrap(), Value::from("k"));
+}
+
+#[test]
+fn a_drop_of_what_cannot_be_weighed_may_get_others_of_its_batch() {
+    let (group, acts) = with_unasked(&[]);
+    let (of_drop, once) = (group.clone(), AtomicBool::new(false));
+    let (sender, told) = mpsc::channel();
+    let act = move |name: &str| {
+        if name == "heavy" && !once.swap(true, Ordering::SeqCst) {
+            let got = of_drop.get_many(&["b", "x"]);
+            let _ = sender.send(got.iter().all(Result::is_ok));
+        }
+    };
+    assert!(acts.on_drop.set(Box::new(act)).is_ok());
+    let asks = group.clone();
+    let got = ends("a batch", move || asks.get_many(&["heavy", "b"]));
+    assert!(matches!(got[0], Err(Error::Panicked { .. })) && got[1].is_ok());
+    assert!(told.recv().unwrap(), "it got all");
+    assert_eq!(group.stats().flights, 0);
+}

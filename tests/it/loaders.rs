@@ -1,12 +1,14 @@
 //! Loaders that panic, that ask for other keys, and that ask for themselves.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::Duration;
 
-use groupcache_sync::{Clock, Deadline, Error, Group, Json, LoadError, Node, Source, Value};
+use groupcache_sync::{
+    Clock, Deadline, Error, Group, Json, LoadError, Network, Node, Source, Value,
+};
 
-use crate::cluster::{Cluster, eventually, together, value_of};
+use crate::cluster::{Cluster, address, ends, eventually, together, value_of};
 
 #[test]
 fn a_panicking_loader_gives_an_error_to_all_and_the_next_get_loads() {
@@ -291,4 +293,75 @@ fn a_loader_says_how_long_its_value_lives() {
         (got.source, got.remaining),
         (Source::Main, Some(Duration::from_secs(40)))
     );
+}
+
+/// Two nodes of one process that know each other if they are `peers`. A load waits until one of the
+/// other node has begun too, and then gets the key of the other one from the group of `group_of`.
+fn two_nodes(
+    are_peers: bool,
+    group_of: fn(usize) -> usize,
+) -> ([Node; 2], Arc<OnceLock<[Group; 2]>>, [String; 2]) {
+    let network = Network::new();
+    let nodes = [0, 1].map(|at| {
+        let builder = network.builder(address(at)).unwrap().loader_threads(1);
+        let builder = builder.load_timeout(Duration::from_millis(100));
+        let node = builder.warm_up(Duration::ZERO).build();
+        node.inspect(|node| network.attach(node)).unwrap()
+    });
+    nodes[0].set_peers([0, 1].map(address)).unwrap();
+    let owned = |at: usize| {
+        let is_owned = |key: &String| nodes[0].owner(key).address() == address(at);
+        (0..).map(|n| format!("key {n}")).find(is_owned).unwrap()
+    };
+    let keys = [0, 1].map(owned);
+    if are_peers {
+        nodes[1].set_peers([0, 1].map(address)).unwrap();
+    } else {
+        nodes[0].set_peers([address(0)]).unwrap();
+    }
+    let groups: Arc<OnceLock<[Group; 2]>> = Arc::default();
+    let begun = Arc::new(AtomicUsize::new(0));
+    let built = [0, 1].map(|at| {
+        let (groups, begun) = (Arc::clone(&groups), Arc::clone(&begun));
+        let keys = keys.clone();
+        let load = move |key: &str| {
+            begun.fetch_add(1, Ordering::SeqCst);
+            eventually("both load", || begun.load(Ordering::SeqCst) >= 2);
+            let other = &keys[usize::from(key == keys[0])];
+            Ok(groups.get().unwrap()[group_of(at)].get(other)?)
+        };
+        nodes[at].group_builder("g", 1 << 20).build(load).unwrap()
+    });
+    assert!(groups.set(built).is_ok());
+    (nodes, groups, keys)
+}
+
+/// What two threads get, of the group and the key with these numbers.
+fn got_at_once(
+    groups: &Arc<OnceLock<[Group; 2]>>,
+    asked: [(usize, &String); 2],
+) -> mpsc::Receiver<Result<Value, Error>> {
+    let (sender, told) = mpsc::channel();
+    for (at, key) in asked {
+        let (groups, sender, key) = (Arc::clone(groups), sender.clone(), key.clone());
+        std::thread::spawn(move || sender.send(groups.get().unwrap()[at].get(&key)));
+    }
+    told
+}
+
+#[test]
+fn loads_of_two_nodes_that_need_each_other_end_though_others_fetch_for_them() {
+    let (_nodes, groups, keys) = two_nodes(true, |at| at);
+    // Each asks the other node, and leads the fetch that the load of its own node waits for.
+    let told = got_at_once(&groups, [(0, &keys[1]), (1, &keys[0])]);
+    let got: Vec<_> = ends("both gets", move || told.iter().collect());
+    assert_eq!(got.len(), 2);
+}
+
+#[test]
+fn loaders_of_two_nodes_of_one_process_that_get_from_each_other_get_an_error() {
+    let (_nodes, groups, keys) = two_nodes(false, |at| 1 - at);
+    let told = got_at_once(&groups, [(0, &keys[0]), (1, &keys[1])]);
+    let got: Vec<_> = ends("both loads", move || told.iter().collect());
+    assert!(got.len() == 2 && got.iter().all(Result::is_err), "{got:?}");
 }

@@ -755,3 +755,64 @@ fn a_loader_that_removes_and_gets_its_own_key_gets_a_cycle() {
     assert!(matches!(told[..], [Err(Error::Cycle)]), "{told:?}");
     assert_eq!(group.stats().flights, 0);
 }
+
+/// A node with one loader thread, and a group with room for `max_loads` whose loads of `outer` get
+/// `inner` with a deadline, once they are let go. Loads of keys that begin with `b` never end before
+/// the sender is dropped.
+fn nesting(max_loads: usize) -> (Node, Group, [mpsc::Sender<()>; 2]) {
+    let builder = Node::builder("http://127.0.0.1:1").unwrap();
+    let node = builder.loader_threads(1).clock(Clock::manual());
+    let node = node.build().unwrap();
+    let handle: Arc<OnceLock<Group>> = Arc::default();
+    let of_loader = Arc::clone(&handle);
+    let ((go, gate), (end, ends)) = (mpsc::channel::<()>(), mpsc::channel::<()>());
+    let (gate, ends) = (Mutex::new(gate), Mutex::new(ends));
+    let group = node
+        .group_builder("g", 1 << 20)
+        .max_loads(max_loads)
+        .build(move |key| {
+            if key == "outer" {
+                let _ = gate.lock().unwrap().recv();
+                return Ok(of_loader.get().unwrap().get_timeout("inner", SECOND)?);
+            }
+            if key.starts_with('b') {
+                let _ = ends.lock().unwrap().recv();
+            }
+            Ok(value_of(key))
+        })
+        .unwrap();
+    handle.set(group.clone()).unwrap();
+    (node, group, [go, end])
+}
+
+#[test]
+fn a_load_that_another_one_waits_for_goes_before_all_that_were_queued_with_it() {
+    let (node, group, [go, end]) = nesting(8);
+    let asks = group.clone();
+    let outer = std::thread::spawn(move || asks.get_timeout("outer", SECOND));
+    eventually("it loads", || group.stats().loads_running == 1);
+    let slow = begin(&node, "b1", 100_000);
+    let inner = begin(&node, "inner", 100_000);
+    drop(go);
+    let got = ends("the outer load", move || outer.join().unwrap());
+    assert_eq!(got.unwrap(), value_of("inner"));
+    assert_eq!(ends("an answer", move || inner.wait().status()), 200);
+    drop(end);
+    assert_eq!(ends("an answer", move || slow.wait().status()), 200);
+    eventually("no load is left", || {
+        (group.stats().flights, group.stats().loads_running) == (0, 0)
+    });
+}
+
+#[test]
+fn a_load_that_another_one_of_its_batch_waits_for_does_not_wait_for_that_one() {
+    let (_node, group, [go, _end]) = nesting(1);
+    drop(go);
+    let asks = group.clone();
+    let got = ends("a batch", move || {
+        asks.get_many_timeout(&["outer", "inner"], SECOND)
+    });
+    assert!(got.iter().all(Result::is_ok), "{got:?}");
+    let stats = group.stats();
+    assert_eq!((stats.overloads, stats.flights, stats.loads), (0, 0, 2));
+}

@@ -547,6 +547,31 @@ fn an_application_shares_the_port() {
 }
 
 #[test]
+fn a_fallback_whose_panics_panic_when_they_are_dropped_ends_no_thread() {
+    struct Grumpy(usize);
+    impl Drop for Grumpy {
+        fn drop(&mut self) {
+            if let Some(left) = self.0.checked_sub(1) {
+                std::panic::panic_any(Grumpy(left));
+            }
+        }
+    }
+    let service = serve(|settings| {
+        settings.fallback_workers(1).fallback(|request| {
+            if request.path() == "/panic" {
+                std::panic::panic_any(Grumpy(2));
+            }
+            HttpResponse::new(200)
+        })
+    });
+    for (path, status) in [("/panic", 500), ("/panic", 500), ("/", 200)] {
+        let mut client = service.connect();
+        client.send(request("GET", path, ""));
+        assert_eq!(client.answer().status, status);
+    }
+}
+
+#[test]
 fn a_port_may_be_for_the_application_alone() {
     let service = serve(|settings| {
         let fallback = |request: &HttpRequest<'_>| {
