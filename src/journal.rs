@@ -273,10 +273,9 @@ impl Journal {
                 Some(group) => state.append(&group, entry.key, entry.at),
                 None => {
                     let sequence = state.next();
-                    state.cut_unnamed = Some(Forgotten {
-                        sequence,
-                        at: entry.at,
-                    });
+                    let at = entry.at;
+                    let cut = Forgotten { sequence, at };
+                    state.cut_unnamed = Some(cut.or_later(state.cut_unnamed));
                 }
             }
         }
@@ -308,6 +307,11 @@ impl Journal {
         self.state.lock().last + 1
     }
 
+    /// Where the changes begin that are still being told, or the log goes on.
+    pub(crate) fn end_of_finished(&self) -> u64 {
+        self.state.lock().end_of_finished()
+    }
+
     /// The part of the log that a peer lacks of which nothing is known.
     pub(crate) fn all(&self, now: Instant) -> Range<u64> {
         let mut state = self.state.lock();
@@ -320,22 +324,37 @@ impl Journal {
         cut.or(first).unwrap_or(end)..end
     }
 
-    /// The next of what a peer lacks; `None` if there is nothing.
+    /// The next of what a peer lacks, for the only one who tells it; `None` if there is nothing.
     pub(crate) fn next_parcel(&self, lacks: &Lacks) -> Option<Parcel> {
-        let parts = lacks.parts();
+        self.first_parcel(lacks.begin_telling())
+    }
+
+    fn first_parcel(&self, parts: Vec<Range<u64>>) -> Option<Parcel> {
         let state = self.state.lock();
         let end = state.end_of_finished();
         parts
             .into_iter()
             .map(|part| part.start..part.end.min(end))
             .filter(|part| !part.is_empty())
-            .find_map(|part| state.parcel(part))
+            .find_map(|part| state.parcel(part, end))
     }
 
     /// Whether there is something to tell a peer that lacks so much.
     pub(crate) fn has_for(&self, lacks: &Lacks) -> bool {
         // Mostly it lacks nothing.
-        lacks.first().is_some() && self.next_parcel(lacks).is_some()
+        lacks.first().is_some() && self.first_parcel(lacks.parts()).is_some()
+    }
+
+    /// Whether a peer lacks a removal, also one that is still being told by who makes it.
+    pub(crate) fn is_lacked(&self, lacks: &Lacks) -> bool {
+        // Mostly it lacks nothing.
+        let Some(first) = lacks.first() else {
+            return false;
+        };
+        let parts = lacks.parts();
+        let state = self.state.lock();
+        let has_entry = |part: Range<u64>| state.log.range(part).next().is_some();
+        state.cuts(first).next().is_some() || parts.into_iter().any(has_entry)
     }
 
     /// How many removals a peer lacks.
@@ -374,6 +393,8 @@ impl Journal {
     pub(crate) fn age(&self, now: Instant, lacked: u64) {
         let mut state = self.state.lock();
         state.cut_down(now);
+        // Who is being told still may come to lack it.
+        let lacked = lacked.min(state.end_of_finished());
         let is_of_use = |cut: &Forgotten| {
             cut.sequence >= lacked || now.saturating_duration_since(cut.at) <= MEMORY
         };
@@ -590,17 +611,17 @@ impl State {
                 at: entry.at,
             };
             if self.cut.len() < MAX_CUT || self.cut.contains_key(&entry.group) {
-                self.cut.insert(entry.group, cut);
+                let before = self.cut.get(&entry.group).copied();
+                self.cut.insert(entry.group, cut.or_later(before));
             } else {
-                // One that was taken over may stand further on.
-                let before = self.cut_unnamed.filter(|other| other.sequence > sequence);
-                self.cut_unnamed = before.or(Some(cut));
+                self.cut_unnamed = Some(cut.or_later(self.cut_unnamed));
             }
         }
     }
 
-    /// The first of what is told of a part of the log: what has left it first.
-    fn parcel(&self, part: Range<u64>) -> Option<Parcel> {
+    /// The first of what is told of a part of the log, of which nothing is told from `end` on: what
+    /// has left it first.
+    fn parcel(&self, part: Range<u64>, end: u64) -> Option<Parcel> {
         let is_cut = |cut: Forgotten| cut.sequence >= part.start;
         let cuts = || self.cut.iter().filter(|(_, cut)| is_cut(**cut));
         // All groups of which something has left it at once: which entries a peer lacks of them is
@@ -616,7 +637,7 @@ impl State {
             (None, None) => self.first_keys(&part)?,
         };
         Some(Parcel {
-            part: part.start..last + 1,
+            part: part.start..end.min(last + 1),
             change,
         })
     }
@@ -720,6 +741,20 @@ impl State {
     }
 }
 
+impl Forgotten {
+    /// What is forgotten together with what was before: the later place, and the later time, as what
+    /// was taken over stands further on than what is newer.
+    fn or_later(self, before: Option<Forgotten>) -> Forgotten {
+        let Some(before) = before else {
+            return self;
+        };
+        Forgotten {
+            sequence: self.sequence.max(before.sequence),
+            at: self.at.max(before.at),
+        }
+    }
+}
+
 impl Mark {
     fn stamp(&self) -> Stamp {
         Stamp {
@@ -743,20 +778,69 @@ impl Logged {
 /// The parts of the log that a peer has not been told.
 #[derive(Default)]
 pub(crate) struct Lacks {
-    /// In order, apart from each other.
-    parts: Mutex<Vec<Range<u64>>>,
+    state: Mutex<LacksState>,
 }
+
+#[derive(Default)]
+struct LacksState {
+    parts: Parts,
+    /// What was added since somebody began to tell: it may have to be told once more.
+    added: Parts,
+}
+
+/// Parts of the log in order, apart from each other.
+#[derive(Default)]
+struct Parts(Vec<Range<u64>>);
 
 impl Lacks {
     pub(crate) fn add(&self, part: Range<u64>) {
+        let mut state = self.state.lock();
+        state.added.add(part.clone());
+        state.parts.add(part);
+    }
+
+    /// Notes that the next of it is being told now.
+    fn begin_telling(&self) -> Vec<Range<u64>> {
+        let mut state = self.state.lock();
+        state.added = Parts::default();
+        state.parts.0.clone()
+    }
+
+    /// Notes that a part has been told, since that was begun.
+    pub(crate) fn remove(&self, told: &Range<u64>) {
+        let mut state = self.state.lock();
+        state.parts.remove(told);
+        for part in std::mem::take(&mut state.added).0 {
+            state.parts.add(part);
+        }
+    }
+
+    /// Notes that the peer is told of what is written from `end` on.
+    pub(crate) fn end_at(&self, end: u64) {
+        let mut state = self.state.lock();
+        state.parts.remove(&(end..u64::MAX));
+        state.added.remove(&(end..u64::MAX));
+    }
+
+    fn parts(&self) -> Vec<Range<u64>> {
+        self.state.lock().parts.0.clone()
+    }
+
+    /// The first that is lacked.
+    pub(crate) fn first(&self) -> Option<u64> {
+        self.state.lock().parts.0.first().map(|part| part.start)
+    }
+}
+
+impl Parts {
+    fn add(&mut self, part: Range<u64>) {
         if part.is_empty() {
             return;
         }
-        let mut parts = self.parts.lock();
-        parts.push(part);
-        parts.sort_unstable_by_key(|part| part.start);
-        let mut sum: Vec<Range<u64>> = Vec::with_capacity(parts.len());
-        for part in parts.drain(..) {
+        self.0.push(part);
+        self.0.sort_unstable_by_key(|part| part.start);
+        let mut sum: Vec<Range<u64>> = Vec::with_capacity(self.0.len());
+        for part in self.0.drain(..) {
             match sum.last_mut().filter(|last| last.end >= part.start) {
                 Some(last) => last.end = last.end.max(part.end),
                 None => sum.push(part),
@@ -770,33 +854,17 @@ impl Lacks {
                 last.end = end;
             }
         }
-        *parts = sum;
+        self.0 = sum;
     }
 
-    /// Notes that a part has been told.
-    pub(crate) fn remove(&self, told: &Range<u64>) {
-        let mut parts = self.parts.lock();
-        let rest = |part: &Range<u64>| {
-            let before = part.start..part.end.min(told.start);
-            let after = part.start.max(told.end)..part.end;
+    fn remove(&mut self, part: &Range<u64>) {
+        let rest = |other: &Range<u64>| {
+            let before = other.start..other.end.min(part.start);
+            let after = other.start.max(part.end)..other.end;
             [before, after]
         };
-        let rest: Vec<_> = parts.iter().flat_map(rest).collect();
-        *parts = rest.into_iter().filter(|part| !part.is_empty()).collect();
-    }
-
-    /// Notes that the peer is told of what is written from `end` on.
-    pub(crate) fn end_at(&self, end: u64) {
-        self.remove(&(end..u64::MAX));
-    }
-
-    fn parts(&self) -> Vec<Range<u64>> {
-        self.parts.lock().clone()
-    }
-
-    /// The first that is lacked.
-    pub(crate) fn first(&self) -> Option<u64> {
-        self.parts.lock().first().map(|part| part.start)
+        let rest: Vec<_> = self.0.iter().flat_map(rest).collect();
+        self.0 = rest.into_iter().filter(|part| !part.is_empty()).collect();
     }
 }
 
@@ -878,6 +946,75 @@ mod tests {
         assert!(!journal.has_for(&lacks));
         journal.finish(&part);
         assert!(journal.has_for(&lacks));
+    }
+
+    #[test]
+    fn what_is_under_way_is_kept_for_those_who_may_come_to_lack_it() {
+        let now = Instant::now();
+        let (journal, lacks) = (Journal::new("me", now), Lacks::default());
+        let part = journal.record("g", Some(&["a"]), now);
+        let later = now + MEMORY + SECOND;
+        journal.age(later, u64::MAX);
+        lacks.add(part.clone());
+        assert!(journal.is_lacked(&lacks));
+        journal.finish(&part);
+        let parcel = journal.next_parcel(&lacks).unwrap();
+        assert_eq!(parcel.change, groups(&["g"]));
+        lacks.remove(&parcel.part);
+        assert!(!journal.is_lacked(&lacks));
+    }
+
+    #[test]
+    fn nobody_counts_as_told_of_what_is_under_way_though_it_has_left_the_log() {
+        let now = Instant::now();
+        let (journal, lacks) = (Journal::new("me", now), Lacks::default());
+        lacks.add(record(&journal, "g", &["a"], now));
+        let part = journal.record("g", Some(&["b"]), now);
+        lacks.add(part.clone());
+        journal.age(now + MEMORY + SECOND, 0);
+        let parcel = journal.next_parcel(&lacks).unwrap();
+        lacks.remove(&parcel.part);
+        assert_eq!(lacks.first(), Some(part.start));
+        assert!(!journal.has_for(&lacks));
+        journal.finish(&part);
+        assert!(journal.has_for(&lacks));
+    }
+
+    #[test]
+    fn what_is_added_while_it_is_told_is_told_once_more() {
+        let now = Instant::now();
+        let (journal, lacks) = (Journal::new("me", now), Lacks::default());
+        let part = record(&journal, "g", &["a"], now);
+        lacks.add(part.clone());
+        let parcel = journal.next_parcel(&lacks).unwrap();
+        lacks.add(part);
+        assert!(journal.has_for(&lacks));
+        lacks.remove(&parcel.part);
+        assert_eq!(removes(&journal, &lacks).len(), 1);
+        assert_eq!(lacks.first(), None);
+    }
+
+    #[test]
+    fn a_new_peer_is_told_of_what_was_cut_though_something_older_was_cut_later() {
+        let now = Instant::now();
+        let journal = Journal::new("me", now);
+        record(&journal, "g", &["new"], now);
+        let old = Entry {
+            group: Some(Arc::from("g")),
+            key: Some(Arc::from("old")),
+            at: now.checked_sub(MEMORY).unwrap(),
+        };
+        journal.take_over([old], now);
+        let long = "k".repeat(10_000);
+        for number in 0..200 {
+            record(&journal, "h", &[&format!("{long}{number}")], now);
+        }
+        let later = now + MEMORY / 2;
+        journal.age(later, u64::MAX);
+        let lacks = Lacks::default();
+        lacks.add(journal.all(later));
+        let parcel = journal.next_parcel(&lacks).unwrap();
+        assert_eq!(parcel.change, groups(&["g", "h"]));
     }
 
     #[test]
@@ -989,6 +1126,7 @@ mod tests {
         assert_eq!(parts.len(), MAX_PARTS);
         let has = |at: u64| parts.iter().any(|part| part.contains(&at));
         assert!((0..1_000).all(|part| has(3 * part)));
+        lacks.begin_telling();
         lacks.remove(&(10..20));
         let parts = lacks.parts();
         assert!(

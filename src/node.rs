@@ -24,7 +24,7 @@ use crate::status::{Page, StatusPage, is_status};
 use crate::sync::{Arc, Weak};
 use crate::tls::Tls;
 use crate::wire::{
-    BadTarget, Command, Errand, MAX_COMMAND, Request, Response, Status, Target, is_ours,
+    BadTarget, Command, Errand, MAX_COMMAND, Removal, Request, Response, Status, Target, is_ours,
     parse_target,
 };
 
@@ -428,7 +428,12 @@ impl Node {
                 return self.respond(Status::Leaving, "this node leaves the ring");
             }
             Errand::Deliver { peer, removals } => {
-                cluster.take_journal_over(peer.as_deref(), removals);
+                if !cluster.take_journal_over(peer.as_deref(), removals.clone()) {
+                    return self.respond(Status::BadRequest, "this node knows no such peer");
+                }
+                if peer.is_some() {
+                    self.forget(&removals);
+                }
             }
             Errand::Marks => {
                 let ring = cluster.members().fingerprint();
@@ -436,6 +441,19 @@ impl Node {
             }
         }
         self.respond(Status::Ok, "noted")
+    }
+
+    /// Lets go what was removed before another node lacks it: it may have been fetched from there.
+    fn forget(&self, removals: &[Removal]) {
+        for removal in removals {
+            match &removal.group {
+                None => self.0.cluster.clear_all(),
+                Some(group) => {
+                    let found = self.0.registry.find(group);
+                    found.inspect(|group| group.forget(removal.key.as_deref()));
+                }
+            }
+        }
     }
 
     fn guard(&self) -> Option<&Guard> {

@@ -307,11 +307,16 @@ impl<V: Cacheable> Shared<V> {
         self.counters.removes.add();
         let (journal, now) = (&self.cluster.journal, self.cluster.clock.now());
         journal.note(&self.name, Some(key.text()), told, now);
+        self.drop_key(key);
+        journal.note_applied(&self.name, Some(key.text()), told);
+    }
+
+    /// Lets go what is kept of a key, and what is being loaded or fetched.
+    pub(super) fn drop_key(&self, key: KeyRef<'_>) {
         self.mark_stale(key);
         self.cache.remove(key);
         self.forget_absence(key);
         self.mark_stale(key);
-        journal.note_applied(&self.name, Some(key.text()), told);
     }
 
     /// Once before the cached value goes, so that what is being loaded is not kept any more; and
