@@ -707,7 +707,9 @@ impl Cluster {
                 Status::Ok | Status::NoSuchGroup => Ok(Ok(answer(true))),
                 Status::Superseded => Ok(Ok(answer(false))),
                 Status::TooLarge => Ok(Err(Failure::Away("the value is too large for it".into()))),
-                Status::BadRequest | Status::KeyTooLong => Ok(Err(Failure::Refused)),
+                Status::BadRequest | Status::KeyTooLong if is_of_a_node(&reply) => {
+                    Ok(Err(Failure::Refused))
+                }
                 _ => Err(Nonsense("it refuses the change")),
             }
         })?
@@ -823,6 +825,7 @@ impl Cluster {
         self.have_run(
             remote,
             Errand::Departure(self.this.name().to_owned()),
+            None,
             deadline,
         )
     }
@@ -921,7 +924,7 @@ impl Cluster {
         // A later one than those of the changes themselves: what arrives late of them is older.
         let stamp = self.journal.stamp();
         match &parcel.change {
-            Lacked::All => self.have_run(remote, Errand::Clear, until),
+            Lacked::All => self.have_run(remote, Errand::Clear, Some(stamp), until),
             Lacked::Groups(groups) => {
                 let mut told = Ok(());
                 for group in groups {
@@ -947,17 +950,26 @@ impl Cluster {
         self: &Arc<Self>,
         remote: &Arc<Remote>,
         errand: Errand,
+        stamp: Option<Stamp>,
         deadline: Deadline,
     ) -> Result<(), Failure> {
         let limit = self.settings.fetch_timeout;
-        self.call(remote, errand_call(errand), limit, deadline, |status, _| {
-            match status {
-                Status::Ok => Ok(Ok(())),
-                // An older one may not know of it; one that leaves takes nothing over.
-                Status::BadRequest | Status::Leaving => Ok(Err(Failure::Refused)),
-                _ => Err(Nonsense("it refuses the errand")),
-            }
-        })?
+        self.call(
+            remote,
+            errand_call(errand, stamp),
+            limit,
+            deadline,
+            |status, reply| {
+                match status {
+                    Status::Ok => Ok(Ok(())),
+                    // An older one may not know of it; one that leaves takes nothing over.
+                    Status::BadRequest | Status::Leaving if is_of_a_node(&reply) => {
+                        Ok(Err(Failure::Refused))
+                    }
+                    _ => Err(Nonsense("it refuses the errand")),
+                }
+            },
+        )?
     }
 
     /// Gives the journal to another node, which tells those who lack some of it, or who are yet to
@@ -1032,7 +1044,7 @@ impl Cluster {
                 peer: peer.map(str::to_owned),
                 removals: removals.collect(),
             };
-            self.have_run(heir, errand, deadline)?;
+            self.have_run(heir, errand, None, deadline)?;
             rest = later;
         }
         Ok(())
@@ -1089,7 +1101,7 @@ impl Cluster {
         }
         unasked.retain(is_unasked);
         self.fanout.each(&unasked, |remote| {
-            let call = self.signed(remote, errand_call(Errand::Marks));
+            let call = self.signed(remote, errand_call(Errand::Marks, None));
             let limit = self.settings.limits.connect_timeout;
             match remote.link.call(&call, limit) {
                 Ok(reply) => remote.note_marks(self.adopt_marks(&reply)),
@@ -1181,27 +1193,29 @@ impl Sent {
             remote.note_names_requests();
             return Ok(());
         }
-        let names_none = named == Some(None);
-        if names_none && !remote.names_requests() || self.is_harmless(status, names_none) {
+        if named == Some(None) && !remote.names_requests() || self.is_harmless(status) {
             return Ok(());
         }
         Err(Nonsense("the answer does not belong to the request"))
     }
 
     /// Whether nothing wrong comes of an answer to another request.
-    fn is_harmless(&self, status: Status, names_none: bool) -> bool {
+    fn is_harmless(&self, status: Status) -> bool {
         match status {
             // A value says which key it belongs to, and without the group it is loaded here.
             Status::Ok | Status::NoSuchGroup => self.is_get,
             Status::NotFound | Status::LoadFailed => false,
             // A listener says so of a body, before it knows more.
             Status::TooLarge => !self.is_get,
-            // A node says so of a request that it cannot read. What it refuses to be told, it is not
-            // told again.
-            Status::BadRequest | Status::KeyTooLong => self.is_get || names_none,
             _ => true,
         }
     }
+}
+
+/// Whether it is no answer of something else at the address of a peer: what a peer refuses to be
+/// told, it is not told again.
+fn is_of_a_node(reply: &Reply) -> bool {
+    reply.header.is_some()
 }
 
 fn is_among(list: &[Arc<Remote>], remote: &Arc<Remote>) -> bool {
@@ -1220,9 +1234,10 @@ fn text_of(body: &[u8]) -> String {
     text.chars().filter(printable).collect()
 }
 
-fn errand_call(errand: Errand) -> Call {
+fn errand_call(errand: Errand, stamp: Option<Stamp>) -> Call {
     let terms = Terms {
         native: true,
+        stamp,
         ..Terms::default()
     };
     Call::new("POST", wire::BASE.to_owned(), terms.to_header()).with_body(errand.encode())

@@ -408,7 +408,18 @@ impl Journal {
         let mut state = self.state.lock();
         state.mark(place, self.mark(told, now), now);
         if let Some(stamp) = told.stamp {
-            state.supersede(place, stamp);
+            state.supersede(Some(place), stamp);
+        }
+    }
+
+    /// Notes that everything of all groups is removed, before it is: nobody can say which keys that
+    /// were.
+    pub(crate) fn note_all(&self, stamp: Option<Stamp>, now: Instant) {
+        let mut state = self.state.lock();
+        state.forgotten = Some(now);
+        if let Some(stamp) = stamp {
+            state.raise_floor(stamp, now);
+            state.supersede(None, stamp);
         }
     }
 
@@ -437,7 +448,7 @@ impl Journal {
             if state.has_later(places, stamp) {
                 return None;
             }
-            state.supersede(places[0], stamp);
+            state.supersede(Some(places[0]), stamp);
             state.sets.push(Setting {
                 places,
                 stamp,
@@ -729,12 +740,12 @@ impl State {
                 .any(is_later)
     }
 
-    /// Stops earlier sets of the same sender from keeping their values.
-    fn supersede(&mut self, place: u64, stamp: Stamp) {
+    /// Stops earlier sets of the same sender at this place, or all, from keeping their values.
+    fn supersede(&mut self, place: Option<u64>, stamp: Stamp) {
         for set in &self.sets {
             let is_earlier =
                 set.stamp.origin == stamp.origin && set.stamp.sequence < stamp.sequence;
-            if set.places.contains(&place) && is_earlier {
+            if place.is_none_or(|place| set.places.contains(&place)) && is_earlier {
                 set.is_superseded.store(true, Ordering::Release);
             }
         }

@@ -1124,3 +1124,26 @@ fn who_leaves_the_list_while_another_change_of_it_is_finished_is_told_of_removal
     world.groups[0][0].remove(&key).unwrap();
     world.pass_until("it is told", || world.groups[1][0].try_get(&key).is_none());
 }
+
+#[test]
+fn a_set_that_arrives_late_does_not_undo_that_all_groups_were_cleared() {
+    let world = World::with(2, Clock::manual(), |node| node.circuit_failures(1_000));
+    let key = world.key_of(1);
+    world.line.state.keeps_put.store(true, Ordering::SeqCst);
+    assert!(world.groups[0][0].set(&key, Value::from("100")).is_err());
+    // So many groups that they are not known by name any more.
+    world.lose_removals(&[1]);
+    for number in 0..20 {
+        let group = world.nodes[0].group_builder(&format!("g{number}"), 1 << 20);
+        let group = group.build(|_| Ok(Value::from("x"))).unwrap();
+        assert!(group.remove("key").is_err());
+    }
+    for _ in 0..12 {
+        eventually("the keeper sleeps", || world.clock.sleepers() > 0);
+        world.clock.advance(MINUTE);
+    }
+    world.lose_removals(&[]);
+    world.pass_until("it is told", || world.owed(0) == 0);
+    assert_eq!(deliver_late(&world, 1), 400);
+    assert_eq!(world.seen(1, &key), [1, 1]);
+}
