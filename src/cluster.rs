@@ -10,7 +10,7 @@ use crate::dialect::Dialect;
 use crate::error::{Error, Unreached};
 use crate::fanout::Fanout;
 use crate::guard::Guard;
-use crate::journal::{Entry, Journal, Lacked, Lacks, MEMORY, Parcel, Told};
+use crate::journal::{Entry, Journal, Lacked, Lacks, MEMORY, Parcel, Refused, Told};
 use crate::keeper::{Keeper, guarded};
 use crate::latency::Latency;
 use crate::members::{Listed, Members, Succession, without_doubles};
@@ -117,10 +117,9 @@ impl Recorded {
         self.has_met_other_ring.load(Ordering::Acquire)
     }
 
-    /// A number for a set of `key` that was refused as an older change: `None` if this node has
-    /// changed the key since, so that there is nothing more to do.
-    pub(crate) fn stamp_again(&self, group: &str, key: &str) -> Option<Stamp> {
-        self.cluster.journal.stamp_again(group, key, &self.part)
+    /// Whether a set of `key` was rightly refused as an older change.
+    pub(crate) fn refused_set(&self, group: &str, key: &str) -> Refused {
+        self.cluster.journal.refused_set(group, key, &self.part)
     }
 }
 
@@ -673,13 +672,16 @@ impl Cluster {
             if answer.ring.is_some_and(|ring| ring != ours) {
                 recorded.has_met_other_ring.store(true, Ordering::Release);
             }
-            let again = match change {
-                Change::Put { key, .. } if !answer.is_taken => recorded.stamp_again(group, key),
-                _ => None,
+            let Change::Put { key, .. } = change else {
+                return Ok(());
             };
-            match again {
-                Some(newer) => stamp = newer,
-                None => return Ok(()),
+            if answer.is_taken {
+                return Ok(());
+            }
+            match recorded.refused_set(group, key) {
+                Refused::Wrongly(newer) => stamp = newer,
+                Refused::Rightly => return Ok(()),
+                Refused::Perhaps => break, // it may have an older value still
             }
         }
         Err(Failure::Away("it was told of later changes".into()))

@@ -70,6 +70,17 @@ pub(crate) enum Removed {
     Perhaps,
 }
 
+/// Why a set was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// This node has changed the key since: that holds.
+    Rightly,
+    /// It has not: this is a newer number for the set.
+    Wrongly(Stamp),
+    /// Nobody can say any more.
+    Perhaps,
+}
+
 /// By which ring a removal was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ring(u32);
@@ -283,20 +294,23 @@ impl Journal {
         first..state.last + 1
     }
 
-    /// A number for a set that was refused as an older change than one that its receiver knows of;
-    /// `None` if this node has indeed changed the key since it wrote the set down at `part`.
-    pub(crate) fn stamp_again(&self, group: &str, key: &str, part: &Range<u64>) -> Option<Stamp> {
+    /// Whether this node has indeed changed a key since it wrote a set down at `part`, which was
+    /// refused as an older change than one that its receiver knows of.
+    pub(crate) fn refused_set(&self, group: &str, key: &str, part: &Range<u64>) -> Refused {
         let mut state = self.state.lock();
         let is_of_key = |entry: &Logged| {
             *entry.group == *group && entry.key.as_deref().is_none_or(|other| other == key)
         };
-        let later = part.end..;
-        let is_changed = state
-            .log
-            .range(later.clone())
-            .any(|(_, entry)| is_of_key(entry))
-            || state.cuts(later.start).next().is_some(); // nobody can say
-        (!is_changed).then(|| Stamp {
+        let mut later = state.log.range(part.end..);
+        if later.any(|(_, entry)| is_of_key(entry)) {
+            return Refused::Rightly;
+        }
+        let mut cuts = state.cuts(part.end);
+        if cuts.any(|(name, _)| name.is_none_or(|name| **name == *group)) {
+            return Refused::Perhaps;
+        }
+        drop(cuts);
+        Refused::Wrongly(Stamp {
             origin: self.origin,
             sequence: state.next(),
         })
@@ -1116,7 +1130,11 @@ mod tests {
     fn a_set_is_numbered_again_unless_its_key_was_changed_since() {
         let now = Instant::now();
         let journal = Journal::new("me", now);
-        let again = |part: &Range<u64>| journal.stamp_again("g", "a", part).is_some();
+        let again = |part: &Range<u64>| {
+            let refused = journal.refused_set("g", "a", part);
+            assert_ne!(refused, Refused::Perhaps);
+            matches!(refused, Refused::Wrongly(_))
+        };
         for keys in [Some(&["a"] as &[&str]), None] {
             let part = record(&journal, "g", &["a"], now);
             record(&journal, "g", &["b"], now);

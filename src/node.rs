@@ -423,15 +423,16 @@ impl Node {
                 cluster.journal.note_all(terms.stamp, cluster.clock.now());
                 cluster.clear_all();
             }
-            Errand::Deliver { .. } if cluster.is_leaving() => {
-                return self.respond(Status::Leaving, "this node leaves the ring");
-            }
             Errand::Deliver { peer, removals } => {
                 if !cluster.take_journal_over(peer.as_deref(), removals.clone()) {
                     return self.respond(Status::BadRequest, "this node knows no such peer");
                 }
                 if peer.is_some() {
                     self.forget(&removals);
+                }
+                // Asked last: it may have handed over already what it had to tell.
+                if cluster.is_leaving() {
+                    return self.respond(Status::Leaving, "this node leaves the ring");
                 }
             }
             Errand::Marks => {

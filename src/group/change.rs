@@ -14,7 +14,7 @@ use crate::deadline::Deadline;
 use crate::entry::Place;
 use crate::error::{Error, Unreached};
 use crate::foreign;
-use crate::journal::Told;
+use crate::journal::{Refused, Told};
 use crate::key::KeyRef;
 use crate::loader::{self, Loaded};
 use crate::members::{Members, Owner};
@@ -400,9 +400,10 @@ impl<V: Cacheable> Shared<V> {
             if self.keep_set(key, value, weight, life, told) {
                 return;
             }
-            match recorded.stamp_again(&self.name, key) {
-                Some(newer) => told.stamp = Some(newer),
-                None => break, // another change of this process has overtaken it: that holds
+            match recorded.refused_set(&self.name, key) {
+                Refused::Wrongly(newer) => told.stamp = Some(newer),
+                // Another change of this process has overtaken it, perhaps.
+                Refused::Rightly | Refused::Perhaps => break,
             }
         }
         let has_applied = |stamp| self.cluster.journal.has_applied(&self.name, key, stamp);

@@ -711,6 +711,7 @@ fn who_leaves_takes_no_removals_over_and_nobody_takes_those_that_cannot_be() {
         world.nodes[node].answer(&request.body(&body)).status()
     };
     assert_eq!([deliver(0, b"g"), deliver(0, b"")], [200, 400]);
+    eventually("it is told", || world.owed(0) == 0);
     world.nodes[0].leave(MINUTE).unwrap();
     assert_eq!([deliver(0, b"g"), deliver(1, b"g")], [503, 200]);
 }
@@ -1146,4 +1147,33 @@ fn a_set_that_arrives_late_does_not_undo_that_all_groups_were_cleared() {
     world.pass_until("it is told", || world.owed(0) == 0);
     assert_eq!(deliver_late(&world, 1), 400);
     assert_eq!(world.seen(1, &key), [1, 1]);
+}
+
+#[test]
+fn a_set_that_is_refused_is_done_or_said_not_to_be_however_much_else_was_removed() {
+    let long = "k".repeat(1_000);
+    let many: Vec<String> = (0..2_000).map(|number| format!("{long}{number}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for (other, expected) in [(1, 7), (0, 2)] {
+        let world = World::new(2);
+        let key = world.key_of(1);
+        assert_eq!(world.seen(1, &key), [1, 1]);
+        world.raise();
+        let (held, is_held) = mpsc::channel();
+        let (go, gate) = mpsc::channel();
+        *world.line.state.put_gate.lock().unwrap() = Some((held, gate));
+        std::thread::scope(|scope| {
+            let setter = scope.spawn(|| world.groups[0][0].set(&key, Value::from("7")));
+            is_held.recv().unwrap();
+            // The owner forgets which change of node 0 was the last one of another key.
+            for groups in &world.groups {
+                groups[1].remove("another").unwrap();
+            }
+            world.groups[0][other].remove_many(&many).unwrap();
+            go.send(()).unwrap();
+            assert_eq!(setter.join().unwrap().is_ok(), expected == 7);
+        });
+        world.pass_until("all are told", || world.owed(0) == 0);
+        assert_eq!(world.seen(1, &key)[0], expected);
+    }
 }
