@@ -10,7 +10,7 @@ use crate::dialect::Dialect;
 use crate::error::{Error, Unreached};
 use crate::fanout::Fanout;
 use crate::guard::Guard;
-use crate::journal::{Entry, Journal, Lacked, Lacks, MEMORY, Parcel, Told};
+use crate::journal::{Entry, Journal, Lacked, Lacks, MEMORY, Parcel, Refused, Told};
 use crate::keeper::{Keeper, guarded};
 use crate::latency::Latency;
 use crate::members::{Listed, Members, Succession, without_doubles};
@@ -76,6 +76,9 @@ pub(crate) struct Cluster {
     pub(crate) guard: Option<Guard>,
     transport: Arc<dyn Transport>,
     members: RwLock<Arc<Members>>,
+    /// Held while the list is swapped and those who come and go are noted, so that this is done in
+    /// one order. The only lock under which others are taken; no foreign code runs under it.
+    change: Mutex<()>,
     /// Whether this node has said that it leaves.
     is_leaving: AtomicBool,
     /// The removals of the last minutes.
@@ -114,10 +117,9 @@ impl Recorded {
         self.has_met_other_ring.load(Ordering::Acquire)
     }
 
-    /// A number for a set of `key` that was refused as an older change: `None` if this node has
-    /// changed the key since, so that there is nothing more to do.
-    pub(crate) fn stamp_again(&self, group: &str, key: &str) -> Option<Stamp> {
-        self.cluster.journal.stamp_again(group, key, &self.part)
+    /// Whether a set of `key` was rightly refused as an older change.
+    pub(crate) fn refused_set(&self, group: &str, key: &str) -> Refused {
+        self.cluster.journal.refused_set(group, key, &self.part)
     }
 }
 
@@ -166,6 +168,7 @@ impl Cluster {
             guard,
             transport,
             members: RwLock::new(Arc::new(alone)),
+            change: Mutex::new(()),
             is_leaving: AtomicBool::new(false),
             journal,
             aside: Mutex::new(Vec::new()),
@@ -214,15 +217,60 @@ impl Cluster {
                 warm_up: self.settings.warm_up,
             };
             let new = Arc::new(old.followed_by(listed.collect::<Result<_, Error>>()?, how));
-            // What is written from here on is told to the new list only.
-            let end = self.journal.end();
-            if self.swap(&old, &new) {
+            if self.put_in_force(&old, &new) {
                 self.note_change(&old, &new);
-                self.introduce(&old, &new, end);
+                self.introduce(&old, &new);
                 return Ok(());
             }
             // Somebody else has changed the list meanwhile: neither change may undo the other.
         }
+    }
+
+    /// Swaps the list, and sees to it that those who come to it, and those who leave it, miss no
+    /// removal.
+    fn put_in_force(&self, old: &Arc<Members>, new: &Arc<Members>) -> bool {
+        let change = self.change.lock();
+        // What is written from here on, or is being told, may be told to the new list only.
+        let end = self.journal.end_of_finished();
+        if !self.swap(old, new) {
+            return false;
+        }
+        let (before, after) = (old.remotes(), new.remotes());
+        for remote in after.iter().filter(|remote| !is_among(&before, remote)) {
+            // It lacks what was written before it was there.
+            remote.lacks.end_at(self.journal.end());
+        }
+        let gone = before
+            .into_iter()
+            .filter(|remote| !is_among(&after, remote));
+        let gone: Vec<_> = gone.collect();
+        for remote in &gone {
+            remote.lacks.add(end..u64::MAX);
+        }
+        let dropped = self.set_aside(gone, &after);
+        drop(change);
+        drop(dropped); // links are foreign code (I1)
+        true
+    }
+
+    /// Has those told of removals who are gone from the list, and no more those who are in it;
+    /// returns who is not told any more.
+    fn set_aside(
+        &self,
+        gone: Vec<Arc<Remote>>,
+        listed: &[Arc<Remote>],
+    ) -> Vec<(Arc<Remote>, Instant)> {
+        let now = self.clock.now();
+        let mut aside = self.aside.lock();
+        let (mut kept, mut dropped): (Vec<_>, Vec<_>) = std::mem::take(&mut *aside)
+            .into_iter()
+            .partition(|(remote, since)| {
+                !is_among(listed, remote) && now.saturating_duration_since(*since) <= MEMORY
+            });
+        kept.extend(gone.into_iter().map(|remote| (remote, now)));
+        dropped.extend(kept.drain(..kept.len().saturating_sub(MAX_ASIDE)));
+        *aside = kept;
+        dropped
     }
 
     fn swap(&self, old: &Arc<Members>, new: &Arc<Members>) -> bool {
@@ -259,9 +307,8 @@ impl Cluster {
         }
     }
 
-    /// Sees to it that those who come to the list, and those who leave it, miss no removal. The old
-    /// list was told of all that was written before `end`.
-    fn introduce(self: &Arc<Self>, old: &Members, new: &Members, end: u64) {
+    /// Has those told of removals who come to the list, and those who leave it.
+    fn introduce(self: &Arc<Self>, old: &Members, new: &Members) {
         if old.has_this() != new.has_this() {
             // Nobody tells a node of removals that is in no list. So it keeps nothing of what it
             // owned before, and, back in the list, nothing of what it was asked for meanwhile.
@@ -270,45 +317,19 @@ impl Cluster {
                 .iter()
                 .for_each(|remote| remote.note_marks(Marks::Unasked));
         }
-        let now = self.clock.now();
-        let (before, after) = (old.remotes(), new.remotes());
-        let is_in = |list: &[Arc<Remote>], remote: &Arc<Remote>| {
-            list.iter().any(|other| Arc::ptr_eq(other, remote))
-        };
-        for remote in after.iter().filter(|remote| !is_in(&before, remote)) {
-            if self.is_aside(remote) {
-                // Found again: it lacks what was written while it was away.
-                remote.lacks.end_at(self.journal.end());
-            } else {
-                remote.lacks.add(self.journal.all(now));
-            }
-        }
-        let gone = before.into_iter().filter(|remote| !is_in(&after, remote));
-        let gone: Vec<_> = gone.map(|remote| (remote, now)).collect();
-        for (remote, _) in &gone {
-            remote.lacks.add(end..u64::MAX);
-        }
-        let dropped = {
-            let mut aside = self.aside.lock();
-            let (mut kept, mut dropped): (Vec<_>, Vec<_>) = std::mem::take(&mut *aside)
-                .into_iter()
-                .partition(|(remote, since)| {
-                    !is_in(&after, remote) && now.saturating_duration_since(*since) <= MEMORY
-                });
-            kept.extend(gone);
-            dropped.extend(kept.drain(..kept.len().saturating_sub(MAX_ASIDE)));
-            *aside = kept;
-            dropped
-        };
-        drop(dropped); // links are foreign code (I1)
         // Once each of them is in one of the two lists: the keeper may have looked in between.
-        let all = new.remotes().into_iter().chain(self.aside(now));
-        all.for_each(|remote| self.wake_keeper_for(&remote));
+        self.all_told()
+            .iter()
+            .for_each(|remote| self.wake_keeper_for(remote));
     }
 
-    fn is_aside(&self, remote: &Arc<Remote>) -> bool {
-        let aside = self.aside.lock();
-        aside.iter().any(|(other, _)| Arc::ptr_eq(other, remote))
+    /// Those who are told of removals: who is in the list, or has left it not long ago.
+    fn all_told(&self) -> Vec<Arc<Remote>> {
+        let mut all = self.members().remotes();
+        let mut aside = self.aside(self.clock.now());
+        aside.retain(|remote| !is_among(&all, remote)); // it may have come back in between
+        all.extend(aside);
+        all
     }
 
     /// Those who are told of removals still, though they are not in the list.
@@ -345,12 +366,18 @@ impl Cluster {
         let aside = self.aside(self.clock.now());
         let remote = match old.remotes().into_iter().chain(aside).find(same) {
             Some(remote) => remote,
-            None => Arc::new(Remote::new(
-                &peer,
-                self.transport.link(&peer, &self.settings.limits)?,
-                self.settings.circuit_failures,
-                self.settings.dialect,
-            )),
+            None => {
+                let remote = Remote::new(
+                    &peer,
+                    self.transport.link(&peer, &self.settings.limits)?,
+                    self.settings.circuit_failures,
+                    self.settings.dialect,
+                );
+                // Before anything is fetched from it, and until it is in the list.
+                let all = self.journal.all(self.clock.now());
+                remote.lacks.add(all.start..u64::MAX);
+                Arc::new(remote)
+            }
         };
         Ok(Listed {
             peer,
@@ -645,13 +672,16 @@ impl Cluster {
             if answer.ring.is_some_and(|ring| ring != ours) {
                 recorded.has_met_other_ring.store(true, Ordering::Release);
             }
-            let again = match change {
-                Change::Put { key, .. } if !answer.is_taken => recorded.stamp_again(group, key),
-                _ => None,
+            let Change::Put { key, .. } = change else {
+                return Ok(());
             };
-            match again {
-                Some(newer) => stamp = newer,
-                None => return Ok(()),
+            if answer.is_taken {
+                return Ok(());
+            }
+            match recorded.refused_set(group, key) {
+                Refused::Wrongly(newer) => stamp = newer,
+                Refused::Rightly => return Ok(()),
+                Refused::Perhaps => break, // it may have an older value still
             }
         }
         Err(Failure::Away("it was told of later changes".into()))
@@ -679,7 +709,9 @@ impl Cluster {
                 Status::Ok | Status::NoSuchGroup => Ok(Ok(answer(true))),
                 Status::Superseded => Ok(Ok(answer(false))),
                 Status::TooLarge => Ok(Err(Failure::Away("the value is too large for it".into()))),
-                Status::BadRequest | Status::KeyTooLong => Ok(Err(Failure::Refused)),
+                Status::BadRequest | Status::KeyTooLong if is_of_a_node(&reply) => {
+                    Ok(Err(Failure::Refused))
+                }
                 _ => Err(Nonsense("it refuses the change")),
             }
         })?
@@ -702,8 +734,7 @@ impl Cluster {
     fn keep(self: &Arc<Self>) -> Deadline {
         let now = self.clock.now();
         self.forget_past(now);
-        let mut remotes = self.members().remotes();
-        remotes.extend(self.aside(now));
+        let remotes = self.all_told();
         let is_due = |remote: &&Arc<Remote>| self.due(remote, now).is_some_and(|due| due <= now);
         let due: Vec<_> = remotes.iter().filter(is_due).cloned().collect();
         // All at once: one that is silent must not keep the others from being found.
@@ -796,6 +827,7 @@ impl Cluster {
         self.have_run(
             remote,
             Errand::Departure(self.this.name().to_owned()),
+            None,
             deadline,
         )
     }
@@ -823,7 +855,10 @@ impl Cluster {
                 match self.tell_parcel(remote, &parcel) {
                     Ok(()) if std::ptr::eq(lacks, &remote.lacks) => self.echo(remote, &parcel),
                     Ok(()) => {}
-                    Err(Failure::Refused) => self.note_refused(remote, &parcel),
+                    Err(Failure::Refused) => {
+                        self.note_refused(remote, &parcel);
+                        self.echo(remote, &parcel); // of several groups, it refuses perhaps one
+                    }
                     Err(Failure::Unsupported) => {
                         return self.put_off_delivery(remote, GOLANG_PAUSE);
                     }
@@ -843,7 +878,7 @@ impl Cluster {
     /// Whether a peer has still to be told of removals: it may have old values until then.
     pub(crate) fn owes(&self, remote: &Remote) -> bool {
         // One of Go is asked all the same, and never told.
-        remote.speaks() != Some(Dialect::Golang) && self.journal.has_for(&remote.lacks)
+        remote.speaks() != Some(Dialect::Golang) && self.journal.is_lacked(&remote.lacks)
     }
 
     /// Whether there is something to tell a peer.
@@ -855,8 +890,8 @@ impl Cluster {
     /// were told themselves: they are told once more. This node has kept none
     /// ([`owes`](Cluster::owes)).
     fn echo(self: &Arc<Self>, late: &Arc<Remote>, parcel: &Parcel) {
-        let members = self.members().remotes();
-        for other in members.iter().filter(|other| !Arc::ptr_eq(other, late)) {
+        let all = self.all_told();
+        for other in all.iter().filter(|other| !Arc::ptr_eq(other, late)) {
             other.echoes.add(parcel.part.clone());
             self.wake_keeper_for(other);
         }
@@ -892,7 +927,7 @@ impl Cluster {
         // A later one than those of the changes themselves: what arrives late of them is older.
         let stamp = self.journal.stamp();
         match &parcel.change {
-            Lacked::All => self.have_run(remote, Errand::Clear, until),
+            Lacked::All => self.have_run(remote, Errand::Clear, Some(stamp), until),
             Lacked::Groups(groups) => {
                 let mut told = Ok(());
                 for group in groups {
@@ -918,29 +953,38 @@ impl Cluster {
         self: &Arc<Self>,
         remote: &Arc<Remote>,
         errand: Errand,
+        stamp: Option<Stamp>,
         deadline: Deadline,
     ) -> Result<(), Failure> {
         let limit = self.settings.fetch_timeout;
-        self.call(remote, errand_call(errand), limit, deadline, |status, _| {
-            match status {
-                Status::Ok => Ok(Ok(())),
-                // An older one may not know of it; one that leaves takes nothing over.
-                Status::BadRequest | Status::Leaving => Ok(Err(Failure::Refused)),
-                _ => Err(Nonsense("it refuses the errand")),
-            }
-        })?
+        self.call(
+            remote,
+            errand_call(errand, stamp),
+            limit,
+            deadline,
+            |status, reply| {
+                match status {
+                    Status::Ok => Ok(Ok(())),
+                    // An older one may not know of it; one that leaves takes nothing over.
+                    Status::BadRequest | Status::Leaving if is_of_a_node(&reply) => {
+                        Ok(Err(Failure::Refused))
+                    }
+                    _ => Err(Nonsense("it refuses the errand")),
+                }
+            },
+        )?
     }
 
     /// Gives the journal to another node, which tells those who lack some of it, or who are yet to
     /// come. Returns who lacks something that no other node tells.
     pub(crate) fn hand_journal_over(self: &Arc<Self>, deadline: Deadline) -> Vec<Unreached> {
         let now = self.clock.now();
-        let mut remotes = self.members().remotes();
-        let takes = |remote: &&Arc<Remote>| {
+        let takes = |remote: &Arc<Remote>| {
             remote.takes_batches() && !remote.circuit.is_open() && !remote.has_left()
         };
-        let heirs: Vec<_> = remotes.iter().filter(takes).cloned().collect();
-        remotes.extend(self.aside(now));
+        let mut heirs = self.members().remotes();
+        heirs.retain(takes);
+        let mut remotes = self.all_told();
         remotes.retain(|remote| remote.speaks() != Some(Dialect::Golang)); // they cannot be told
         let mut unreached = Vec::new();
         for remote in &remotes {
@@ -1003,16 +1047,24 @@ impl Cluster {
                 peer: peer.map(str::to_owned),
                 removals: removals.collect(),
             };
-            self.have_run(heir, errand, deadline)?;
+            self.have_run(heir, errand, None, deadline)?;
             rest = later;
         }
         Ok(())
     }
 
-    /// Takes removals over from a node that leaves, to tell the peer with this id. Without, those
-    /// are told that are yet to come, and all that this node knows of: the other one may not have
-    /// known some of them.
-    pub(crate) fn take_journal_over(self: &Arc<Self>, peer: Option<&str>, removals: Vec<Removal>) {
+    /// Takes removals over from a node that leaves, to tell the peer with this id; tells whether it
+    /// knows such a peer. Without, those are told that are yet to come, and all that this node knows
+    /// of: the other one may not have known some of them.
+    pub(crate) fn take_journal_over(
+        self: &Arc<Self>,
+        peer: Option<&str>,
+        removals: Vec<Removal>,
+    ) -> bool {
+        let is_meant = |remote: &Arc<Remote>| peer.is_none_or(|id| remote.peer.name() == id);
+        if peer.is_some() && !self.all_told().iter().any(is_meant) {
+            return false;
+        }
         let now = self.clock.now();
         let mut names: HashSet<Arc<str>> = HashSet::new();
         let mut shared = |name: String| match names.get(&*name) {
@@ -1032,14 +1084,11 @@ impl Cluster {
             }
         };
         let part = self.journal.take_over(removals.into_iter().map(entry), now);
-        let mut remotes = self.members().remotes();
-        remotes.extend(self.aside(now));
-        for remote in remotes {
-            if peer.is_none_or(|id| remote.peer.name() == id) {
-                remote.lacks.add(part.clone());
-                self.wake_keeper_for(&remote);
-            }
+        for remote in self.all_told().into_iter().filter(is_meant) {
+            remote.lacks.add(part.clone());
+            self.wake_keeper_for(&remote);
         }
+        true
     }
 
     /// Has the peers say what was removed of late, those that were not asked yet: before anything is
@@ -1055,7 +1104,7 @@ impl Cluster {
         }
         unasked.retain(is_unasked);
         self.fanout.each(&unasked, |remote| {
-            let call = self.signed(remote, errand_call(Errand::Marks));
+            let call = self.signed(remote, errand_call(Errand::Marks, None));
             let limit = self.settings.limits.connect_timeout;
             match remote.link.call(&call, limit) {
                 Ok(reply) => remote.note_marks(self.adopt_marks(&reply)),
@@ -1166,6 +1215,16 @@ impl Sent {
     }
 }
 
+/// Whether it is no answer of something else at the address of a peer: what a peer refuses to be
+/// told, it is not told again.
+fn is_of_a_node(reply: &Reply) -> bool {
+    reply.header.is_some()
+}
+
+fn is_among(list: &[Arc<Remote>], remote: &Arc<Remote>) -> bool {
+    list.iter().any(|other| Arc::ptr_eq(other, remote))
+}
+
 /// `keys` in parts that fit into a request.
 pub(crate) fn batches<'a>(keys: &'a [&'a str]) -> impl Iterator<Item = &'a [&'a str]> {
     keys.chunks(KEYS_OF_A_REQUEST)
@@ -1178,9 +1237,10 @@ fn text_of(body: &[u8]) -> String {
     text.chars().filter(printable).collect()
 }
 
-fn errand_call(errand: Errand) -> Call {
+fn errand_call(errand: Errand, stamp: Option<Stamp>) -> Call {
     let terms = Terms {
         native: true,
+        stamp,
         ..Terms::default()
     };
     Call::new("POST", wire::BASE.to_owned(), terms.to_header()).with_body(errand.encode())

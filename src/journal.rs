@@ -70,6 +70,17 @@ pub(crate) enum Removed {
     Perhaps,
 }
 
+/// Why a set was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// This node has changed the key since: that holds.
+    Rightly,
+    /// It has not: this is a newer number for the set.
+    Wrongly(Stamp),
+    /// Nobody can say any more.
+    Perhaps,
+}
+
 /// By which ring a removal was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ring(u32);
@@ -273,10 +284,9 @@ impl Journal {
                 Some(group) => state.append(&group, entry.key, entry.at),
                 None => {
                     let sequence = state.next();
-                    state.cut_unnamed = Some(Forgotten {
-                        sequence,
-                        at: entry.at,
-                    });
+                    let at = entry.at;
+                    let cut = Forgotten { sequence, at };
+                    state.cut_unnamed = Some(cut.or_later(state.cut_unnamed));
                 }
             }
         }
@@ -284,20 +294,23 @@ impl Journal {
         first..state.last + 1
     }
 
-    /// A number for a set that was refused as an older change than one that its receiver knows of;
-    /// `None` if this node has indeed changed the key since it wrote the set down at `part`.
-    pub(crate) fn stamp_again(&self, group: &str, key: &str, part: &Range<u64>) -> Option<Stamp> {
+    /// Whether this node has indeed changed a key since it wrote a set down at `part`, which was
+    /// refused as an older change than one that its receiver knows of.
+    pub(crate) fn refused_set(&self, group: &str, key: &str, part: &Range<u64>) -> Refused {
         let mut state = self.state.lock();
         let is_of_key = |entry: &Logged| {
             *entry.group == *group && entry.key.as_deref().is_none_or(|other| other == key)
         };
-        let later = part.end..;
-        let is_changed = state
-            .log
-            .range(later.clone())
-            .any(|(_, entry)| is_of_key(entry))
-            || state.cuts(later.start).next().is_some(); // nobody can say
-        (!is_changed).then(|| Stamp {
+        let mut later = state.log.range(part.end..);
+        if later.any(|(_, entry)| is_of_key(entry)) {
+            return Refused::Rightly;
+        }
+        let mut cuts = state.cuts(part.end);
+        if cuts.any(|(name, _)| name.is_none_or(|name| **name == *group)) {
+            return Refused::Perhaps;
+        }
+        drop(cuts);
+        Refused::Wrongly(Stamp {
             origin: self.origin,
             sequence: state.next(),
         })
@@ -306,6 +319,11 @@ impl Journal {
     /// Where the log goes on.
     pub(crate) fn end(&self) -> u64 {
         self.state.lock().last + 1
+    }
+
+    /// Where the changes begin that are still being told, or the log goes on.
+    pub(crate) fn end_of_finished(&self) -> u64 {
+        self.state.lock().end_of_finished()
     }
 
     /// The part of the log that a peer lacks of which nothing is known.
@@ -320,22 +338,40 @@ impl Journal {
         cut.or(first).unwrap_or(end)..end
     }
 
-    /// The next of what a peer lacks; `None` if there is nothing.
+    /// The next of what a peer lacks, for the only one who tells it; `None` if there is nothing.
     pub(crate) fn next_parcel(&self, lacks: &Lacks) -> Option<Parcel> {
-        let parts = lacks.parts();
+        self.first_parcel(lacks.begin_telling())
+    }
+
+    fn first_parcel(&self, parts: Vec<Range<u64>>) -> Option<Parcel> {
         let state = self.state.lock();
         let end = state.end_of_finished();
         parts
             .into_iter()
             .map(|part| part.start..part.end.min(end))
             .filter(|part| !part.is_empty())
-            .find_map(|part| state.parcel(part))
+            .find_map(|part| state.parcel(part, end))
     }
 
     /// Whether there is something to tell a peer that lacks so much.
     pub(crate) fn has_for(&self, lacks: &Lacks) -> bool {
         // Mostly it lacks nothing.
-        lacks.is_any.load(Ordering::Acquire) && self.next_parcel(lacks).is_some()
+        lacks.is_any() && self.first_parcel(lacks.parts()).is_some()
+    }
+
+    /// Whether a peer lacks a removal, also one that is still being told by who makes it.
+    pub(crate) fn is_lacked(&self, lacks: &Lacks) -> bool {
+        // Mostly it lacks nothing.
+        if !lacks.is_any() {
+            return false;
+        }
+        let parts = lacks.parts();
+        let Some(first) = parts.first().map(|part| part.start) else {
+            return false;
+        };
+        let state = self.state.lock();
+        let has_entry = |part: Range<u64>| state.log.range(part).next().is_some();
+        state.cuts(first).next().is_some() || parts.into_iter().any(has_entry)
     }
 
     /// How many removals a peer lacks.
@@ -374,6 +410,8 @@ impl Journal {
     pub(crate) fn age(&self, now: Instant, lacked: u64) {
         let mut state = self.state.lock();
         state.cut_down(now);
+        // Who is being told still may come to lack it.
+        let lacked = lacked.min(state.end_of_finished());
         let is_of_use = |cut: &Forgotten| {
             cut.sequence >= lacked || now.saturating_duration_since(cut.at) <= MEMORY
         };
@@ -387,7 +425,18 @@ impl Journal {
         let mut state = self.state.lock();
         state.mark(place, self.mark(told, now), now);
         if let Some(stamp) = told.stamp {
-            state.supersede(place, stamp);
+            state.supersede(Some(place), stamp);
+        }
+    }
+
+    /// Notes that everything of all groups is removed, before it is: nobody can say which keys that
+    /// were.
+    pub(crate) fn note_all(&self, stamp: Option<Stamp>, now: Instant) {
+        let mut state = self.state.lock();
+        state.forgotten = Some(now);
+        if let Some(stamp) = stamp {
+            state.raise_floor(stamp, now);
+            state.supersede(None, stamp);
         }
     }
 
@@ -416,7 +465,7 @@ impl Journal {
             if state.has_later(places, stamp) {
                 return None;
             }
-            state.supersede(places[0], stamp);
+            state.supersede(Some(places[0]), stamp);
             state.sets.push(Setting {
                 places,
                 stamp,
@@ -590,17 +639,17 @@ impl State {
                 at: entry.at,
             };
             if self.cut.len() < MAX_CUT || self.cut.contains_key(&entry.group) {
-                self.cut.insert(entry.group, cut);
+                let before = self.cut.get(&entry.group).copied();
+                self.cut.insert(entry.group, cut.or_later(before));
             } else {
-                // One that was taken over may stand further on.
-                let before = self.cut_unnamed.filter(|other| other.sequence > sequence);
-                self.cut_unnamed = before.or(Some(cut));
+                self.cut_unnamed = Some(cut.or_later(self.cut_unnamed));
             }
         }
     }
 
-    /// The first of what is told of a part of the log: what has left it first.
-    fn parcel(&self, part: Range<u64>) -> Option<Parcel> {
+    /// The first of what is told of a part of the log, of which nothing is told from `end` on: what
+    /// has left it first.
+    fn parcel(&self, part: Range<u64>, end: u64) -> Option<Parcel> {
         let is_cut = |cut: Forgotten| cut.sequence >= part.start;
         let cuts = || self.cut.iter().filter(|(_, cut)| is_cut(**cut));
         // All groups of which something has left it at once: which entries a peer lacks of them is
@@ -615,8 +664,15 @@ impl State {
             }
             (None, None) => self.first_keys(&part)?,
         };
+        let told = end.min(last + 1);
+        let mut rest = self.log.range(told..part.end.max(told));
+        // Numbers that stand for nothing need not be told.
+        let told = match rest.next() {
+            Some((&place, _)) => place,
+            None => part.end.max(told),
+        };
         Some(Parcel {
-            part: part.start..last + 1,
+            part: part.start..told,
             change,
         })
     }
@@ -708,14 +764,28 @@ impl State {
                 .any(is_later)
     }
 
-    /// Stops earlier sets of the same sender from keeping their values.
-    fn supersede(&mut self, place: u64, stamp: Stamp) {
+    /// Stops earlier sets of the same sender at this place, or all, from keeping their values.
+    fn supersede(&mut self, place: Option<u64>, stamp: Stamp) {
         for set in &self.sets {
             let is_earlier =
                 set.stamp.origin == stamp.origin && set.stamp.sequence < stamp.sequence;
-            if set.places.contains(&place) && is_earlier {
+            if place.is_none_or(|place| set.places.contains(&place)) && is_earlier {
                 set.is_superseded.store(true, Ordering::Release);
             }
+        }
+    }
+}
+
+impl Forgotten {
+    /// What is forgotten together with what was before: the later place, and the later time, as what
+    /// was taken over stands further on than what is newer.
+    fn or_later(self, before: Option<Forgotten>) -> Forgotten {
+        let Some(before) = before else {
+            return self;
+        };
+        Forgotten {
+            sequence: self.sequence.max(before.sequence),
+            at: self.at.max(before.at),
         }
     }
 }
@@ -743,22 +813,83 @@ impl Logged {
 /// The parts of the log that a peer has not been told.
 #[derive(Default)]
 pub(crate) struct Lacks {
-    /// In order, apart from each other.
-    parts: Mutex<Vec<Range<u64>>>,
+    state: Mutex<LacksState>,
     /// Whether there is any: each fetch looks, so without a lock.
     is_any: AtomicBool,
 }
 
+#[derive(Default)]
+struct LacksState {
+    parts: Parts,
+    /// What was added since somebody began to tell: it may have to be told once more.
+    added: Parts,
+}
+
+/// Parts of the log in order, apart from each other.
+#[derive(Default)]
+struct Parts(Vec<Range<u64>>);
+
 impl Lacks {
     pub(crate) fn add(&self, part: Range<u64>) {
+        let mut state = self.state.lock();
+        state.added.add(part.clone());
+        state.parts.add(part);
+        self.note_change(&state);
+    }
+
+    /// Notes that the next of it is being told now.
+    fn begin_telling(&self) -> Vec<Range<u64>> {
+        let mut state = self.state.lock();
+        state.added = Parts::default();
+        state.parts.0.clone()
+    }
+
+    /// Notes that a part has been told, since that was begun.
+    pub(crate) fn remove(&self, told: &Range<u64>) {
+        let mut state = self.state.lock();
+        state.parts.remove(told);
+        for part in std::mem::take(&mut state.added).0 {
+            state.parts.add(part);
+        }
+        self.note_change(&state);
+    }
+
+    /// Notes that the peer is told of what is written from `end` on.
+    pub(crate) fn end_at(&self, end: u64) {
+        let mut state = self.state.lock();
+        state.parts.remove(&(end..u64::MAX));
+        state.added.remove(&(end..u64::MAX));
+        self.note_change(&state);
+    }
+
+    fn note_change(&self, state: &LacksState) {
+        self.is_any
+            .store(!state.parts.0.is_empty(), Ordering::Release);
+    }
+
+    fn is_any(&self) -> bool {
+        self.is_any.load(Ordering::Acquire)
+    }
+
+    fn parts(&self) -> Vec<Range<u64>> {
+        self.state.lock().parts.0.clone()
+    }
+
+    /// The first that is lacked.
+    pub(crate) fn first(&self) -> Option<u64> {
+        self.state.lock().parts.0.first().map(|part| part.start)
+    }
+}
+
+impl Parts {
+    fn add(&mut self, part: Range<u64>) {
         if part.is_empty() {
             return;
         }
-        let mut parts = self.parts.lock();
-        parts.push(part);
-        parts.sort_unstable_by_key(|part| part.start);
-        let mut sum: Vec<Range<u64>> = Vec::with_capacity(parts.len());
-        for part in parts.drain(..) {
+        self.0.push(part);
+        self.0.sort_unstable_by_key(|part| part.start);
+        let mut sum: Vec<Range<u64>> = Vec::with_capacity(self.0.len());
+        for part in self.0.drain(..) {
             match sum.last_mut().filter(|last| last.end >= part.start) {
                 Some(last) => last.end = last.end.max(part.end),
                 None => sum.push(part),
@@ -772,35 +903,17 @@ impl Lacks {
                 last.end = end;
             }
         }
-        *parts = sum;
-        self.is_any.store(true, Ordering::Release);
+        self.0 = sum;
     }
 
-    /// Notes that a part has been told.
-    pub(crate) fn remove(&self, told: &Range<u64>) {
-        let mut parts = self.parts.lock();
-        let rest = |part: &Range<u64>| {
-            let before = part.start..part.end.min(told.start);
-            let after = part.start.max(told.end)..part.end;
+    fn remove(&mut self, part: &Range<u64>) {
+        let rest = |other: &Range<u64>| {
+            let before = other.start..other.end.min(part.start);
+            let after = other.start.max(part.end)..other.end;
             [before, after]
         };
-        let rest: Vec<_> = parts.iter().flat_map(rest).collect();
-        *parts = rest.into_iter().filter(|part| !part.is_empty()).collect();
-        self.is_any.store(!parts.is_empty(), Ordering::Release);
-    }
-
-    /// Notes that the peer is told of what is written from `end` on.
-    pub(crate) fn end_at(&self, end: u64) {
-        self.remove(&(end..u64::MAX));
-    }
-
-    fn parts(&self) -> Vec<Range<u64>> {
-        self.parts.lock().clone()
-    }
-
-    /// The first that is lacked.
-    pub(crate) fn first(&self) -> Option<u64> {
-        self.parts.lock().first().map(|part| part.start)
+        let rest: Vec<_> = self.0.iter().flat_map(rest).collect();
+        self.0 = rest.into_iter().filter(|part| !part.is_empty()).collect();
     }
 }
 
@@ -882,6 +995,75 @@ mod tests {
         assert!(!journal.has_for(&lacks));
         journal.finish(&part);
         assert!(journal.has_for(&lacks));
+    }
+
+    #[test]
+    fn what_is_under_way_is_kept_for_those_who_may_come_to_lack_it() {
+        let now = Instant::now();
+        let (journal, lacks) = (Journal::new("me", now), Lacks::default());
+        let part = journal.record("g", Some(&["a"]), now);
+        let later = now + MEMORY + SECOND;
+        journal.age(later, u64::MAX);
+        lacks.add(part.clone());
+        assert!(journal.is_lacked(&lacks));
+        journal.finish(&part);
+        let parcel = journal.next_parcel(&lacks).unwrap();
+        assert_eq!(parcel.change, groups(&["g"]));
+        lacks.remove(&parcel.part);
+        assert!(!journal.is_lacked(&lacks));
+    }
+
+    #[test]
+    fn nobody_counts_as_told_of_what_is_under_way_though_it_has_left_the_log() {
+        let now = Instant::now();
+        let (journal, lacks) = (Journal::new("me", now), Lacks::default());
+        lacks.add(record(&journal, "g", &["a"], now));
+        let part = journal.record("g", Some(&["b"]), now);
+        lacks.add(part.clone());
+        journal.age(now + MEMORY + SECOND, 0);
+        let parcel = journal.next_parcel(&lacks).unwrap();
+        lacks.remove(&parcel.part);
+        assert_eq!(lacks.first(), Some(part.start));
+        assert!(!journal.has_for(&lacks));
+        journal.finish(&part);
+        assert!(journal.has_for(&lacks));
+    }
+
+    #[test]
+    fn what_is_added_while_it_is_told_is_told_once_more() {
+        let now = Instant::now();
+        let (journal, lacks) = (Journal::new("me", now), Lacks::default());
+        let part = record(&journal, "g", &["a"], now);
+        lacks.add(part.clone());
+        let parcel = journal.next_parcel(&lacks).unwrap();
+        lacks.add(part);
+        assert!(journal.has_for(&lacks));
+        lacks.remove(&parcel.part);
+        assert_eq!(removes(&journal, &lacks).len(), 1);
+        assert_eq!(lacks.first(), None);
+    }
+
+    #[test]
+    fn a_new_peer_is_told_of_what_was_cut_though_something_older_was_cut_later() {
+        let now = Instant::now();
+        let journal = Journal::new("me", now);
+        record(&journal, "g", &["new"], now);
+        let old = Entry {
+            group: Some(Arc::from("g")),
+            key: Some(Arc::from("old")),
+            at: now.checked_sub(MEMORY).unwrap(),
+        };
+        journal.take_over([old], now);
+        let long = "k".repeat(10_000);
+        for number in 0..200 {
+            record(&journal, "h", &[&format!("{long}{number}")], now);
+        }
+        let later = now + MEMORY / 2;
+        journal.age(later, u64::MAX);
+        let lacks = Lacks::default();
+        lacks.add(journal.all(later));
+        let parcel = journal.next_parcel(&lacks).unwrap();
+        assert_eq!(parcel.change, groups(&["g", "h"]));
     }
 
     #[test]
@@ -972,7 +1154,11 @@ mod tests {
     fn a_set_is_numbered_again_unless_its_key_was_changed_since() {
         let now = Instant::now();
         let journal = Journal::new("me", now);
-        let again = |part: &Range<u64>| journal.stamp_again("g", "a", part).is_some();
+        let again = |part: &Range<u64>| {
+            let refused = journal.refused_set("g", "a", part);
+            assert_ne!(refused, Refused::Perhaps);
+            matches!(refused, Refused::Wrongly(_))
+        };
         for keys in [Some(&["a"] as &[&str]), None] {
             let part = record(&journal, "g", &["a"], now);
             record(&journal, "g", &["b"], now);
@@ -993,6 +1179,7 @@ mod tests {
         assert_eq!(parts.len(), MAX_PARTS);
         let has = |at: u64| parts.iter().any(|part| part.contains(&at));
         assert!((0..1_000).all(|part| has(3 * part)));
+        lacks.begin_telling();
         lacks.remove(&(10..20));
         let parts = lacks.parts();
         assert!(

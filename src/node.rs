@@ -24,8 +24,8 @@ use crate::status::{Page, StatusPage, is_status};
 use crate::sync::{Arc, Weak};
 use crate::tls::Tls;
 use crate::wire::{
-    BadTarget, Command, Errand, MAX_COMMAND, Request, Response, Status, Target, is_ours,
-    parse_target,
+    BadTarget, Command, Errand, MAX_COMMAND, Removal, Request, Response, Status, Target, Terms,
+    is_ours, parse_target,
 };
 
 /// Bytes of a message besides its value and its key.
@@ -405,7 +405,7 @@ impl Node {
     fn answer_node(&self, request: &Request<'_>) -> Response {
         if request.method == "POST" {
             return match Errand::decode(request.body) {
-                Ok(errand) => self.run(errand),
+                Ok(errand) => self.run(errand, &request.terms),
                 Err(nonsense) => self.respond(Status::BadRequest, nonsense.0),
             };
         }
@@ -415,20 +415,25 @@ impl Node {
         self.respond(Status::Ok, "alive")
     }
 
-    fn run(&self, errand: Errand) -> Response {
+    fn run(&self, errand: Errand, terms: &Terms) -> Response {
         let cluster = &self.0.cluster;
         match errand {
             Errand::Departure(id) => cluster.departed(&id),
             Errand::Clear => {
-                // What was removed is not known by name.
-                cluster.journal.adopt(None, cluster.clock.now());
+                cluster.journal.note_all(terms.stamp, cluster.clock.now());
                 cluster.clear_all();
             }
-            Errand::Deliver { .. } if cluster.is_leaving() => {
-                return self.respond(Status::Leaving, "this node leaves the ring");
-            }
             Errand::Deliver { peer, removals } => {
-                cluster.take_journal_over(peer.as_deref(), removals);
+                if !cluster.take_journal_over(peer.as_deref(), removals.clone()) {
+                    return self.respond(Status::BadRequest, "this node knows no such peer");
+                }
+                if peer.is_some() {
+                    self.forget(&removals);
+                }
+                // Asked last: it may have handed over already what it had to tell.
+                if cluster.is_leaving() {
+                    return self.respond(Status::Leaving, "this node leaves the ring");
+                }
             }
             Errand::Marks => {
                 let ring = cluster.members().fingerprint();
@@ -436,6 +441,19 @@ impl Node {
             }
         }
         self.respond(Status::Ok, "noted")
+    }
+
+    /// Lets go what was removed before another node lacks it: it may have been fetched from there.
+    fn forget(&self, removals: &[Removal]) {
+        for removal in removals {
+            match &removal.group {
+                None => self.0.cluster.clear_all(),
+                Some(group) => {
+                    let found = self.0.registry.find(group);
+                    found.inspect(|group| group.forget(removal.key.as_deref()));
+                }
+            }
+        }
     }
 
     fn guard(&self) -> Option<&Guard> {

@@ -14,7 +14,7 @@ use crate::deadline::Deadline;
 use crate::entry::{Place, Stored};
 use crate::error::{Error, Unreached};
 use crate::foreign;
-use crate::journal::Told;
+use crate::journal::{Refused, Told};
 use crate::key::KeyRef;
 use crate::loader::{self, Loaded};
 use crate::members::{Members, Owner};
@@ -308,11 +308,16 @@ impl<V: Cacheable> Shared<V> {
         self.counters.removes.add();
         let (journal, now) = (&self.cluster.journal, self.cluster.clock.now());
         journal.note(&self.name, Some(key.text()), told, now);
+        self.drop_key(key);
+        journal.note_applied(&self.name, Some(key.text()), told);
+    }
+
+    /// Lets go what is kept of a key, and what is being loaded or fetched.
+    pub(super) fn drop_key(&self, key: KeyRef<'_>) {
         self.mark_stale(key);
         self.cache.remove(key);
         self.forget_absence(key);
         self.mark_stale(key);
-        journal.note_applied(&self.name, Some(key.text()), told);
     }
 
     /// Once before the cached value goes, so that what is being loaded is not kept any more; and
@@ -394,9 +399,10 @@ impl<V: Cacheable> Shared<V> {
             if self.keep_set(key, forms.value.clone(), weight, life, told) {
                 return;
             }
-            match recorded.stamp_again(&self.name, key) {
-                Some(newer) => told.stamp = Some(newer),
-                None => break, // another change of this process has overtaken it: that holds
+            match recorded.refused_set(&self.name, key) {
+                Refused::Wrongly(newer) => told.stamp = Some(newer),
+                // Another change of this process has overtaken it, perhaps.
+                Refused::Rightly | Refused::Perhaps => break,
             }
         }
         let has_applied = |stamp| self.cluster.journal.has_applied(&self.name, key, stamp);

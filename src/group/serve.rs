@@ -34,6 +34,8 @@ pub(crate) trait Serve: Send + Sync {
     fn answer_put(&self, key: &str, body: &[u8], terms: &Terms) -> Response;
     fn answer_delete(&self, key: &str, terms: &Terms) -> Response;
     fn begin_command(self: Arc<Self>, body: &[u8], terms: &Terms) -> Begun;
+    /// Lets the value of `key` go, or all.
+    fn forget(&self, key: Option<&str>);
     /// Offers what is in memory to those who own it now.
     fn hand_over(self: Arc<Self>, deadline: Deadline);
     fn stats(&self) -> GroupStats;
@@ -150,6 +152,13 @@ impl<V: Cacheable> Serve for Shared<V> {
             Err(nonsense) => {
                 Begun::Ready(Response::text(Status::BadRequest, self.ring(), nonsense.0))
             }
+        }
+    }
+
+    fn forget(&self, key: Option<&str>) {
+        match key {
+            Some(key) => self.drop_key(self.cache.hash(key)),
+            None => self.drop_all(),
         }
     }
 

@@ -144,6 +144,10 @@ impl<V: Cacheable> Shared<V> {
             self.cluster.forget_past(now);
             return None;
         };
+        // What it has may be older than a removal that is forgotten here.
+        if self.cluster.owes(&remote) {
+            return None;
+        }
         // One who is only taken for the owner inherits nothing: a request goes one hop (I5).
         if members.owner(key.text()) != Owner::This {
             return None;

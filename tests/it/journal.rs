@@ -92,6 +92,32 @@ impl World {
         self.version.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Groups of all nodes that mirror whatever they fetch.
+    fn mirrored(&self) -> Vec<Group> {
+        let build = |node: &Node| {
+            let version = Arc::clone(&self.version);
+            let load = move |_: &str| Ok(Value::from(version.load(Ordering::SeqCst).to_string()));
+            let group = node.group_builder("mirrored", 1 << 20).hot_threshold(0.0);
+            group.build(load).unwrap()
+        };
+        self.nodes.iter().map(build).collect()
+    }
+
+    /// Lets removals to these nodes get lost.
+    fn lose_removals(&self, to: &[usize]) {
+        let to: Vec<String> = to.iter().map(|&node| address(node)).collect();
+        self.line.stand_in(move |address, call| {
+            let is_lost = removes(call) && to.iter().any(|to| to == address);
+            is_lost.then(|| Err(CallError::Unreachable("it is lost".into())))
+        });
+    }
+
+    fn owed_to(&self, node: usize, to: usize) -> u64 {
+        let peers = self.nodes[node].stats().peers;
+        let peer = peers.iter().find(|peer| peer.address == address(to));
+        peer.unwrap().owed
+    }
+
     fn owed(&self, node: usize) -> u64 {
         let peers = self.nodes[node].stats().peers;
         peers.iter().map(|peer| peer.owed).sum()
@@ -130,6 +156,8 @@ struct LineState {
     /// Whether the next `PUT` is kept back.
     keeps_put: AtomicBool,
     late: Mutex<Option<Call>>,
+    /// Where the answer to a removal waits, who is told that it does, and what lets it go.
+    reply_gate: Mutex<Option<Gate>>,
     probes: AtomicUsize,
     /// Answers for a node, by its address, if it has something to say.
     stand_in: Mutex<Option<StandIn>>,
@@ -209,7 +237,18 @@ impl Link for LineTo {
             return answer;
         }
         drop(stand_in);
-        self.inner.call(call, timeout)
+        let reply = self.inner.call(call, timeout);
+        if removes(call) {
+            let gate = self.state.reply_gate.lock().unwrap().take();
+            match gate {
+                Some((address, held, go)) if address == self.address => {
+                    held.send(()).unwrap();
+                    go.recv().unwrap();
+                }
+                other => *self.state.reply_gate.lock().unwrap() = other,
+            }
+        }
+        reply
     }
 }
 
@@ -672,6 +711,7 @@ fn who_leaves_takes_no_removals_over_and_nobody_takes_those_that_cannot_be() {
         world.nodes[node].answer(&request.body(&body)).status()
     };
     assert_eq!([deliver(0, b"g"), deliver(0, b"")], [200, 400]);
+    eventually("it is told", || world.owed(0) == 0);
     world.nodes[0].leave(MINUTE).unwrap();
     assert_eq!([deliver(0, b"g"), deliver(1, b"g")], [503, 200]);
 }
@@ -872,4 +912,268 @@ fn a_removal_is_known_to_a_node_that_has_not_the_group_yet() {
         "it takes values over"
     );
     assert_eq!(third.get(&key).unwrap(), Value::from("2"));
+}
+
+fn version_of(group: &Group, key: &str) -> u64 {
+    group.get(key).unwrap().as_str().unwrap().parse().unwrap()
+}
+
+/// A gate for one address, what tells that somebody waits there, and what lets him go.
+fn gate(node: usize) -> (Gate, mpsc::Receiver<()>, mpsc::Sender<()>) {
+    let (held, is_held) = mpsc::channel();
+    let (go, gate) = mpsc::channel();
+    ((address(node), held, gate), is_held, go)
+}
+
+#[test]
+fn what_is_fetched_from_a_peer_that_missed_a_removal_still_under_way_is_not_kept() {
+    let world = World::new(3);
+    let groups = world.mirrored();
+    let key = world.key_of(1);
+    assert_eq!(version_of(&groups[1], &key), 1);
+    world.raise();
+    world.lose_removals(&[1]);
+    let (at_other, is_held, go) = gate(2);
+    *world.line.state.gate.lock().unwrap() = Some(at_other);
+    std::thread::scope(|scope| {
+        let remover = scope.spawn(|| groups[0].remove(&key));
+        is_held.recv().unwrap();
+        let seen = version_of(&groups[0], &key);
+        let is_kept = groups[0].try_get(&key).is_some();
+        go.send(()).unwrap();
+        assert!(remover.join().unwrap().is_err());
+        assert_eq!((seen, is_kept), (1, false), "what the owner has");
+    });
+    world.lose_removals(&[]);
+    world.pass_until("it is told", || world.owed(0) == 0);
+    assert_eq!(version_of(&groups[0], &key), 2);
+}
+
+#[test]
+fn nothing_is_taken_over_from_a_former_owner_that_lacks_a_removal_however_old() {
+    let world = World::with(2, Clock::manual(), |node| node.circuit_failures(1_000));
+    let key = world.key_of(1);
+    assert_eq!(world.seen(1, &key), [1, 1]);
+    world.raise();
+    world.lose_removals(&[1]);
+    assert!(world.groups[0][0].remove(&key).is_err());
+    for _ in 0..12 {
+        eventually("the keeper sleeps", || world.clock.sleepers() > 0);
+        world.clock.advance(MINUTE);
+    }
+    world.set_peers(&[0], &[0]);
+    assert_eq!(world.seen(0, &key), [2, 2]);
+}
+
+#[test]
+fn what_a_peer_is_told_late_is_told_once_more_to_those_who_left_the_list() {
+    let world = World::with(3, Clock::manual(), |node| node.circuit_failures(1_000));
+    let groups = world.mirrored();
+    let key = world.key_of(1);
+    for group in &groups[1..] {
+        assert_eq!(version_of(group, &key), 1);
+    }
+    world.set_peers(&[0], &[0, 1]); // node 2 has not heard of it
+    world.raise();
+    world.lose_removals(&[1]);
+    assert!(groups[0].remove(&key).is_err());
+    world.pass_until("it is told", || groups[2].try_get(&key).is_none());
+    assert_eq!(version_of(&groups[2], &key), 1, "what the owner has");
+    world.lose_removals(&[]);
+    world.pass_until("the owner is told", || world.owed(0) == 0);
+    world.pass_until("and the other one", || groups[2].try_get(&key).is_none());
+}
+
+#[test]
+fn what_two_peers_are_told_late_the_others_are_told_after_the_second() {
+    let world = World::with(4, Clock::manual(), |node| node.circuit_failures(1_000));
+    let groups = world.mirrored();
+    let key = world.key_of(3);
+    assert_eq!(version_of(&groups[3], &key), 1);
+    world.raise();
+    world.lose_removals(&[1, 3]);
+    assert!(groups[0].remove(&key).is_err());
+    eventually("the keeper sleeps", || world.clock.sleepers() > 0);
+    world.lose_removals(&[2, 3]);
+    world.clock.advance(SECOND);
+    eventually("the first is told", || world.owed_to(0, 1) == 0);
+    eventually("the keeper sleeps", || world.clock.sleepers() > 0);
+    // In one round, node 2 is told that node 1 was late, and node 3 is told at last.
+    world.lose_removals(&[]);
+    let (second, second_is_told, second_goes_on) = gate(2);
+    *world.line.state.reply_gate.lock().unwrap() = Some(second);
+    let (third, third_is_held, third_goes_on) = gate(3);
+    *world.line.state.gate.lock().unwrap() = Some(third);
+    world.clock.advance(SECOND);
+    second_is_told.recv().unwrap();
+    third_is_held.recv().unwrap();
+    assert_eq!(version_of(&groups[2], &key), 1, "what the owner has");
+    third_goes_on.send(()).unwrap();
+    eventually("the owner is told", || world.owed_to(0, 3) == 0);
+    second_goes_on.send(()).unwrap();
+    world.pass_until("all are told", || world.owed(0) == 0);
+    assert_eq!(version_of(&groups[2], &key), 2);
+}
+
+#[test]
+fn who_takes_removals_over_keeps_nothing_that_it_fetched_from_who_lacks_them() {
+    let world = World::with(3, Clock::manual(), |node| node.circuit_failures(1_000));
+    let groups = world.mirrored();
+    let key = world.key_of(1);
+    assert_eq!(version_of(&groups[1], &key), 1);
+    world.raise();
+    world.lose_removals(&[1]);
+    assert!(groups[0].remove(&key).is_err());
+    assert_eq!(version_of(&groups[2], &key), 1, "what the owner has");
+    let _ = world.nodes[0].leave(MINUTE);
+    world.set_fault(0, Some(Fault::Refuses)); // its process has ended
+    world.lose_removals(&[]);
+    world.pass_until("it is told", || groups[1].try_get(&key).is_none());
+    assert_eq!(version_of(&groups[2], &key), 2);
+}
+
+#[test]
+fn nobody_takes_over_to_tell_a_peer_that_it_does_not_know() {
+    let world = World::with(4, Clock::manual(), |node| node.circuit_failures(1_000));
+    let key = world.key_of(3);
+    assert_eq!(world.seen(3, &key), [1, 1]);
+    let wait = |minutes| {
+        for _ in 0..minutes {
+            eventually("the keeper sleeps", || world.clock.sleepers() > 0);
+            world.clock.advance(MINUTE);
+        }
+    };
+    world.raise();
+    world.lose_removals(&[3]);
+    assert!(world.groups[0][0].remove(&key).is_err());
+    world.set_peers(&[1], &[0, 1, 2]);
+    wait(12);
+    let _ = world.nodes[0].leave(MINUTE);
+    world.set_fault(0, Some(Fault::Refuses)); // its process has ended
+    world.set_peers(&[1], &[0, 1, 2, 3]);
+    world.lose_removals(&[]);
+    world.pass_until("it is told", || world.groups[3][0].try_get(&key).is_none());
+}
+
+#[test]
+fn a_refusal_of_something_else_at_the_address_of_a_peer_refuses_nothing() {
+    for many_groups in [false, true] {
+        let mut world = World::new(2);
+        world.start(|node| node);
+        let key = world.key_of(1);
+        assert_eq!(world.seen(1, &key), [1, 1]);
+        world.set_fault(1, Some(Fault::Refuses));
+        world.raise();
+        assert!(world.groups[0][0].remove(&key).is_err());
+        if many_groups {
+            let long = "k".repeat(10_000);
+            for number in 0..20 {
+                let group = world.nodes[0].group_builder(&format!("g{number}"), 1 << 20);
+                let group = group.build(|_| Ok(Value::from("x"))).unwrap();
+                for number in 0..10 {
+                    let _ = group.remove(&format!("{long}{number}"));
+                }
+            }
+        }
+        let count = Arc::new(AtomicUsize::new(0));
+        let asked = Arc::clone(&count);
+        world.line.stand_in(move |_, call| {
+            let is_probe = call.method == "GET";
+            asked.fetch_add(usize::from(!is_probe), Ordering::SeqCst);
+            let number = asked.load(Ordering::SeqCst);
+            Some(Ok(Reply {
+                status: [400, 503, 414][number % 3],
+                header: None,
+                body: Vec::new(),
+            }))
+        });
+        world.set_fault(1, None);
+        world.pass_until("it has answered", || count.load(Ordering::SeqCst) > 3);
+        world.line.stand_in(|_, _| None);
+        world.pass_until("it is told", || world.owed(0) == 0);
+        assert_eq!(world.seen(1, &key)[0], 2, "many groups: {many_groups}");
+    }
+}
+
+#[test]
+fn who_leaves_the_list_while_another_change_of_it_is_finished_is_told_of_removals() {
+    let mut world = World::new(3);
+    world.start(|node| node);
+    let (enter, entered) = mpsc::channel();
+    let (release, gate) = mpsc::channel::<()>();
+    let (enter, gate) = (Mutex::new(enter), Mutex::new(gate));
+    let blocks = world.nodes[0]
+        .group_builder("blocks", 1 << 20)
+        .eviction_listener(move |_, _, _| {
+            let _ = enter.lock().unwrap().send(());
+            let _ = gate.lock().unwrap().recv();
+        })
+        .build(|_| Ok(Value::from("x")))
+        .unwrap();
+    let key = world.key_of(1);
+    assert_eq!(world.seen(1, &key), [1, 1]);
+    world.set_peers(&[0], &[]);
+    blocks.get("a").unwrap();
+    std::thread::scope(|scope| {
+        let world = &world;
+        scope.spawn(|| world.set_peers(&[0], &[0, 1, 2]));
+        entered.recv().unwrap();
+        world.set_peers(&[0], &[0, 2]);
+        release.send(()).unwrap();
+    });
+    world.raise();
+    world.groups[0][0].remove(&key).unwrap();
+    world.pass_until("it is told", || world.groups[1][0].try_get(&key).is_none());
+}
+
+#[test]
+fn a_set_that_arrives_late_does_not_undo_that_all_groups_were_cleared() {
+    let world = World::with(2, Clock::manual(), |node| node.circuit_failures(1_000));
+    let key = world.key_of(1);
+    world.line.state.keeps_put.store(true, Ordering::SeqCst);
+    assert!(world.groups[0][0].set(&key, Value::from("100")).is_err());
+    // So many groups that they are not known by name any more.
+    world.lose_removals(&[1]);
+    for number in 0..20 {
+        let group = world.nodes[0].group_builder(&format!("g{number}"), 1 << 20);
+        let group = group.build(|_| Ok(Value::from("x"))).unwrap();
+        assert!(group.remove("key").is_err());
+    }
+    for _ in 0..12 {
+        eventually("the keeper sleeps", || world.clock.sleepers() > 0);
+        world.clock.advance(MINUTE);
+    }
+    world.lose_removals(&[]);
+    world.pass_until("it is told", || world.owed(0) == 0);
+    assert_eq!(deliver_late(&world, 1), 400);
+    assert_eq!(world.seen(1, &key), [1, 1]);
+}
+
+#[test]
+fn a_set_that_is_refused_is_done_or_said_not_to_be_however_much_else_was_removed() {
+    let long = "k".repeat(1_000);
+    let many: Vec<String> = (0..2_000).map(|number| format!("{long}{number}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for (other, expected) in [(1, 7), (0, 2)] {
+        let world = World::new(2);
+        let key = world.key_of(1);
+        assert_eq!(world.seen(1, &key), [1, 1]);
+        world.raise();
+        let (held, is_held) = mpsc::channel();
+        let (go, gate) = mpsc::channel();
+        *world.line.state.put_gate.lock().unwrap() = Some((held, gate));
+        std::thread::scope(|scope| {
+            let setter = scope.spawn(|| world.groups[0][0].set(&key, Value::from("7")));
+            is_held.recv().unwrap();
+            // The owner forgets which change of node 0 was the last one of another key.
+            for groups in &world.groups {
+                groups[1].remove("another").unwrap();
+            }
+            world.groups[0][other].remove_many(&many).unwrap();
+            go.send(()).unwrap();
+            assert_eq!(setter.join().unwrap().is_ok(), expected == 7);
+        });
+        world.pass_until("all are told", || world.owed(0) == 0);
+        assert_eq!(world.seen(1, &key)[0], expected);
+    }
 }
