@@ -107,6 +107,7 @@ impl Clock {
                 began: now,
                 sleepers: Vec::new(),
                 sleeping: 0,
+                moves: 0,
             }),
         })))
     }
@@ -126,6 +127,9 @@ impl Clock {
         let sleepers = {
             let mut state = manual.state.lock();
             state.now += by;
+            // They are being woken: who moves the clock by turns sees those who sleep again.
+            state.sleeping = 0;
+            state.moves += 1;
             std::mem::take(&mut state.sleepers)
         };
         for sleeper in sleepers.iter().filter_map(Weak::upgrade) {
@@ -183,9 +187,9 @@ impl Clock {
     ) {
         match (&self.0, deadline.instant()) {
             (Some(manual), Some(instant)) => {
-                if manual.enlist(instant, sleeper) {
+                if let Some(moves) = manual.enlist(instant, sleeper) {
                     wait_until(condvar, guard, None);
-                    manual.state.lock().sleeping -= 1;
+                    manual.wake_up(moves);
                 }
             }
             (_, instant) => wait_until(condvar, guard, instant),
@@ -220,18 +224,28 @@ struct ManualState {
     began: Instant,
     sleepers: Vec<Weak<dyn Sleeper>>,
     sleeping: usize,
+    /// How often the clock was moved.
+    moves: u64,
 }
 
 impl ManualClock {
-    /// Notes the sleeper, unless `instant` has come already.
-    fn enlist(&self, instant: Instant, sleeper: impl FnOnce() -> Weak<dyn Sleeper>) -> bool {
+    /// Notes the sleeper, unless `instant` has come already, and tells how often the clock was moved.
+    fn enlist(&self, instant: Instant, sleeper: impl FnOnce() -> Weak<dyn Sleeper>) -> Option<u64> {
         let mut state = self.state.lock();
         if instant <= state.now {
-            return false;
+            return None;
         }
         state.sleepers.push(sleeper());
         state.sleeping += 1;
-        true
+        Some(state.moves)
+    }
+
+    /// Notes that a sleeper is awake; if the clock was moved meanwhile, it does not count any more.
+    fn wake_up(&self, moves: u64) {
+        let mut state = self.state.lock();
+        if state.moves == moves {
+            state.sleeping -= 1;
+        }
     }
 }
 
