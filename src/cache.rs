@@ -270,16 +270,44 @@ impl<V: Cacheable> Cache<V> {
 
     /// Removes the value of `key`.
     pub(crate) fn remove(&self, key: KeyRef<'_>) {
+        self.take_out(key, Store::remove);
+    }
+
+    /// Removes the copy of a value that another node owns.
+    pub(crate) fn remove_copy(&self, key: KeyRef<'_>) {
+        self.take_out(key, Store::remove_copy);
+    }
+
+    fn take_out(
+        &self,
+        key: KeyRef<'_>,
+        take: impl FnOnce(&mut Store<V>, KeyRef<'_>) -> Option<Gone<V>>,
+    ) {
         let shard = self.shard(key);
         let removed = {
             let mut state = shard.state.lock();
-            let removed = state.store.remove(key);
+            let removed = take(&mut state.store, key);
             shard.publish(&state.store);
             removed
         };
         if let Some(gone) = removed {
             self.release(gone.place, gone.entry.weight());
             self.dismiss(gone);
+        }
+    }
+
+    /// Removes all copies of values that other nodes own.
+    pub(crate) fn clear_copies(&self) {
+        for shard in self.made_shards() {
+            let removed = {
+                let mut state = shard.state.lock();
+                let removed = state.store.take_copies();
+                shard.publish(&state.store);
+                removed
+            };
+            let weight = removed.iter().map(|gone| gone.entry.weight()).sum();
+            self.release(Place::Hot, weight);
+            self.dismiss_each(removed);
         }
     }
 

@@ -3,6 +3,15 @@
 use crate::peer::Call;
 use crate::wire::{self, Command, Stamp, Terms};
 
+/// Which values a removal takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    All,
+    /// The copies that a node has of values that others own. What it owns itself it has loaded, or
+    /// was given, since it was told of the removal.
+    Copies,
+}
+
 /// A change of a group.
 pub(crate) enum Change<'a> {
     Remove(&'a [&'a str]),
@@ -16,11 +25,12 @@ pub(crate) enum Change<'a> {
 
 impl Change<'_> {
     /// The request that tells it.
-    pub(crate) fn call(&self, group: &str, ring: u64, stamp: Stamp) -> Call {
+    pub(crate) fn call(&self, group: &str, ring: u64, stamp: Stamp, reach: Reach) -> Call {
         let terms = Terms {
             native: true,
             ring: Some(ring),
             stamp: Some(stamp),
+            copies: reach == Reach::Copies,
             ..Terms::default()
         };
         let (method, key, body) = match self {

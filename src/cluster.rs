@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::change::Change;
+use crate::change::{Change, Reach};
 use crate::deadline::{Clock, Deadline};
 use crate::dialect::Dialect;
 use crate::error::{Error, Unreached};
@@ -21,7 +21,7 @@ use crate::stats::{CircuitState, Counter, NodeStats, PeerStats};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, RwLock, Weak};
 use crate::throttle::Throttle;
 use crate::waits::Waits;
-use crate::wire::{self, Errand, MAX_MARKS, Nonsense, Removal, Stamp, Status, Terms};
+use crate::wire::{self, Errand, MAX_MARKS, Nonsense, Removal, Stamp, Status, Terms, Whom};
 
 /// How many keys one request removes: about 1 MiB if all are as long as can be.
 const KEYS_OF_A_REQUEST: usize = 64;
@@ -29,6 +29,9 @@ const KEYS_OF_A_REQUEST: usize = 64;
 /// How many removals one request hands over, and how many bytes their keys have.
 const REMOVALS_OF_A_REQUEST: usize = 1_000;
 const BYTES_OF_A_REQUEST: usize = 1 << 19;
+
+/// How many bytes the ids of those have whom the receiver need not tell.
+const BYTES_OF_IDS: usize = 1 << 16;
 
 /// How long a peer is left alone that could not be told of a removal, and how often values leave
 /// whose time is over.
@@ -142,8 +145,8 @@ pub(crate) trait Sweep: Send + Sync {
     /// Lets those go whose time is over; tells whether there are others that will expire.
     fn sweep(&self) -> bool;
 
-    /// Lets all of them go.
-    fn clear(&self);
+    /// Lets all of them go, or all copies.
+    fn clear(&self, reach: Reach);
 }
 
 impl Cluster {
@@ -312,7 +315,7 @@ impl Cluster {
         if old.has_this() != new.has_this() {
             // Nobody tells a node of removals that is in no list. So it keeps nothing of what it
             // owned before, and, back in the list, nothing of what it was asked for meanwhile.
-            self.clear_all();
+            self.clear_all(Reach::All);
             new.remotes()
                 .iter()
                 .for_each(|remote| remote.note_marks(Marks::Unasked));
@@ -347,12 +350,12 @@ impl Cluster {
     }
 
     /// Has all groups let all go that they keep.
-    pub(crate) fn clear_all(&self) {
+    pub(crate) fn clear_all(&self, reach: Reach) {
         let groups = self.sweeps.lock().clone();
         groups
             .iter()
             .filter_map(Weak::upgrade)
-            .for_each(|group| group.clear());
+            .for_each(|group| group.clear(reach));
     }
 
     /// A peer of the new list: the same as before, if its id and its address are.
@@ -667,7 +670,8 @@ impl Cluster {
     ) -> Result<(), Failure> {
         let mut stamp = recorded.stamp;
         for _ in 0..MAX_TELLINGS {
-            let answer = self.tell_native(remote, group, change, stamp, deadline)?;
+            let all = Reach::All;
+            let answer = self.tell_native(remote, group, change, stamp, all, deadline)?;
             let ours = self.members().fingerprint();
             if answer.ring.is_some_and(|ring| ring != ours) {
                 recorded.has_met_other_ring.store(true, Ordering::Release);
@@ -693,10 +697,11 @@ impl Cluster {
         group: &str,
         change: &Change<'_>,
         stamp: Stamp,
+        reach: Reach,
         deadline: Deadline,
     ) -> Result<Answer, Failure> {
         let limit = self.settings.fetch_timeout;
-        let call = change.call(group, self.members().fingerprint(), stamp);
+        let call = change.call(group, self.members().fingerprint(), stamp, reach);
         self.call(remote, call, limit, deadline, |status, reply| {
             let answer = |is_taken| Answer {
                 is_taken,
@@ -850,21 +855,20 @@ impl Cluster {
     /// Tells a peer what it lacks, for no longer than a round lasts and the last answer takes.
     fn deliver(self: &Arc<Self>, remote: &Arc<Remote>) {
         let until = Deadline::after(self.clock.now(), ROUND);
-        for lacks in [&remote.lacks, &remote.echoes] {
+        for (lacks, reach) in [(&remote.lacks, Reach::All), (&remote.echoes, Reach::Copies)] {
             while let Some(parcel) = self.journal.next_parcel(lacks) {
-                match self.tell_parcel(remote, &parcel) {
-                    Ok(()) if std::ptr::eq(lacks, &remote.lacks) => self.echo(remote, &parcel),
+                match self.tell_parcel(remote, &parcel, reach) {
                     Ok(()) => {}
-                    Err(Failure::Refused) => {
-                        self.note_refused(remote, &parcel);
-                        self.echo(remote, &parcel); // of several groups, it refuses perhaps one
-                    }
+                    Err(Failure::Refused) => self.note_refused(remote, &parcel),
                     Err(Failure::Unsupported) => {
                         return self.put_off_delivery(remote, GOLANG_PAUSE);
                     }
                     Err(Failure::Deadline | Failure::Away(_)) => {
                         return self.put_off_delivery(remote, PAUSE);
                     }
+                }
+                if reach == Reach::All {
+                    self.echo(remote, &parcel); // also if refused: of several groups, perhaps one
                 }
                 lacks.remove(&parcel.part);
                 if until.is_past(self.clock.now()) {
@@ -887,7 +891,7 @@ impl Cluster {
     }
 
     /// A peer was told late. The others may have fetched an old value from it meanwhile, after they
-    /// were told themselves: they are told once more. This node has kept none
+    /// were told themselves: they are told once more, of their copies. This node has kept none
     /// ([`owes`](Cluster::owes)).
     fn echo(self: &Arc<Self>, late: &Arc<Remote>, parcel: &Parcel) {
         let all = self.all_told();
@@ -912,7 +916,12 @@ impl Cluster {
         }
     }
 
-    fn tell_parcel(self: &Arc<Self>, remote: &Arc<Remote>, parcel: &Parcel) -> Result<(), Failure> {
+    fn tell_parcel(
+        self: &Arc<Self>,
+        remote: &Arc<Remote>,
+        parcel: &Parcel,
+        reach: Reach,
+    ) -> Result<(), Failure> {
         let until = Deadline::NEVER; // the fetch timeout holds
         // An answer that says nothing may have come from something else at the address of the peer.
         if remote.speaks() != Some(Dialect::Native) {
@@ -927,11 +936,11 @@ impl Cluster {
         // A later one than those of the changes themselves: what arrives late of them is older.
         let stamp = self.journal.stamp();
         match &parcel.change {
-            Lacked::All => self.have_run(remote, Errand::Clear, Some(stamp), until),
+            Lacked::All => self.have_run(remote, Errand::Clear, Some((stamp, reach)), until),
             Lacked::Groups(groups) => {
                 let mut told = Ok(());
                 for group in groups {
-                    match self.tell_native(remote, group, &Change::Clear, stamp, until) {
+                    match self.tell_native(remote, group, &Change::Clear, stamp, reach, until) {
                         Ok(_) => {}
                         // The others are another matter.
                         Err(Failure::Refused) => told = Err(Failure::Refused),
@@ -942,7 +951,7 @@ impl Cluster {
             }
             Lacked::Keys(group, keys) => {
                 let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
-                self.tell_native(remote, group, &Change::Remove(&keys), stamp, until)?;
+                self.tell_native(remote, group, &Change::Remove(&keys), stamp, reach, until)?;
                 Ok(())
             }
         }
@@ -953,13 +962,13 @@ impl Cluster {
         self: &Arc<Self>,
         remote: &Arc<Remote>,
         errand: Errand,
-        stamp: Option<Stamp>,
+        change: Option<(Stamp, Reach)>,
         deadline: Deadline,
     ) -> Result<(), Failure> {
         let limit = self.settings.fetch_timeout;
         self.call(
             remote,
-            errand_call(errand, stamp),
+            errand_call(errand, change),
             limit,
             deadline,
             |status, reply| {
@@ -992,14 +1001,22 @@ impl Cluster {
             let heirs = heirs.iter().filter(is_other);
             let mut entries = self.journal.entries(&remote.lacks);
             entries.extend(self.journal.entries(&remote.echoes));
-            if !self.hand_to_first(heirs, Some(remote.peer.name()), &entries, deadline) {
+            let to = Whom::One(remote.peer.name().to_owned());
+            if !self.hand_to_first(heirs, &to, &entries, deadline) {
                 let failure = Failure::Away("nobody takes over to tell it of removals".into());
                 unreached.push(remote.unreached(&failure));
             }
         }
         let all = Lacks::default();
         all.add(self.journal.all(now));
-        self.hand_to_first(heirs.iter(), None, &self.journal.entries(&all), deadline);
+        // To be told of it once more would only cost loads. Of very many, all are.
+        let ids = remotes.iter().map(|remote| remote.peer.name().to_owned());
+        let mut told: Vec<String> = ids.collect();
+        if told.iter().map(String::len).sum::<usize>() > BYTES_OF_IDS {
+            told.clear();
+        }
+        let to = Whom::AllBut(told);
+        self.hand_to_first(heirs.iter(), &to, &self.journal.entries(&all), deadline);
         unreached
     }
 
@@ -1007,18 +1024,18 @@ impl Cluster {
     fn hand_to_first<'a>(
         self: &Arc<Self>,
         mut heirs: impl Iterator<Item = &'a Arc<Remote>>,
-        peer: Option<&str>,
+        to: &Whom,
         entries: &[Entry],
         deadline: Deadline,
     ) -> bool {
-        let takes = |heir| self.hand_entries(heir, peer, entries, deadline).is_ok();
+        let takes = |heir| self.hand_entries(heir, to, entries, deadline).is_ok();
         entries.is_empty() || heirs.any(takes)
     }
 
     fn hand_entries(
         self: &Arc<Self>,
         heir: &Arc<Remote>,
-        peer: Option<&str>,
+        to: &Whom,
         entries: &[Entry],
         deadline: Deadline,
     ) -> Result<(), Failure> {
@@ -1044,7 +1061,7 @@ impl Cluster {
                 age: now.saturating_duration_since(entry.at),
             });
             let errand = Errand::Deliver {
-                peer: peer.map(str::to_owned),
+                to: to.clone(),
                 removals: removals.collect(),
             };
             self.have_run(heir, errand, None, deadline)?;
@@ -1053,16 +1070,14 @@ impl Cluster {
         Ok(())
     }
 
-    /// Takes removals over from a node that leaves, to tell the peer with this id; tells whether it
-    /// knows such a peer. Without, those are told that are yet to come, and all that this node knows
-    /// of: the other one may not have known some of them.
-    pub(crate) fn take_journal_over(
-        self: &Arc<Self>,
-        peer: Option<&str>,
-        removals: Vec<Removal>,
-    ) -> bool {
-        let is_meant = |remote: &Arc<Remote>| peer.is_none_or(|id| remote.peer.name() == id);
-        if peer.is_some() && !self.all_told().iter().any(is_meant) {
+    /// Takes removals over from a node that leaves, to tell others: tells whether it can, knowing the
+    /// peer that is meant.
+    pub(crate) fn take_journal_over(self: &Arc<Self>, to: &Whom, removals: Vec<Removal>) -> bool {
+        let is_meant = |remote: &Arc<Remote>| match to {
+            Whom::One(id) => remote.peer.name() == id,
+            Whom::AllBut(told) => !told.iter().any(|id| remote.peer.name() == id),
+        };
+        if matches!(to, Whom::One(_)) && !self.all_told().iter().any(is_meant) {
             return false;
         }
         let now = self.clock.now();
@@ -1237,10 +1252,12 @@ fn text_of(body: &[u8]) -> String {
     text.chars().filter(printable).collect()
 }
 
-fn errand_call(errand: Errand, stamp: Option<Stamp>) -> Call {
+/// The request for an errand, with what belongs to it if it changes something.
+fn errand_call(errand: Errand, change: Option<(Stamp, Reach)>) -> Call {
     let terms = Terms {
         native: true,
-        stamp,
+        stamp: change.map(|(stamp, _)| stamp),
+        copies: change.is_some_and(|(_, reach)| reach == Reach::Copies),
         ..Terms::default()
     };
     Call::new("POST", wire::BASE.to_owned(), terms.to_header()).with_body(errand.encode())

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::change::Reach;
 use crate::client::Http;
 use crate::cluster::{Cluster, Settings, check_weight};
 use crate::deadline::{Clock, Deadline};
@@ -25,7 +26,7 @@ use crate::sync::{Arc, Weak};
 use crate::tls::Tls;
 use crate::wire::{
     BadTarget, Command, Errand, MAX_COMMAND, Removal, Request, Response, Status, Target, Terms,
-    is_ours, parse_target,
+    Whom, is_ours, parse_target,
 };
 
 /// Bytes of a message besides its value and its key.
@@ -372,7 +373,7 @@ impl Node {
         match self.0.registry.find(&group) {
             Some(found) => Ok((found, key)),
             None => {
-                if asker == Dialect::Native {
+                if asker == Dialect::Native && !request.terms.copies {
                     self.note_removed(&group, key.as_deref(), request);
                 }
                 let text = format!("no such group: {group}");
@@ -419,16 +420,17 @@ impl Node {
         let cluster = &self.0.cluster;
         match errand {
             Errand::Departure(id) => cluster.departed(&id),
+            Errand::Clear if terms.copies => cluster.clear_all(Reach::Copies),
             Errand::Clear => {
                 cluster.journal.note_all(terms.stamp, cluster.clock.now());
-                cluster.clear_all();
+                cluster.clear_all(Reach::All);
             }
-            Errand::Deliver { peer, removals } => {
-                if !cluster.take_journal_over(peer.as_deref(), removals.clone()) {
+            Errand::Deliver { to, removals } => {
+                if !cluster.take_journal_over(&to, removals.clone()) {
                     return self.respond(Status::BadRequest, "this node knows no such peer");
                 }
-                if peer.is_some() {
-                    self.forget(&removals);
+                if matches!(to, Whom::One(_)) {
+                    self.forget_copies(&removals);
                 }
                 // Asked last: it may have handed over already what it had to tell.
                 if cluster.is_leaving() {
@@ -443,14 +445,14 @@ impl Node {
         self.respond(Status::Ok, "noted")
     }
 
-    /// Lets go what was removed before another node lacks it: it may have been fetched from there.
-    fn forget(&self, removals: &[Removal]) {
+    /// Lets copies go of what another node has not been told to remove: they may come from there.
+    fn forget_copies(&self, removals: &[Removal]) {
         for removal in removals {
             match &removal.group {
-                None => self.0.cluster.clear_all(),
+                None => self.0.cluster.clear_all(Reach::Copies),
                 Some(group) => {
                     let found = self.0.registry.find(group);
-                    found.inspect(|group| group.forget(removal.key.as_deref()));
+                    found.inspect(|group| group.forget_copies(removal.key.as_deref()));
                 }
             }
         }

@@ -230,6 +230,21 @@ impl<V> Store<V> {
         self.take(name, EvictionCause::Removed)
     }
 
+    /// Takes out the copy of a value of `key` that another node owns, if there is one.
+    pub(crate) fn remove_copy(&mut self, key: KeyRef<'_>) -> Option<Gone<V>> {
+        match self.find_main(key) {
+            Some(_) => None,
+            None => self.take(Name::Hot(key.hash()), EvictionCause::Removed),
+        }
+    }
+
+    /// Takes out all copies of values that other nodes own.
+    pub(crate) fn take_copies(&mut self) -> Vec<Gone<V>> {
+        let copies: Vec<u64> = self.hot.entries().map(|(hash, _)| hash).collect();
+        let take = |hash| self.take(Name::Hot(hash), EvictionCause::Removed);
+        copies.into_iter().filter_map(take).collect()
+    }
+
     /// Takes out an entry that expired at `tick` or before, the longest expired first.
     pub(crate) fn pop_expired(&mut self, tick: Tick) -> Option<Gone<V>> {
         let &(expires, name) = self.expiries.first()?;

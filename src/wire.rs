@@ -40,7 +40,7 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 pub(crate) use command::{BatchWriter, Command, Item, MAX_COMMAND, MAX_KEYS, decode_batch};
-pub(crate) use errand::{Errand, MAX_MARKS, Removal, decode_marks, encode_marks};
+pub(crate) use errand::{Errand, MAX_MARKS, Removal, Whom, decode_marks, encode_marks};
 
 use crate::dialect::Dialect;
 use crate::key::MAX_KEY_BYTES;
@@ -170,6 +170,8 @@ pub(crate) struct Terms {
     pub(crate) peeks: bool,
     /// Whether the asker loads the value itself if its load has not begun when its patience ends.
     pub(crate) falls_back: bool,
+    /// Whether only copies are removed of values that others own.
+    pub(crate) copies: bool,
     /// Who makes this change, and in which order.
     pub(crate) stamp: Option<Stamp>,
 }
@@ -200,6 +202,7 @@ impl Terms {
                 "r" => terms.ring = u64::from_str_radix(value, 16).ok().or(terms.ring),
                 "p" => terms.peeks = value == "1",
                 "f" => terms.falls_back = value == "1",
+                "c" => terms.copies = value == "1",
                 "m" => terms.max_body = value.parse().ok().or(terms.max_body),
                 _ => {}
             }
@@ -232,6 +235,9 @@ impl Terms {
         }
         if self.falls_back {
             header.push_str(";f=1");
+        }
+        if self.copies {
+            header.push_str(";c=1");
         }
         if let Some(stamp) = self.stamp {
             let _ = write!(header, ";i={:x};q={}", stamp.origin, stamp.sequence);

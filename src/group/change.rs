@@ -312,8 +312,23 @@ impl<V: Cacheable> Shared<V> {
         journal.note_applied(&self.name, Some(key.text()), told);
     }
 
+    /// Lets the copy of a value go that another node owns, and what is being fetched of it.
+    pub(super) fn drop_copy(&self, key: &str) {
+        let key = self.cache.hash(key);
+        self.fetches.mark_stale(key);
+        self.cache.remove_copy(key);
+        self.fetches.mark_stale(key);
+    }
+
+    /// Lets all copies go of values that others own, and what is being fetched.
+    pub(super) fn drop_copies(&self) {
+        self.fetches.mark_all_stale();
+        self.cache.clear_copies();
+        self.fetches.mark_all_stale();
+    }
+
     /// Lets go what is kept of a key, and what is being loaded or fetched.
-    pub(super) fn drop_key(&self, key: KeyRef<'_>) {
+    fn drop_key(&self, key: KeyRef<'_>) {
         self.mark_stale(key);
         self.cache.remove(key);
         self.forget_absence(key);

@@ -248,6 +248,7 @@ impl<V: Cacheable> Shared<V> {
             max_body: None,
             peeks: false,
             falls_back: false,
+            copies: false,
             stamp: None,
         }
     }

@@ -10,6 +10,7 @@ use super::load::Role;
 use super::serve::MAX_PATIENCE;
 use super::{Count, Outcome, Shared};
 use crate::cache::Found;
+use crate::change::Reach;
 use crate::cluster::Sweep;
 use crate::deadline::Deadline;
 use crate::error::Error;
@@ -97,8 +98,11 @@ impl<V: Cacheable> Shared<V> {
 }
 
 impl<V: Cacheable> Sweep for Shared<V> {
-    fn clear(&self) {
-        self.drop_all();
+    fn clear(&self, reach: Reach) {
+        match reach {
+            Reach::All => self.drop_all(),
+            Reach::Copies => self.drop_copies(),
+        }
     }
 
     fn sweep(&self) -> bool {

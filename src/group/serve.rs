@@ -34,8 +34,8 @@ pub(crate) trait Serve: Send + Sync {
     fn answer_put(&self, key: &str, body: &[u8], terms: &Terms) -> Response;
     fn answer_delete(&self, key: &str, terms: &Terms) -> Response;
     fn begin_command(self: Arc<Self>, body: &[u8], terms: &Terms) -> Begun;
-    /// Lets the value of `key` go, or all.
-    fn forget(&self, key: Option<&str>);
+    /// Lets the copy go of a value that another node owns, or all such copies.
+    fn forget_copies(&self, key: Option<&str>);
     /// Offers what is in memory to those who own it now.
     fn hand_over(self: Arc<Self>, deadline: Deadline);
     fn stats(&self) -> GroupStats;
@@ -125,7 +125,7 @@ impl<V: Cacheable> Serve for Shared<V> {
     }
 
     fn answer_delete(&self, key: &str, terms: &Terms) -> Response {
-        self.invalidate(key, self.cluster.told(terms));
+        self.obey_removal(&[key], terms);
         Response::new(Status::Ok, self.ring())
     }
 
@@ -134,11 +134,14 @@ impl<V: Cacheable> Serve for Shared<V> {
         match Command::decode(body) {
             Ok(Command::Get(keys)) => self.begin_get_many(&keys, terms),
             Ok(Command::Remove(keys)) => {
-                let told = self.cluster.told(terms);
-                keys.iter().for_each(|key| self.invalidate(key, told));
+                self.obey_removal(&keys, terms);
                 ready(Status::Ok)
             }
             Ok(Command::Offer(keys)) => self.begin_take_over(&keys, terms),
+            Ok(Command::Clear) if terms.copies => {
+                self.drop_copies();
+                ready(Status::Ok)
+            }
             Ok(Command::Clear) => {
                 self.invalidate_all(self.cluster.told(terms));
                 ready(Status::Ok)
@@ -155,10 +158,10 @@ impl<V: Cacheable> Serve for Shared<V> {
         }
     }
 
-    fn forget(&self, key: Option<&str>) {
+    fn forget_copies(&self, key: Option<&str>) {
         match key {
-            Some(key) => self.drop_key(self.cache.hash(key)),
-            None => self.drop_all(),
+            Some(key) => self.drop_copy(key),
+            None => self.drop_copies(),
         }
     }
 
@@ -338,6 +341,17 @@ impl<V: Cacheable> Shared<V> {
         rate: f64,
     ) -> Item {
         self.item_of_bytes(key, self.encode_stored(value), expires, rate)
+    }
+
+    /// Removes what a peer says.
+    fn obey_removal(&self, keys: &[&str], terms: &Terms) {
+        let told = self.cluster.told(terms);
+        for key in keys {
+            match terms.copies {
+                true => self.drop_copy(key),
+                false => self.invalidate(key, told),
+            }
+        }
     }
 
     pub(super) fn encode_stored(&self, value: &Stored<V>) -> Result<Value, Error> {

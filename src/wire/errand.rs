@@ -22,11 +22,17 @@ pub(crate) enum Errand {
     Marks,
     /// Remove everything of all groups.
     Clear,
-    /// Tell this peer, or those that are yet to come, of these removals.
-    Deliver {
-        peer: Option<String>,
-        removals: Vec<Removal>,
-    },
+    /// Tell these peers of these removals.
+    Deliver { to: Whom, removals: Vec<Removal> },
+}
+
+/// Whom removals are delivered to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Whom {
+    /// The peer with this id.
+    One(String),
+    /// All who are there and yet to come, but these: they were told.
+    AllBut(Vec<String>),
 }
 
 /// A removal that is handed over.
@@ -51,6 +57,8 @@ struct ErrandMessage {
     peer: Option<String>,
     #[prost(message, repeated, tag = "5")]
     removals: Vec<RemovalMessage>,
+    #[prost(string, repeated, tag = "6")]
+    told: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -84,8 +92,11 @@ impl Errand {
             Errand::Departure(id) => message.id = Some(id),
             Errand::Marks => message.marks = Some(true),
             Errand::Clear => message.clear = Some(true),
-            Errand::Deliver { peer, removals } => {
-                message.peer = peer;
+            Errand::Deliver { to, removals } => {
+                match to {
+                    Whom::One(peer) => message.peer = Some(peer),
+                    Whom::AllBut(told) => message.told = told,
+                }
                 message.removals = removals.into_iter().map(RemovalMessage::from).collect();
             }
         }
@@ -108,7 +119,7 @@ impl Errand {
             1..=MAX_REMOVALS => {
                 let removals = message.removals.into_iter().map(Removal::checked);
                 Ok(Errand::Deliver {
-                    peer: message.peer,
+                    to: message.peer.map_or(Whom::AllBut(message.told), Whom::One),
                     removals: removals.collect::<Result<_, Nonsense>>()?,
                 })
             }
@@ -188,11 +199,11 @@ mod tests {
             Errand::Marks,
             Errand::Clear,
             Errand::Deliver {
-                peer: None,
+                to: Whom::AllBut(vec!["http://a:1".into(), "http://b:1".into()]),
                 removals: vec![removal(None), removal(Some(""))],
             },
             Errand::Deliver {
-                peer: Some("http://a:1".into()),
+                to: Whom::One("http://a:1".into()),
                 removals: vec![removal(Some("k"))],
             },
         ] {

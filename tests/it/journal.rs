@@ -752,6 +752,25 @@ fn what_a_peer_is_told_late_the_others_are_told_once_more() {
 }
 
 #[test]
+fn an_owner_keeps_what_it_has_when_another_peer_is_told_late() {
+    let world = World::new(3);
+    let set = world.key_of(2);
+    let loaded = world.key(0, |key| key != set, 2);
+    world.set_fault(1, Some(Fault::Refuses));
+    let group = &world.groups[0][0];
+    assert!(group.clear().is_err());
+    assert!(group.set(&set, Value::from("7")).is_err());
+    world.raise();
+    assert_eq!(world.seen(2, &loaded), [2, 2]);
+    world.set_fault(1, None);
+    let before = calls(&world, 2);
+    world.pass_until("it is told", || world.owed(0) == 0);
+    assert!(calls(&world, 2) > before, "so are the others, once more");
+    assert_eq!(world.groups[2][0].try_get(&set), Some(Value::from("7")));
+    assert!(world.groups[2][0].try_get(&loaded).is_some());
+}
+
+#[test]
 fn what_is_fetched_from_a_peer_that_lacks_a_removal_is_not_kept() {
     let world = World::new(2);
     let popular = |node: usize| {
