@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::sync::{Arc, Mutex, OnceLock, one_for_all, thread_local};
+use crate::sync::{Arc, Mutex, OneForAll, thread_local};
 
 /// Shows that this thread leads a flight: one of this key, in these tables.
 pub(crate) struct Leading {
@@ -59,7 +59,7 @@ pub(crate) trait Led: Send + Sync {
 
 impl Waits {
     pub(crate) fn of_process() -> Arc<Waits> {
-        one_for_all(&OF_PROCESS, Waits::new)
+        OF_PROCESS.get(Waits::new)
     }
 
     pub(crate) fn new() -> Arc<Waits> {
@@ -88,6 +88,12 @@ impl Waits {
     }
 }
 
+impl Drop for Waits {
+    fn drop(&mut self) {
+        OF_PROCESS.let_go();
+    }
+}
+
 /// A noted wait, for as long as it lasts.
 pub(crate) struct Edge {
     waits: Option<Arc<Waits>>,
@@ -104,7 +110,7 @@ impl Drop for Edge {
 
 pub(crate) const NOBODY: u64 = 0;
 
-static OF_PROCESS: OnceLock<Arc<Waits>> = OnceLock::new();
+static OF_PROCESS: OneForAll<Waits> = OneForAll::new();
 
 /// Only gives numbers: nothing waits for it or depends on its order, so no model needs to see it.
 static THREADS: AtomicU64 = AtomicU64::new(NOBODY + 1);

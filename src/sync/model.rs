@@ -3,7 +3,9 @@
 //! Both know no time: a wait with a deadline is a plain wait here, and the manual clock, which the
 //! models use, wakes those whose time has come.
 
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::Instant;
 
 #[cfg(groupcache_model = "loom")]
@@ -151,8 +153,18 @@ pub(crate) fn wait_until<T>(condvar: &Condvar, guard: &mut MutexGuard<'_, T>, _:
 }
 
 /// What all of this process share. Another one for each: no run may see what an earlier one has left.
-pub(crate) fn one_for_all<T: Clone>(_: &'static OnceLock<T>, make: impl FnOnce() -> T) -> T {
-    make()
+pub(crate) struct OneForAll<T>(PhantomData<fn() -> T>);
+
+impl<T> OneForAll<T> {
+    pub(crate) const fn new() -> OneForAll<T> {
+        OneForAll(PhantomData)
+    }
+
+    pub(crate) fn get(&self, make: impl FnOnce() -> Arc<T>) -> Arc<T> {
+        make()
+    }
+
+    pub(crate) fn let_go(&self) {}
 }
 
 /// How many callers ask a peer by themselves, and how many requests for others are under way: so few

@@ -1,5 +1,6 @@
 //! Concurrency as it runs.
 
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 #[cfg(feature = "tiny_http")]
@@ -29,9 +30,31 @@ pub(crate) fn wait_until<T>(
     }
 }
 
-/// What all of this process share.
-pub(crate) fn one_for_all<T: Clone>(cell: &'static OnceLock<T>, make: impl FnOnce() -> T) -> T {
-    cell.get_or_init(make).clone()
+/// What all of this process share, for as long as anybody has it.
+pub(crate) struct OneForAll<T>(Mutex<Weak<T>>);
+
+impl<T> OneForAll<T> {
+    pub(crate) const fn new() -> OneForAll<T> {
+        OneForAll(Mutex::new(Weak::new()))
+    }
+
+    pub(crate) fn get(&self, make: impl FnOnce() -> Arc<T>) -> Arc<T> {
+        let mut shared = self.0.lock();
+        if let Some(shared) = shared.upgrade() {
+            return shared;
+        }
+        let made = make();
+        *shared = Arc::downgrade(&made);
+        made
+    }
+
+    /// Frees the memory of what nobody has any more.
+    pub(crate) fn let_go(&self) {
+        let mut shared = self.0.lock();
+        if shared.strong_count() == 0 {
+            *shared = Weak::new();
+        }
+    }
 }
 
 /// The number of processors this process may use.
