@@ -5,7 +5,9 @@
 //!   not grow.
 //! - `churn`: values of 1 B to 1 MiB come and go; heap and resident memory stay near the capacity.
 //! - `expiry`: a million entries expire at once; gets of another thread go on meanwhile.
-//! - `entries`: bytes for each entry besides its key and its value, of ours and of others.
+//! - `entries`: bytes for each entry besides its key and its value, of ours and of others. A node also
+//!   remembers the removals and sets of the last minutes, in tables of a bounded size whatever it
+//!   keeps: they are full before entries are counted, and have a row of their own.
 //!
 //! Bytes are those that were requested of the allocator: what it rounds up is its own affair.
 
@@ -339,7 +341,6 @@ trait Contender {
 
 struct Ours {
     group: Group,
-    _node: Node,
 }
 
 impl Contender for Ours {
@@ -391,15 +392,26 @@ impl Contender for moka::sync::Cache<String, Bytes> {
 
 const NAMES: [&str; 3] = ["ours", "quick_cache", "moka"];
 
-fn contender(which: usize, room: usize) -> Result<Box<dyn Contender>, Failure> {
+/// Many more removals than a node remembers.
+const REMOVALS: usize = 200_000;
+
+/// A node that remembers as many removals as it ever does, and the bytes they take.
+fn node_with_removals() -> Result<(Node, usize), Failure> {
+    let node = node()?;
+    let removed = node.group_builder("removed", 1 << 16);
+    let removed: Group = removed.build(|_| Err(LoadError::NotFound))?;
+    let start = live();
+    for number in 0..REMOVALS {
+        removed.remove(&format!("a key of the usual length {number}"))?;
+    }
+    Ok((node, live() - start))
+}
+
+fn contender(which: usize, room: usize, node: &Node) -> Result<Box<dyn Contender>, Failure> {
     Ok(match which {
-        0 => {
-            let node = node()?;
-            Box::new(Ours {
-                group: group(&node, room * CHARGE)?,
-                _node: node,
-            })
-        }
+        0 => Box::new(Ours {
+            group: group(node, room * CHARGE)?,
+        }),
         1 => Box::new(quick_cache::sync::Cache::<String, Bytes>::new(room)),
         _ => Box::new(moka::sync::Cache::<String, Bytes>::new(room as u64)),
     })
@@ -408,8 +420,9 @@ fn contender(which: usize, room: usize) -> Result<Box<dyn Contender>, Failure> {
 /// Entries, and bytes for each besides its key and value: inserted, and after each was read.
 fn overhead(which: usize, room: usize, entries: usize) -> Result<(usize, [f64; 2]), Failure> {
     let mut key = String::with_capacity(KEY);
+    let (node, _) = node_with_removals()?;
     let start = live();
-    let cache = contender(which, room)?;
+    let cache = contender(which, room, &node)?;
     let mut walk = |call: &dyn Fn(&str)| {
         for number in 0..entries {
             write_key(&mut key, number);
@@ -444,8 +457,10 @@ fn entries(options: &Options, bars: &mut Bars) -> Result<(), Failure> {
             held.push((format!("entries: {what}, {when}"), bytes[0][at], least));
         }
     }
+    let (_, removals) = node_with_removals()?;
     println!("\n{entries} entries, without their keys and values\n");
     table.print();
+    println!("\nthe removals that a node remembers, at most: {removals} bytes");
     println!();
     for (what, ours, least) in held {
         bars.hold(&what, ours, least);
