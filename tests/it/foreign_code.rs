@@ -583,8 +583,10 @@ fn a_callback_may_get_another_key_of_a_batch_that_is_refused() {
     ends("the callback of a batch that is refused", work);
 }
 
-#[test]
-fn a_callback_on_the_only_loader_thread_may_get_with_a_deadline() {
+/// What a callback on the only loader thread of a node, told of a value, gets of the group.
+fn of_callback_on_the_only_thread<R: Send + 'static>(
+    get: impl FnOnce(&Group) -> R + Send + 'static,
+) -> R {
     let work = || {
         let node = narrow();
         let (go, gate) = mpsc::channel::<()>();
@@ -599,11 +601,16 @@ fn a_callback_on_the_only_loader_thread_may_get_with_a_deadline() {
             })
             .unwrap();
         let (pending, (sender, told)) = (begin(&node, "k"), mpsc::channel());
-        pending.notify(move |_| drop(sender.send(group.get_timeout("x", SECOND))));
+        pending.notify(move |_| drop(sender.send(get(&group))));
         drop(go);
         told.recv().unwrap()
     };
-    let got = ends("the callback", work);
+    ends("the callback", work)
+}
+
+#[test]
+fn a_callback_on_the_only_loader_thread_may_get_with_a_deadline() {
+    let got = of_callback_on_the_only_thread(|group| group.get_timeout("x", SECOND));
     assert_eq!(got.unwrap(), Value::from("x"));
 }
 
@@ -815,25 +822,8 @@ fn a_thread_that_ends_may_still_use_the_cache() {
 
 #[test]
 fn a_callback_on_the_only_loader_thread_may_get_many_with_a_deadline() {
-    let work = || {
-        let node = narrow();
-        let (go, gate) = mpsc::channel::<()>();
-        let gate = Mutex::new(gate);
-        let group = node
-            .group_builder(GROUP, 1 << 20)
-            .build(move |key| {
-                if key == "k" {
-                    let _ = gate.lock().unwrap().recv();
-                }
-                Ok(Value::from(key))
-            })
-            .unwrap();
-        let (pending, (sender, told)) = (begin(&node, "k"), mpsc::channel());
-        pending.notify(move |_| drop(sender.send(group.get_many_timeout(&["x", "y"], SECOND))));
-        drop(go);
-        told.recv().unwrap()
-    };
-    let got = ends("the callback", work);
+    let many = |group: &Group| group.get_many_timeout(&["x", "y"], SECOND);
+    let got = of_callback_on_the_only_thread(many);
     assert!(got.iter().all(Result::is_ok), "{got:?}");
 }
 
