@@ -592,10 +592,8 @@ impl Cluster {
     }
 
     /// Writes down that this node removes `keys` of a group, or all, before anybody is told.
-    pub(crate) fn record(self: &Arc<Self>, group: &str, keys: Option<&[&str]>) -> Recorded {
-        let now = self.clock.now();
-        let part = self.journal.record(group, keys, now);
-        let stamp = self.journal.stamp();
+    pub(crate) fn record(self: &Arc<Self>, group: &Arc<str>, keys: Option<&[&str]>) -> Recorded {
+        let (part, stamp) = self.journal.record(group, keys, self.clock.now());
         Recorded {
             cluster: Arc::clone(self),
             part,
@@ -1072,7 +1070,7 @@ impl Cluster {
 
     /// Takes removals over from a node that leaves, to tell others: tells whether it can, knowing the
     /// peer that is meant.
-    pub(crate) fn take_journal_over(self: &Arc<Self>, to: &Whom, removals: Vec<Removal>) -> bool {
+    pub(crate) fn take_journal_over(self: &Arc<Self>, to: &Whom, removals: &[Removal]) -> bool {
         let is_meant = |remote: &Arc<Remote>| match to {
             Whom::One(id) => remote.peer.name() == id,
             Whom::AllBut(told) => !told.iter().any(|id| remote.peer.name() == id),
@@ -1082,7 +1080,7 @@ impl Cluster {
         }
         let now = self.clock.now();
         let mut names: HashSet<Arc<str>> = HashSet::new();
-        let mut shared = |name: String| match names.get(&*name) {
+        let mut shared = |name: &str| match names.get(name) {
             Some(name) => Arc::clone(name),
             None => {
                 let name: Arc<str> = Arc::from(name);
@@ -1090,15 +1088,17 @@ impl Cluster {
                 name
             }
         };
-        let entry = |removal: Removal| {
+        let entry = |removal: &Removal| {
             let at = now.checked_sub(removal.age.min(MEMORY));
             Entry {
-                group: removal.group.map(&mut shared),
-                key: removal.key.map(Arc::from),
+                group: removal.group.as_deref().map(&mut shared),
+                key: removal.key.as_deref().map(Arc::from),
                 at: at.unwrap_or(now),
             }
         };
-        let part = self.journal.take_over(removals.into_iter().map(entry), now);
+        let part = self
+            .journal
+            .take_over(removals.iter().map(entry).collect(), now);
         for remote in self.all_told().into_iter().filter(is_meant) {
             remote.lacks.add(part.clone());
             self.wake_keeper_for(&remote);

@@ -143,7 +143,7 @@ pub struct Got<V> {
 
 /// The state behind the handles of a group.
 struct Shared<V: Cacheable> {
-    name: String,
+    name: Arc<str>,
     loader: Box<dyn Loader<V>>,
     batch_loader: Option<BatchLoader<V>>,
     codec: Box<dyn Codec<V>>,

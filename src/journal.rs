@@ -16,11 +16,14 @@
 //! All parts are bounded: the log by [`MEMORY`] and [`MAX_BYTES`], the marks by two generations of
 //! [`MAX_MARKS`] each. What is forgotten before its time is taken for removed.
 
+mod log;
+
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use self::log::{Log, Logged};
 use crate::key::HandThrough;
 use crate::ring::hash_of_key;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, RandomState, RelaxedU64};
@@ -31,9 +34,6 @@ pub(crate) const MEMORY: Duration = Duration::from_secs(600);
 
 /// How many bytes the log has, keys and overhead.
 const MAX_BYTES: usize = 1 << 20;
-
-/// What an entry of the log takes besides its key, in bytes.
-const ENTRY_BYTES: usize = 96;
 
 /// How many marks a generation has: as many as a table of 65,536 places holds. A model has few keys.
 const MAX_MARKS: usize = 57_344;
@@ -127,14 +127,6 @@ pub(crate) struct Entry {
     pub(crate) at: Instant,
 }
 
-/// A removal in the log. It never moves: a key that is removed twice stands there twice, so that
-/// who lacks a part of the log lacks what stands there, and nothing else.
-struct Logged {
-    group: Arc<str>,
-    key: Option<Arc<str>>,
-    at: Instant,
-}
-
 /// The last removal of a key.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
@@ -171,8 +163,7 @@ struct State {
     last: u64,
     /// Where the changes begin that are still being told, by those who make them.
     under_way: Vec<u64>,
-    log: BTreeMap<u64, Logged>,
-    bytes: usize,
+    log: Log,
     /// The groups of which entries have left the log, with the last of them.
     cut: BTreeMap<Arc<str>, Forgotten>,
     /// The same of groups that are not known by name any more.
@@ -199,10 +190,25 @@ struct Setting {
 /// A value that is being set: not to be kept once it [is superseded](Set::superseded).
 pub(crate) struct Set<'a> {
     journal: &'a Journal,
+    noted: Noted,
     is_superseded: Arc<AtomicBool>,
 }
 
+/// A change that is marked, and not carried out yet.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "nobody can rely on the change before it is noted as applied"]
+pub(crate) struct Noted {
+    /// Where its mark is.
+    place: u64,
+    stamp: Option<Stamp>,
+}
+
 impl Set<'_> {
+    /// Marks that the value is set.
+    pub(crate) fn note_applied(&self) {
+        self.journal.note_applied(self.noted);
+    }
+
     /// Set as soon as a later change of the same sender arrives.
     pub(crate) fn superseded(&self) -> &AtomicBool {
         &self.is_superseded
@@ -234,28 +240,38 @@ impl Journal {
 
     /// A number for a change that is told now: higher than those of all changes before.
     pub(crate) fn stamp(&self) -> Stamp {
+        self.next_stamp(&mut self.state.lock())
+    }
+
+    fn next_stamp(&self, state: &mut State) -> Stamp {
         Stamp {
             origin: self.origin,
-            sequence: self.state.lock().next(),
+            sequence: state.next(),
         }
     }
 
     /// Writes down that this node removes `keys`, or all keys of the group, before anybody is told.
-    /// Returns the part of the log that tells it. Nobody else tells it until it is
-    /// [finished](Journal::finish).
-    pub(crate) fn record(&self, group: &str, keys: Option<&[&str]>, now: Instant) -> Range<u64> {
+    /// Returns the part of the log that tells it, and the number of the change. Nobody else tells it
+    /// until it is [finished](Journal::finish).
+    pub(crate) fn record(
+        &self,
+        group: &Arc<str>,
+        keys: Option<&[&str]>,
+        now: Instant,
+    ) -> (Range<u64>, Stamp) {
+        let shared = |&key: &&str| Some(Arc::from(key));
+        let keys: Vec<Option<Arc<str>>> = match keys {
+            None => vec![None],
+            Some(keys) => keys.iter().map(shared).collect(),
+        };
         let mut state = self.state.lock();
-        let group: Arc<str> = Arc::from(group);
         let first = state.last + 1;
         state.under_way.push(first);
-        match keys {
-            None => state.append(&group, None, now),
-            Some(keys) => keys
-                .iter()
-                .for_each(|&key| state.append(&group, Some(Arc::from(key)), now)),
-        }
+        keys.into_iter()
+            .for_each(|key| state.append(group, key, now));
         state.cut_down(now);
-        first..state.last + 1
+        let part = first..state.last + 1;
+        (part, self.next_stamp(&mut state))
     }
 
     /// Notes that all have been told of a part of the log, or lack it.
@@ -272,11 +288,7 @@ impl Journal {
 
     /// Takes over the removals that another node has made, and returns the part of the log that
     /// tells them.
-    pub(crate) fn take_over(
-        &self,
-        entries: impl IntoIterator<Item = Entry>,
-        now: Instant,
-    ) -> Range<u64> {
+    pub(crate) fn take_over(&self, entries: Vec<Entry>, now: Instant) -> Range<u64> {
         let mut state = self.state.lock();
         let first = state.last + 1;
         for entry in entries {
@@ -301,19 +313,17 @@ impl Journal {
         let is_of_key = |entry: &Logged| {
             *entry.group == *group && entry.key.as_deref().is_none_or(|other| other == key)
         };
-        let mut later = state.log.range(part.end..);
+        let mut later = state.log.part(part.end..u64::MAX);
         if later.any(|(_, entry)| is_of_key(entry)) {
             return Refused::Rightly;
         }
+        drop(later);
         let mut cuts = state.cuts(part.end);
         if cuts.any(|(name, _)| name.is_none_or(|name| **name == *group)) {
             return Refused::Perhaps;
         }
         drop(cuts);
-        Refused::Wrongly(Stamp {
-            origin: self.origin,
-            sequence: state.next(),
-        })
+        Refused::Wrongly(self.next_stamp(&mut state))
     }
 
     /// Where the log goes on.
@@ -334,7 +344,7 @@ impl Journal {
         let is_recent = |cut: &&Forgotten| now.saturating_duration_since(cut.at) <= MEMORY;
         let cuts = state.cut.values().chain(state.cut_unnamed.iter());
         let cut = cuts.filter(is_recent).map(|cut| cut.sequence).min();
-        let first = state.log.keys().next().copied();
+        let first = state.log.first().map(|&(place, _)| place);
         cut.or(first).unwrap_or(end)..end
     }
 
@@ -370,7 +380,7 @@ impl Journal {
             return false;
         };
         let state = self.state.lock();
-        let has_entry = |part: Range<u64>| state.log.range(part).next().is_some();
+        let has_entry = |part: Range<u64>| state.log.part(part).next().is_some();
         state.cuts(first).next().is_some() || parts.into_iter().any(has_entry)
     }
 
@@ -381,7 +391,7 @@ impl Journal {
         let Some(first) = parts.first() else {
             return 0;
         };
-        let entries = |part: Range<u64>| state.log.range(part).count();
+        let entries = |part: Range<u64>| state.log.part(part).count();
         state.cuts(first.start).count() + parts.into_iter().map(entries).sum::<usize>()
     }
 
@@ -397,7 +407,7 @@ impl Journal {
             key: None,
             at: cut.at,
         });
-        let logged = parts.iter().flat_map(|part| state.log.range(part.clone()));
+        let logged = parts.iter().flat_map(|part| state.log.part(part.clone()));
         let logged = logged.map(|(_, logged)| Entry {
             group: Some(Arc::clone(&logged.group)),
             key: logged.key.clone(),
@@ -420,12 +430,16 @@ impl Journal {
     }
 
     /// Marks a key as removed, or all keys of a group, before anything is removed.
-    pub(crate) fn note(&self, group: &str, key: Option<&str>, told: Told, now: Instant) {
+    pub(crate) fn note(&self, group: &str, key: Option<&str>, told: Told, now: Instant) -> Noted {
         let place = place_of(group, key);
         let mut state = self.state.lock();
         state.mark(place, self.mark(told, now), now);
         if let Some(stamp) = told.stamp {
             state.supersede(Some(place), stamp);
+        }
+        Noted {
+            place,
+            stamp: told.stamp,
         }
     }
 
@@ -440,11 +454,10 @@ impl Journal {
         }
     }
 
-    /// Marks that a removal has been carried out here.
-    pub(crate) fn note_applied(&self, group: &str, key: Option<&str>, told: Told) {
-        let place = place_of(group, key);
+    /// Marks that a change has been carried out here.
+    pub(crate) fn note_applied(&self, noted: Noted) {
         let mut state = self.state.lock();
-        if let (Some(mark), Some(stamp)) = (state.young.get_mut(&place), told.stamp) {
+        if let (Some(mark), Some(stamp)) = (state.young.get_mut(&noted.place), noted.stamp) {
             // A later one of the same sender is under way: it says so itself.
             mark.is_applied |= mark.origin == stamp.origin && mark.sequence == stamp.sequence;
         }
@@ -474,8 +487,13 @@ impl Journal {
         }
         state.mark(places[0], self.mark(told, now), now);
         drop(state);
+        let noted = Noted {
+            place: places[0],
+            stamp: told.stamp,
+        };
         Some(Set {
             journal: self,
+            noted,
             is_superseded,
         })
     }
@@ -609,10 +627,8 @@ impl State {
 
     fn append(&mut self, group: &Arc<str>, key: Option<Arc<str>>, at: Instant) {
         let group = Arc::clone(group);
-        let entry = Logged { group, key, at };
-        self.bytes += entry.bytes();
-        let sequence = self.next();
-        self.log.insert(sequence, entry);
+        let place = self.next();
+        self.log.push(place, Logged { group, key, at });
     }
 
     /// The groups of which entries have left the log from this place on; who lacks any of that is
@@ -627,13 +643,14 @@ impl State {
 
     /// Lets the oldest entries go, until the log is no longer than it may be.
     fn cut_down(&mut self, now: Instant) {
-        while let Some(first) = self.log.first_entry() {
-            let is_old = now.saturating_duration_since(first.get().at) > MEMORY;
-            if !is_old && self.bytes <= MAX_BYTES {
+        let is_over = |log: &Log| {
+            let is_old = |at| now.saturating_duration_since(at) > MEMORY;
+            log.bytes() > MAX_BYTES || log.first().is_some_and(|(_, first)| is_old(first.at))
+        };
+        while is_over(&self.log) {
+            let Some((sequence, entry)) = self.log.pop_first() else {
                 return;
-            }
-            let (sequence, entry) = first.remove_entry();
-            self.bytes -= entry.bytes();
+            };
             let cut = Forgotten {
                 sequence,
                 at: entry.at,
@@ -665,10 +682,10 @@ impl State {
             (None, None) => self.first_keys(&part)?,
         };
         let told = end.min(last + 1);
-        let mut rest = self.log.range(told..part.end.max(told));
+        let mut rest = self.log.part(told..part.end);
         // Numbers that stand for nothing need not be told.
         let told = match rest.next() {
-            Some((&place, _)) => place,
+            Some(&(place, _)) => place,
             None => part.end.max(told),
         };
         Some(Parcel {
@@ -679,18 +696,18 @@ impl State {
 
     /// The first entries of one group, and the place of the last of them.
     fn first_keys(&self, part: &Range<u64>) -> Option<(u64, Lacked)> {
-        let mut entries = self.log.range(part.clone()).take(PARCEL);
-        let (&(mut last), first) = entries.next()?;
+        let mut entries = self.log.part(part.clone()).take(PARCEL);
+        let &(mut last, ref first) = entries.next()?;
         let Some(key) = &first.key else {
             return Some((last, Lacked::Groups(vec![Arc::clone(&first.group)])));
         };
         let mut keys = vec![Arc::clone(key)];
-        for (&place, entry) in entries {
+        for (place, entry) in entries {
             match &entry.key {
                 Some(key) if entry.group == first.group => keys.push(Arc::clone(key)),
                 _ => break,
             }
-            last = place;
+            last = *place;
         }
         Some((last, Lacked::Keys(Arc::clone(&first.group), keys)))
     }
@@ -800,13 +817,6 @@ impl Mark {
 
     fn is_old(&self, second: u32) -> bool {
         u64::from(second.saturating_sub(self.at)) > MEMORY.as_secs()
-    }
-}
-
-impl Logged {
-    /// The name of the group is shared mostly, but need not be.
-    fn bytes(&self) -> usize {
-        ENTRY_BYTES + self.group.len() + self.key.as_deref().map_or(0, str::len)
     }
 }
 
@@ -961,9 +971,14 @@ mod tests {
     }
 
     fn record(journal: &Journal, group: &str, keys: &[&str], now: Instant) -> Range<u64> {
-        let part = journal.record(group, Some(keys), now);
+        let part = begin(journal, group, Some(keys), now);
         journal.finish(&part);
         part
+    }
+
+    /// As [`record`], of what is told still.
+    fn begin(journal: &Journal, group: &str, keys: Option<&[&str]>, now: Instant) -> Range<u64> {
+        journal.record(&Arc::from(group), keys, now).0
     }
 
     #[test]
@@ -990,7 +1005,7 @@ mod tests {
     fn what_is_under_way_is_told_by_nobody_else() {
         let now = Instant::now();
         let (journal, lacks) = (Journal::new("me", now), Lacks::default());
-        let part = journal.record("g", Some(&["a"]), now);
+        let part = begin(&journal, "g", Some(&["a"]), now);
         lacks.add(journal.all(now));
         assert!(!journal.has_for(&lacks));
         journal.finish(&part);
@@ -1001,7 +1016,7 @@ mod tests {
     fn what_is_under_way_is_kept_for_those_who_may_come_to_lack_it() {
         let now = Instant::now();
         let (journal, lacks) = (Journal::new("me", now), Lacks::default());
-        let part = journal.record("g", Some(&["a"]), now);
+        let part = begin(&journal, "g", Some(&["a"]), now);
         let later = now + MEMORY + SECOND;
         journal.age(later, u64::MAX);
         lacks.add(part.clone());
@@ -1018,7 +1033,7 @@ mod tests {
         let now = Instant::now();
         let (journal, lacks) = (Journal::new("me", now), Lacks::default());
         lacks.add(record(&journal, "g", &["a"], now));
-        let part = journal.record("g", Some(&["b"]), now);
+        let part = begin(&journal, "g", Some(&["b"]), now);
         lacks.add(part.clone());
         journal.age(now + MEMORY + SECOND, 0);
         let parcel = journal.next_parcel(&lacks).unwrap();
@@ -1053,7 +1068,7 @@ mod tests {
             key: Some(Arc::from("old")),
             at: now.checked_sub(MEMORY).unwrap(),
         };
-        journal.take_over([old], now);
+        journal.take_over(vec![old], now);
         let long = "k".repeat(10_000);
         for number in 0..200 {
             record(&journal, "h", &[&format!("{long}{number}")], now);
@@ -1073,7 +1088,7 @@ mod tests {
         for _ in 0..100_000 {
             lacks.add(record(&journal, "g", &["a"], now));
         }
-        assert!(journal.state.lock().bytes <= MAX_BYTES);
+        assert!(journal.state.lock().log.bytes() <= MAX_BYTES);
         assert!(lacks.parts().len() <= MAX_PARTS);
         let parcel = journal.next_parcel(&lacks).unwrap();
         assert_eq!(parcel.change, groups(&["g"]));
@@ -1088,7 +1103,7 @@ mod tests {
         for number in 0..200 {
             let key = format!("{long}{number}");
             lacks.add(record(&journal, "g", &[&key], now));
-            assert!(journal.state.lock().bytes <= MAX_BYTES);
+            assert!(journal.state.lock().log.bytes() <= MAX_BYTES);
         }
         let are_cut = |lacks: &Lacks| {
             let parcel = journal.next_parcel(lacks).unwrap();
@@ -1106,7 +1121,7 @@ mod tests {
         journal.age(now + MEMORY + SECOND, u64::MAX);
         assert!(journal.all(now + MEMORY + SECOND).is_empty());
         let state = journal.state.lock();
-        assert_eq!((state.bytes, state.cut.len()), (0, 0));
+        assert_eq!((state.log.bytes(), state.cut.len()), (0, 0));
     }
 
     #[test]
@@ -1162,9 +1177,9 @@ mod tests {
         for keys in [Some(&["a"] as &[&str]), None] {
             let part = record(&journal, "g", &["a"], now);
             record(&journal, "g", &["b"], now);
-            journal.record("h", keys, now);
+            begin(&journal, "h", keys, now);
             assert!(again(&part));
-            journal.record("g", keys, now);
+            begin(&journal, "g", keys, now);
             assert!(!again(&part));
         }
     }
@@ -1195,21 +1210,21 @@ mod tests {
         let journal = Journal::new("me", now);
         let removed = |at| journal.removed("g", "a", at);
         assert_eq!(removed(now), Removed::Never);
-        journal.note("g", Some("a"), told(1, 5), now);
+        let noted = journal.note("g", Some("a"), told(1, 5), now);
         let stamp = |sequence| Stamp {
             origin: 1,
             sequence,
         };
         assert!(matches!(removed(now), Removed::By(by, _) if by == stamp(5)));
         assert!(!journal.has_applied("g", "a", stamp(5)), "not yet");
-        journal.note_applied("g", Some("a"), told(1, 5));
+        journal.note_applied(noted);
         assert!(journal.has_applied("g", "a", stamp(4)));
         assert!(journal.has_applied("g", "a", stamp(5)));
         assert!(!journal.has_applied("g", "a", stamp(6)));
         assert!(!journal.has_applied("h", "a", stamp(5)), "another group");
-        journal.note("g", None, told(1, 9), now);
+        let _ = journal.note("g", None, told(1, 9), now);
         assert!(matches!(removed(now), Removed::By(by, _) if by == stamp(9)));
-        journal.note("g", Some("a"), told(2, 1), now);
+        let _ = journal.note("g", Some("a"), told(2, 1), now);
         assert_eq!(
             removed(now),
             Removed::Perhaps,
@@ -1224,7 +1239,7 @@ mod tests {
         let journal = Journal::new("me", now);
         let note = |number: usize, at| {
             let key = number.to_string();
-            journal.note("g", Some(&key), told(1, number as u64 + 1), at);
+            let _ = journal.note("g", Some(&key), told(1, number as u64 + 1), at);
         };
         (0..40_000).for_each(|number| note(number, now));
         assert_eq!(journal.removed("g", "other", now), Removed::Never);
@@ -1247,17 +1262,17 @@ mod tests {
         let is_superseded = |set: &Set<'_>| set.superseded().load(Ordering::Acquire);
         for key in [Some("a"), None] {
             let set = journal.begin_set("g", "a", told(1, 5), now).unwrap();
-            journal.note("g", Some("a"), told(2, 6), now);
-            journal.note("g", Some("b"), told(1, 6), now);
-            journal.note("h", Some("a"), told(1, 6), now);
+            let _ = journal.note("g", Some("a"), told(2, 6), now);
+            let _ = journal.note("g", Some("b"), told(1, 6), now);
+            let _ = journal.note("h", Some("a"), told(1, 6), now);
             assert!(!is_superseded(&set), "another sender, key and group");
-            journal.note("g", key, told(1, 7), now);
+            let _ = journal.note("g", key, told(1, 7), now);
             assert!(is_superseded(&set));
             drop(set);
             assert!(journal.begin_set("g", "a", told(1, 6), now).is_none());
             assert!(journal.state.lock().sets.is_empty());
             let another = Journal::new("me", now);
-            another.note("g", key, told(1, 7), now);
+            let _ = another.note("g", key, told(1, 7), now);
             assert!(another.begin_set("g", "a", told(1, 6), now).is_none());
             assert!(another.begin_set("g", "a", told(1, 8), now).is_some());
             *journal.state.lock() = State::default();
@@ -1269,8 +1284,8 @@ mod tests {
         let now = Instant::now();
         let [one, other] = [1, 2].map(|_| Journal::new("me", now));
         assert_ne!(one.stamp().origin, other.stamp().origin, "two processes");
-        one.note("g", Some("a"), told(1, 5), now);
-        one.note("g", Some("b"), Told::default(), now);
+        let _ = one.note("g", Some("a"), told(1, 5), now);
+        let _ = one.note("g", Some("b"), Told::default(), now);
         other.adopt(one.marks(10, now), now);
         let stamp = Stamp {
             origin: 1,

@@ -389,7 +389,7 @@ impl Node {
         let told = cluster.told(&request.terms);
         let note = |key| {
             let now = cluster.clock.now();
-            cluster.journal.note(group, key, told, now);
+            let _ = cluster.journal.note(group, key, told, now); // there is nothing to carry out
         };
         match (request.method, key) {
             ("PUT" | "DELETE", Some(key)) => note(Some(key)),
@@ -426,7 +426,7 @@ impl Node {
                 cluster.clear_all(Reach::All);
             }
             Errand::Deliver { to, removals } => {
-                if !cluster.take_journal_over(&to, removals.clone()) {
+                if !cluster.take_journal_over(&to, &removals) {
                     return self.respond(Status::BadRequest, "this node knows no such peer");
                 }
                 if matches!(to, Whom::One(_)) {

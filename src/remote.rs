@@ -120,7 +120,7 @@ pub(crate) type Said = Result<Item, Failure>;
 
 /// A key that is asked for, perhaps together with others.
 pub(crate) struct Asked {
-    pub(crate) group: String,
+    pub(crate) group: Arc<str>,
     pub(crate) key: String,
     /// Hits of a mirrored copy that the owner does not know of.
     pub(crate) hits: u32,

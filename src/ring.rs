@@ -126,11 +126,11 @@ pub(crate) fn hash_of_parts(parts: &[&[u8]]) -> u64 {
 
 /// A 64-bit hash of group and key, by which an answer shows which question it belongs to (P3).
 pub(crate) fn hash_of_key(group: &str, key: &str) -> u64 {
-    let mut bytes = Vec::with_capacity(8 + group.len() + key.len());
-    bytes.extend_from_slice(&(group.len() as u64).to_le_bytes());
-    bytes.extend_from_slice(group.as_bytes());
-    bytes.extend_from_slice(key.as_bytes());
-    hash(&bytes)
+    let mut hasher = SipHasher13::new_with_keys(KEYS.0, KEYS.1);
+    hasher.write(&(group.len() as u64).to_le_bytes());
+    hasher.write(group.as_bytes());
+    hasher.write(key.as_bytes());
+    hasher.finish()
 }
 
 fn points_of(weight: f64) -> usize {

@@ -392,7 +392,7 @@ impl<V: Cacheable> GroupBuilder<V> {
         let absences =
             (absent_bytes > 0).then(|| Absences::beside(&cache, absent_bytes, life, clock));
         let group = Arc::new(Shared {
-            name: self.name,
+            name: self.name.into(),
             loader: Box::new(loader),
             batch_loader: self.batch_loader,
             codec: self.codec,

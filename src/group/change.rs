@@ -307,9 +307,9 @@ impl<V: Cacheable> Shared<V> {
         let key = self.cache.hash(key);
         self.counters.removes.add();
         let (journal, now) = (&self.cluster.journal, self.cluster.clock.now());
-        journal.note(&self.name, Some(key.text()), told, now);
+        let noted = journal.note(&self.name, Some(key.text()), told, now);
         self.drop_key(key);
-        journal.note_applied(&self.name, Some(key.text()), told);
+        journal.note_applied(noted);
     }
 
     /// Lets the copy of a value go that another node owns, and what is being fetched of it.
@@ -350,9 +350,9 @@ impl<V: Cacheable> Shared<V> {
 
     pub(super) fn invalidate_all(&self, told: Told) {
         let journal = &self.cluster.journal;
-        journal.note(&self.name, None, told, self.cluster.clock.now());
+        let noted = journal.note(&self.name, None, told, self.cluster.clock.now());
         self.drop_all();
-        journal.note_applied(&self.name, None, told);
+        journal.note_applied(noted);
     }
 
     /// Lets go all that is kept, and what is being loaded or fetched.
@@ -484,7 +484,7 @@ impl<V: Cacheable> Shared<V> {
         }
         self.forget_absence(key);
         self.mark_stale(key);
-        journal.note_applied(&self.name, Some(key.text()), told);
+        set.note_applied();
         true
     }
 

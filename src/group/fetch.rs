@@ -183,7 +183,7 @@ impl<V: Cacheable> Shared<V> {
             return self.ask_singly(owner, key, deadline, unreported);
         }
         let asked = || Asked {
-            group: self.name.clone(),
+            group: Arc::clone(&self.name),
             key: key.text().to_owned(),
             hits: unreported,
         };

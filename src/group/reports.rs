@@ -22,12 +22,12 @@ impl<V: Cacheable> Shared<V> {
         if let Some(unreported) = self.reports.slow_load.admit(now) {
             log::warn!(
                 target: "groupcache",
-                group = self.name.as_str(), millis = millis, unreported = unreported;
+                group = &*self.name, millis = millis, unreported = unreported;
                 "a load was slow"
             );
         }
         log::trace!(
-            target: "groupcache", group = self.name.as_str(), millis = millis, keys:? = keys;
+            target: "groupcache", group = &*self.name, millis = millis, keys:? = keys;
             "a load was slow"
         );
     }
@@ -35,7 +35,7 @@ impl<V: Cacheable> Shared<V> {
     pub(super) fn report_full_pool(&self) {
         if let Some(unreported) = self.reports.full_pool.admit(self.cluster.clock.now()) {
             log::warn!(
-                target: "groupcache", group = self.name.as_str(), unreported = unreported;
+                target: "groupcache", group = &*self.name, unreported = unreported;
                 "too many loads wait for the loader threads: further ones are refused"
             );
         }
@@ -45,7 +45,7 @@ impl<V: Cacheable> Shared<V> {
         if let Some(unreported) = self.reports.missing_group.admit(self.cluster.clock.now()) {
             log::warn!(
                 target: "groupcache",
-                peer:% = owner.peer, group = self.name.as_str(), unreported = unreported;
+                peer:% = owner.peer, group = &*self.name, unreported = unreported;
                 "the peer has no such group; its keys are loaded here"
             );
         }
@@ -55,7 +55,7 @@ impl<V: Cacheable> Shared<V> {
         if let Some(unreported) = self.reports.undecodable.admit(self.cluster.clock.now()) {
             log::warn!(
                 target: "groupcache",
-                group = self.name.as_str(), error = reason, unreported = unreported;
+                group = &*self.name, error = reason, unreported = unreported;
                 "cannot decode a value of a peer; it is loaded here"
             );
         }

@@ -52,12 +52,15 @@ pub(crate) struct Registry {
 impl Registry {
     pub(super) fn add<V: Cacheable>(&self, group: &Arc<Shared<V>>) -> Result<(), Error> {
         let mut groups = self.groups.write();
-        if groups.contains_key(&group.name) {
+        if groups.contains_key(&*group.name) {
             return Err(Error::GroupExists {
-                name: group.name.as_str().into(),
+                name: (*group.name).into(),
             });
         }
-        groups.insert(group.name.clone(), Arc::clone(group) as Arc<dyn Serve>);
+        groups.insert(
+            (*group.name).to_owned(),
+            Arc::clone(group) as Arc<dyn Serve>,
+        );
         Ok(())
     }
 
