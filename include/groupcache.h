@@ -133,7 +133,7 @@ enum groupcache_setting
   GROUPCACHE_SETTING_GOLANG = 9,
   // Text: the file with the secret that all nodes share. Needs the feature `auth`.
   GROUPCACHE_SETTING_SECRET_FILE = 10,
-  // 1 if values may be asked for without a signature. Needs the feature `auth`. Default 0.
+  // 1 if a `GET` takes no signature. Needs the feature `auth`. Default 0.
   GROUPCACHE_SETTING_UNSIGNED_READS = 11,
   // Text: the file with the certificates of this node, in PEM; the two below go with it. Needs the
   // feature `tls`.
@@ -147,6 +147,8 @@ enum groupcache_setting
   // For how long after a change of the ring values are taken over from their last owners.
   // Default 30,000.
   GROUPCACHE_SETTING_WARM_UP_MS = 16,
+  // Text: the name of the cluster, the same on all nodes, of 1 to 255 bytes. Default: none.
+  GROUPCACHE_SETTING_CLUSTER = 17,
   // How long a value lives whose loader does not say. Default: until it is evicted.
   GROUPCACHE_SETTING_TTL_MS = 101,
   // How long any value lives at most. Default: no limit.
@@ -317,6 +319,8 @@ typedef struct {
   uint64_t loader_threads;
   // Threads of the loader pool that are inside a loader.
   uint64_t loader_threads_busy;
+  // Requests that were meant for another cluster or another peer, and were refused.
+  uint64_t misdirected_requests;
 } groupcache_node_stats;
 
 // What a node knows of a peer.

@@ -1,20 +1,26 @@
 //! Who may ask: a code over each request, made with a secret that all nodes share (HMAC-SHA-256:
 //! RFC 2104, FIPS 180-4).
 //!
-//! It covers the method, the id of the peer that is asked, the path, the protocol's header, the body
-//! and the time, so a request can be neither altered nor sent to another peer, nor later. What
-//! changes something also shows a number that is taken once (*nonce*). It proves requests and not
-//! answers, and hides nothing: that takes TLS.
+//! It covers the head of the request: the method, the id of the peer that is asked, the path, the
+//! protocol's header, the time, and of the body its length and its SHA-256. So who has no secret is
+//! told so as soon as his head is here, and a request can be neither altered nor sent to another peer,
+//! nor later. What may change something also shows a number that is taken once (*nonce*), and names
+//! the process that it is meant for (*boot id*), as another one knows no nonces of before. It proves
+//! requests and not answers, and hides nothing: that takes TLS.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 
-/// How far the clocks of two peers may be apart, with the time that a request takes.
+/// How far the clocks of two peers may be apart where one changes something at the other, with the
+/// time that a request takes.
 pub(crate) const WINDOW: Duration = Duration::from_secs(300);
+
+/// The same where one only reads. A read that was recorded can be repeated for so long.
+pub(crate) const READ_WINDOW: Duration = Duration::from_secs(30);
 
 /// The shortest secret, in bytes: what can be guessed is none.
 pub(crate) const SHORTEST_SECRET: usize = 16;
@@ -22,7 +28,11 @@ pub(crate) const SHORTEST_SECRET: usize = 16;
 /// How many changes are remembered, so that none is taken twice: some ten megabytes at most.
 const MOST_NONCES: usize = 1 << 17;
 
-const VERSION: &str = "1";
+const VERSION: &str = "2";
+
+/// The scheme before, whose code covers the whole body, so that it is known only once that is here.
+const OLD_VERSION: &str = "1";
+
 const MAC_BYTES: usize = 32;
 
 /// What a code is made over.
@@ -34,7 +44,26 @@ pub(crate) struct Signed<'a> {
     pub(crate) target: &'a str,
     /// The value of the protocol's header; empty if there is none.
     pub(crate) header: &'a str,
-    pub(crate) body: &'a [u8],
+    /// The process that is asked; 0 if that does not matter, or is not known.
+    pub(crate) boot: u64,
+    pub(crate) body: Digest,
+}
+
+/// What stands for a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Digest {
+    pub(crate) length: u64,
+    /// Its SHA-256.
+    pub(crate) hash: [u8; MAC_BYTES],
+}
+
+impl Digest {
+    pub(crate) fn of(body: &[u8]) -> Digest {
+        Digest {
+            length: body.len() as u64,
+            hash: Sha256::digest(body).into(),
+        }
+    }
 }
 
 /// When and how a request was signed.
@@ -43,6 +72,18 @@ pub(crate) struct Signature {
     /// Since the Unix epoch, by the clock of the one who asks.
     pub(crate) time: Duration,
     pub(crate) nonce: u128,
+    /// `None` if an older node has signed.
+    pub(crate) code: Option<Code>,
+    /// The code of the scheme before, for an older node.
+    old: Option<[u8; MAC_BYTES]>,
+}
+
+/// The code of a head, and what of it stands nowhere else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Code {
+    pub(crate) boot: u64,
+    /// The SHA-256 of the body, as the one who asks says.
+    pub(crate) body_hash: [u8; MAC_BYTES],
     mac: [u8; MAC_BYTES],
 }
 
@@ -63,38 +104,100 @@ impl Secret {
     pub(crate) fn sign(&self, signed: &Signed<'_>, time: Duration, nonce: u128) -> Signature {
         let time = Duration::from_millis(millis(time));
         let mac = self.code(signed, time, nonce).finalize();
+        let code = Code {
+            boot: signed.boot,
+            body_hash: signed.body.hash,
+            mac: mac.into_bytes().into(),
+        };
         Signature {
             time,
             nonce,
-            mac: mac.into_bytes().into(),
+            code: Some(code),
+            old: None,
+        }
+    }
+
+    /// Adds the code that an older node understands.
+    pub(crate) fn sign_for_old(
+        &self,
+        signed: &Signed<'_>,
+        body: &[u8],
+        signature: Signature,
+    ) -> Signature {
+        let mac = self.old_code(signed, body, signature.time, signature.nonce);
+        Signature {
+            old: Some(mac.finalize().into_bytes().into()),
+            ..signature
         }
     }
 
     /// Whether the code is right. Takes as long for a wrong one.
     pub(crate) fn verifies(&self, signed: &Signed<'_>, signature: &Signature) -> bool {
         let code = self.code(signed, signature.time, signature.nonce);
-        code.verify_slice(&signature.mac).is_ok()
+        let claimed = signature.code.as_ref();
+        claimed.is_some_and(|claimed| code.verify_slice(&claimed.mac).is_ok())
+    }
+
+    /// Whether the code of an older node is right.
+    pub(crate) fn verifies_old(
+        &self,
+        signed: &Signed<'_>,
+        body: &[u8],
+        signature: &Signature,
+    ) -> bool {
+        let code = self.old_code(signed, body, signature.time, signature.nonce);
+        let claimed = signature.old.as_ref();
+        claimed.is_some_and(|claimed| code.verify_slice(claimed).is_ok())
     }
 
     fn code(&self, signed: &Signed<'_>, time: Duration, nonce: u128) -> Hmac<Sha256> {
-        let mut code = self.0.clone();
-        let (time, nonce) = (millis(time).to_be_bytes(), nonce.to_be_bytes());
-        for part in [
-            VERSION.as_bytes(),
-            signed.method.as_bytes(),
-            signed.peer.as_bytes(),
-            signed.target.as_bytes(),
-            signed.header.as_bytes(),
-            &time,
-            &nonce,
-            signed.body,
-        ] {
-            // With its length before it no part can pass for the end of another one.
-            code.update(&(part.len() as u64).to_be_bytes());
-            code.update(part);
-        }
+        let mut code = self.of_head(VERSION, signed, time, nonce);
+        add(&mut code, &signed.boot.to_be_bytes());
+        add(&mut code, &signed.body.length.to_be_bytes());
+        add(&mut code, &signed.body.hash);
         code
     }
+
+    fn old_code(
+        &self,
+        signed: &Signed<'_>,
+        body: &[u8],
+        time: Duration,
+        nonce: u128,
+    ) -> Hmac<Sha256> {
+        let mut code = self.of_head(OLD_VERSION, signed, time, nonce);
+        add(&mut code, body);
+        code
+    }
+
+    /// What both schemes begin with.
+    fn of_head(
+        &self,
+        version: &str,
+        signed: &Signed<'_>,
+        time: Duration,
+        nonce: u128,
+    ) -> Hmac<Sha256> {
+        let mut code = self.0.clone();
+        for part in [
+            version,
+            signed.method,
+            signed.peer,
+            signed.target,
+            signed.header,
+        ] {
+            add(&mut code, part.as_bytes());
+        }
+        add(&mut code, &millis(time).to_be_bytes());
+        add(&mut code, &nonce.to_be_bytes());
+        code
+    }
+}
+
+/// With its length before it no part can pass for the end of another one.
+fn add(code: &mut Hmac<Sha256>, part: &[u8]) {
+    code.update(&(part.len() as u64).to_be_bytes());
+    code.update(part);
 }
 
 impl fmt::Debug for Secret {
@@ -109,30 +212,66 @@ fn millis(time: Duration) -> u64 {
 
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let version = self.old.map_or(VERSION, |_| OLD_VERSION);
         let (time, nonce) = (millis(self.time), self.nonce);
-        write!(f, "v={VERSION};t={time};n={nonce:032x};m=")?;
-        self.mac.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write!(f, "v={version};t={time};n={nonce:032x}")?;
+        if let Some(old) = &self.old {
+            write!(f, ";m={}", Hex(old))?;
+        }
+        let Some(code) = &self.code else {
+            return Ok(());
+        };
+        write!(f, ";b={:016x};h={}", code.boot, Hex(&code.body_hash))?;
+        // An older node looks for its own code in `m`, and ignores what it does not know.
+        let name = self.old.map_or('m', |_| 'c');
+        write!(f, ";{name}={}", Hex(&code.mac))
+    }
+}
+
+struct Hex<'a>(&'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
 impl Signature {
-    /// Reads what `Display` writes.
+    /// Reads what `Display` writes. Of a pair that comes twice nobody knows which one counts, so that
+    /// is none.
     pub(crate) fn parse(header: &str) -> Option<Signature> {
-        let (mut time, mut nonce, mut mac) = (None, None, None);
+        let mut values = [None; 7];
         for pair in header.split(';') {
             let (name, value) = pair.trim().split_once('=')?;
-            match name {
-                "v" if value != VERSION => return None,
-                "t" => time = digits(value, 10, 20).and_then(|value| u64::try_from(value).ok()),
-                "n" => nonce = digits(value, 16, 32),
-                "m" => mac = parse_mac(value),
-                _ => {}
+            let place = ["v", "t", "n", "b", "h", "m", "c"]
+                .iter()
+                .position(|known| *known == name);
+            if place.is_some_and(|place| values[place].replace(value).is_some()) {
+                return None;
             }
         }
+        let [version, time, nonce, boot, hash, mac, new] = values;
+        let (old, new) = match version? {
+            VERSION => (None, Some(mac?)),
+            OLD_VERSION => (Some(parse_mac(mac?)?), new),
+            _ => return None,
+        };
+        let code = |mac| {
+            Some(Code {
+                boot: u64::try_from(digits(boot?, 16, 16)?).ok()?,
+                body_hash: parse_mac(hash?)?,
+                mac: parse_mac(mac)?,
+            })
+        };
+        let time = u64::try_from(digits(time?, 10, 20)?).ok()?;
         Some(Signature {
-            time: Duration::from_millis(time?),
-            nonce: nonce?,
-            mac: mac?,
+            time: Duration::from_millis(time),
+            nonce: digits(nonce?, 16, 32)?,
+            code: match new {
+                Some(mac) => Some(code(mac)?),
+                None => None,
+            },
+            old,
         })
     }
 }
@@ -162,19 +301,22 @@ pub(crate) enum Refused {
     Unsigned,
     /// No secret of this node has made the code, or it was not made over this request.
     WrongCode,
-    /// Signed so long ago by this clock.
-    Late(Duration),
-    /// Signed so far in the future by this clock.
-    Early(Duration),
+    /// The code is one of the scheme before, and this node takes none.
+    Old,
+    /// Signed so long ago by this clock, and how long that may be.
+    Late(Duration, Duration),
+    /// Signed so far in the future by this clock, and how far that may be.
+    Early(Duration, Duration),
     /// A change that was here already.
     Repeated,
     /// There are more changes than can be remembered, and this one is too old to tell.
     Forgotten,
+    /// Signed for another process than this one, which has this boot id.
+    StaleBoot(u64),
 }
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let window = WINDOW.as_secs();
         match self {
             Refused::Unsigned => write!(
                 f,
@@ -185,17 +327,24 @@ impl fmt::Display for Refused {
                 "the signature is wrong: both nodes must have a secret in common, and this one's \
                  id must be the one in the list of the other"
             ),
-            Refused::Late(skew) => write!(
+            Refused::Old => write!(
                 f,
-                "the clock of the node that asks is {:.1} s behind this one's, more than {window}: \
-                 set the clocks right",
-                skew.as_secs_f64()
+                "the signature is one of an older version: switch on legacy_signatures on the new \
+                 nodes until all are new"
             ),
-            Refused::Early(skew) => write!(
+            Refused::Late(skew, most) => write!(
                 f,
-                "the clock of the node that asks is {:.1} s ahead of this one's, more than \
-                 {window}: set the clocks right",
-                skew.as_secs_f64()
+                "the clock of the node that asks is {:.1} s behind this one's, more than {}: set \
+                 the clocks right",
+                skew.as_secs_f64(),
+                most.as_secs()
+            ),
+            Refused::Early(skew, most) => write!(
+                f,
+                "the clock of the node that asks is {:.1} s ahead of this one's, more than {}: set \
+                 the clocks right",
+                skew.as_secs_f64(),
+                most.as_secs()
             ),
             Refused::Repeated => write!(f, "the change was made already: it is not made twice"),
             Refused::Forgotten => write!(
@@ -203,18 +352,28 @@ impl fmt::Display for Refused {
                 "more changes come in than can be told apart, and this one was signed before many \
                  of them: send it again"
             ),
+            Refused::StaleBoot(_) => write!(
+                f,
+                "the change was signed for another process than this one: sign it for this one, and \
+                 send it again"
+            ),
         }
     }
 }
 
-/// Whether a request signed at `time` comes in time.
+/// Whether a change signed at `time` comes in time.
 pub(crate) fn check_time(time: Duration, now: Duration) -> Result<(), Refused> {
+    check_within(time, now, WINDOW)
+}
+
+/// Whether a request signed at `time` is no more than `most` from `now`.
+pub(crate) fn check_within(time: Duration, now: Duration, most: Duration) -> Result<(), Refused> {
     let (late, early) = (now.saturating_sub(time), time.saturating_sub(now));
-    if late > WINDOW {
-        return Err(Refused::Late(late));
+    if late > most {
+        return Err(Refused::Late(late, most));
     }
-    if early > WINDOW {
-        return Err(Refused::Early(early));
+    if early > most {
+        return Err(Refused::Early(early, most));
     }
     Ok(())
 }
@@ -223,167 +382,55 @@ pub(crate) fn check_time(time: Duration, now: Duration) -> Result<(), Refused> {
 #[derive(Debug, Default)]
 pub(crate) struct Nonces {
     seen: BTreeSet<(Duration, u128)>,
-    /// Of changes signed before this, nothing is known.
+    /// Of changes signed before this, nothing is known. It never goes back, also if the clock does.
     horizon: Duration,
+    /// The latest that the clock has said.
+    latest: Duration,
 }
 
 impl Nonces {
     /// Takes a change whose code is right and whose time is not over, once.
     pub(crate) fn take(&mut self, signature: &Signature, now: Duration) -> Result<(), Refused> {
-        let over = now.saturating_sub(WINDOW);
-        while self.seen.first().is_some_and(|(time, _)| *time < over) {
-            self.seen.pop_first();
-        }
-        if signature.time < self.horizon {
-            return Err(Refused::Forgotten);
-        }
-        if !self.seen.insert((signature.time, signature.nonce)) {
-            return Err(Refused::Repeated);
-        }
+        self.forget(now);
+        self.look(signature)?;
+        self.seen.insert((signature.time, signature.nonce));
         while self.seen.len() > MOST_NONCES {
             if let Some((time, _)) = self.seen.pop_first() {
-                self.horizon = time + Duration::from_millis(1);
+                self.horizon = self.horizon.max(time + Duration::from_millis(1));
             }
         }
         Ok(())
     }
+
+    /// Whether a change would be taken, as far as is known before all of it is here.
+    pub(crate) fn look(&self, signature: &Signature) -> Result<(), Refused> {
+        if signature.time < self.horizon {
+            return Err(Refused::Forgotten);
+        }
+        match self.seen.contains(&(signature.time, signature.nonce)) {
+            true => Err(Refused::Repeated),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the clock was set back so far that changes of peers whose clocks are right would be
+    /// refused as forgotten for long.
+    pub(crate) fn is_set_back(&self, now: Duration) -> bool {
+        self.latest.saturating_sub(now) > WINDOW / 2
+    }
+
+    fn forget(&mut self, now: Duration) {
+        self.latest = self.latest.max(now);
+        self.horizon = self.horizon.max(now.saturating_sub(WINDOW));
+        while self
+            .seen
+            .first()
+            .is_some_and(|(time, _)| *time < self.horizon)
+        {
+            self.seen.pop_first();
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: Duration = Duration::from_secs(1_763_900_000);
-
-    fn request() -> Signed<'static> {
-        Signed {
-            method: "PUT",
-            peer: "http://a:1",
-            target: "/_groupcache/g/k",
-            header: "v=1;r=ff",
-            body: b"value",
-        }
-    }
-
-    fn secret() -> Secret {
-        Secret::new(b"0123456789abcdef").unwrap()
-    }
-
-    #[test]
-    fn a_signature_survives_its_way_and_fits_its_request_only() {
-        let signature = secret().sign(&request(), NOW, 77);
-        let read = Signature::parse(&signature.to_string()).unwrap();
-        assert_eq!(read, signature);
-        assert!(secret().verifies(&request(), &read));
-        let mut others = vec![
-            Signed {
-                method: "GET",
-                ..request()
-            },
-            Signed {
-                peer: "http://b:1",
-                ..request()
-            },
-            Signed {
-                target: "/_groupcache/g/l",
-                ..request()
-            },
-            Signed {
-                header: "v=1",
-                ..request()
-            },
-            Signed {
-                body: b"valuf",
-                ..request()
-            },
-            Signed {
-                body: b"",
-                ..request()
-            },
-        ];
-        // The same bytes, parted in another way.
-        others.push(Signed {
-            header: "v=1;r=f",
-            body: b"fvalue",
-            ..request()
-        });
-        for other in others {
-            assert!(!secret().verifies(&other, &read), "{other:?}");
-        }
-        let other = Secret::new(b"0123456789abcdeg").unwrap();
-        assert!(!other.verifies(&request(), &read));
-        for changed in [
-            Signature {
-                time: NOW + Duration::from_millis(1),
-                ..read
-            },
-            Signature { nonce: 78, ..read },
-        ] {
-            assert!(!secret().verifies(&request(), &changed));
-        }
-    }
-
-    #[test]
-    fn what_is_no_signature_is_none() {
-        let good = secret().sign(&request(), NOW, 77).to_string();
-        assert!(Signature::parse(&format!("{good};x=new")).is_some());
-        for bad in [
-            String::new(),
-            "v=1".into(),
-            good.replace("v=1", "v=2"),
-            good.replace(";t=", ";t=+"),
-            good.replace(";t=", ";t=99999999999999999999"),
-            good.replace(";n=", ";n=0"),
-            good.replace(";m=", ";m=0"),
-            good[..good.len() - 1].to_owned(),
-            good.replace(";m=", ";m=é"),
-            good.replace(';', ","),
-        ] {
-            assert_eq!(Signature::parse(&bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_short_secret_is_refused_and_none_is_shown() {
-        assert!(Secret::new(b"0123456789abcde").is_none());
-        assert_eq!(format!("{:?}", secret()), "Secret(..)");
-    }
-
-    #[test]
-    fn a_refusal_names_the_skew() {
-        let (ahead, behind) = (NOW + Duration::from_millis(300_500), NOW - WINDOW);
-        assert_eq!(check_time(behind, NOW), Ok(()));
-        let refused = check_time(ahead, NOW).unwrap_err();
-        assert!(refused.to_string().contains("300.5 s ahead"), "{refused}");
-        let refused = check_time(NOW, ahead).unwrap_err();
-        assert!(refused.to_string().contains("300.5 s behind"), "{refused}");
-    }
-
-    #[test]
-    fn a_change_is_taken_once_and_forgotten_when_its_time_is_over() {
-        let mut nonces = Nonces::default();
-        let signed = |time, nonce| secret().sign(&request(), time, nonce);
-        assert_eq!(nonces.take(&signed(NOW, 1), NOW), Ok(()));
-        assert_eq!(nonces.take(&signed(NOW, 1), NOW), Err(Refused::Repeated));
-        assert_eq!(nonces.take(&signed(NOW, 2), NOW), Ok(()));
-        let later = NOW + WINDOW + Duration::from_secs(1);
-        assert_eq!(nonces.take(&signed(later, 3), later), Ok(()));
-        assert_eq!(nonces.seen.len(), 1);
-    }
-
-    #[test]
-    fn what_cannot_be_remembered_is_refused_rather_than_taken_twice() {
-        let mut nonces = Nonces::default();
-        let signature = |at: usize| Signature {
-            time: NOW + Duration::from_millis(at as u64),
-            nonce: 0,
-            mac: [0; MAC_BYTES],
-        };
-        for at in 0..MOST_NONCES + 10 {
-            assert_eq!(nonces.take(&signature(at), NOW), Ok(()));
-        }
-        assert_eq!(nonces.seen.len(), MOST_NONCES);
-        assert_eq!(nonces.take(&signature(3), NOW), Err(Refused::Forgotten));
-        assert_eq!(nonces.take(&signature(10), NOW), Err(Refused::Repeated));
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ use crate::deadline::{Clock, Deadline};
 use crate::dialect::Dialect;
 use crate::error::{Error, Unreached};
 use crate::fanout::Fanout;
+use crate::gate::Gate;
 use crate::guard::Guard;
 use crate::journal::{Entry, Journal, Lacked, Lacks, MEMORY, Parcel, Refused, Told};
 use crate::keeper::{Keeper, guarded};
@@ -50,6 +51,9 @@ const MAX_ASIDE: usize = 64;
 /// How often a value is told to its owner that takes it for an older one.
 pub(crate) const MAX_TELLINGS: usize = 3;
 
+/// The longest id of a peer, in bytes: it stands in the head of each request.
+const MAX_ID_BYTES: usize = 1_024;
+
 /// How much is shown of a text that a peer sends, in bytes.
 const MAX_TEXT: usize = 400;
 
@@ -75,6 +79,8 @@ pub(crate) struct Cluster {
     pub(crate) pool: Pool,
     pub(crate) fanout: Fanout,
     pub(crate) waits: Arc<Waits>,
+    /// Says whom requests are meant for, and whether this node is.
+    pub(crate) gate: Gate,
     /// Signs and checks requests, if the peers share a secret.
     pub(crate) guard: Option<Guard>,
     transport: Arc<dyn Transport>,
@@ -156,6 +162,7 @@ impl Cluster {
         settings: Settings,
         clock: Clock,
         pool: Pool,
+        gate: Gate,
         guard: Option<Guard>,
         transport: Arc<dyn Transport>,
     ) -> Arc<Cluster> {
@@ -168,6 +175,7 @@ impl Cluster {
             pool,
             fanout: Fanout::default(),
             waits: Waits::of_process(),
+            gate,
             guard,
             transport,
             members: RwLock::new(Arc::new(alone)),
@@ -211,7 +219,7 @@ impl Cluster {
             let dialect = self.settings.dialect;
             peers
                 .iter()
-                .try_for_each(|peer| check_weight(dialect, peer))?;
+                .try_for_each(|peer| check_peer(dialect, peer))?;
             let listed = peers.into_iter().map(|peer| self.listed(&old, peer));
             let how = Succession {
                 dialect,
@@ -373,6 +381,7 @@ impl Cluster {
                 let remote = Remote::new(
                     &peer,
                     self.transport.link(&peer, &self.settings.limits)?,
+                    self.gate.addressed(&peer),
                     self.settings.circuit_failures,
                     self.settings.dialect,
                 );
@@ -410,7 +419,7 @@ impl Cluster {
         remote.calls.add();
         let began = self.clock.now();
         let sent = Sent::of(&call);
-        let outcome = remote.link.call(&self.signed(remote, call), timeout);
+        let outcome = self.send(remote, call, timeout);
         if outcome.is_ok() {
             let now = self.clock.now();
             remote.latency.record(now.saturating_duration_since(began));
@@ -450,7 +459,7 @@ impl Cluster {
         let status = status.ok_or_else(|| {
             CallError::Nonsense(format!("an answer with status {}", reply.status))
         })?;
-        if status == Status::Unauthorized {
+        if status.sends_away() {
             return Err(CallError::Nonsense(format!(
                 "it refuses this node: {}",
                 text_of(&reply.body)
@@ -785,17 +794,16 @@ impl Cluster {
 
     fn probe(self: &Arc<Self>, remote: &Remote) {
         // Any answer shows that it is there, but one that sends us away.
-        let call = self.signed(remote, hello());
-        let answer = remote.link.call(&call, self.settings.fetch_timeout);
+        let answer = self.send(remote, hello(), self.settings.fetch_timeout);
         if let Ok(reply) = &answer {
             self.note_spoken(remote, reply);
-            if reply.status == Status::Unauthorized.code() {
+            let status = Status::of(reply.status, reply.header.as_deref());
+            if status.is_some_and(Status::sends_away) {
                 return;
             }
             if remote.circuit.half_open() {
                 remote.note_back();
             }
-            let status = Status::of(reply.status, reply.header.as_deref());
             self.note_left(remote, status == Some(Status::Leaving));
         }
     }
@@ -843,10 +851,44 @@ impl Cluster {
         }
     }
 
-    pub(crate) fn signed(&self, remote: &Remote, call: Call) -> Call {
-        match &self.guard {
-            Some(guard) => guard.sign(call, &remote.peer),
-            None => call,
+    /// Says in a call for whom it is, and proves who makes it.
+    pub(crate) fn signed(&self, remote: &Remote, mut call: Call) -> Call {
+        call.header.push_str(&remote.addressed);
+        self.sign(remote, &mut call);
+        call
+    }
+
+    fn sign(&self, remote: &Remote, call: &mut Call) {
+        if let Some(guard) = &self.guard {
+            guard.sign(call, &remote.peer, remote.boot());
+        }
+    }
+
+    /// Sends a call, and waits for the answer. One that was signed for another process than the one
+    /// that is there now has not been carried out: it is signed for that one and sent once more.
+    fn send(&self, remote: &Remote, call: Call, timeout: Duration) -> Result<Reply, CallError> {
+        let began = self.clock.now();
+        let signed_for = remote.boot();
+        let mut call = self.signed(remote, call);
+        let reply = remote.link.call(&call, timeout)?;
+        let header = reply.header.as_deref();
+        let Some(boot) = header
+            .filter(|_| self.guard.is_some())
+            .and_then(wire::boot_of)
+        else {
+            return Ok(reply);
+        };
+        remote.note_boot(boot);
+        if boot == signed_for || Status::of(reply.status, header) != Some(Status::StaleBoot) {
+            return Ok(reply);
+        }
+        let passed = self.clock.now().saturating_duration_since(began);
+        match timeout.saturating_sub(passed) {
+            left if left.is_zero() => Err(CallError::Timeout),
+            left => {
+                self.sign(remote, &mut call);
+                remote.link.call(&call, left)
+            }
         }
     }
 
@@ -973,7 +1015,9 @@ impl Cluster {
                 match status {
                     Status::Ok => Ok(Ok(())),
                     // An older one may not know of it; one that leaves takes nothing over.
-                    Status::BadRequest | Status::Leaving if is_of_a_node(&reply) => {
+                    Status::BadRequest | Status::KeyTooLong | Status::Leaving
+                        if is_of_a_node(&reply) =>
+                    {
                         Ok(Err(Failure::Refused))
                     }
                     _ => Err(Nonsense("it refuses the errand")),
@@ -1119,9 +1163,8 @@ impl Cluster {
         }
         unasked.retain(is_unasked);
         self.fanout.each(&unasked, |remote| {
-            let call = self.signed(remote, errand_call(Errand::Marks, None));
             let limit = self.settings.limits.connect_timeout;
-            match remote.link.call(&call, limit) {
+            match self.send(remote, errand_call(Errand::Marks, None), limit) {
                 Ok(reply) => remote.note_marks(self.adopt_marks(&reply)),
                 Err(error) => self.failed(remote, &error),
             }
@@ -1163,6 +1206,7 @@ impl Cluster {
             discovery_polls: self.discovery_polls.get(),
             discovery_errors: self.discovery_errors.get(),
             refused_requests: self.guard.as_ref().map_or(0, Guard::refused),
+            misdirected_requests: self.gate.misdirected(),
             loader_threads: threads as u64,
             loader_threads_busy: busy as u64,
         }
@@ -1265,10 +1309,15 @@ fn errand_call(errand: Errand, change: Option<(Stamp, Reach)>) -> Call {
 
 /// The smallest request that every peer answers.
 pub(crate) fn hello() -> Call {
-    Call::new("GET", wire::BASE.to_owned(), String::new())
+    Call::new("GET", wire::BASE.to_owned(), Terms::default().to_header())
 }
 
-pub(crate) fn check_weight(dialect: Dialect, peer: &Peer) -> Result<(), Error> {
+/// Whether this can be a peer in a cluster of this dialect.
+pub(crate) fn check_peer(dialect: Dialect, peer: &Peer) -> Result<(), Error> {
+    if peer.name().len() > MAX_ID_BYTES {
+        let reason = format!("its id is longer than {MAX_ID_BYTES} bytes: give it a shorter one");
+        return Err(Error::peer(peer.name(), reason));
+    }
     if dialect == Dialect::Golang && peer.weight != 1.0 {
         let reason = "the ring of golang/groupcache knows no weights: leave it at 1";
         return Err(Error::peer(peer.name(), reason));

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::auth::{Nonces, Secret, Signature, Signed};
+use crate::auth::{Digest, Nonces, Secret, Signature, Signed};
 use crate::cache::Cache;
 use crate::deadline::Clock;
 use crate::dialect::Dialect;
@@ -14,7 +14,7 @@ use crate::entry::Place;
 use crate::http1::{
     BodyLength, Chunks, Scan, field_room, parse, parse_response, response_head_len,
 };
-use crate::key::MAX_KEY_BYTES;
+use crate::key::{MAX_KEY_BYTES, MAX_NAME_BYTES};
 use crate::node::Node;
 use crate::peer::Peer;
 use crate::ring::{Member, Ring, hash_of_key};
@@ -129,9 +129,7 @@ pub fn path(data: &[u8]) {
             if let Ok(Target::Key(group, key)) = parse_target(&spelled, dialect) {
                 let again = target(&group, Some(&key));
                 let found = parse_target(&again, Dialect::Native);
-                if encoded_len(&key) <= MAX_KEY_BYTES {
-                    assert_eq!(found, Ok(Target::Key(group, key)));
-                }
+                assert_eq!(found, Ok(Target::Key(group, key)));
             }
         }
     }
@@ -141,7 +139,8 @@ pub fn path(data: &[u8]) {
 pub fn percent(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let (group, key) = text.split_once('|').unwrap_or(("g", &text));
-    if group.is_empty() || encoded_len(key) > MAX_KEY_BYTES {
+    let is_name = (1..=MAX_NAME_BYTES).contains(&group.len());
+    if !is_name || encoded_len(key) > MAX_KEY_BYTES {
         return;
     }
     let path = target(group, Some(key));
@@ -227,19 +226,25 @@ pub fn auth(data: &[u8]) {
         peer: "http://a:1",
         target: &text,
         header: "",
-        body,
+        boot: 7,
+        body: Digest::of(body),
     };
     if let Some(signature) = Signature::parse(&text) {
         assert_eq!(Signature::parse(&signature.to_string()), Some(signature));
         assert!(!secret.verifies(&signed, &signature), "it was guessed");
+        assert!(
+            !secret.verifies_old(&signed, body, &signature),
+            "it was guessed"
+        );
         let mut nonces = Nonces::default();
         let now = signature.time;
         assert_eq!(nonces.take(&signature, now), Ok(()));
         assert!(nonces.take(&signature, now).is_err());
     }
     let own = secret.sign(&signed, Duration::from_secs(7), 7);
+    let own = secret.sign_for_old(&signed, body, own);
     let read = Signature::parse(&own.to_string()).unwrap();
-    assert!(secret.verifies(&signed, &read));
+    assert!(secret.verifies(&signed, &read) && secret.verifies_old(&signed, body, &read));
 }
 
 /// The address of a peer has one spelling, which names it again.

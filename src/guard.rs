@@ -1,25 +1,30 @@
 //! `Guard`: signs what this node asks of its peers, and checks what they ask of it.
 
 use std::hash::{BuildHasher, Hasher};
+use std::time::Duration;
 
-use crate::auth::{Nonces, Refused, Signature, Signed, check_time};
+use crate::auth::{
+    Digest, Nonces, READ_WINDOW, Refused, Signature, Signed, check_time, check_within,
+};
 use crate::deadline::Clock;
 use crate::keyring::Keyring;
 use crate::peer::{Call, Peer};
 use crate::stats::Counter;
 use crate::sync::{AtomicU64, Mutex, Ordering, RandomState};
 use crate::throttle::Throttle;
-use crate::wire::{Command, Request};
+use crate::wire::{Request, Response, changes_nothing};
 
 pub(crate) struct Guard {
     keyring: Keyring,
     /// The id of this node, which its peers sign for.
     this: String,
-    /// Whether what changes nothing may be asked by anybody.
-    unsigned_reads: bool,
+    rules: Rules,
     clock: Clock,
     /// The changes that were made already.
     nonces: Mutex<Nonces>,
+    /// The random number of this process, until its clock is set back: changes are signed for it, so
+    /// that none of before is made again. Changed with `nonces` locked.
+    boot: AtomicU64,
     /// The half of a nonce that is another one in each process, and the one that counts.
     seed: u64,
     next: AtomicU64,
@@ -28,44 +33,71 @@ pub(crate) struct Guard {
     reports: Throttle,
 }
 
+/// What is taken besides requests with the code of today.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rules {
+    /// Whether a `GET` may be asked by anybody.
+    pub(crate) unsigned_reads: bool,
+    /// Whether codes of the scheme before are sent and taken.
+    pub(crate) legacy: bool,
+}
+
+/// What of the body of a request is known.
+#[derive(Clone, Copy)]
+pub(crate) enum Body<'a> {
+    Here(&'a [u8]),
+    /// Its length.
+    Announced(u64),
+}
+
+impl Body<'_> {
+    fn len(self) -> u64 {
+        match self {
+            Body::Here(body) => body.len() as u64,
+            Body::Announced(length) => length,
+        }
+    }
+}
+
 impl Guard {
-    pub(crate) fn new(keyring: Keyring, this: &Peer, unsigned_reads: bool, clock: Clock) -> Guard {
-        let mut hasher = RandomState::default().build_hasher();
-        hasher.write(this.name().as_bytes());
+    pub(crate) fn new(keyring: Keyring, this: &Peer, rules: Rules, clock: Clock) -> Guard {
         Guard {
             keyring,
             this: this.name().to_owned(),
-            unsigned_reads,
+            rules,
             clock,
             nonces: Mutex::default(),
-            seed: hasher.finish(),
+            boot: AtomicU64::new(random(this.name())),
+            seed: random(this.name()),
             next: AtomicU64::new(0),
             refused: Counter::default(),
             reports: Throttle::default(),
         }
     }
 
-    /// Signs a call to `peer`.
-    pub(crate) fn sign(&self, mut call: Call, peer: &Peer) -> Call {
+    /// Signs a call to `peer`, whose process is `boot` as far as is known.
+    pub(crate) fn sign(&self, call: &mut Call, peer: &Peer, boot: u64) {
         let signed = Signed {
             method: call.method,
             peer: peer.name(),
             target: &call.target,
             header: &call.header,
-            body: &call.body,
+            boot,
+            body: Digest::of(&call.body),
         };
         let count = self.next.fetch_add(1, Ordering::Relaxed);
         let nonce = u128::from(self.seed) << 64 | u128::from(count);
         let signing = self.keyring.signing();
-        call.auth = signing
-            .sign(&signed, self.clock.unix_time(), nonce)
-            .to_string();
-        call
+        let mut signature = signing.sign(&signed, self.clock.unix_time(), nonce);
+        if self.rules.legacy {
+            signature = signing.sign_for_old(&signed, &call.body, signature);
+        }
+        call.auth = signature.to_string();
     }
 
     /// Whether everything takes a signature.
     pub(crate) fn is_strict(&self) -> bool {
-        !self.unsigned_reads
+        !self.rules.unsigned_reads
     }
 
     /// How many requests were refused.
@@ -73,42 +105,121 @@ impl Guard {
         self.refused.get()
     }
 
-    /// Whether a request comes from one who has the secret, or needs not.
-    pub(crate) fn check(&self, request: &Request<'_>) -> Result<(), Refused> {
-        let checked = self.check_silently(request);
-        if let Err(refused) = &checked {
-            self.refused.add();
-            self.report(refused);
+    /// Whether a request comes from one who has the secret, or needs not. If he has, gives the boot
+    /// id for the answer to name.
+    ///
+    /// Of a request whose body is still to come, that is said of the head: it is checked again when
+    /// all is here, and only then it uses its nonce up.
+    pub(crate) fn check(
+        &self,
+        request: &Request<'_>,
+        body: Body<'_>,
+    ) -> Result<Option<u64>, Response> {
+        let checked = self.check_silently(request, body);
+        match &checked {
+            // Its sender signs it again and sends it again: nobody has to do anything.
+            Ok(_) | Err(Refused::StaleBoot(_)) => {}
+            Err(refused) => {
+                self.refused.add();
+                self.report(refused);
+            }
         }
-        checked
+        checked.map_err(answer)
     }
 
-    fn check_silently(&self, request: &Request<'_>) -> Result<(), Refused> {
+    fn check_silently(
+        &self,
+        request: &Request<'_>,
+        body: Body<'_>,
+    ) -> Result<Option<u64>, Refused> {
         if request.auth.is_empty() {
-            let is_open = self.unsigned_reads && is_read(request);
-            return if is_open {
-                Ok(())
-            } else {
-                Err(Refused::Unsigned)
-            };
+            let is_open = self.rules.unsigned_reads && request.method == "GET";
+            return is_open.then_some(None).ok_or(Refused::Unsigned);
         }
         let signature = Signature::parse(request.auth).ok_or(Refused::WrongCode)?;
+        if !self.check_code(request, body, &signature)? {
+            return Ok(None);
+        }
+        // To one who has the secret more may be said.
         let now = self.clock.unix_time();
-        check_time(signature.time, now)?;
-        let signed = Signed {
+        if request.method == "GET" {
+            check_within(signature.time, now, READ_WINDOW)?;
+        } else {
+            self.check_change(request, body, &signature, now)?;
+        }
+        Ok(Some(self.boot.load(Ordering::Relaxed)))
+    }
+
+    /// Whether the code is right; if not, it is not known yet.
+    fn check_code(
+        &self,
+        request: &Request<'_>,
+        body: Body<'_>,
+        signature: &Signature,
+    ) -> Result<bool, Refused> {
+        let signed = |boot, hash| Signed {
             method: request.method,
             peer: &self.this,
             target: request.target,
             header: request.header,
-            body: request.body,
+            boot,
+            body: Digest {
+                length: body.len(),
+                hash,
+            },
         };
-        if !self.keyring.verifies(&signed, &signature) {
-            return Err(Refused::WrongCode);
+        let is_right = match (&signature.code, body) {
+            (Some(code), _) => {
+                let signed = signed(code.boot, code.body_hash);
+                let is_body = |body| Digest::of(body) == signed.body;
+                let verifies = self
+                    .keyring
+                    .any(|secret| secret.verifies(&signed, signature));
+                verifies && !matches!(body, Body::Here(body) if !is_body(body))
+            }
+            (None, _) if !self.rules.legacy => return Err(Refused::Old),
+            // That code covers the body.
+            (None, Body::Announced(_)) => return Ok(false),
+            (None, Body::Here(body)) => {
+                let signed = signed(0, [0; 32]);
+                self.keyring
+                    .any(|secret| secret.verifies_old(&signed, body, signature))
+            }
+        };
+        is_right.then_some(true).ok_or(Refused::WrongCode)
+    }
+
+    /// Whether what may change something is for this process, in time, and here for the first time.
+    fn check_change(
+        &self,
+        request: &Request<'_>,
+        body: Body<'_>,
+        signature: &Signature,
+        now: Duration,
+    ) -> Result<(), Refused> {
+        let changes_nothing =
+            matches!(body, Body::Here(body) if changes_nothing(request.target, body));
+        match changes_nothing {
+            true => check_within(signature.time, now, READ_WINDOW)?,
+            false => check_time(signature.time, now)?,
         }
-        if is_read(request) {
-            return Ok(());
+        let mut nonces = self.nonces.lock();
+        if nonces.is_set_back(now) {
+            // What was made before is not known by its time any more. It was signed for another one.
+            *nonces = Nonces::default();
+            self.boot.store(random(&self.this), Ordering::Relaxed);
         }
-        self.nonces.lock().take(&signature, now)
+        let boot = self.boot.load(Ordering::Relaxed);
+        // An older node names none.
+        if signature.code.is_some_and(|code| code.boot != boot) {
+            return Err(Refused::StaleBoot(boot));
+        }
+        match body {
+            // However many there are, they leave the room to those that change something.
+            _ if changes_nothing => Ok(()),
+            Body::Announced(_) => nonces.look(signature),
+            Body::Here(_) => nonces.take(signature, now),
+        }
     }
 
     fn report(&self, refused: &Refused) {
@@ -121,11 +232,17 @@ impl Guard {
     }
 }
 
-/// Whether a request changes nothing.
-fn is_read(request: &Request<'_>) -> bool {
-    match request.method {
-        "GET" => true,
-        "POST" => matches!(Command::decode(request.body), Ok(Command::Get(_))),
-        _ => false,
+/// A number that nobody can guess, and no other process has. Never 0.
+fn random(salt: &str) -> u64 {
+    let mut hasher = RandomState::default().build_hasher();
+    hasher.write(salt.as_bytes());
+    hasher.finish().max(1)
+}
+
+fn answer(refused: Refused) -> Response {
+    let reason = refused.to_string();
+    match refused {
+        Refused::StaleBoot(boot) => Response::stale_boot(boot, &reason),
+        _ => Response::unauthorized(&reason),
     }
 }

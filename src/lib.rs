@@ -38,8 +38,8 @@
 //! 5. The value goes into the main or the hot cache. Only then does the flight end.
 //!
 //! Peers are answered by `group/serve.rs`, behind [`Node::begin`] and [`Node::answer`]; the engines
-//! `server.rs`, `tiny.rs` and `memory.rs` bring requests there. Who may ask is decided by `guard.rs`,
-//! with `keyring.rs` and `auth.rs`, before anything else. `group/change.rs` removes and sets;
+//! `server.rs`, `tiny.rs` and `memory.rs` bring requests there. Who may ask, and whether this node is
+//! meant, is decided by `gate.rs`, and by `guard.rs` with `keyring.rs` and `auth.rs`, before anything else. `group/change.rs` removes and sets;
 //! `journal.rs` remembers removals, for peers that were not told, and `keeper.rs` delivers them.
 //! [`Group::get_many`] goes the same way for many keys at once: `group/many.rs`, `group/seats.rs`,
 //! `group/batch.rs`, `fanout.rs`; an answer to a peer that takes a load is pending meanwhile,
@@ -80,6 +80,7 @@ mod foreign;
 #[cfg(all(feature = "auth", any(test, fuzzing)))]
 #[doc(hidden)]
 pub mod fuzz;
+mod gate;
 mod group;
 #[cfg(feature = "auth")]
 mod guard;

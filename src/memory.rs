@@ -134,14 +134,18 @@ impl Link for MemoryLink {
                 let _ = Slot::<()>::new().wait(node.clock(), timeout);
                 Err(CallError::Timeout)
             }
-            None => answer(&node, call, timeout),
+            None => {
+                let host = self.address.split_once("//").map_or("", |(_, host)| host);
+                answer(&node, host, call, timeout)
+            }
         }
     }
 }
 
-fn answer(node: &Node, call: &Call, limit: Duration) -> Result<Reply, CallError> {
+fn answer(node: &Node, host: &str, call: &Call, limit: Duration) -> Result<Reply, CallError> {
     let timeout = Deadline::after(node.clock().now(), limit);
     let request = Request::new(call.method, &call.target)
+        .header("Host", host)
         .header(HEADER, &call.header)
         .header(AUTH_HEADER, &call.auth);
     let pending = match node.begin(&request.body(&call.body)) {

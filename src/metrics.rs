@@ -73,7 +73,7 @@ use crate::node::Node;
 ///
 /// | of the node | kind |
 /// |---|---|
-/// | `groupcache_ring_mismatches_total`, `groupcache_refused_requests_total`, `groupcache_discovery_polls_total`, `groupcache_discovery_errors_total` | counters |
+/// | `groupcache_ring_mismatches_total`, `groupcache_refused_requests_total`, `groupcache_misdirected_requests_total`, `groupcache_discovery_polls_total`, `groupcache_discovery_errors_total` | counters |
 /// | `groupcache_is_absent`: 1 or 0, `groupcache_peers`, `groupcache_loader_threads`, `groupcache_loader_threads_busy` | gauges |
 ///
 /// The gauges of a group that was removed, and of a peer that is in the list no more, become 0.

@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use crate::change::Reach;
 use crate::client::Http;
-use crate::cluster::{Cluster, Settings, check_weight};
+use crate::cluster::{Cluster, Settings, check_peer};
 use crate::deadline::{Clock, Deadline};
 use crate::dialect::Dialect;
 use crate::error::Error;
 use crate::foreign;
+use crate::gate::Gate;
 use crate::group::{Begun, GroupBuilder, Pending, Registry, Serve};
-use crate::guard::Guard;
+#[cfg(feature = "auth")]
+use crate::guard::Rules;
+use crate::guard::{Body, Guard};
 use crate::key::MAX_KEY_BYTES;
 #[cfg(feature = "auth")]
 use crate::keyring::Keyring;
@@ -25,8 +28,8 @@ use crate::status::{Page, StatusPage, is_status};
 use crate::sync::{Arc, Weak};
 use crate::tls::Tls;
 use crate::wire::{
-    BadTarget, Command, Errand, MAX_COMMAND, Removal, Request, Response, Status, Target, Terms,
-    Whom, is_ours, parse_target,
+    BadTarget, Command, Errand, MAX_COMMAND, Named, Removal, Request, Response, Status, Target,
+    Terms, Whom, is_ours, parse_target,
 };
 
 /// Bytes of a message besides its value and its key.
@@ -112,10 +115,12 @@ impl Node {
             #[cfg(feature = "auth")]
             keyring: None,
             #[cfg(feature = "auth")]
-            unsigned_reads: false,
+            rules: Rules::default(),
             transport: None,
             tls: None,
             status_page: None,
+            cluster: None,
+            hosts: Vec::new(),
         })
     }
 
@@ -301,24 +306,57 @@ impl Node {
     #[must_use]
     pub fn begin(&self, request: &Request<'_>) -> Begin {
         let _hold = foreign::hold(); // what listens is told once it is known what to answer
-        // A Go peer would make nothing of it.
-        let named = request.terms.native.then(|| request.hash());
-        match self.begin_unnamed(request) {
+        let boot = match self.admit(request, Body::Here(request.body)) {
+            Ok(boot) => boot,
+            Err(refusal) => return Begin::Ready(refusal),
+        };
+        let named = Named {
+            // A Go peer would make nothing of it.
+            request: request.terms.native.then(|| request.hash()),
+            boot,
+        };
+        match self.begin_admitted(request) {
             Begin::Ready(response) => Begin::Ready(response.naming(named)),
             Begin::Pending(pending) => Begin::Pending(pending.naming(named)),
         }
     }
 
-    fn begin_unnamed(&self, request: &Request<'_>) -> Begin {
+    /// What a request whose body is still to come, of so many bytes, is refused with already: nothing
+    /// is read or kept for one who would be refused in the end.
+    pub(crate) fn refuse_head(&self, request: &Request<'_>, body_len: u64) -> Option<Response> {
+        self.admit(request, Body::Announced(body_len)).err()
+    }
+
+    /// Whether a request may be answered at all, which its head tells. Gives the boot id that the
+    /// answer is to name.
+    fn admit(&self, request: &Request<'_>, body: Body<'_>) -> Result<Option<u64>, Response> {
+        let Cluster { gate, clock, .. } = &*self.0.cluster;
+        if self.serves(request.target) {
+            gate.check_sender(request, clock.now())?;
+        }
+        // No browser signs what it asks for.
+        if self.0.page.is_some() && is_status(request.target) {
+            return Ok(None);
+        }
+        // First who asks: strangers are told nothing of the cluster.
+        let boot = match self.guard() {
+            Some(guard) => guard.check(request, body)?,
+            None => None,
+        };
+        // A Go peer cannot say whom it means.
+        let is_native = self.dialect().spoken(request.terms.native) == Dialect::Native;
+        if is_native && is_ours(request.target) {
+            gate.check_addressee(request, clock.now())?;
+        }
+        Ok(boot)
+    }
+
+    fn begin_admitted(&self, request: &Request<'_>) -> Begin {
         if let Some(page) = &self.0.page {
             let shown = page.answer(request, &self.0.cluster, &self.0.registry);
             if let Some(response) = shown {
                 return Begin::Ready(response);
             }
-        }
-        if let Some(Err(refused)) = self.guard().map(|guard| guard.check(request)) {
-            let ring = self.0.cluster.members().fingerprint();
-            return Begin::Ready(Response::unauthorized(ring, &refused.to_string()));
         }
         let asker = self.dialect().spoken(request.terms.native);
         match self.find(request, asker) {
@@ -404,16 +442,17 @@ impl Node {
 
     /// What is asked of the node itself: whether it is there, or an errand.
     fn answer_node(&self, request: &Request<'_>) -> Response {
-        if request.method == "POST" {
-            return match Errand::decode(request.body) {
+        match request.method {
+            "POST" => match Errand::decode(request.body) {
                 Ok(errand) => self.run(errand, &request.terms),
-                Err(nonsense) => self.respond(Status::BadRequest, nonsense.0),
-            };
+                Err(nonsense) => self.respond(nonsense.status(), nonsense.0),
+            },
+            "GET" if self.0.cluster.is_leaving() => {
+                self.respond(Status::Leaving, "this node leaves the ring")
+            }
+            "GET" => self.respond(Status::Ok, "alive"),
+            _ => self.respond_wrong_method("GET, POST"),
         }
-        if self.0.cluster.is_leaving() {
-            return self.respond(Status::Leaving, "this node leaves the ring");
-        }
-        self.respond(Status::Ok, "alive")
     }
 
     fn run(&self, errand: Errand, terms: &Terms) -> Response {
@@ -546,11 +585,13 @@ pub struct NodeBuilder {
     #[cfg(feature = "auth")]
     keyring: Option<Keyring>,
     #[cfg(feature = "auth")]
-    unsigned_reads: bool,
+    rules: Rules,
     /// `None`: HTTP.
     transport: Option<Arc<dyn Transport>>,
     tls: Option<Tls>,
     status_page: Option<StatusPage>,
+    cluster: Option<String>,
+    hosts: Vec<String>,
 }
 
 impl NodeBuilder {
@@ -654,12 +695,25 @@ impl NodeBuilder {
         self
     }
 
-    /// Sets whether values may be asked for without a signature, as by Go peers, and only changes
-    /// take one. Of use with a [`keyring`](NodeBuilder::keyring) only. Defaults to `false`.
+    /// Sets whether a `GET` takes no signature, as Go peers and plain clients ask for values, and only
+    /// the other methods do. Nodes of this crate ask for many keys at once by a `POST`: they need the
+    /// secret all the same. Of use with a [`keyring`](NodeBuilder::keyring) only. Defaults to `false`.
     #[cfg(feature = "auth")]
     #[cfg_attr(docsrs, doc(cfg(feature = "auth")))]
     pub fn unsigned_reads(mut self, allow: bool) -> NodeBuilder {
-        self.unsigned_reads = allow;
+        self.rules.unsigned_reads = allow;
+        self
+    }
+
+    /// Sets whether requests are also signed in the scheme before (`v=1`), and its signatures taken: on
+    /// all new nodes while there is an old one in the cluster, and off again after that. Meanwhile
+    /// a stranger is refused only once his whole body is here, and a change that was recorded before a
+    /// restart is taken once more after it, within five minutes. Of use with a
+    /// [`keyring`](NodeBuilder::keyring) only. Defaults to `false`.
+    #[cfg(feature = "auth")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "auth")))]
+    pub fn legacy_signatures(mut self, allow: bool) -> NodeBuilder {
+        self.rules.legacy = allow;
         self
     }
 
@@ -675,6 +729,30 @@ impl NodeBuilder {
     #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
     pub fn tls(mut self, tls: Tls) -> NodeBuilder {
         self.tls = Some(tls);
+        self
+    }
+
+    /// Names the cluster, the same on all its nodes, in 1 to 255 bytes. Requests say which cluster and
+    /// which peer they are meant for, and a node refuses those that are meant for another one (status
+    /// 421, counted in [`NodeStats::misdirected_requests`]): where an address of one cluster is given to
+    /// a node of another, no value and no change goes from one to the other. Without a name the ids of
+    /// the peers must do for that, which are equal where they are addresses.
+    ///
+    /// A node with a name refuses peers and clients that name none, as older ones do, but for Go peers in
+    /// [`Dialect::Golang`], which cannot. So a cluster gets a name, or another one, by a restart of all
+    /// its nodes: while some have it, the two kinds take each other for away. Defaults to none.
+    pub fn cluster(mut self, name: impl Into<String>) -> NodeBuilder {
+        self.cluster = Some(name.into());
+        self
+    }
+
+    /// Sets by which hosts this node may be asked, as `Host` headers name them: `cache-0.internal` with
+    /// any port, or `cache-0.internal:7000`. Its own address is always among them. Others are answered
+    /// 403: so no page in a browser whose name was made to point here can ask for anything. Holds for
+    /// peers and the [`StatusPage`]. A web framework must hand the `Host` header to the
+    /// [`Request`]. Defaults to none: it is not looked at.
+    pub fn hosts<H: Into<String>>(mut self, hosts: impl IntoIterator<Item = H>) -> NodeBuilder {
+        self.hosts = hosts.into_iter().map(Into::into).collect();
         self
     }
 
@@ -704,7 +782,8 @@ impl NodeBuilder {
             let reason = "a peer that never failed would count as away; give it 1 or more";
             return Err(Error::setting("circuit_failures", reason));
         }
-        check_weight(self.dialect, &self.this)?;
+        check_peer(self.dialect, &self.this)?;
+        let gate = Gate::new(&self.this, self.cluster.clone(), &self.hosts)?;
         let settings = Settings {
             limits: Limits {
                 connect_timeout: self.connect_timeout,
@@ -732,7 +811,9 @@ impl NodeBuilder {
             }
         };
         let pool = Pool::new(self.loader_threads);
-        let cluster = Cluster::new(self.this, settings, self.clock, pool, guard, transport);
+        let cluster = Cluster::new(
+            self.this, settings, self.clock, pool, gate, guard, transport,
+        );
         Ok(Node(Arc::new(Shared {
             cluster,
             registry: Arc::new(Registry::default()),
@@ -747,7 +828,7 @@ impl NodeBuilder {
     fn guard(&self) -> Option<Guard> {
         let keyring = self.keyring.clone()?;
         let clock = self.clock.clone();
-        Some(Guard::new(keyring, &self.this, self.unsigned_reads, clock))
+        Some(Guard::new(keyring, &self.this, self.rules, clock))
     }
 
     #[cfg(not(feature = "auth"))]

@@ -179,6 +179,12 @@ fn split_scheme(address: &str) -> Option<(bool, &str)> {
     plain.or_else(|| address.strip_prefix("https://").map(|rest| (true, rest)))
 }
 
+/// A host, in its one spelling, and its port if it has one: as a `Host` header names it.
+pub(crate) fn split_host(text: &str) -> Option<(String, Option<u16>)> {
+    let (host, port) = split_port(text)?;
+    Some((normal_host(host)?, port))
+}
+
 fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
     // The colons of an IPv6 address are inside brackets.
     match text.rsplit_once(':') {

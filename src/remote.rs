@@ -10,7 +10,7 @@ use crate::journal::{Journal, Lacks};
 use crate::latency::Histogram;
 use crate::peer::{Link, Peer};
 use crate::stats::{CircuitState, Counter, PeerStats};
-use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering, callers_at_once};
+use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, callers_at_once};
 use crate::wire::Item;
 
 /// Why a call failed, as its caller must know.
@@ -30,6 +30,8 @@ pub(crate) enum Failure {
 pub(crate) struct Remote {
     pub(crate) peer: Peer,
     pub(crate) link: Arc<dyn Link>,
+    /// What each request to it ends its header with: whom it is meant for.
+    pub(crate) addressed: String,
     /// Those who ask it for values.
     pub(crate) line: Arc<Combiner<Asked, Said>>,
     pub(crate) circuit: Circuit,
@@ -50,6 +52,8 @@ pub(crate) struct Remote {
     knows_batches: AtomicBool,
     /// Whether its answers say which request they belong to.
     names_requests: AtomicBool,
+    /// The random number of its process, as it said last; 0 if it has not. Changes are signed for it.
+    boot: AtomicU64,
     pub(crate) suspicion: Suspicion,
     /// Whether it has said that it leaves, and not come back since.
     has_left: AtomicBool,
@@ -156,12 +160,14 @@ impl Remote {
     pub(crate) fn new(
         peer: &Peer,
         link: Arc<dyn Link>,
+        addressed: String,
         failures: usize,
         dialect: Dialect,
     ) -> Remote {
         Remote {
             peer: peer.clone(),
             link,
+            addressed,
             line: Combiner::new(callers_at_once()),
             circuit: Circuit::new(failures),
             // A native cluster has no others.
@@ -178,6 +184,7 @@ impl Remote {
             latency: Histogram::default(),
             knows_batches: AtomicBool::new(true),
             names_requests: AtomicBool::new(false),
+            boot: AtomicU64::new(0),
             suspicion: Suspicion::default(),
             has_left: AtomicBool::new(false),
             marks: Mutex::new(Marks::Unasked),
@@ -202,6 +209,18 @@ impl Remote {
         // Seldom changed, so that it stays in the caches of all who look.
         if !self.names_requests() {
             self.names_requests.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The process that changes are signed for; 0 if it is not known.
+    pub(crate) fn boot(&self) -> u64 {
+        self.boot.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_boot(&self, boot: u64) {
+        // Seldom changed, so that it stays in the caches of all who look.
+        if self.boot() != boot {
+            self.boot.store(boot, Ordering::Relaxed);
         }
     }
 

@@ -92,6 +92,9 @@ pub struct NodeStats {
     pub discovery_errors: u64,
     /// Requests of peers that were refused, as they did not prove where they come from.
     pub refused_requests: u64,
+    /// Requests that were meant for another cluster, or for another peer at this address, and were
+    /// refused.
+    pub misdirected_requests: u64,
     /// Threads of the loader pool.
     pub loader_threads: u64,
     /// Threads of the loader pool that are inside a loader.

@@ -19,10 +19,13 @@
 //! | `m` | request | the longest body that the asker takes, in bytes; for batches |
 //! | `i` | change | who makes it: the random number of the sender's process, hexadecimal |
 //! | `q` | change | its number among the changes of that process |
+//! | `g` | request | name of the cluster, percent-encoded |
+//! | `t` | request | id of the peer that is meant, percent-encoded |
 //! | `r` | both | fingerprint of the sender's ring, hexadecimal |
 //! | `s` | answer | [`Status`], which is finer than HTTP's |
 //! | `n` | answer | length of a value that is too large to be sent |
 //! | `k` | answer | [`hash_of_request`] of what is answered, hexadecimal |
+//! | `b` | answer | boot id of the one who answers, to one who has signed for it, hexadecimal |
 //!
 //! What a Go peer spells in another way is in `wire/golang.rs`. `docs/PROTOCOL.md` tells all of it to
 //! those who write another implementation.
@@ -43,7 +46,7 @@ pub(crate) use command::{BatchWriter, Command, Item, MAX_COMMAND, MAX_KEYS, deco
 pub(crate) use errand::{Errand, MAX_MARKS, Removal, Whom, decode_marks, encode_marks};
 
 use crate::dialect::Dialect;
-use crate::key::MAX_KEY_BYTES;
+use crate::key::{MAX_KEY_BYTES, MAX_NAME_BYTES};
 use crate::ring::hash_of_parts;
 use crate::value::Value;
 
@@ -69,6 +72,12 @@ pub(crate) fn encoded_len(text: &str) -> usize {
         .sum()
 }
 
+/// Whether a key has too many bytes to travel: once encoded, however it came, in a path or in a body.
+pub(crate) fn is_too_long(key: &str) -> bool {
+    // Most keys are short in any case.
+    key.len() > MAX_KEY_BYTES / 3 && encoded_len(key) > MAX_KEY_BYTES
+}
+
 /// The path of a key, or of a group.
 pub(crate) fn target(group: &str, key: Option<&str>) -> String {
     let mut target = String::with_capacity(BASE.len() + group.len() + key.map_or(0, str::len) + 8);
@@ -79,6 +88,11 @@ pub(crate) fn target(group: &str, key: Option<&str>) -> String {
         target.extend(utf8_percent_encode(key, ESCAPED));
     }
     target
+}
+
+/// A text as it stands in paths, and in values of the header's pairs.
+pub(crate) fn escaped(text: &str) -> impl std::fmt::Display {
+    utf8_percent_encode(text, ESCAPED)
 }
 
 /// What a path names.
@@ -112,25 +126,35 @@ pub(crate) fn parse_target(target: &str, dialect: Dialect) -> Result<Target<'_>,
     }
     if rest
         .bytes()
-        .any(|byte| matches!(byte, b'?' | b'#') || byte.is_ascii_control())
+        .any(|byte| matches!(byte, b'?' | b'#') || !byte.is_ascii_graphic())
     {
         return Err(BadTarget::Malformed(
-            "?, # and control characters must be encoded",
+            "?, #, spaces, control characters and what is not ASCII must be encoded",
         ));
     }
-    let Some((group, key)) = rest.split_once('/') else {
-        return Ok(Target::Group(unescape(rest, dialect)?));
+    let (group, key) = match rest.split_once('/') {
+        Some((group, key)) => (group, Some(key)),
+        None => (rest, None),
     };
     if group.is_empty() {
         return Err(BadTarget::Malformed("the group has no name"));
     }
-    if key.len() > MAX_KEY_BYTES {
+    let group = unescape(group, dialect)?;
+    if group.len() > MAX_NAME_BYTES {
+        return Err(BadTarget::Malformed("the name of the group is too long"));
+    }
+    let Some(key) = key else {
+        return Ok(Target::Group(group));
+    };
+    // No need to decode what must be too long: three bytes make one.
+    if key.len() > 3 * MAX_KEY_BYTES {
         return Err(BadTarget::TooLong);
     }
-    Ok(Target::Key(
-        unescape(group, dialect)?,
-        unescape(key, dialect)?,
-    ))
+    let key = unescape(key, dialect)?;
+    match is_too_long(&key) {
+        true => Err(BadTarget::TooLong),
+        false => Ok(Target::Key(group, key)),
+    }
 }
 
 fn unescape(text: &str, dialect: Dialect) -> Result<Cow<'_, str>, BadTarget> {
@@ -294,6 +318,12 @@ pub(crate) enum Status {
     Superseded,
     /// The request does not prove that it comes from a peer.
     Unauthorized,
+    /// It does, and was signed for another process than this one: it is to be signed again.
+    StaleBoot,
+    /// A page in a browser may have sent it, which nobody has allowed.
+    Forbidden,
+    /// It is meant for another node.
+    Misdirected,
     WrongMethod,
     /// Not a path of the protocol.
     Elsewhere,
@@ -302,18 +332,21 @@ pub(crate) enum Status {
 }
 
 /// Those that are sent.
-const STATUSES: [(Status, u16, &str); 14] = [
+const STATUSES: [(Status, u16, &str); 17] = [
     (Status::Ok, 200, "ok"),
     (Status::Loading, 202, "loading"),
     (Status::BadRequest, 400, "bad-request"),
     (Status::Superseded, 400, "superseded"),
     (Status::Unauthorized, 401, "unauthorized"),
+    (Status::StaleBoot, 401, "stale-boot"),
+    (Status::Forbidden, 403, "forbidden"),
     (Status::NotFound, 404, "not-found"),
     (Status::NoSuchGroup, 404, "no-such-group"),
     (Status::Elsewhere, 404, "no-such-path"),
     (Status::WrongMethod, 405, "wrong-method"),
     (Status::TooLarge, 413, "too-large"),
     (Status::KeyTooLong, 414, "key-too-long"),
+    (Status::Misdirected, 421, "misdirected"),
     (Status::LoadFailed, 500, "load-failed"),
     (Status::Overloaded, 503, "overloaded"),
     (Status::Leaving, 503, "leaving"),
@@ -323,6 +356,14 @@ impl Status {
     /// The HTTP status.
     pub(crate) fn code(self) -> u16 {
         self.row().1
+    }
+
+    /// Whether one is not let in: nothing was done of what was asked, nor would it be.
+    pub(crate) fn sends_away(self) -> bool {
+        matches!(
+            self,
+            Status::Unauthorized | Status::StaleBoot | Status::Forbidden | Status::Misdirected
+        )
     }
 
     fn name(self) -> &'static str {
@@ -364,6 +405,10 @@ pub struct Request<'a> {
     /// What proves who asks.
     #[cfg_attr(not(feature = "auth"), allow(dead_code))]
     pub(crate) auth: &'a str,
+    /// Whether a browser says that a page asks.
+    pub(crate) has_origin: bool,
+    /// By which name the node is asked.
+    pub(crate) host: Option<&'a str>,
     pub(crate) body: &'a [u8],
 }
 
@@ -378,18 +423,27 @@ impl<'a> Request<'a> {
             terms: Terms::default(),
             header: "",
             auth: "",
+            has_origin: false,
+            host: None,
             body: &[],
         }
     }
 
-    /// Adds a header. Those the protocol does not know are ignored, so all can be handed over.
+    /// Adds a header. Those the protocol does not know are ignored, so all can be handed over, and all
+    /// should: `Origin` and `Host` tell requests of browsers from those of peers.
     #[must_use]
     pub fn header(mut self, name: &str, value: &'a str) -> Request<'a> {
-        if name.eq_ignore_ascii_case(HEADER) {
-            self.terms = Terms::parse(value);
-            self.header = value;
-        } else if name.eq_ignore_ascii_case(AUTH_HEADER) {
-            self.auth = value;
+        // Lengths tell most names apart, which saves comparing them.
+        match name.len() {
+            4 if name.eq_ignore_ascii_case("Host") => self.host = Some(value),
+            6 if name.eq_ignore_ascii_case("Origin") => self.has_origin = true,
+            // An empty one says nothing, and nobody signs it.
+            12 if name.eq_ignore_ascii_case(HEADER) && !value.trim().is_empty() => {
+                self.terms = Terms::parse(value);
+                self.header = value;
+            }
+            17 if name.eq_ignore_ascii_case(AUTH_HEADER) => self.auth = value,
+            _ => {}
         }
         self
     }
@@ -404,6 +458,15 @@ impl<'a> Request<'a> {
     pub(crate) fn hash(&self) -> u64 {
         hash_of_request(self.method, self.target, self.body)
     }
+}
+
+/// What an answer says of itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Named {
+    /// Which request it belongs to.
+    pub(crate) request: Option<u64>,
+    /// Which process gives it, to one who has signed for it.
+    pub(crate) boot: Option<u64>,
 }
 
 /// The answer to a peer, for an engine to send.
@@ -465,9 +528,29 @@ impl Response {
     }
 
     /// That the request does not prove that it comes from a peer.
-    pub(crate) fn unauthorized(ring: u64, reason: &str) -> Response {
-        let mut response = Response::text(Status::Unauthorized, ring, reason);
+    #[cfg(feature = "auth")]
+    pub(crate) fn unauthorized(reason: &str) -> Response {
+        let mut response = Response::refusal(Status::Unauthorized, reason);
         response.more.push(("WWW-Authenticate", AUTH_HEADER));
+        response
+    }
+
+    /// That a change was signed for another process than this one.
+    #[cfg(feature = "auth")]
+    pub(crate) fn stale_boot(boot: u64, reason: &str) -> Response {
+        let named = Named {
+            boot: Some(boot),
+            ..Named::default()
+        };
+        let mut response = Response::refusal(Status::StaleBoot, reason).naming(named);
+        response.more.push(("WWW-Authenticate", AUTH_HEADER));
+        response
+    }
+
+    /// An answer to one who may be a stranger: it says nothing of the ring.
+    pub(crate) fn refusal(status: Status, reason: &str) -> Response {
+        let mut response = Response::text(status, 0, reason);
+        response.header = format!("v={VERSION};s={}", status.name());
         response
     }
 
@@ -479,11 +562,14 @@ impl Response {
         response
     }
 
-    /// The same, which says that it belongs to this request.
-    pub(crate) fn naming(mut self, request: Option<u64>) -> Response {
-        if let Some(request) = request {
-            // Writing to a `String` cannot fail.
+    /// The same, which says this of itself.
+    pub(crate) fn naming(mut self, named: Named) -> Response {
+        // Writing to a `String` cannot fail.
+        if let Some(request) = named.request {
             let _ = write!(self.header, ";k={request:x}");
+        }
+        if let Some(boot) = named.boot {
+            let _ = write!(self.header, ";b={boot:x}");
         }
         self
     }
@@ -600,6 +686,17 @@ struct SetRequest {
 pub(crate) struct Nonsense(pub(crate) &'static str);
 
 const NO_MESSAGE: Nonsense = Nonsense("the body is no protocol buffer message");
+const KEY_TOO_LONG: Nonsense = Nonsense("the key is too long");
+
+impl Nonsense {
+    /// What is answered to it.
+    pub(crate) fn status(&self) -> Status {
+        match *self {
+            KEY_TOO_LONG => Status::KeyTooLong,
+            _ => Status::BadRequest,
+        }
+    }
+}
 
 impl Answer {
     /// The body in two parts, the second of which is the value itself. Protocol buffers may be cut
@@ -680,6 +777,41 @@ pub(crate) fn hash_of_request(method: &str, target: &str, body: &[u8]) -> u64 {
 pub(crate) fn request_of(header: &str) -> Option<u64> {
     let (_, request) = pairs(header).find(|&(name, _)| name == "k")?;
     u64::from_str_radix(request, 16).ok()
+}
+
+/// The boot id of the process that answers.
+pub(crate) fn boot_of(header: &str) -> Option<u64> {
+    let (_, boot) = pairs(header).find(|&(name, _)| name == "b")?;
+    u64::from_str_radix(boot, 16).ok()
+}
+
+/// Whether a request with this header is meant for the peer `this` of the cluster of this name. One that
+/// names no peer may be meant for any; one that names no cluster is meant for one without a name.
+pub(crate) fn is_meant(header: &str, cluster: Option<&str>, this: &str) -> bool {
+    let is = |value: &str, name: &str| percent_decode_str(value).eq(name.bytes());
+    let mut has_named = false;
+    let fits = pairs(header).all(|(name, value)| match name {
+        "g" => {
+            has_named = true;
+            cluster.is_some_and(|cluster| is(value, cluster))
+        }
+        "t" => is(value, this),
+        _ => true,
+    });
+    fits && (has_named || cluster.is_none())
+}
+
+/// Whether a `POST` on this path with this body only reads.
+#[cfg_attr(not(feature = "auth"), allow(dead_code))]
+pub(crate) fn changes_nothing(target: &str, body: &[u8]) -> bool {
+    match parse_target(target, Dialect::Native) {
+        Ok(Target::Group(_)) => matches!(
+            Command::decode(body),
+            Ok(Command::Get(_) | Command::Peek(_))
+        ),
+        Ok(Target::Node) => matches!(Errand::decode(body), Ok(Errand::Marks)),
+        _ => false,
+    }
 }
 
 /// The length of a value that is too large to be sent.

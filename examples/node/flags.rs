@@ -38,6 +38,7 @@ pub(crate) struct Flags {
     pub(crate) warm_up: Option<Duration>,
     pub(crate) leave: Duration,
     pub(crate) secret_file: Option<String>,
+    pub(crate) cluster: Option<String>,
     pub(crate) status_page: Option<StatusPage>,
     pub(crate) dialect: Dialect,
     pub(crate) engine: Engine,
@@ -210,6 +211,11 @@ const FLAGS: &[(&str, &str, &str)] = &[
         "serve only peers that have such a certificate",
     ),
     (
+        "--cluster",
+        "NAME",
+        "the name of the cluster, the same on all nodes: those of others are refused (default: none)",
+    ),
+    (
         "--secret-file",
         "FILE",
         "the secret that all nodes share, and in a second line one that is taken too (default: none)",
@@ -286,6 +292,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Asked, Failu
         warm_up: given.millis("--warm-up-ms", 0)?,
         leave: given.millis("--leave-ms", 0)?.unwrap_or(LEAVE),
         secret_file: given.text("--secret-file"),
+        cluster: given.text("--cluster"),
         status_page: given.status_page()?,
         dialect,
         engine,

@@ -158,6 +158,7 @@ impl Front {
             "ring": format!("{:016x}", node.ring),
             "ring_mismatches": node.ring_mismatches,
             "refused_requests": node.refused_requests,
+            "misdirected_requests": node.misdirected_requests,
             "is_absent": node.is_absent,
             "discovery_polls": node.discovery_polls,
             "discovery_errors": node.discovery_errors,

@@ -282,6 +282,9 @@ fn node(flags: &Flags, address: SocketAddr, security: &Security) -> Result<Node,
     if let Some(window) = flags.warm_up {
         builder = builder.warm_up(window);
     }
+    if let Some(name) = &flags.cluster {
+        builder = builder.cluster(name);
+    }
     if let Some(page) = &flags.status_page {
         builder = builder.status_page(page.clone());
     }

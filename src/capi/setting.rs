@@ -36,7 +36,7 @@ pub enum groupcache_setting {
     Golang = 9,
     /// Text: the file with the secret that all nodes share. Needs the feature `auth`.
     SecretFile = 10,
-    /// 1 if values may be asked for without a signature. Needs the feature `auth`. Default 0.
+    /// 1 if a `GET` takes no signature. Needs the feature `auth`. Default 0.
     UnsignedReads = 11,
     /// Text: the file with the certificates of this node, in PEM; the two below go with it. Needs the
     /// feature `tls`.
@@ -50,6 +50,8 @@ pub enum groupcache_setting {
     /// For how long after a change of the ring values are taken over from their last owners.
     /// Default 30,000.
     WarmUpMs = 16,
+    /// Text: the name of the cluster, the same on all nodes, of 1 to 255 bytes. Default: none.
+    Cluster = 17,
     /// How long a value lives whose loader does not say. Default: until it is evicted.
     TtlMs = 101,
     /// How long any value lives at most. Default: no limit.
@@ -118,7 +120,7 @@ impl groupcache_option {
         }
     }
 
-    fn file(&self) -> Result<&str, Failure> {
+    fn text(&self) -> Result<&str, Failure> {
         // SAFETY: the header demands a text that ends with NUL.
         unsafe { c_text(self.text, "text of an option") }
     }
@@ -150,7 +152,8 @@ pub(super) fn with_node_options(
                 true => Dialect::Golang,
                 false => Dialect::Native,
             }),
-            s if s.is(Set::SecretFile) => with_secret(builder, s.file()?)?,
+            s if s.is(Set::Cluster) => builder.cluster(s.text()?),
+            s if s.is(Set::SecretFile) => with_secret(builder, s.text()?)?,
             s if s.is(Set::UnsignedReads) => with_unsigned_reads(builder, s.flag()?)?,
             // These go together, below.
             s if is_of_tls(s) => builder,
@@ -202,7 +205,7 @@ fn with_tls(builder: NodeBuilder, options: &[groupcache_option]) -> Result<NodeB
     use groupcache_setting as Set;
     let last = |setting| options.iter().rev().find(|option| option.is(setting));
     let file = |setting| match last(setting) {
-        Some(option) => option.file(),
+        Some(option) => option.text(),
         None => {
             let reason = "certificates, key and authorities go together: give all three files";
             Err(Error::setting("tls", reason).into())

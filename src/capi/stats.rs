@@ -112,6 +112,8 @@ pub struct groupcache_node_stats {
     pub loader_threads: u64,
     /// Threads of the loader pool that are inside a loader.
     pub loader_threads_busy: u64,
+    /// Requests that were meant for another cluster or another peer, and were refused.
+    pub misdirected_requests: u64,
 }
 
 impl From<NodeStats> for groupcache_node_stats {
@@ -123,6 +125,7 @@ impl From<NodeStats> for groupcache_node_stats {
             refused_requests: stats.refused_requests,
             loader_threads: stats.loader_threads,
             loader_threads_busy: stats.loader_threads_busy,
+            misdirected_requests: stats.misdirected_requests,
         }
     }
 }
@@ -159,7 +162,7 @@ mod tests {
                 ..NodeStats::default()
             })
         };
-        let mut words = [u64::MAX; 8];
+        let mut words = [u64::MAX; 9];
         // SAFETY: there are at least so many bytes.
         unsafe { fill(words.as_mut_ptr().cast(), 16, stats()) }.unwrap();
         assert_eq!(
@@ -172,11 +175,12 @@ mod tests {
                 u64::MAX,
                 u64::MAX,
                 u64::MAX,
+                u64::MAX,
                 u64::MAX
             ]
         );
         // SAFETY: as above.
-        unsafe { fill(words.as_mut_ptr().cast(), 56, stats()) }.unwrap();
-        assert_eq!(words, [0, 7, 0, 0, 0, 9, 0, u64::MAX]);
+        unsafe { fill(words.as_mut_ptr().cast(), 64, stats()) }.unwrap();
+        assert_eq!(words, [0, 7, 0, 0, 0, 9, 0, 0, u64::MAX]);
     }
 }

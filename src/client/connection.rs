@@ -126,7 +126,8 @@ impl Connection {
             let mut room = field_room();
             let head = parse_response(head, &mut room)?;
             let (status, length_of_body) = (head.status, head.body);
-            let header = head.field(HEADER).map(str::to_owned);
+            let header = head.field(HEADER).filter(|value| !value.is_empty());
+            let header = header.map(str::to_owned);
             let stays = head.persistence != Persistence::Close;
             let is_interim = head.is_interim();
             self.unread.start = self.unread.end - rest.len();

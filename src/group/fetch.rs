@@ -322,6 +322,9 @@ impl<V: Cacheable> Shared<V> {
             | Status::BadRequest
             | Status::Superseded
             | Status::Unauthorized
+            | Status::StaleBoot
+            | Status::Forbidden
+            | Status::Misdirected
             | Status::WrongMethod
             | Status::Leaving
             | Status::Elsewhere => {

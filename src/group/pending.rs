@@ -13,7 +13,7 @@ use crate::pool::Blocked;
 use crate::slot::{Closed, Slot};
 use crate::sync::{Arc, Mutex};
 use crate::value::Cacheable;
-use crate::wire::{Item, Response, Status, Terms};
+use crate::wire::{Item, Named, Response, Status, Terms};
 
 /// A request whose answer takes a load. See [`Node::begin`](crate::Node::begin).
 ///
@@ -26,8 +26,8 @@ pub struct Pending {
     all: Arc<Slot<()>>,
     until: Instant,
     clock: Clock,
-    /// The request that the answer names.
-    request: Option<u64>,
+    /// What the answer names.
+    named: Named,
     /// What is to be called with the answer, until it is.
     callback: Arc<Mutex<Option<Callback>>>,
 }
@@ -47,7 +47,7 @@ impl Pending {
             all: Arc::clone(&seats.all),
             until,
             clock: seats.group.cluster.clock.clone(),
-            request: None,
+            named: Named::default(),
             callback: Arc::default(),
             served: Arc::new(Party {
                 seats,
@@ -70,15 +70,15 @@ impl Pending {
             all: done,
             until: cluster.clock.now() + patience.min(MAX_PATIENCE),
             clock: cluster.clock.clone(),
-            request: None,
+            named: Named::default(),
             callback: Arc::default(),
             served: Arc::new(Done { ring }),
         }
     }
 
-    /// The same, whose answer says that it belongs to this request.
-    pub(crate) fn naming(mut self, request: Option<u64>) -> Pending {
-        self.request = request;
+    /// The same, whose answer says this of itself.
+    pub(crate) fn naming(mut self, named: Named) -> Pending {
+        self.named = named;
         self
     }
 
@@ -94,7 +94,7 @@ impl Pending {
         let blocked = self.served.wait_inside();
         let _ = self.all.wait(&self.clock, Deadline::at(self.until));
         drop(blocked);
-        self.served.response().naming(self.request)
+        self.served.response().naming(self.named)
     }
 
     /// Has `callback` called with the answer, at once if it is here already, on the thread that
@@ -111,11 +111,11 @@ impl Pending {
             }
         }
         foreign::dispose(callback);
-        let (served, request) = (Arc::clone(&self.served), self.request);
+        let (served, named) = (Arc::clone(&self.served), self.named);
         let held = Arc::clone(&self.callback);
         let answer = move || {
             if let Some(callback) = take(&held) {
-                callback(served.response().naming(request));
+                callback(served.response().naming(named));
             }
         };
         // Not while the thread that brings it leads flights: the codec and the callback may ask for
@@ -139,7 +139,7 @@ impl Pending {
             return None;
         }
         foreign::dispose(callback);
-        Some(self.served.response().naming(self.request))
+        Some(self.served.response().naming(self.named))
     }
 }
 

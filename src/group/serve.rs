@@ -156,7 +156,7 @@ impl<V: Cacheable> Serve for Shared<V> {
                 Begun::Ready(self.respond(Form::Batch(self.max_batch(terms)), items))
             }
             Err(nonsense) => {
-                Begun::Ready(Response::text(Status::BadRequest, self.ring(), nonsense.0))
+                Begun::Ready(Response::text(nonsense.status(), self.ring(), nonsense.0))
             }
         }
     }

@@ -205,6 +205,11 @@ pub(super) const NODE_COUNTERS: &[Number<NodeStats>] = &[
         |node| node.refused_requests,
     ),
     (
+        "groupcache_misdirected_requests_total",
+        "Requests that were meant for another node",
+        |node| node.misdirected_requests,
+    ),
+    (
         "groupcache_discovery_polls_total",
         "Lists of peers asked for",
         |node| node.discovery_polls,

@@ -274,6 +274,12 @@ impl Connection {
         }
         let framing = Framing::of(&head, shared);
         let Some(body) = rest.get(..body_len) else {
+            // Nothing is read, and no memory given, for one who would be refused in the end.
+            let refusal = is_ours.then(|| shared.refuse_head(&head)).flatten();
+            if let Some(response) = refusal {
+                self.turn_down(response, framing);
+                return Ok(Step::Answered);
+            }
             let waits = head.expects_continue && rest.is_empty() && !self.was_told_to_continue;
             if waits {
                 self.output.bytes().extend_from_slice(CONTINUE);
@@ -378,6 +384,16 @@ impl Connection {
             sends_body: true,
         };
         self.push_http_response(HttpResponse::text(refusal.status, &text), framing);
+        self.read_no_more();
+    }
+
+    /// Gives the node's answer to one whose body is still to come, and is not wanted.
+    fn turn_down(&mut self, response: Response, framing: Framing) {
+        self.push_response(response, framing.closing());
+        self.read_no_more();
+    }
+
+    fn read_no_more(&mut self) {
         self.stage = Stage::Refusing;
         self.expected = None;
         self.due = None;

@@ -64,13 +64,12 @@ impl Shared {
     }
 
     pub(super) fn begin(&self, head: &Head<'_>, body: &[u8]) -> Begin {
-        let mut request = Request::new(head.method, head.target).body(body);
-        for field in head.fields {
-            if let Ok(value) = std::str::from_utf8(field.value) {
-                request = request.header(field.name, value);
-            }
-        }
-        self.node.begin(&request)
+        self.node.begin(&request_of(head).body(body))
+    }
+
+    /// What a request of the peer protocol is refused with whose body is still to come.
+    pub(super) fn refuse_head(&self, head: &Head<'_>) -> Option<Response> {
+        self.node.refuse_head(&request_of(head), head.body_len)
     }
 
     /// The application's answer, or `None` if there is none because it panicked.
@@ -164,4 +163,16 @@ impl Shared {
         connection.answer(response, self.is_draining());
         self.push(Which::Peers, [connection]);
     }
+}
+
+/// A request as the node sees it, without its body.
+fn request_of<'a>(head: &Head<'a>) -> Request<'a> {
+    let mut request = Request::new(head.method, head.target);
+    for field in head.fields {
+        // What is no text is the value of no header that a node knows. A browser's is text.
+        if let Ok(value) = std::str::from_utf8(field.value) {
+            request = request.header(field.name, value);
+        }
+    }
+    request
 }

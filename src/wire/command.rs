@@ -10,7 +10,7 @@ use prost::encoding::{
     encoded_len_varint, key_len, skip_field,
 };
 
-use super::{Answer, GetResponse, NO_MESSAGE, Nonsense, Stamp, Status};
+use super::{Answer, GetResponse, KEY_TOO_LONG, NO_MESSAGE, Nonsense, Stamp, Status, is_too_long};
 
 /// The most keys of one command.
 pub(crate) const MAX_KEYS: usize = 1_024;
@@ -82,7 +82,7 @@ impl<'a> Command<'a> {
     pub(crate) fn decode(body: &'a [u8]) -> Result<Command<'a>, Nonsense> {
         let (mut get, mut remove, mut offer) = (Vec::new(), Vec::new(), Vec::new());
         let mut clear = false;
-        let mut hits: &[u8] = &[];
+        let mut hits = Vec::new();
         let (mut peek, mut stamps): (Vec<&str>, &[u8]) = (Vec::new(), &[]);
         let mut rest = body;
         while !rest.is_empty() {
@@ -91,21 +91,18 @@ impl<'a> Command<'a> {
                 Field::Bytes(REMOVE, key) => remove.push(text(key)?),
                 Field::Bytes(OFFER, key) => offer.push(text(key)?),
                 Field::Bytes(PEEK, key) => peek.push(text(key)?),
-                Field::Bytes(HITS, packed) => hits = packed,
+                Field::Bytes(HITS, packed) => read_numbers(packed, &mut hits)?,
+                Field::Number(HITS, number) => hits.push(number),
                 Field::Bytes(STAMPS, packed) => stamps = packed,
                 Field::Number(CLEAR, number) => clear = number != 0,
                 _ => {}
             }
-            let lists = [get.len(), remove.len(), offer.len(), peek.len()];
+            let lists = [get.len(), hits.len(), remove.len(), offer.len(), peek.len()];
             if lists.into_iter().any(|keys| keys > MAX_KEYS) {
-                return Err(Nonsense("the body names too many keys"));
+                return Err(TOO_MANY);
             }
         }
-        for (_, hits_of_key) in &mut get {
-            if hits.is_empty() {
-                break;
-            }
-            let number = decode_varint(&mut hits).map_err(|_| NO_MESSAGE)?;
+        for ((_, hits_of_key), number) in get.iter_mut().zip(hits) {
             *hits_of_key = u32::try_from(number).unwrap_or(u32::MAX);
         }
         match (clear, remove, get, offer) {
@@ -136,8 +133,26 @@ fn with_stamps<'a>(keys: Vec<&'a str>, stamps: &[u8]) -> Result<Command<'a>, Non
     Ok(Command::Peek(keys.into_iter().zip(stamps).collect()))
 }
 
+const TOO_MANY: Nonsense = Nonsense("the body names too many keys");
+
+/// A key, as long as it might be in a path.
 fn text(bytes: &[u8]) -> Result<&str, Nonsense> {
-    std::str::from_utf8(bytes).map_err(|_| Nonsense("a key is not UTF-8"))
+    let key = std::str::from_utf8(bytes).map_err(|_| Nonsense("a key is not UTF-8"))?;
+    match is_too_long(key) {
+        true => Err(KEY_TOO_LONG),
+        false => Ok(key),
+    }
+}
+
+/// Adds the numbers of a field that is packed: it may come in parts, and number by number.
+fn read_numbers(mut packed: &[u8], numbers: &mut Vec<u64>) -> Result<(), Nonsense> {
+    while !packed.is_empty() {
+        if numbers.len() >= MAX_KEYS {
+            return Err(TOO_MANY);
+        }
+        numbers.push(decode_varint(&mut packed).map_err(|_| NO_MESSAGE)?);
+    }
+    Ok(())
 }
 
 fn encode_keys(tag: u32, keys: &[&str], out: &mut Vec<u8>) {
@@ -306,7 +321,7 @@ mod tests {
 
     #[test]
     fn a_command_survives() {
-        let long = "k".repeat(20_000);
+        let long = "k".repeat(16_000);
         for command in [
             Command::Clear,
             Command::Remove(vec!["a", "", "\u{1f600}"]),
@@ -339,6 +354,43 @@ mod tests {
         }
         let most = Command::Get(vec![("k", 1); MAX_KEYS]);
         assert_eq!(Command::decode(&most.encode()), Ok(most));
+    }
+
+    #[test]
+    fn hits_are_read_however_they_are_written() {
+        let keys = b"\x1a\x01a\x1a\x01b\x1a\x01c";
+        let hits: [&[u8]; 4] = [
+            b"\x22\x02\x07\x08",
+            b"\x20\x07\x20\x08",
+            b"\x22\x01\x07\x20\x08",
+            b"\x20\x07\x22\x00\x22\x03\x08\x00\x09",
+        ];
+        for hits in hits {
+            let expected = Command::Get(vec![("a", 7), ("b", 8), ("c", 0)]);
+            for body in [[keys, hits].concat(), [hits, keys].concat()] {
+                let found = Command::decode(&body);
+                assert_eq!(found, Ok(expected.clone()), "{}", hits.escape_ascii());
+            }
+        }
+        let too_many = [&keys[..], &b"\x20\x01".repeat(MAX_KEYS + 1)].concat();
+        assert!(Command::decode(&too_many).is_err());
+    }
+
+    #[test]
+    fn a_key_is_as_long_as_it_would_be_in_a_path() {
+        for key in ["!".repeat(5_333), "k".repeat(16_000)] {
+            let longer = key.clone() + "k".repeat(2).as_str();
+            for command in [
+                Command::Remove(vec![&longer]),
+                Command::Get(vec![("k", 0), (&longer, 0)]),
+                Command::Offer(vec![&longer]),
+                Command::Peek(vec![(&longer, stamp(1, 1))]),
+            ] {
+                assert_eq!(Command::decode(&command.encode()), Err(KEY_TOO_LONG));
+            }
+            let longest = Command::Offer(vec![&key]);
+            assert_eq!(Command::decode(&longest.encode()), Ok(longest));
+        }
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use prost::Message;
 
-use super::{NO_MESSAGE, Nonsense, Stamp};
-use crate::key::{MAX_KEY_BYTES, MAX_NAME_BYTES};
+use super::{KEY_TOO_LONG, NO_MESSAGE, Nonsense, Stamp, is_too_long};
+use crate::key::MAX_NAME_BYTES;
 
 /// The most removals that are handed over in one request.
 pub(crate) const MAX_REMOVALS: usize = 1_024;
@@ -145,9 +145,11 @@ impl Removal {
         if !message.group.as_ref().is_none_or(is_name) {
             return Err(Nonsense("a removal names no group that can be"));
         }
-        let is_key = |key: &String| message.group.is_some() && key.len() <= MAX_KEY_BYTES;
-        if !message.key.as_ref().is_none_or(is_key) {
-            return Err(Nonsense("a removal names no key that can be"));
+        if message.key.is_some() && message.group.is_none() {
+            return Err(Nonsense("a removal names a key and no group"));
+        }
+        if message.key.as_deref().is_some_and(is_too_long) {
+            return Err(KEY_TOO_LONG);
         }
         Ok(Removal {
             group: message.group,
@@ -186,6 +188,7 @@ pub(crate) fn decode_marks(body: &[u8]) -> Result<Option<Vec<(u64, Stamp)>>, Non
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::MAX_KEY_BYTES;
 
     #[test]
     fn an_errand_survives() {

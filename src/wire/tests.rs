@@ -49,12 +49,19 @@ fn bad_paths_are_told_apart() {
     assert_eq!(parse("/other"), Err(BadTarget::Elsewhere));
     assert_eq!(parse("/_groupcache/"), Ok(Target::Node));
     assert_eq!(parse("/_groupcache/g"), Ok(Target::Group("g".into())));
-    for bad in ["/k", "g/%zz", "g/%f", "g/%ff", "g/a?b", "g/a#b", "g/a\0"] {
+    let long_name = format!("{}/k", "g".repeat(MAX_NAME_BYTES + 1));
+    for bad in [
+        &long_name, "g/a b", "g/\u{e9}", "/k", "g/%zz", "g/%f", "g/%ff", "g/a?b", "g/a#b", "g/a\0",
+    ] {
         let parsed = parse(&format!("{BASE}{bad}")).map(|_| ());
         assert!(matches!(parsed, Err(BadTarget::Malformed(_))), "{bad}");
     }
-    let long = format!("{BASE}g/{}", "k".repeat(MAX_KEY_BYTES + 1));
-    assert_eq!(parse(&long), Err(BadTarget::TooLong));
+    for long in ["k".repeat(16_001), "!".repeat(5_334), "%6b".repeat(16_001)] {
+        assert_eq!(parse(&format!("{BASE}g/{long}")), Err(BadTarget::TooLong));
+    }
+    for longest in ["!".repeat(5_333), "%6b".repeat(16_000)] {
+        assert!(parse(&format!("{BASE}g/{longest}")).is_ok());
+    }
 }
 
 #[test]
@@ -134,6 +141,7 @@ fn every_status_survives() {
     for (status, code, _) in STATUSES {
         let response = Response::new(status, 7);
         assert_eq!(response.status(), code);
+        assert!(!status.sends_away() || matches!(code, 401 | 403 | 421));
         assert_eq!(Status::of(code, Some(&response.header)), Some(status));
     }
     assert_eq!(
@@ -142,6 +150,7 @@ fn every_status_survives() {
         "they contradict each other"
     );
     assert_eq!(Status::of(404, None), Some(Status::NotFound));
+    assert_eq!(Status::of(401, Some("s=newer")), Some(Status::Unauthorized));
     assert_eq!(Status::of(302, None), None);
 }
 

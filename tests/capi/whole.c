@@ -33,7 +33,7 @@ _Static_assert(GROUPCACHE_SETTING_CONNECT_TIMEOUT_MS == 1 &&
                    GROUPCACHE_SETTING_TLS_KEY_FILE == 13 &&
                    GROUPCACHE_SETTING_TLS_AUTHORITY_FILE == 14 &&
                    GROUPCACHE_SETTING_TLS_CLIENT_CERTIFICATES == 15 &&
-                   GROUPCACHE_SETTING_WARM_UP_MS == 16,
+                   GROUPCACHE_SETTING_WARM_UP_MS == 16 && GROUPCACHE_SETTING_CLUSTER == 17,
                "the numbers of settings never change");
 _Static_assert(GROUPCACHE_SETTING_TTL_MS == 101 && GROUPCACHE_SETTING_MAX_TTL_MS == 102 &&
                    GROUPCACHE_SETTING_TTL_JITTER_PERCENT == 103 &&

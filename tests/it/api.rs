@@ -119,8 +119,8 @@ fn requests_that_make_no_sense_get_4xx_and_change_nothing() {
     group.get("k").unwrap();
     let before = group.stats();
     let ask = |method: &str, target: &str, body: &[u8]| {
-        node.answer(&Request::new(method, target).body(body))
-            .status()
+        let request = Request::new(method, target).header("X-Groupcache", "v=1");
+        node.answer(&request.body(body)).status()
     };
     let long = format!("/_groupcache/g/{}", "k".repeat(16_001));
     for (method, target, status) in [

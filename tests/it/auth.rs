@@ -1,5 +1,7 @@
 //! Peers that share a secret: who is let in, who is not, and that replacing the secret fails nobody.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,15 +17,17 @@ const SECRET: &str = "the first secret of this cluster";
 const OTHER: &str = "another secret, not the first one";
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The network in memory, with all calls noted.
+/// The network in memory, with all calls noted, and kept back if that is wanted.
 struct Noting {
     network: Network,
     calls: Arc<Mutex<Vec<Call>>>,
+    keeps_back: Arc<AtomicBool>,
 }
 
 struct NotingLink {
     link: Arc<dyn Link>,
     calls: Arc<Mutex<Vec<Call>>>,
+    keeps_back: Arc<AtomicBool>,
 }
 
 impl Transport for Noting {
@@ -31,6 +35,7 @@ impl Transport for Noting {
         Ok(Arc::new(NotingLink {
             link: self.network.link(peer, limits)?,
             calls: Arc::clone(&self.calls),
+            keeps_back: Arc::clone(&self.keeps_back),
         }))
     }
 }
@@ -38,12 +43,17 @@ impl Transport for Noting {
 impl Link for NotingLink {
     fn call(&self, call: &Call, timeout: Duration) -> Result<Reply, CallError> {
         self.calls.lock().unwrap().push(call.clone());
+        if self.keeps_back.load(Ordering::SeqCst) {
+            return Err(CallError::Unreachable("it is kept back".into()));
+        }
         self.link.call(call, timeout)
     }
 }
 
 /// Two nodes, each with settings and a clock of its own.
 struct Pair {
+    network: Network,
+    keeps_back: Arc<AtomicBool>,
     nodes: Vec<Node>,
     groups: Vec<Group>,
     clocks: Vec<Clock>,
@@ -54,6 +64,7 @@ struct Pair {
 impl Pair {
     fn new(settings: impl Fn(usize, NodeBuilder) -> NodeBuilder) -> Pair {
         let network = Network::new();
+        let keeps_back: Arc<AtomicBool> = Arc::default();
         let calls: Arc<Mutex<Vec<Call>>> = Arc::default();
         let loads: Arc<AtomicUsize> = Arc::default();
         let clocks = vec![Clock::manual(), Clock::manual()];
@@ -64,6 +75,7 @@ impl Pair {
             let noting = Noting {
                 network: network.clone(),
                 calls: Arc::clone(&calls),
+                keeps_back: Arc::clone(&keeps_back),
             };
             let node = settings(index, builder.transport(Arc::new(noting)));
             let node = node.build().unwrap();
@@ -80,6 +92,8 @@ impl Pair {
             node.set_peers((0..2).map(address)).unwrap();
         }
         Pair {
+            network,
+            keeps_back,
             nodes,
             groups,
             clocks,
@@ -105,6 +119,14 @@ impl Pair {
 
     fn key(&self) -> String {
         self.keys().next().unwrap()
+    }
+
+    /// What node 0 would send, signed and never seen by anybody.
+    fn kept_back(&self, act: impl FnOnce(&Group)) -> Call {
+        self.keeps_back.store(true, Ordering::SeqCst);
+        act(&self.groups[0]);
+        self.keeps_back.store(false, Ordering::SeqCst);
+        self.last_call()
     }
 
     fn last_call(&self) -> Call {
@@ -238,6 +260,117 @@ fn a_request_fits_one_peer_one_path_and_one_body() {
 }
 
 #[test]
+fn a_stranger_learns_nothing_of_the_ring_and_the_clocks() {
+    let pair = Pair::with_secrets([Some(SECRET); 2]);
+    pair.groups[0].get(&pair.key()).unwrap();
+    let call = pair.last_call();
+    pair.clocks[1].advance(10 * MINUTE);
+    let others = [
+        call.auth.replace(";n=", ";n=1"),
+        String::new(),
+        "v=1".to_owned(),
+    ];
+    for auth in others {
+        let mut stranger = call.clone();
+        stranger.auth = auth;
+        let refused = ask(&pair.nodes[1], &stranger);
+        let (_, header) = refused.headers().nth(1).unwrap();
+        assert_eq!(header, "v=1;s=unauthorized");
+        let text = text(&refused);
+        assert!(!text.contains("node-") && !text.contains("clock"), "{text}");
+    }
+    let late = text(&ask(&pair.nodes[1], &call));
+    assert!(
+        late.contains("600.0 s behind"),
+        "who has the secret: {late}"
+    );
+}
+
+#[test]
+fn a_change_that_was_recorded_before_a_restart_is_refused_after_it() {
+    let pair = Pair::with_secrets([Some(SECRET); 2]);
+    let key = pair.key();
+    pair.groups[0].set(&key, Value::from("old")).unwrap();
+    let set = pair.last_call();
+    pair.groups[0].remove(&key).unwrap();
+    let removal = pair.last_call();
+    // Another process, at once, which remembers nothing.
+    let node = Node::builder(address(1)).unwrap();
+    let node = node.clock(pair.clocks[1].clone());
+    let node = node.keyring(Keyring::new(SECRET).unwrap()).build().unwrap();
+    let group: Group = node
+        .group_builder("g", 1 << 20)
+        .build(|key| Ok(value_of(key)))
+        .unwrap();
+    for recorded in [&set, &removal] {
+        let refused = ask(&node, recorded);
+        assert_eq!(refused.status(), 401);
+        let (_, header) = refused.headers().nth(1).unwrap();
+        assert!(header.starts_with("v=1;s=stale-boot;b="), "{header}");
+    }
+    assert_eq!((group.try_get(&key), group.stats().removes), (None, 0));
+    // One that is meant for it is carried out, though its peers do not know it yet.
+    pair.network.attach(&node);
+    node.set_peers((0..2).map(address)).unwrap();
+    pair.calls.lock().unwrap().clear();
+    pair.groups[0].set(&key, Value::from("new")).unwrap();
+    assert_eq!(group.try_get(&key), Some(Value::from("new")));
+    let puts = |call: &&Call| call.method == "PUT";
+    assert_eq!(pair.calls.lock().unwrap().iter().filter(puts).count(), 2);
+    assert_eq!(
+        (pair.peer(0).call_errors, node.stats().refused_requests),
+        (0, 0)
+    );
+}
+
+#[test]
+fn a_batch_that_only_reads_may_be_repeated_and_one_that_changes_may_not() {
+    let pair = Pair::with_secrets([Some(SECRET); 2]);
+    let keys: Vec<String> = pair.keys().take(3).collect();
+    pair.groups[0].get(&keys[0]).unwrap();
+    let batch = pair.kept_back(|group| drop(group.get_many(&keys[1..])));
+    assert_eq!(batch.method, "POST");
+    for _ in 0..3 {
+        assert_eq!(ask(&pair.nodes[1], &batch).status(), 200);
+    }
+    pair.clocks[1].advance(MINUTE);
+    assert_eq!(
+        ask(&pair.nodes[1], &batch).status(),
+        401,
+        "for half a minute"
+    );
+    pair.kept_back(|_| drop(pair.nodes[0].leave(MINUTE)));
+    let calls = pair.calls.lock().unwrap().clone();
+    let is_departure = |call: &Call| call.target == "/_groupcache/" && call.method == "POST";
+    let departure = calls.into_iter().find(is_departure).unwrap();
+    assert_eq!(ask(&pair.nodes[1], &departure).status(), 200);
+    assert_eq!(ask(&pair.nodes[1], &departure).status(), 401);
+}
+
+#[test]
+fn nodes_with_and_without_older_signatures_are_one_cluster() {
+    for legacy in [[true, true], [true, false], [false, true]] {
+        let pair = Pair::new(|index, node| {
+            let node = node.keyring(Keyring::new(SECRET).unwrap());
+            node.legacy_signatures(legacy[index])
+        });
+        let key = pair.key();
+        pair.groups[0].get(&key).unwrap();
+        pair.groups[0].set(&key, Value::from("set")).unwrap();
+        pair.groups[1].remove(&key).unwrap();
+        let both = pair.nodes.iter().map(|node| node.stats().refused_requests);
+        assert_eq!(both.sum::<u64>(), 0, "{legacy:?}");
+        // What an older node would have signed: no more than it knows of.
+        let mut call = pair.kept_back(|group| drop(group.remove(&key)));
+        let old = call.auth.split(";b=").next().unwrap().to_owned();
+        call.auth = old;
+        let taken = ask(&pair.nodes[1], &call).status() == 200;
+        assert_eq!(taken, legacy == [true, true], "{legacy:?}");
+        assert_eq!(ask(&pair.nodes[1], &call).status(), 401, "made once");
+    }
+}
+
+#[test]
 fn a_change_is_made_once_and_a_get_may_be_repeated() {
     let pair = Pair::with_secrets([Some(SECRET); 2]);
     let key = pair.key();
@@ -271,9 +404,14 @@ fn a_change_is_made_once_and_a_get_may_be_repeated() {
 #[test]
 fn a_refusal_names_how_far_the_clocks_are_apart() {
     let pair = Pair::with_secrets([Some(SECRET); 2]);
-    pair.clocks[1].advance(5 * MINUTE);
+    pair.clocks[1].advance(MINUTE / 2);
     pair.groups[0].get(&pair.key()).unwrap();
-    assert_eq!(pair.peer(0).call_errors, 0, "five minutes are borne");
+    assert_eq!(pair.peer(0).call_errors, 0, "half a minute is borne");
+    pair.clocks[1].advance(MINUTE / 2);
+    pair.groups[0].get(&pair.keys().nth(1).unwrap()).unwrap();
+    assert_eq!(pair.peer(0).call_errors, 1, "a minute is not, of a read");
+    pair.clocks[1].advance(4 * MINUTE);
+    pair.groups[0].remove("k").unwrap();
     pair.clocks[1].advance(2 * MINUTE);
     let Err(Error::Unreached { peers }) = pair.groups[0].remove("k") else {
         panic!("seven minutes are too much");
@@ -350,9 +488,18 @@ fn reads_may_be_left_open_while_changes_are_not() {
             .unsigned_reads(true),
     });
     let keys: Vec<String> = pair.keys().take(3).collect();
-    assert_eq!(pair.groups[0].get(&keys[0]).unwrap(), value_of(&keys[0]));
-    assert!(pair.groups[0].get_many(&keys).iter().all(Result::is_ok));
+    for key in &keys {
+        assert_eq!(pair.groups[0].get(key).unwrap(), value_of(key));
+    }
     assert_eq!(pair.peer(0).call_errors, 0);
+    // A departure that is also a command to get "a", and that command for a group.
+    let id = address(0);
+    let both = [&[0x0a, id.len() as u8], id.as_bytes(), &[0x1a, 1, b'a']].concat();
+    for target in ["/_groupcache/", "/_groupcache/g"] {
+        let request = Request::new("POST", target).header("X-Groupcache", "v=1");
+        assert_eq!(pair.nodes[1].answer(&request.body(&both)).status(), 401);
+    }
+    assert!(!pair.peer(1).has_left);
     let refused = |changed: Result<(), Error>| matches!(changed, Err(Error::Unreached { .. }));
     assert!(refused(pair.groups[0].remove(&keys[0])));
     assert!(refused(pair.groups[0].set(&keys[0], Value::from("x"))));
@@ -468,4 +615,57 @@ fn serves_peers_only(serve: impl Fn(&Node) -> Serving) {
     };
     assert_eq!(answer.status(), 401, "not even whether it is alive");
     drop((server, group));
+}
+
+/// Sends a head that announces so many bytes, and gives the first line of what is answered.
+fn answer_to_head(address: std::net::SocketAddr, call: &Call, length: usize) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(MINUTE)).unwrap();
+    let Call {
+        method,
+        target,
+        header,
+        auth,
+        ..
+    } = call;
+    let head = format!(
+        "{method} {target} HTTP/1.1\r\nHost: h\r\nX-Groupcache: {header}\r\n\
+         X-Groupcache-Auth: {auth}\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    line
+}
+
+#[test]
+fn a_stranger_is_refused_before_his_body_is_read() {
+    let pair = Pair::with_secrets([Some(SECRET); 2]);
+    let server = Server::bind(&pair.nodes[1], "127.0.0.1:0").unwrap();
+    let key = pair.key();
+    let value = Value::from(vec![7; 100_000]);
+    pair.groups[0].set(&key, value.clone()).unwrap();
+    let recorded = pair.last_call();
+    let fresh = pair.kept_back(|group| drop(group.set(&key, value)));
+    let length = fresh.body.len();
+    let answer = |call: &Call, length| answer_to_head(server.local_addr(), call, length);
+    let (go_on, refused) = ("HTTP/1.1 100 Continue\r\n", "HTTP/1.1 401 Unauthorized\r\n");
+    assert_eq!(answer(&fresh, length), go_on, "a peer may send it");
+    assert_eq!(answer(&fresh, length), go_on, "it is not taken yet");
+    assert_eq!(
+        answer(&fresh, length + 1),
+        refused,
+        "a body of another length"
+    );
+    assert_eq!(answer(&recorded, recorded.body.len()), refused, "once more");
+    for auth in [&fresh.auth.replace(";n=", ";n=1"), "v=2"] {
+        let mut stranger = fresh.clone();
+        auth.clone_into(&mut stranger.auth);
+        assert_eq!(answer(&stranger, length), refused);
+    }
+    // Another body of the same length.
+    let mut other = fresh.clone();
+    *other.body.last_mut().unwrap() ^= 1;
+    assert_eq!(ask(&pair.nodes[1], &other).status(), 401);
+    assert_eq!(ask(&pair.nodes[1], &fresh).status(), 200);
 }

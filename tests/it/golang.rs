@@ -346,14 +346,21 @@ fn a_go_asker_is_understood_and_answered_as_by_go() {
 fn a_request_of_who_is_not_native_changes_nothing() {
     let cluster = natives(1);
     cluster.groups[0].get("key").unwrap();
-    for method in ["PUT", "DELETE", "POST", "HEAD"] {
+    for method in ["PUT", "DELETE", "POST"] {
+        let (status, _) = answer_to_go(&cluster, method, "/_groupcache/things/key");
+        assert_eq!(status, 403, "{method}");
+    }
+    for method in ["HEAD", "PATCH"] {
         let request = Request::new(method, "/_groupcache/things/key");
-        let response = cluster.nodes[0].answer(&request.body(b"\x0a"));
+        let response = cluster.nodes[0].answer(&request);
         assert_eq!(response.status(), 405, "{method}");
         assert!(response.headers().any(|header| header == ("Allow", "GET")));
     }
-    // A command for the whole group.
-    assert_eq!(answer_to_go(&cluster, "POST", "/_groupcache/things").0, 400);
+    // A command for the whole group, and one for the whole node.
+    for path in ["/_groupcache/things", "/_groupcache/"] {
+        let clear = Request::new("POST", path).body(b"\x08\x01\x18\x01");
+        assert_eq!(cluster.nodes[0].answer(&clear).status(), 403, "{path}");
+    }
     assert!(cluster.groups[0].try_get("key").is_some());
 }
 

@@ -99,9 +99,10 @@ fn a_refusal_is_seen_by_one_who_is_still_sending() {
 fn malformed_requests_get_400_are_cut_off_and_change_nothing() {
     let service = serve(|settings| settings);
     service.things.get("kept").unwrap();
-    let put = "PUT /_groupcache/things/kept HTTP/1.1\r\nHost: h\r\n";
+    let put = "PUT /_groupcache/things/kept HTTP/1.1\r\nHost: h\r\nX-Groupcache: v=1\r\n";
     let body = "\r\nabcde";
-    let smuggled = "DELETE /_groupcache/things/kept HTTP/1.1\r\nHost: h\r\n\r\n";
+    let smuggled =
+        "DELETE /_groupcache/things/kept HTTP/1.1\r\nHost: h\r\nX-Groupcache: v=1\r\n\r\n";
     let bad = [
         format!("{put}Transfer-Encoding: chunked\r\nContent-Length: 5{body}"),
         format!("{put}Content-Length: 5\r\nTransfer-Encoding: chunked{body}"),
@@ -126,10 +127,10 @@ fn malformed_requests_get_400_are_cut_off_and_change_nothing() {
         format!("{put}X: a\0b{body}"),
         format!("{put}X: a\x0bb{body}"),
         "DELETE /_groupcache/things/kept HTTP/1.1\nHost: h\n\n".to_owned(),
-        "DELETE /_groupcache/things/kept HTTP/1.1\r\nHost: h\n\r\n".to_owned(),
-        "DELETE /_groupcache/things/kept HTTP/1.1\r\n Host: h\r\n\r\n".to_owned(),
-        "DELETE /_groupcache/things/kept HTTP/1.1\r\n\r\n".to_owned(),
-        "DELETE /_groupcache/things/kept HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n".to_owned(),
+        "DELETE /_groupcache/things/kept HTTP/1.1\r\nX-Groupcache: v=1\r\nHost: h\n\r\n".to_owned(),
+        "DELETE /_groupcache/things/kept HTTP/1.1\r\nX-Groupcache: v=1\r\n Host: h\r\n\r\n".to_owned(),
+        "DELETE /_groupcache/things/kept HTTP/1.1\r\nX-Groupcache: v=1\r\n\r\n".to_owned(),
+        "DELETE /_groupcache/things/kept HTTP/1.1\r\nHost: h\r\nX-Groupcache: v=1\r\nHost: h\r\n\r\n".to_owned(),
         "DELETE /_groupcache/things/kept\r\n\r\n".to_owned(),
         "DELETE /_groupcache/things/kept HTTP/0.9\r\nHost: h\r\n\r\n".to_owned(),
         "DELETE /_groupcache/things/kept HTTP/1.2\r\nHost: h\r\n\r\n".to_owned(),
@@ -139,8 +140,8 @@ fn malformed_requests_get_400_are_cut_off_and_change_nothing() {
         "DELETE /_groupcache/things/kept x HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
         "DELETE http://h/_groupcache/things/kept HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
         "DELETE * HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
-        "DELETE /_groupcache/things/kept\0 HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
-        "\r\nDELETE /_groupcache/things/kept HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
+        "DELETE /_groupcache/things/kept\0 HTTP/1.1\r\nHost: h\r\nX-Groupcache: v=1\r\n\r\n".to_owned(),
+        "\r\nDELETE /_groupcache/things/kept HTTP/1.1\r\nHost: h\r\nX-Groupcache: v=1\r\n\r\n".to_owned(),
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
     ];
     for bytes in bad {

@@ -16,8 +16,8 @@ const LEVELS: &[&[&str]] = &[
     ],
     &["error"],
     &[
-        "cache", "pool", "peer", "combiner", "keyring", "guard", "circuit", "journal", "change",
-        "keeper", "remote", "members", "cluster", "probe",
+        "cache", "pool", "peer", "combiner", "keyring", "guard", "gate", "circuit", "journal",
+        "change", "keeper", "remote", "members", "cluster", "probe",
     ],
     &["stream", "tls", "client", "group"],
     &["status", "node"],

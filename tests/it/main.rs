@@ -13,6 +13,7 @@ mod expiry;
 mod extremes;
 mod failures;
 mod foreign_code;
+mod gate;
 mod golang;
 mod hostile;
 mod journal;

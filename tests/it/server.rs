@@ -158,8 +158,11 @@ impl Client {
     }
 }
 
+/// A request, with what a change of a peer has to have.
 pub(crate) fn request(method: &str, target: &str, headers: &str) -> String {
-    format!("{method} {target} HTTP/1.1\r\nHost: h\r\n{headers}\r\n")
+    let is_ours = method != "GET" && target.starts_with("/_groupcache/");
+    let mark = if is_ours { "X-Groupcache: v=1\r\n" } else { "" };
+    format!("{method} {target} HTTP/1.1\r\nHost: h\r\n{mark}{headers}\r\n")
 }
 
 /// A loader that waits for `release`, for keys that begin with `slow`.

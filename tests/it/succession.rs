@@ -332,7 +332,9 @@ fn a_departure_that_was_made_up_has_an_end() {
     assert!(has_left());
     cluster.network.set_fault(&id, None);
     cluster.advance_until(SECOND, || !has_left());
-    let nonsense = groupcache_sync::Request::new("POST", "/_groupcache/").body(b"\xff");
+    let nonsense =
+        groupcache_sync::Request::new("POST", "/_groupcache/").header("X-Groupcache", "v=1");
+    let nonsense = nonsense.body(b"\xff");
     assert_eq!(cluster.nodes[0].answer(&nonsense).status(), 400);
 }
 

@@ -223,7 +223,7 @@ fn a_body_over_the_limit_costs_nothing() {
     let node = node.max_value(10 << 10).build().unwrap();
     let server = serve(&node);
     let mut client = Client::new(server.local_addr());
-    client.send("PUT /_groupcache/g/k HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n");
+    client.send("PUT /_groupcache/g/k HTTP/1.1\r\nHost: x\r\nX-Groupcache: v=1\r\nContent-Length: 2000000\r\n\r\n");
     client.send_bytes(&[b'x'; 2_000_000]);
     assert_eq!(client.answer().status, 413);
     assert_eq!(client.get("k").status, 404, "the connection can be used");
@@ -255,7 +255,7 @@ fn a_put_of_100_kib_is_stored() {
     let mut client = Client::new(server.local_addr());
     for expect in ["", "Expect: 100-continue\r\n"] {
         client.send(&format!(
-            "PUT /_groupcache/g/k HTTP/1.1\r\nHost: x\r\n{expect}Content-Length: {}\r\n\r\n",
+            "PUT /_groupcache/g/k HTTP/1.1\r\nHost: x\r\nX-Groupcache: v=1\r\n{expect}Content-Length: {}\r\n\r\n",
             body.len()
         ));
         if !expect.is_empty() {
@@ -275,7 +275,7 @@ fn a_put_that_breaks_off_stores_nothing() {
     let body = set_body("g", "k", &[b'p'; 100 << 10]);
     let mut client = Client::new(server.local_addr());
     client.send(&format!(
-        "PUT /_groupcache/g/k HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        "PUT /_groupcache/g/k HTTP/1.1\r\nHost: x\r\nX-Groupcache: v=1\r\nContent-Length: {}\r\n\r\n",
         body.len()
     ));
     client.send_bytes(&body[..50_000]);
@@ -300,14 +300,16 @@ fn what_is_wrong_is_said_and_the_connection_stays() {
         ("GET /_groupcache/", 200),
     ];
     for (line, status) in wrong {
-        client.send(&format!("{line} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        client.send(&format!(
+            "{line} HTTP/1.1\r\nHost: x\r\nX-Groupcache: v=1\r\n\r\n"
+        ));
         let answer = client.answer();
         assert_eq!(answer.status, status, "{line}");
         assert!(answer.headers.contains_key("x-groupcache"));
         assert!(!answer.headers.contains_key("connection"));
     }
     client.send("HEAD /_groupcache/ HTTP/1.1\r\nHost: x\r\n\r\n");
-    assert_eq!(client.head().status, 200);
+    assert_eq!(client.head().status, 405);
     assert!(client.get("k").says(200, b"value of k"));
 }
 
@@ -316,13 +318,13 @@ fn bodies_that_could_be_misread_are_refused() {
     let (node, _group) = node();
     let server = serve(&node);
     let bad = [
-        "PUT /_groupcache/g/k HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+        "PUT /_groupcache/g/k HTTP/1.1\r\nX-Groupcache: v=1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
         "GET /_groupcache/g/k HTTP/1.1\r\nContent-Length: 2\r\n\r\nhi",
-        "PUT /_groupcache/g/k HTTP/1.1\r\nContent-Length: +2\r\n\r\nhi",
-        "PUT /_groupcache/g/k HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nhi",
-        "PUT /_groupcache/g/k HTTP/1.1\r\nConnection: upgrade\r\nContent-Length: 2\r\n\r\nhi",
-        "PUT /_groupcache/g/k HTTP/1.1\r\nTransfer-Encoding: identity\r\n\r\n",
-        "PUT /_groupcache/g/k HTTP/1.1\r\nContent-Length: 2, 2\r\n\r\n",
+        "PUT /_groupcache/g/k HTTP/1.1\r\nX-Groupcache: v=1\r\nContent-Length: +2\r\n\r\nhi",
+        "PUT /_groupcache/g/k HTTP/1.1\r\nX-Groupcache: v=1\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nhi",
+        "PUT /_groupcache/g/k HTTP/1.1\r\nX-Groupcache: v=1\r\nConnection: upgrade\r\nContent-Length: 2\r\n\r\nhi",
+        "PUT /_groupcache/g/k HTTP/1.1\r\nX-Groupcache: v=1\r\nTransfer-Encoding: identity\r\n\r\n",
+        "PUT /_groupcache/g/k HTTP/1.1\r\nX-Groupcache: v=1\r\nContent-Length: 2, 2\r\n\r\n",
     ];
     for request in bad {
         let mut client = Client::new(server.local_addr());
@@ -519,7 +521,7 @@ fn a_server_whose_workers_are_all_held_is_replaced() {
     let (body, missing) = (set_body("g", "held", &[b'x'; 2_000]), 1_000);
     let target = "/_groupcache/g/held";
     holder.send(&format!(
-        "PUT {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        "PUT {target} HTTP/1.1\r\nHost: x\r\nX-Groupcache: v=1\r\nContent-Length: {}\r\n\r\n",
         body.len()
     ));
     holder.send_bytes(&body[..body.len() - missing]);
@@ -623,12 +625,12 @@ fn a_program_with_its_own_tiny_http_can_answer_peers() {
     let body = set_body("g", "set", b"a set value");
     let length = body.len();
     client.send(&format!(
-        "PUT /_groupcache/g/set HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+        "PUT /_groupcache/g/set HTTP/1.1\r\nHost: x\r\nX-Groupcache: v=1\r\nContent-Length: {length}\r\n\r\n"
     ));
     client.send_bytes(&body);
     assert_eq!(client.answer().status, 200);
     assert!(client.get("set").says(200, b"a set value"));
-    client.send("PUT /_groupcache/g/k HTTP/1.1\r\nContent-Length: 100000000000000\r\n\r\n");
+    client.send("PUT /_groupcache/g/k HTTP/1.1\r\nX-Groupcache: v=1\r\nContent-Length: 100000000000000\r\n\r\n");
     assert_eq!(client.head().status, 413);
     assert!(Client::new(address).get("k").says(200, b"value of k"));
     server.unblock();

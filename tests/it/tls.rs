@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use groupcache_sync::{
-    Deadline, Error, Group, HttpResponse, Keyring, Network, Node, NodeBuilder, Server,
+    Deadline, Error, Group, HttpResponse, Keyring, Network, Node, NodeBuilder, Peer, Server,
     ServerBuilder, Source, Tls, Value,
 };
 use rustls::pki_types::pem::PemObject;
@@ -337,7 +337,10 @@ fn a_name_is_proved_as_an_address_is() {
     let authority = Authority::new();
     let identity = authority.identity_of("localhost", NOW);
     let [one, other] = [(); 2].map(|()| Setup::with(tls(&identity, &authority)).serve());
-    one.knows(&format!("https://localhost:{}", other.socket().port()));
+    // Another address of the same peer.
+    let named = Peer::new(&format!("https://localhost:{}", other.socket().port())).unwrap();
+    let peers = [one.node.this().clone(), named.id(other.address())];
+    one.node.set_peers(peers).unwrap();
     let key = one.key_of_peer("key ", "", 0);
     assert_eq!(one.fetch(&key), Source::Peer);
 }

@@ -178,7 +178,7 @@ fn slow_heads(target: &Target, told: &mut Told) {
 }
 
 fn slow_bodies(target: &Target, told: &mut Told) {
-    let start = "PUT /_groupcache/objects/x HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n";
+    let start = "PUT /_groupcache/objects/x HTTP/1.1\r\nHost: h\r\nX-Groupcache: v=1\r\nContent-Length: 100000\r\n\r\n";
     drip(target, start.as_bytes(), told);
 }
 
@@ -223,7 +223,9 @@ fn pipelined(target: &Target, told: &mut Told) {
 }
 
 fn put_of(length: &str) -> String {
-    format!("PUT /_groupcache/objects/x HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n")
+    format!(
+        "PUT /_groupcache/objects/x HTTP/1.1\r\nHost: h\r\nX-Groupcache: v=1\r\nContent-Length: {length}\r\n\r\n"
+    )
 }
 
 fn declared_lengths(target: &Target, told: &mut Told) {
@@ -288,8 +290,9 @@ fn huge_bodies(target: &Target, told: &mut Told) {
 }
 
 fn smuggling(target: &Target, told: &mut Told) {
-    let put = "PUT /_groupcache/objects/small HTTP/1.1\r\nHost: h\r\n";
-    let smuggled = "DELETE /_groupcache/objects/small HTTP/1.1\r\nHost: h\r\n\r\n";
+    let put = "PUT /_groupcache/objects/small HTTP/1.1\r\nHost: h\r\nX-Groupcache: v=1\r\n";
+    let smuggled =
+        "DELETE /_groupcache/objects/small HTTP/1.1\r\nHost: h\r\nX-Groupcache: v=1\r\n\r\n";
     let requests = [
         "Transfer-Encoding: chunked\r\nContent-Length: 5",
         "Transfer-Encoding: chunked",

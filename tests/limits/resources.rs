@@ -62,7 +62,7 @@ fn a_shortage_of_descriptors_ends_when_they_are_given_back() {
     // Each has a request that never ends, so that none makes room.
     let asked = clients.iter_mut().map(|client| {
         client.write_all(
-            b"PUT /_groupcache/objects/k HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n",
+            b"PUT /_groupcache/objects/k HTTP/1.1\r\nHost: h\r\nX-Groupcache: v=1\r\nContent-Length: 9\r\n\r\n",
         )
     });
     let asked = asked.filter(Result::is_ok).count();

@@ -1,0 +1,195 @@
+use super::*;
+
+const NOW: Duration = Duration::from_secs(1_763_900_000);
+
+fn request() -> Signed<'static> {
+    Signed {
+        method: "PUT",
+        peer: "http://a:1",
+        target: "/_groupcache/g/k",
+        header: "v=1;r=ff",
+        boot: 7,
+        body: Digest::of(b"value"),
+    }
+}
+
+fn secret() -> Secret {
+    Secret::new(b"0123456789abcdef").unwrap()
+}
+
+#[test]
+fn a_signature_survives_its_way_and_fits_its_request_only() {
+    let signature = secret().sign(&request(), NOW, 77);
+    let read = Signature::parse(&signature.to_string()).unwrap();
+    assert_eq!(read, signature);
+    assert!(secret().verifies(&request(), &read));
+    let mut others = vec![
+        Signed {
+            method: "GET",
+            ..request()
+        },
+        Signed {
+            peer: "http://b:1",
+            ..request()
+        },
+        Signed {
+            target: "/_groupcache/g/l",
+            ..request()
+        },
+        Signed {
+            header: "v=1",
+            ..request()
+        },
+        Signed {
+            boot: 8,
+            ..request()
+        },
+        Signed {
+            body: Digest::of(b"valuf"),
+            ..request()
+        },
+        Signed {
+            body: Digest::of(b""),
+            ..request()
+        },
+        Signed {
+            body: Digest {
+                length: 6,
+                ..Digest::of(b"value")
+            },
+            ..request()
+        },
+    ];
+    // The same bytes, parted in another way.
+    others.push(Signed {
+        target: "/_groupcache/g/kv",
+        header: "=1;r=ff",
+        ..request()
+    });
+    for other in others {
+        assert!(!secret().verifies(&other, &read), "{other:?}");
+    }
+    let other = Secret::new(b"0123456789abcdeg").unwrap();
+    assert!(!other.verifies(&request(), &read));
+    for changed in [
+        Signature {
+            time: NOW + Duration::from_millis(1),
+            ..read
+        },
+        Signature { nonce: 78, ..read },
+    ] {
+        assert!(!secret().verifies(&request(), &changed));
+    }
+}
+
+#[test]
+fn an_older_node_finds_its_code_where_it_looks_for_it() {
+    let new = secret().sign(&request(), NOW, 77);
+    let both = secret().sign_for_old(&request(), b"value", new);
+    let read = Signature::parse(&both.to_string()).unwrap();
+    assert_eq!(read, both);
+    assert!(secret().verifies(&request(), &read));
+    assert!(secret().verifies_old(&request(), b"value", &read));
+    assert!(!secret().verifies_old(&request(), b"valuf", &read));
+    // What an older node sends, and reads: a version and a code, and nothing else that it knows.
+    let text = both.to_string();
+    let old = text.split(";b=").next().unwrap();
+    assert!(old.starts_with("v=1;t=") && !old.contains(";c="), "{old}");
+    let old = Signature::parse(old).unwrap();
+    assert_eq!(old.code, None);
+    assert!(!secret().verifies(&request(), &old));
+    assert!(secret().verifies_old(&request(), b"value", &old));
+    assert!(!secret().verifies_old(&request(), b"value", &new));
+    assert_eq!(Signature::parse(&old.to_string()), Some(old));
+}
+
+#[test]
+fn what_is_no_signature_is_none() {
+    let good = secret().sign(&request(), NOW, 77).to_string();
+    assert!(Signature::parse(&format!("{good};x=new")).is_some());
+    for bad in [
+        String::new(),
+        "v=2".into(),
+        format!("{good};t=1"),
+        good.replace("v=2", "v=3"),
+        good.replace("v=2;", ""),
+        good.replace(";b=", ";b=0"),
+        good.replace(";b=", ";x="),
+        good.replace(";h=", ";h=0"),
+        good.replace(";h=", ";x="),
+        good.replace(";t=", ";t=+"),
+        good.replace(";t=", ";t=99999999999999999999"),
+        good.replace(";n=", ";n=0"),
+        good.replace(";m=", ";m=0"),
+        good[..good.len() - 1].to_owned(),
+        good.replace(";m=", ";m=é"),
+        good.replace(';', ","),
+    ] {
+        assert_eq!(Signature::parse(&bad), None, "{bad}");
+    }
+}
+
+#[test]
+fn a_short_secret_is_refused_and_none_is_shown() {
+    assert!(Secret::new(b"0123456789abcde").is_none());
+    assert_eq!(format!("{:?}", secret()), "Secret(..)");
+}
+
+#[test]
+fn a_refusal_names_the_skew() {
+    let (ahead, behind) = (NOW + Duration::from_millis(300_500), NOW - WINDOW);
+    assert_eq!(check_time(behind, NOW), Ok(()));
+    let refused = check_time(ahead, NOW).unwrap_err();
+    assert!(refused.to_string().contains("300.5 s ahead"), "{refused}");
+    let refused = check_time(NOW, ahead).unwrap_err();
+    assert!(refused.to_string().contains("300.5 s behind"), "{refused}");
+    assert!(check_within(NOW, NOW + READ_WINDOW, READ_WINDOW).is_ok());
+    let refused = check_within(NOW, NOW + 2 * READ_WINDOW, READ_WINDOW).unwrap_err();
+    assert!(refused.to_string().contains("more than 30:"), "{refused}");
+}
+
+#[test]
+fn a_change_is_taken_once_and_forgotten_when_its_time_is_over() {
+    let mut nonces = Nonces::default();
+    let signed = |time, nonce| secret().sign(&request(), time, nonce);
+    assert_eq!(nonces.take(&signed(NOW, 1), NOW), Ok(()));
+    assert_eq!(nonces.take(&signed(NOW, 1), NOW), Err(Refused::Repeated));
+    assert_eq!(nonces.take(&signed(NOW, 2), NOW), Ok(()));
+    let later = NOW + WINDOW + Duration::from_secs(1);
+    assert_eq!(nonces.take(&signed(later, 3), later), Ok(()));
+    assert_eq!(nonces.seen.len(), 1);
+}
+
+#[test]
+fn a_replay_after_the_clock_was_set_back_is_refused() {
+    let mut nonces = Nonces::default();
+    let signed = |time, nonce| secret().sign(&request(), time, nonce);
+    let recorded = signed(NOW, 1);
+    assert_eq!(nonces.take(&recorded, NOW), Ok(()));
+    // Five minutes and a second later another change comes, and the first is forgotten.
+    let later = NOW + WINDOW + Duration::from_secs(1);
+    assert_eq!(nonces.take(&signed(later, 2), later), Ok(()));
+    // The clock is set back by two seconds: the recorded one is in time again.
+    let back = later - Duration::from_secs(2);
+    assert_eq!(check_time(recorded.time, back), Ok(()));
+    assert_eq!(nonces.take(&recorded, back), Err(Refused::Forgotten));
+    assert!(!nonces.is_set_back(back), "new changes are in time");
+    assert!(nonces.is_set_back(later - WINDOW), "or would be refused");
+}
+
+#[test]
+fn what_cannot_be_remembered_is_refused_rather_than_taken_twice() {
+    let mut nonces = Nonces::default();
+    let signature = |at: usize| Signature {
+        time: NOW + Duration::from_millis(at as u64),
+        nonce: 0,
+        code: None,
+        old: None,
+    };
+    for at in 0..MOST_NONCES + 10 {
+        assert_eq!(nonces.take(&signature(at), NOW), Ok(()));
+    }
+    assert_eq!(nonces.seen.len(), MOST_NONCES);
+    assert_eq!(nonces.take(&signature(3), NOW), Err(Refused::Forgotten));
+    assert_eq!(nonces.take(&signature(10), NOW), Err(Refused::Repeated));
+}
