@@ -2,7 +2,7 @@
 //! vectors are computed by one. They are read out of the page itself.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -138,7 +138,7 @@ struct Owner {
     things: Group,
     release: mpsc::Sender<()>,
     stream: BufReader<TcpStream>,
-    _server: Server,
+    server: Server,
     node: Node,
 }
 
@@ -172,7 +172,7 @@ impl Owner {
             things: things.unwrap(),
             release,
             stream: BufReader::new(stream),
-            _server: server,
+            server,
             node,
         }
     }
@@ -589,4 +589,136 @@ fn owners(node: &Node, peers: &[Peer], keys: &[String]) -> String {
         (place + 1).to_string()
     };
     keys.iter().map(place).collect()
+}
+
+/// A command or an errand with one field of bytes.
+fn with_field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut body = vec![number << 3 | 2];
+    let mut length = bytes.len();
+    while length > 0x7f {
+        body.push(length as u8 & 0x7f | 0x80);
+        length >>= 7;
+    }
+    body.push(length as u8);
+    [&body, bytes].concat()
+}
+
+impl Owner {
+    /// The status of what the node answers.
+    fn says(&self, method: &str, target: &str, body: &[u8]) -> String {
+        let request = Request::new(method, target).header("X-Groupcache", "v=1;w=0");
+        status_of(&self.node.answer(&request.body(body)))
+    }
+}
+
+#[test]
+fn a_key_has_one_limit_wherever_it_stands() {
+    let owner = Owner::start(Dialect::Native);
+    // 16,000 bytes once encoded, or just less; one more character is too much.
+    for (longest, raw) in [("k".repeat(16_000), "k"), ("!".repeat(5_333), "!")] {
+        let longer = format!("{longest}{raw}");
+        for (key, is_too_long) in [(&longest, false), (&longer, true)] {
+            let or_too_long = |status: &str| {
+                let status = if is_too_long { "key-too-long" } else { status };
+                status.to_owned()
+            };
+            for spelled in [key.clone(), escaped(key)] {
+                let target = format!("/_groupcache/things/{spelled}");
+                let body = [with_field(1, b"things"), with_field(2, key.as_bytes())].concat();
+                let body = [body, with_field(3, b"value")].concat();
+                assert_eq!(owner.says("PUT", &target, &body), or_too_long("ok"));
+                assert_eq!(owner.says("GET", &target, b""), or_too_long("ok"));
+                assert_eq!(owner.says("DELETE", &target, b""), or_too_long("ok"));
+            }
+            for command in [2, 3, 5] {
+                let body = with_field(command, key.as_bytes());
+                let status = owner.says("POST", "/_groupcache/things", &body);
+                // What is offered is taken over by another thread.
+                let expected = if command == 5 { "loading" } else { "ok" };
+                let is_either = !is_too_long && status == "ok";
+                assert!(is_either || status == or_too_long(expected), "{status}");
+            }
+            let peek = [with_field(8, key.as_bytes()), with_field(9, &[1; 16])].concat();
+            let status = owner.says("POST", "/_groupcache/things", &peek);
+            assert_eq!(status, or_too_long("ok"));
+            let removal = [with_field(1, b"things"), with_field(2, key.as_bytes())].concat();
+            let status = owner.says("POST", "/_groupcache/", &with_field(5, &removal));
+            assert_eq!(status, or_too_long("ok"));
+        }
+    }
+    let long_name = "g".repeat(256);
+    for target in ["", "/k"].map(|rest| format!("/_groupcache/{long_name}{rest}")) {
+        assert_eq!(owner.says("GET", &target, b""), "bad-request");
+    }
+}
+
+#[test]
+fn printable_bytes_may_be_sent_as_they_are_and_others_may_not() {
+    let owner = Owner::start(Dialect::Native);
+    let key = "!\"$&'()*+,./:;<=>@[]^`{|}~";
+    owner.things.set(key, Value::from("printable")).unwrap();
+    for spelled in [key.to_owned(), escaped(key), escaped(key).to_lowercase()] {
+        let target = format!("/_groupcache/things/{spelled}");
+        let answer = owner.node.answer(&Request::new("GET", &target));
+        assert_eq!(answer.body()[1], b"printable", "{spelled}");
+    }
+    for other in [
+        "a b", "a\u{e9}", "a\tb", "a\0", "a#b", "a?b", "%", "%4", "%zz", "%e9",
+    ] {
+        let target = format!("/_groupcache/things/{other}");
+        assert_eq!(owner.says("GET", &target, b""), "bad-request", "{other:?}");
+    }
+}
+
+#[test]
+fn a_path_takes_its_own_methods_only() {
+    let owner = Owner::start(Dialect::Native);
+    for (target, allowed) in [
+        ("/_groupcache/", "GET, POST"),
+        ("/_groupcache/things", "POST"),
+        ("/_groupcache/things/k", "GET, PUT, DELETE"),
+    ] {
+        for method in ["GET", "PUT", "DELETE", "POST", "HEAD", "OPTIONS", "get"] {
+            let request = Request::new(method, target).header("X-Groupcache", "v=1");
+            let answer = owner.node.answer(&request);
+            let is_allowed = allowed.split(", ").any(|allowed| allowed == method);
+            assert_eq!(answer.status() == 405, !is_allowed, "{method} {target}");
+            let names = answer.headers().any(|header| header == ("Allow", allowed));
+            assert_eq!(names, !is_allowed, "{method} {target}");
+        }
+    }
+}
+
+#[test]
+fn a_client_of_http_1_0_is_served_and_its_connection_closed() {
+    let mut owner = Owner::start(Dialect::Native);
+    let request = b"GET /_groupcache/things/a HTTP/1.0\r\nX-Groupcache: v=1\r\n\r\n";
+    owner.stream.get_mut().write_all(request).unwrap();
+    let mut answer = Vec::new();
+    owner.stream.read_to_end(&mut answer).unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"));
+    assert!(answer.ends_with(b"value of a"));
+}
+
+#[test]
+fn who_sends_no_more_gets_what_is_in_memory_and_sets_nothing() {
+    let mut owner = Owner::start(Dialect::Native);
+    let body = &exchange("exchange ", "set").request;
+    owner.stream.get_mut().write_all(body).unwrap();
+    owner.stream.get_ref().shutdown(Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    owner.stream.read_to_end(&mut answer).unwrap();
+    // It may have been carried out before that was seen: then it was answered.
+    let is_done = answer.starts_with(b"HTTP/1.1 200 OK\r\n");
+    assert!(is_done || answer.is_empty());
+    assert_eq!(owner.has("k"), is_done);
+    owner.things.set("k", Value::from("here")).unwrap();
+    let mut stream = TcpStream::connect(owner.server.local_addr()).unwrap();
+    stream.set_read_timeout(Some(GUARD)).unwrap();
+    let get = b"GET /_groupcache/things/k HTTP/1.1\r\nHost: h\r\n\r\n";
+    stream.write_all(get).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert!(answer.ends_with(b"here"));
 }
