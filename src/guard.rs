@@ -246,3 +246,62 @@ fn answer(refused: Refused) -> Response {
         _ => Response::unauthorized(&reason),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::WINDOW;
+
+    fn guard(clock: &Clock) -> Guard {
+        let keyring = Keyring::new("a secret of many bytes").unwrap();
+        let this = Peer::new("http://a:1").unwrap();
+        Guard::new(keyring, &this, Rules::default(), clock.clone())
+    }
+
+    /// A call to the guard itself.
+    fn signed(guard: &Guard, method: &'static str, boot: u64) -> Call {
+        let target = "/_groupcache/g/k".to_owned();
+        let mut call = Call::new(method, target, "v=1".to_owned());
+        guard.sign(&mut call, &Peer::new(&guard.this).unwrap(), boot);
+        call
+    }
+
+    /// The boot id that an answer names, and whether the call was taken.
+    fn ask(guard: &Guard, call: &Call) -> (Option<u64>, bool) {
+        let request = Request::new(call.method, &call.target)
+            .header("X-Groupcache", &call.header)
+            .header("X-Groupcache-Auth", &call.auth);
+        match guard.check(&request, Body::Here(&call.body)) {
+            Ok(boot) => (boot, true),
+            Err(refusal) => {
+                let (_, header) = refusal.headers().nth(1).unwrap();
+                (crate::wire::boot_of(header), false)
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_locks_nobody_out_and_lets_nothing_in_again() {
+        let clock = Clock::manual();
+        let mut guard = guard(&clock);
+        let (boot, _) = ask(&guard, &signed(&guard, "GET", 0));
+        let boot = boot.unwrap();
+        let recorded = signed(&guard, "DELETE", boot);
+        assert_eq!(ask(&guard, &recorded), (Some(boot), true));
+        clock.advance(2 * WINDOW);
+        assert!(ask(&guard, &signed(&guard, "DELETE", boot)).1);
+        // Ten minutes back: what was made then is in time once more.
+        guard.clock = Clock::manual();
+        let (new, taken) = ask(&guard, &recorded);
+        assert!(!taken && new != Some(boot));
+        let change = signed(&guard, "DELETE", new.unwrap());
+        assert_eq!(ask(&guard, &change), (new, true));
+        assert_eq!(ask(&guard, &change), (None, false), "once");
+        assert_eq!(ask(&guard, &recorded), (new, false));
+        assert_eq!(
+            guard.refused(),
+            1,
+            "what is to be signed again is no refusal"
+        );
+    }
+}

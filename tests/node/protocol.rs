@@ -11,13 +11,31 @@ use crate::process::{Process, STEADY};
 
 #[test]
 fn a_client_in_python_gets_sets_and_removes() {
+    ask_in_python(&[], &[]);
+}
+
+#[test]
+fn a_client_in_python_signs_and_says_whom_it_means() {
+    let secret = "0123456789abcdef0123456789abcdef";
+    let file = format!("groupcache-python-{}", std::process::id());
+    let file = env::temp_dir().join(file);
+    std::fs::write(&file, secret).unwrap();
+    let path = file.to_str().unwrap();
+    let flags = ["--secret-file", path, "--cluster", "a=b;c"];
+    ask_in_python(&flags, &[secret, "a=b;c"]);
+    std::fs::remove_file(&file).unwrap();
+}
+
+/// Has the client try a node with these flags, given these arguments beside its address.
+fn ask_in_python(flags: &[&str], arguments: &[&str]) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/protocol/client.py");
     let origin = Origin::start();
     origin.answer("missing", 404, "", "");
-    let node = Process::start(&origin, STEADY);
+    let node = Process::start(&origin, &[STEADY, flags].concat());
     let address = node.url.strip_prefix("http://").unwrap();
     let client = Command::new("python3")
         .args([script, address, "objects"])
+        .args(arguments)
         .output();
     match client {
         Ok(client) => {

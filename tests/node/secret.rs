@@ -1,4 +1,4 @@
-//! Nodes that share a secret, read from a file and replaced while they run.
+//! Nodes that share a secret, read from a file and replaced while they run, or a name.
 
 use std::fs;
 use std::path::PathBuf;
@@ -61,6 +61,24 @@ fn strangers_are_refused_and_the_secret_is_not_logged() {
     member.get("k0");
     member.wait_for_log("requests are refused");
     assert!(!member.log().contains(OLD));
+}
+
+#[test]
+fn a_node_of_another_cluster_in_the_list_is_asked_for_nothing() {
+    let origin = Origin::start();
+    let start = |name: &str| Process::start(&origin, &[STEADY, &["--cluster", name]].concat());
+    let [production, staging] = ["production", "staging"].map(start);
+    let both = [&*production.url, &staging.url];
+    assert_eq!(production.set_peers(&both).status, 200);
+    for number in 0..20 {
+        let key = format!("k{number}");
+        assert_eq!(production.get(&key).text(), format!("value of {key}"));
+        assert_eq!(production.put(&key, "x").status, 207, "it was not told");
+    }
+    assert_eq!((staging.count("served"), staging.count("removes")), (0, 0));
+    assert!(staging.count("misdirected_requests") >= 3);
+    staging.wait_for_log("give the nodes of this cluster one name");
+    production.wait_for_log("this node is not the one that is meant");
 }
 
 #[cfg(unix)]

@@ -1,13 +1,18 @@
 """A client of the peer protocol, written from docs/PROTOCOL.md alone.
 
-    client.py HOST:PORT GROUP
+    client.py HOST:PORT GROUP [SECRET [CLUSTER]]
 
-tries a node whose group holds `value of <key>` for every key but `missing`.
+tries a node whose group holds `value of <key>` for every key but `missing`. The node has its address as
+id; where its cluster has a secret, requests are signed, and where that has a name, they say it.
 """
 
+import hashlib
+import hmac
 import http.client
+import secrets
 import struct
 import sys
+import time
 from urllib.parse import quote
 
 MASK = (1 << 64) - 1
@@ -50,6 +55,23 @@ def key_hash(group, key):
 def request_hash(method, path, body):
     parts = method.encode(), path.encode(), body
     return siphash13(b"".join(struct.pack("<Q", len(part)) + part for part in parts))
+
+
+def escape(text):
+    return quote(text, safe="").replace(".", "%2E")
+
+
+def signature(secret, method, peer, path, header, boot, body):
+    """The value of X-Groupcache-Auth."""
+    now, nonce = time.time_ns() // 1_000_000, secrets.token_bytes(16)
+    digest = hashlib.sha256(body)
+    code = hmac.new(secret.encode(), digestmod=hashlib.sha256)
+    numbers = [struct.pack(">Q", number) for number in (now, boot, len(body))]
+    texts = [part.encode() for part in ("2", method, peer, path, header)]
+    for part in [*texts, numbers[0], nonce, numbers[1], numbers[2], digest.digest()]:
+        code.update(struct.pack(">Q", len(part)) + part)
+    return (f"v=2;t={now};n={nonce.hex()};b={boot:016x};h={digest.hexdigest()};"
+            f"m={code.hexdigest()}")
 
 
 def varint(number):
@@ -95,19 +117,34 @@ def fields(message):
 
 
 class Client:
-    def __init__(self, address, group):
+    def __init__(self, address, group, secret=None, cluster=None):
         self.connection = http.client.HTTPConnection(address, timeout=60)
+        self.peer = "http://" + address
         self.group = group
+        self.secret = secret
+        self.boot = 0
+        self.meant = f";t={escape(self.peer)}" + (f";g={escape(cluster)}" if cluster else "")
 
     def ask(self, method, key=None, body=b"", pairs=""):
         names = [self.group] if key is None else [self.group, key]
-        escaped = [quote(name, safe="").replace(".", "%2E") for name in names]
-        path = "/_groupcache/" + "/".join(escaped)
-        self.connection.request(method, path, body, {"X-Groupcache": "v=1" + pairs})
+        path = "/_groupcache/" + "/".join(map(escape, names))
+        known, (status, header, answer) = self.boot, self.send(method, path, body, pairs)
+        if status == "stale-boot" and self.boot != known:
+            status, header, answer = self.send(method, path, body, pairs)
+        assert int(header["k"], 16) == request_hash(method, path, body), "another request"
+        return status, answer
+
+    def send(self, method, path, body, pairs):
+        headers = {"X-Groupcache": "v=1" + pairs + self.meant}
+        if self.secret:
+            auth = signature(self.secret, method, self.peer, path, headers["X-Groupcache"],
+                             self.boot, body)
+            headers["X-Groupcache-Auth"] = auth
+        self.connection.request(method, path, body, headers)
         reply = self.connection.getresponse()
         header = dict(pair.split("=", 1) for pair in reply.headers["X-Groupcache"].split(";"))
-        assert int(header["k"], 16) == request_hash(method, path, body), "another request"
-        return header["s"], reply.read()
+        self.boot = int(header.get("b", "0"), 16) or self.boot
+        return header["s"], header, reply.read()
 
     def value(self, key, message):
         answer = dict(fields(message))
@@ -140,6 +177,9 @@ class Client:
 
 
 client = Client(*sys.argv[1:])
+if client.secret:
+    # The first change learns for which process it is to be signed.
+    assert client.set("first", b"set", 60_000) == "ok" and client.boot
 for key in ["plain", "", "a b/c+d%2F", "..", "\U0001F600"]:
     assert client.get(key)[0] == b"value of " + key.encode(), key
 assert client.get("missing") == "not-found"
