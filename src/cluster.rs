@@ -14,6 +14,7 @@ use crate::journal::{Entry, Journal, Lacked, Lacks, MEMORY, Parcel, Refused, Tol
 use crate::keeper::{Keeper, guarded};
 use crate::latency::Latency;
 use crate::members::{Listed, Members, Succession, without_doubles};
+use crate::pace::Pace;
 use crate::peer::{Call, CallError, Limits, Peer, Reply, Transport};
 use crate::pool::Pool;
 use crate::remote::{Failure, Marks, Remote};
@@ -96,6 +97,8 @@ pub(crate) struct Cluster {
     sweeper: Keeper,
     /// What lets its expired values go: the groups.
     sweeps: Mutex<Vec<Weak<dyn Sweep>>>,
+    /// How often the ring is made anew because peers leave and come back, as others say.
+    renewals: Pace,
     ring_mismatches: Counter,
     pub(crate) discovery_polls: Counter,
     pub(crate) discovery_errors: Counter,
@@ -178,6 +181,7 @@ impl Cluster {
             keeper: Keeper::new("groupcache-prober"),
             sweeper: Keeper::new("groupcache-keeper"),
             sweeps: Mutex::new(Vec::new()),
+            renewals: Pace::default(),
             ring_mismatches: Counter::default(),
             discovery_polls: Counter::default(),
             discovery_errors: Counter::default(),
@@ -742,6 +746,9 @@ impl Cluster {
         let due: Vec<_> = remotes.iter().filter(is_due).cloned().collect();
         // All at once: one that is silent must not keep the others from being found.
         self.fanout.each(&due, |remote| self.attend(remote, now));
+        if self.renewals.due().is_some() {
+            self.renew_ring();
+        }
         let lacked = remotes
             .iter()
             .filter_map(|remote| remote.lacks_from())
@@ -750,6 +757,7 @@ impl Cluster {
         let due = remotes
             .iter()
             .filter_map(|remote| self.due(remote, now))
+            .chain(self.renewals.due())
             .min();
         due.map_or(Deadline::NEVER, Deadline::at)
     }
@@ -803,10 +811,24 @@ impl Cluster {
     /// Takes a peer off the ring that leaves, and puts one back that does not.
     fn note_left(self: &Arc<Self>, remote: &Remote, has_left: bool) {
         if remote.note_left(has_left) {
-            // The same list: nothing in it can be wrong.
-            let _ = self.change_peers(true, |peers| Ok(peers.to_vec()));
+            self.renew_ring();
             self.wake_keeper_for(remote); // which finds out when it is back
         }
+    }
+
+    /// Makes the ring anew for all peers that have left it or come back, or has the keeper do so in
+    /// a short while if that was done often of late: a ring takes a while to make, and whoever
+    /// reaches the port can say that a peer leaves.
+    fn renew_ring(self: &Arc<Self>) {
+        match self.renewals.admit(self.clock.now()) {
+            Ok(()) => self.remake_ring(),
+            Err(due) => self.wake_keeper(due),
+        }
+    }
+
+    fn remake_ring(self: &Arc<Self>) {
+        // The same list: nothing in it can be wrong.
+        let _ = self.change_peers(true, |peers| Ok(peers.to_vec()));
     }
 
     /// Whether this node has said that it leaves.
@@ -817,7 +839,7 @@ impl Cluster {
     /// Takes this node off the ring, here and at all peers; returns who was not reached.
     pub(crate) fn leave(self: &Arc<Self>, deadline: Deadline) -> Vec<Unreached> {
         self.is_leaving.store(true, Ordering::Release);
-        let _ = self.change_peers(true, |peers| Ok(peers.to_vec()));
+        self.remake_ring();
         log::info!(target: "groupcache", "this node leaves the ring");
         let announce = |remote: &Arc<Remote>| self.announce(remote, deadline);
         self.tell_all(&self.members().remotes(), announce)

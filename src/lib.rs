@@ -102,6 +102,7 @@ mod memory;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod node;
+mod pace;
 mod peer;
 mod policy;
 mod pool;

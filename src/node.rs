@@ -220,8 +220,9 @@ impl Node {
     /// The peers are told, and from then on route to the other owners of its keys. These take over
     /// what this node has in memory, the keys most asked for first (100,000 in each group at most).
     /// Another node takes over to tell what some peers have not been told of removals yet. Then what is
-    /// being loaded for peers is waited for. The node stays in their lists, so that it
-    /// is told of removals as before, answers them, and gets of its own still work; it is not put back
+    /// being loaded for peers is waited for. Where more than four nodes leave or come back at once, the
+    /// peers route away from the others of them within half a second only, and take nothing over from
+    /// those until then. The node stays in their lists, so that it is told of removals as before, answers them, and gets of its own still work; it is not put back
     /// on the ring until another process answers at its address. `GET /_groupcache/` answers 503 from
     /// now on, which may serve as a check of readiness. Afterwards, stop its server.
     ///
