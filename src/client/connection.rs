@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::socket::Socket;
 use crate::http1::{
-    BodyLength, Chunks, Malformed, Persistence, field_room, parse_response, response_head_len,
+    BodyLength, Chunks, Malformed, Persistence, ResponseScan, field_room, parse_response,
     write_request_head,
 };
 use crate::peer::{Call, CallError, Reply};
@@ -149,13 +149,11 @@ impl Connection {
 
     /// Reads until a head is here; gives its length.
     fn read_head(&mut self) -> Result<usize, Failed> {
-        let mut searched = 0;
+        let mut scan = ResponseScan::default();
         loop {
-            let bytes = &self.input[self.unread.clone()];
-            if let Some(length) = response_head_len(bytes, searched)? {
+            if let Some(length) = scan.advance(&self.input[self.unread.clone()])? {
                 return Ok(length);
             }
-            searched = bytes.len();
             self.read_more()?;
         }
     }
