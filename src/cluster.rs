@@ -68,6 +68,25 @@ pub(crate) struct Settings {
     pub(crate) dialect: Dialect,
 }
 
+/// How long a peer may take for an answer, whatever time its caller has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limit {
+    /// Until the answer begins, and then as [`Link::call`](crate::peer::Link::call) says.
+    silence: Duration,
+    /// For all of it.
+    whole: Duration,
+}
+
+impl Limit {
+    /// However steadily it comes.
+    pub(crate) fn of_all(whole: Duration) -> Limit {
+        Limit {
+            silence: whole,
+            whole,
+        }
+    }
+}
+
 /// What the groups of a node share. Holds no group, so there is no cycle.
 pub(crate) struct Cluster {
     this: Peer,
@@ -396,8 +415,8 @@ impl Cluster {
     pub(crate) fn call<R>(
         self: &Arc<Self>,
         remote: &Arc<Remote>,
-        call: Call,
-        limit: Duration,
+        mut call: Call,
+        limit: Limit,
         deadline: Deadline,
         read: impl FnOnce(Status, Reply) -> Result<R, Nonsense>,
     ) -> Result<R, Failure> {
@@ -410,7 +429,10 @@ impl Cluster {
         if remaining.is_some_and(|remaining| remaining.is_zero()) {
             return Err(Failure::Deadline);
         }
-        let timeout = remaining.map_or(limit, |remaining| remaining.min(limit));
+        let within = |limit: Duration| remaining.map_or(limit, |remaining| remaining.min(limit));
+        let timeout = within(limit.silence);
+        call.whole = within(limit.whole);
+        let whole = call.whole;
         remote.calls.add();
         let began = self.clock.now();
         let sent = Sent::of(&call);
@@ -425,16 +447,26 @@ impl Cluster {
                 self.succeeded(remote);
                 Ok(result)
             }
-            Err(CallError::Timeout) if timeout < limit => {
-                remote.abandoned.add();
+            Err(CallError::Timeout) if timeout < limit.silence => Err(self.given_up(remote)),
+            Err(CallError::Unfinished) if whole < limit.whole => Err(self.given_up(remote)),
+            // It is slow, and not away: only whether it is there is found out.
+            Err(error @ CallError::Unfinished) => {
+                remote.errors.add();
                 self.suspect(remote);
-                Err(Failure::Deadline)
+                Err(Failure::Away(error.to_string()))
             }
             Err(error) => {
                 self.failed(remote, &error);
                 Err(Failure::Away(error.to_string()))
             }
         }
+    }
+
+    /// Notes that a call was not answered in the time of its caller.
+    fn given_up(self: &Arc<Self>, remote: &Arc<Remote>) -> Failure {
+        remote.abandoned.add();
+        self.suspect(remote);
+        Failure::Deadline
     }
 
     fn read<R>(
@@ -494,7 +526,7 @@ impl Cluster {
         if let Some(dialect) = remote.speaks() {
             return Ok(dialect);
         }
-        let limit = self.settings.fetch_timeout;
+        let limit = self.limit();
         self.call(remote, hello(), limit, deadline, |_, reply| {
             Ok(self.spoken(&reply))
         })
@@ -502,10 +534,20 @@ impl Cluster {
 
     /// How long a peer may take for the answer to a GET. One that is not known to be native may be
     /// unable to say that it is still loading.
-    pub(crate) fn patience_with(&self, remote: &Remote) -> Duration {
+    pub(crate) fn patience_with(&self, remote: &Remote) -> Limit {
+        let limit = self.limit();
         match remote.speaks() {
-            Some(Dialect::Native) => self.settings.fetch_timeout,
-            _ => self.settings.fetch_timeout.max(self.settings.load_timeout),
+            Some(Dialect::Native) => limit,
+            _ => Limit::of_all(limit.whole),
+        }
+    }
+
+    /// How long a peer may take for an answer that it need not wait for.
+    pub(crate) fn limit(&self) -> Limit {
+        let silence = self.settings.fetch_timeout;
+        Limit {
+            silence,
+            whole: silence.max(self.settings.load_timeout),
         }
     }
 
@@ -702,7 +744,7 @@ impl Cluster {
         reach: Reach,
         deadline: Deadline,
     ) -> Result<Answer, Failure> {
-        let limit = self.settings.fetch_timeout;
+        let limit = self.limit();
         let call = change.call(group, self.members().fingerprint(), stamp, reach);
         self.call(remote, call, limit, deadline, |status, reply| {
             let answer = |is_taken| Answer {
@@ -945,7 +987,7 @@ impl Cluster {
         let until = Deadline::NEVER; // the fetch timeout holds
         // An answer that says nothing may have come from something else at the address of the peer.
         if remote.speaks() != Some(Dialect::Native) {
-            let limit = self.settings.fetch_timeout;
+            let limit = self.limit();
             let spoken = self.call(remote, hello(), limit, until, |_, reply| {
                 Ok(self.spoken(&reply))
             })?;
@@ -985,7 +1027,7 @@ impl Cluster {
         change: Option<(Stamp, Reach)>,
         deadline: Deadline,
     ) -> Result<(), Failure> {
-        let limit = self.settings.fetch_timeout;
+        let limit = self.limit();
         self.call(
             remote,
             errand_call(errand, change),
