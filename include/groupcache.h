@@ -14,7 +14,8 @@
 // - Keys are UTF-8, given by pointer and length; they may contain NUL. Addresses, names and file
 //   names end with NUL. What is passed is copied, or not used after the function returns.
 // - A loader is called on any thread, and no lock of the library is held meanwhile: it may block,
-//   and get other keys.
+//   and get other keys. A key may come from anybody who reaches the port: a loader must treat it as
+//   untrusted input, and never make a path, a query or a command of its text.
 // - A node does not survive fork. In a child, all that belongs to it returns
 //   GROUPCACHE_STATUS_FORKED; to free it there is fine, and does nothing; values stay readable.
 //   Sockets stay open there until it ends or replaces itself. Nor can such a child have a node of its

@@ -48,11 +48,12 @@ const MESSAGE_OVERHEAD: usize = 1 << 10;
 ///
 /// let node = Node::new("http://10.0.0.5:7000")?;
 /// let pages: Group = node.group_builder("pages", 64 << 20).build(|key| {
-///     Ok(Value::from(std::fs::read(key)?))
+///     let number: u64 = key.parse()?; // a key may come from anybody who reaches the port
+///     Ok(Value::from(format!("page {number}")))
 /// })?;
 /// let server = Server::bind(&node, "0.0.0.0:7000")?;
 /// node.set_peers(["http://10.0.0.5:7000", "http://10.0.0.6:7000"])?;
-/// let page = pages.get("index.html")?;
+/// let page = pages.get("42")?;
 /// # drop((page, server));
 /// # Ok::<(), groupcache_sync::Error>(())
 /// ```
