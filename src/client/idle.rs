@@ -90,6 +90,8 @@ impl Idle {
             let mut connections = self.connections.lock();
             match connections.pop() {
                 Some(youngest) if is_old(&youngest, now) => {
+                    // Perhaps there was no thread to close it: the next round starts one.
+                    self.janitor.is_awaited.store(false, Ordering::Release);
                     connections.push(youngest);
                     (None, std::mem::take(&mut *connections))
                 }
