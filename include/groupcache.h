@@ -14,7 +14,8 @@
 // - Keys are UTF-8, given by pointer and length; they may contain NUL. Addresses, names and file
 //   names end with NUL. What is passed is copied, or not used after the function returns.
 // - A loader is called on any thread, and no lock of the library is held meanwhile: it may block,
-//   and get other keys.
+//   and get other keys. A key may come from anybody who reaches the port: a loader must treat it as
+//   untrusted input, and never make a path, a query or a command of its text.
 // - A node does not survive fork. In a child, all that belongs to it returns
 //   GROUPCACHE_STATUS_FORKED; to free it there is fine, and does nothing; values stay readable.
 //   Sockets stay open there until it ends or replaces itself. Nor can such a child have a node of its
@@ -115,7 +116,7 @@ enum groupcache_setting
  {
   // How long a connection to a peer may take to be made. Default 250.
   GROUPCACHE_SETTING_CONNECT_TIMEOUT_MS = 1,
-  // How long a peer may take for one answer, until it counts as silent. Default 1,000.
+  // How long a peer may be silent: until its answer begins, and then for each 64 KiB. Default 1,000.
   GROUPCACHE_SETTING_FETCH_TIMEOUT_MS = 2,
   // How long a load may take where nobody can say that it is still under way. Default 10,000.
   GROUPCACHE_SETTING_LOAD_TIMEOUT_MS = 3,

@@ -8,28 +8,25 @@
 //! twenty-six microseconds of a fetch between two processes.
 
 mod connection;
+mod idle;
 mod names;
 mod socket;
 
 use std::io;
 use std::time::{Duration, Instant};
 
+use crate::deadline::Clock;
 use crate::error::Error;
 use crate::peer::{Call, CallError, Limits, Link, Peer, Reply, Transport};
 use crate::stats::Counter;
 use crate::stream::Stream;
-use crate::sync::{Arc, Mutex};
+use crate::sync::Arc;
 use crate::tls::Tls;
 
 use connection::{Connection, Failed};
+use idle::{Idle, Janitor};
 use names::Names;
-use socket::Socket;
-
-/// Connections to one peer that are kept while idle: as many as threads that fetch at once.
-const IDLE_CONNECTIONS: usize = 256;
-
-/// Less than the idle timeout of the listener, so that the side that asks closes first.
-const MAX_IDLE_AGE: Duration = Duration::from_secs(30);
+use socket::{Patience, Socket};
 
 /// No call takes longer, whatever is set.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
@@ -44,11 +41,16 @@ const NO_TLS: &str = if cfg!(feature = "tls") {
 /// HTTP/1.1, with TLS for peers whose address says so.
 pub(crate) struct Http {
     tls: Option<Tls>,
+    janitor: Arc<Janitor>,
 }
 
 impl Http {
-    pub(crate) fn new(tls: Option<Tls>) -> Http {
-        Http { tls }
+    /// `clock` says how long connections have been idle; calls have the time of the system.
+    pub(crate) fn new(tls: Option<Tls>, clock: Clock) -> Http {
+        Http {
+            tls,
+            janitor: Janitor::new(clock),
+        }
     }
 
     /// What a connection to `peer` takes.
@@ -73,7 +75,7 @@ impl Transport for Http {
             tls: self.tls_for(peer)?,
             names: Names::new(peer),
             limits: *limits,
-            idle: Mutex::new(Vec::new()),
+            idle: self.janitor.room(),
             retries: Counter::default(),
         }))
     }
@@ -87,25 +89,27 @@ struct HttpLink {
     tls: Option<Tls>,
     names: Arc<Names>,
     limits: Limits,
-    /// The longest idle first. The last one is used next, so that those not needed grow old.
-    idle: Mutex<Vec<Connection>>,
+    idle: Arc<Idle>,
     retries: Counter,
 }
 
 impl Link for HttpLink {
     fn call(&self, call: &Call, timeout: Duration) -> Result<Reply, CallError> {
-        let begin = Instant::now();
-        let until = begin + timeout.min(MAX_TIMEOUT);
-        if let Some(connection) = self.take(begin) {
-            match self.exchange(connection, call, until) {
+        let patience = Patience {
+            begin: Instant::now(),
+            silence: timeout.min(MAX_TIMEOUT),
+            whole: call.whole.max(timeout).min(MAX_TIMEOUT),
+        };
+        if let Some(connection) = self.take() {
+            match self.exchange(connection, call, patience) {
                 // The peer had closed an idle connection when it was used: it knows nothing of
                 // this request. Asking twice is safe for a GET, and for nothing else.
                 Err(Failed::Unseen(_)) if call.method == "GET" => self.retries.add(),
                 outcome => return outcome.map_err(|failed| self.explain(failed)),
             }
         }
-        let connection = self.connect(until)?;
-        let outcome = self.exchange(connection, call, until);
+        let connection = self.connect(patience.begin + patience.silence)?;
+        let outcome = self.exchange(connection, call, patience);
         outcome.map_err(|failed| self.explain(failed))
     }
 
@@ -116,14 +120,9 @@ impl Link for HttpLink {
 
 impl HttpLink {
     /// An idle connection, if there is one that is still good.
-    fn take(&self, now: Instant) -> Option<Connection> {
+    fn take(&self) -> Option<Connection> {
         loop {
-            let connection = self.idle.lock().pop()?;
-            if now.saturating_duration_since(connection.idle_since()) > MAX_IDLE_AGE {
-                let older = std::mem::take(&mut *self.idle.lock());
-                drop(older); // closes sockets: not under the lock
-                return None;
-            }
+            let connection = self.idle.take()?;
             // One that was closed, and one with an answer that nobody asked for: it would be taken
             // for the answer to this call.
             if connection.is_quiet() {
@@ -136,25 +135,13 @@ impl HttpLink {
         &self,
         mut connection: Connection,
         call: &Call,
-        until: Instant,
+        patience: Patience,
     ) -> Result<Reply, Failed> {
-        let reply = connection.exchange(call, &self.host, self.limits.max_body, until)?;
+        let reply = connection.exchange(call, &self.host, self.limits.max_body, patience)?;
         if connection.is_reusable() {
-            self.give_back(connection);
+            self.idle.put(connection);
         }
         Ok(reply)
-    }
-
-    fn give_back(&self, connection: Connection) {
-        let now = connection.idle_since();
-        let is_old =
-            |idle: &Connection| now.saturating_duration_since(idle.idle_since()) > MAX_IDLE_AGE;
-        let _spared = {
-            let mut idle = self.idle.lock();
-            idle.push(connection);
-            let is_over = idle.len() > IDLE_CONNECTIONS || idle.first().is_some_and(is_old);
-            is_over.then(|| idle.remove(0)) // closed without the lock
-        };
     }
 
     /// A new connection, by the first of the peer's addresses that accepts one.
@@ -190,7 +177,7 @@ impl HttpLink {
             return Ok(Stream::Plain(socket));
         };
         // No part of connecting: what takes long here is a busy peer, not one that is away.
-        socket.set_deadline(until);
+        socket.set_patience(Patience::until(until));
         tls.connect(&self.name, socket)
     }
 

@@ -15,6 +15,7 @@ use crate::journal::{Entry, Journal, Lacked, Lacks, MEMORY, Parcel, Refused, Tol
 use crate::keeper::{Keeper, guarded};
 use crate::latency::Latency;
 use crate::members::{Listed, Members, Succession, without_doubles};
+use crate::pace::Pace;
 use crate::peer::{Call, CallError, Limits, Peer, Reply, Transport};
 use crate::pool::Pool;
 use crate::remote::{Failure, Marks, Remote};
@@ -71,6 +72,25 @@ pub(crate) struct Settings {
     pub(crate) dialect: Dialect,
 }
 
+/// How long a peer may take for an answer, whatever time its caller has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limit {
+    /// Until the answer begins, and then as [`Link::call`](crate::peer::Link::call) says.
+    silence: Duration,
+    /// For all of it.
+    whole: Duration,
+}
+
+impl Limit {
+    /// However steadily it comes.
+    pub(crate) fn of_all(whole: Duration) -> Limit {
+        Limit {
+            silence: whole,
+            whole,
+        }
+    }
+}
+
 /// What the groups of a node share. Holds no group, so there is no cycle.
 pub(crate) struct Cluster {
     this: Peer,
@@ -102,6 +122,8 @@ pub(crate) struct Cluster {
     sweeper: Keeper,
     /// What lets its expired values go: the groups.
     sweeps: Mutex<Vec<Weak<dyn Sweep>>>,
+    /// How often the ring is made anew because peers leave and come back, as others say.
+    renewals: Pace,
     ring_mismatches: Counter,
     pub(crate) discovery_polls: Counter,
     pub(crate) discovery_errors: Counter,
@@ -186,6 +208,7 @@ impl Cluster {
             keeper: Keeper::new("groupcache-prober"),
             sweeper: Keeper::new("groupcache-keeper"),
             sweeps: Mutex::new(Vec::new()),
+            renewals: Pace::default(),
             ring_mismatches: Counter::default(),
             discovery_polls: Counter::default(),
             discovery_errors: Counter::default(),
@@ -401,8 +424,8 @@ impl Cluster {
     pub(crate) fn call<R>(
         self: &Arc<Self>,
         remote: &Arc<Remote>,
-        call: Call,
-        limit: Duration,
+        mut call: Call,
+        limit: Limit,
         deadline: Deadline,
         read: impl FnOnce(Status, Reply) -> Result<R, Nonsense>,
     ) -> Result<R, Failure> {
@@ -415,7 +438,10 @@ impl Cluster {
         if remaining.is_some_and(|remaining| remaining.is_zero()) {
             return Err(Failure::Deadline);
         }
-        let timeout = remaining.map_or(limit, |remaining| remaining.min(limit));
+        let within = |limit: Duration| remaining.map_or(limit, |remaining| remaining.min(limit));
+        let timeout = within(limit.silence);
+        call.whole = within(limit.whole);
+        let whole = call.whole;
         remote.calls.add();
         let began = self.clock.now();
         let sent = Sent::of(&call);
@@ -430,16 +456,26 @@ impl Cluster {
                 self.succeeded(remote);
                 Ok(result)
             }
-            Err(CallError::Timeout) if timeout < limit => {
-                remote.abandoned.add();
+            Err(CallError::Timeout) if timeout < limit.silence => Err(self.given_up(remote)),
+            Err(CallError::Unfinished) if whole < limit.whole => Err(self.given_up(remote)),
+            // It is slow, and not away: only whether it is there is found out.
+            Err(error @ CallError::Unfinished) => {
+                remote.errors.add();
                 self.suspect(remote);
-                Err(Failure::Deadline)
+                Err(Failure::Away(error.to_string()))
             }
             Err(error) => {
                 self.failed(remote, &error);
                 Err(Failure::Away(error.to_string()))
             }
         }
+    }
+
+    /// Notes that a call was not answered in the time of its caller.
+    fn given_up(self: &Arc<Self>, remote: &Arc<Remote>) -> Failure {
+        remote.abandoned.add();
+        self.suspect(remote);
+        Failure::Deadline
     }
 
     fn read<R>(
@@ -499,7 +535,7 @@ impl Cluster {
         if let Some(dialect) = remote.speaks() {
             return Ok(dialect);
         }
-        let limit = self.settings.fetch_timeout;
+        let limit = self.limit();
         self.call(remote, hello(), limit, deadline, |_, reply| {
             Ok(self.spoken(&reply))
         })
@@ -507,10 +543,20 @@ impl Cluster {
 
     /// How long a peer may take for the answer to a GET. One that is not known to be native may be
     /// unable to say that it is still loading.
-    pub(crate) fn patience_with(&self, remote: &Remote) -> Duration {
+    pub(crate) fn patience_with(&self, remote: &Remote) -> Limit {
+        let limit = self.limit();
         match remote.speaks() {
-            Some(Dialect::Native) => self.settings.fetch_timeout,
-            _ => self.settings.fetch_timeout.max(self.settings.load_timeout),
+            Some(Dialect::Native) => limit,
+            _ => Limit::of_all(limit.whole),
+        }
+    }
+
+    /// How long a peer may take for an answer that it need not wait for.
+    pub(crate) fn limit(&self) -> Limit {
+        let silence = self.settings.fetch_timeout;
+        Limit {
+            silence,
+            whole: silence.max(self.settings.load_timeout),
         }
     }
 
@@ -707,7 +753,7 @@ impl Cluster {
         reach: Reach,
         deadline: Deadline,
     ) -> Result<Answer, Failure> {
-        let limit = self.settings.fetch_timeout;
+        let limit = self.limit();
         let call = change.call(group, self.members().fingerprint(), stamp, reach);
         self.call(remote, call, limit, deadline, |status, reply| {
             let answer = |is_taken| Answer {
@@ -751,6 +797,9 @@ impl Cluster {
         let due: Vec<_> = remotes.iter().filter(is_due).cloned().collect();
         // All at once: one that is silent must not keep the others from being found.
         self.fanout.each(&due, |remote| self.attend(remote, now));
+        if self.renewals.due().is_some() {
+            self.renew_ring();
+        }
         let lacked = remotes
             .iter()
             .filter_map(|remote| remote.lacks_from())
@@ -759,6 +808,7 @@ impl Cluster {
         let due = remotes
             .iter()
             .filter_map(|remote| self.due(remote, now))
+            .chain(self.renewals.due())
             .min();
         due.map_or(Deadline::NEVER, Deadline::at)
     }
@@ -811,10 +861,24 @@ impl Cluster {
     /// Takes a peer off the ring that leaves, and puts one back that does not.
     fn note_left(self: &Arc<Self>, remote: &Remote, has_left: bool) {
         if remote.note_left(has_left) {
-            // The same list: nothing in it can be wrong.
-            let _ = self.change_peers(true, |peers| Ok(peers.to_vec()));
+            self.renew_ring();
             self.wake_keeper_for(remote); // which finds out when it is back
         }
+    }
+
+    /// Makes the ring anew for all peers that have left it or come back, or has the keeper do so in
+    /// a short while if that was done often of late: a ring takes a while to make, and whoever
+    /// reaches the port can say that a peer leaves.
+    fn renew_ring(self: &Arc<Self>) {
+        match self.renewals.admit(self.clock.now()) {
+            Ok(()) => self.remake_ring(),
+            Err(due) => self.wake_keeper(due),
+        }
+    }
+
+    fn remake_ring(self: &Arc<Self>) {
+        // The same list: nothing in it can be wrong.
+        let _ = self.change_peers(true, |peers| Ok(peers.to_vec()));
     }
 
     /// Whether this node has said that it leaves.
@@ -825,7 +889,7 @@ impl Cluster {
     /// Takes this node off the ring, here and at all peers; returns who was not reached.
     pub(crate) fn leave(self: &Arc<Self>, deadline: Deadline) -> Vec<Unreached> {
         self.is_leaving.store(true, Ordering::Release);
-        let _ = self.change_peers(true, |peers| Ok(peers.to_vec()));
+        self.remake_ring();
         log::info!(target: "groupcache", "this node leaves the ring");
         let announce = |remote: &Arc<Remote>| self.announce(remote, deadline);
         self.tell_all(&self.members().remotes(), announce)
@@ -965,7 +1029,7 @@ impl Cluster {
         let until = Deadline::NEVER; // the fetch timeout holds
         // An answer that says nothing may have come from something else at the address of the peer.
         if remote.speaks() != Some(Dialect::Native) {
-            let limit = self.settings.fetch_timeout;
+            let limit = self.limit();
             let spoken = self.call(remote, hello(), limit, until, |_, reply| {
                 Ok(self.spoken(&reply))
             })?;
@@ -1005,7 +1069,7 @@ impl Cluster {
         change: Option<(Stamp, Reach)>,
         deadline: Deadline,
     ) -> Result<(), Failure> {
-        let limit = self.settings.fetch_timeout;
+        let limit = self.limit();
         self.call(
             remote,
             errand_call(errand, change),

@@ -11,9 +11,7 @@ use crate::cache::Cache;
 use crate::deadline::Clock;
 use crate::dialect::Dialect;
 use crate::entry::Place;
-use crate::http1::{
-    BodyLength, Chunks, Scan, field_room, parse, parse_response, response_head_len,
-};
+use crate::http1::{BodyLength, Chunks, ResponseScan, Scan, field_room, parse, parse_response};
 use crate::key::{MAX_KEY_BYTES, MAX_NAME_BYTES};
 use crate::node::Node;
 use crate::peer::Peer;
@@ -85,17 +83,28 @@ pub fn request_head(data: &[u8]) {
 /// An answer ends at the same place however its bytes come, and its body is no longer than allowed.
 pub fn response_head(data: &[u8]) {
     const MAX: usize = 1 << 12;
-    let Ok(Some(length)) = response_head_len(data, 0) else {
-        return;
-    };
-    for from in [1, length / 2, length.saturating_sub(1)] {
-        assert_eq!(response_head_len(data, from), Ok(Some(length)));
-    }
+    let at_once = ResponseScan::default().advance(data);
+    let mut scan = ResponseScan::default();
+    let mut parts = (0..=data.len()).map(|end| scan.advance(&data[..end]));
+    let in_parts = parts.find(|found| *found != Ok(None)).unwrap_or(Ok(None));
+    assert_eq!(in_parts.is_ok(), at_once.is_ok());
+    let Ok(Some(length)) = at_once else { return };
+    assert_eq!(in_parts, Ok(Some(length)));
     let (head, rest) = data.split_at(length);
+    // One line for each header, and one for the end of all: the parser sees what the search saw.
+    assert!(
+        head.split_inclusive(|&byte| byte == b'\n')
+            .all(|line| line.ends_with(b"\r\n"))
+    );
     let mut room = field_room();
     let Ok(head) = parse_response(head, &mut room) else {
         return;
     };
+    assert!(
+        head.fields
+            .iter()
+            .all(|field| !field.value.contains(&b'\n'))
+    );
     if head.body != BodyLength::Chunked {
         return;
     }

@@ -11,7 +11,7 @@ use std::io::Write as _;
 use std::mem::MaybeUninit;
 
 pub(crate) use httparse::Header as Field;
-pub(crate) use response::{BodyLength, Chunks, Malformed, parse_response, response_head_len};
+pub(crate) use response::{BodyLength, Chunks, Malformed, ResponseScan, parse_response};
 
 /// The longest request line: the longest key, its group and room to spare.
 pub(crate) const MAX_LINE: usize = 17 << 10;
@@ -39,14 +39,42 @@ fn malformed(reason: &'static str) -> Refusal {
     }
 }
 
-/// How far the search for the end of a head has come.
+/// The lines of a head, as they come: every byte is looked at once, however slowly.
 ///
-/// It looks at every byte once, however slowly they come, and refuses early what can never become
-/// a head, so that nobody waits for the rest of it.
+/// Requests and answers have the same, so that nobody can hide the end of one from either reader.
+#[derive(Clone, Debug, Default)]
+struct Lines {
+    seen: usize,
+    /// Where the next line begins.
+    begin: usize,
+}
+
+/// A line ends in LF without CR, which one reader takes for its end and another does not.
+struct BareLf;
+
+impl Lines {
+    /// The next line of `bytes`, with its end, once that is here.
+    fn next<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, BareLf> {
+        let Some(at) = position_of_newline(bytes, self.seen) else {
+            self.seen = bytes.len();
+            return Ok(None);
+        };
+        let line = bytes.get(self.begin..=at).unwrap_or_default();
+        (self.seen, self.begin) = (at + 1, at + 1);
+        if line.ends_with(b"\r\n") {
+            Ok(Some(line))
+        } else {
+            Err(BareLf)
+        }
+    }
+}
+
+/// How far the search for the end of the head of a request has come.
+///
+/// It refuses early what can never become a head, so that nobody waits for the rest of it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scan {
-    seen: usize,
-    line: usize,
+    lines: Lines,
     /// Where the first line ends, once that is known.
     headers: usize,
 }
@@ -55,33 +83,27 @@ impl Scan {
     /// Goes on with all bytes of the request that are here so far. Gives the length of the head
     /// once its end is among them.
     pub(crate) fn advance(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
-        if self.seen == 0 && bytes.first().is_some_and(|byte| !is_token_byte(*byte)) {
+        if self.lines.seen == 0 && bytes.first().is_some_and(|byte| !is_token_byte(*byte)) {
             return Err(malformed("a request begins with its method"));
         }
-        while let Some(at) = position_of_newline(bytes, self.seen) {
-            let (line, next) = (self.line, at + 1);
-            let text = bytes.get(line..next).unwrap_or_default();
-            if !text.ends_with(b"\r\n") {
-                return Err(malformed("a line ends in LF without CR"));
+        let bare = |BareLf| malformed("a line ends in LF without CR");
+        while let Some(line) = self.lines.next(bytes).map_err(bare)? {
+            if self.headers == 0 {
+                check_first_line(line)?;
+                self.headers = self.lines.begin;
             }
-            if line == 0 {
-                check_first_line(text)?;
-                self.headers = next;
-            }
-            (self.seen, self.line) = (next, next);
-            if text.len() == 2 {
-                return self.check_length().map(|()| Some(next));
+            if line == b"\r\n" {
+                return self.check_length().map(|()| Some(self.lines.begin));
             }
         }
-        self.seen = bytes.len();
         self.check_length().map(|()| None)
     }
 
     fn check_length(&self) -> Result<(), Refusal> {
-        if self.line == 0 && self.seen > MAX_LINE {
+        if self.headers == 0 && self.lines.seen > MAX_LINE {
             return Err(LINE_TOO_LONG);
         }
-        if self.line > 0 && self.seen - self.headers > MAX_HEADERS {
+        if self.headers > 0 && self.lines.seen - self.headers > MAX_HEADERS {
             return Err(Refusal {
                 status: 431,
                 reason: "the headers are too long",
@@ -222,11 +244,7 @@ fn read_fields(fields: &[Field<'_>], minor: u8) -> Result<Found, Refusal> {
 
 fn read_field(field: &Field<'_>, found: &mut Found) -> Result<(), Refusal> {
     let is = |name: &str| field.name.eq_ignore_ascii_case(name);
-    if field
-        .value
-        .iter()
-        .any(|&byte| byte.is_ascii_control() && byte != b'\t')
-    {
+    if has_control(field.value) {
         return Err(malformed("a header has a control character"));
     }
     // Lengths tell most names apart, which saves comparing them.
@@ -262,6 +280,11 @@ fn read_field(field: &Field<'_>, found: &mut Found) -> Result<(), Refusal> {
         _ => {}
     }
     Ok(())
+}
+
+fn has_control(text: &[u8]) -> bool {
+    text.iter()
+        .any(|&byte| byte.is_ascii_control() && byte != b'\t')
 }
 
 /// Digits alone: no sign, no base, no list.

@@ -13,13 +13,20 @@
 //! let pages: Group = node
 //!     .group_builder("pages", 64 << 20) // bytes of memory
 //!     .ttl(Duration::from_secs(300))
-//!     .build(|key| Ok(Value::from(std::fs::read(key)?)))?;
+//!     .build(|key| {
+//!         let number: u64 = key.parse()?; // whatever anybody asks for, it is a number from here on
+//!         Ok(Value::from(format!("page {number}"))) // from a database, say
+//!     })?;
 //! let server = Server::bind(&node, "0.0.0.0:7000")?; // answers peers until dropped
 //! node.set_peers(["http://10.0.0.5:7000", "http://10.0.0.6:7000"])?;
-//! let page = pages.get("index.html")?;
+//! let page = pages.get("42")?;
 //! # drop((page, server));
 //! # Ok::<(), groupcache_sync::Error>(())
 //! ```
+//!
+//! **A key may come from anybody who reaches the port: the loader must treat it as untrusted input.**
+//! Parse it, look it up, or bind it to a query as a parameter; never make a path, a query or a
+//! command of its text.
 //!
 //! # The loading process
 //!
@@ -103,6 +110,7 @@ mod memory;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod node;
+mod pace;
 mod peer;
 mod policy;
 mod pool;

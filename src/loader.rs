@@ -98,16 +98,20 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for LoadError {
 /// process, that get returns [`Error::Cycle`](crate::Error::Cycle). If it panics, those who wait get
 /// [`Error::Panicked`](crate::Error::Panicked), and the thread goes on.
 ///
+/// **A key may come from anybody who reaches the port: treat it as untrusted input.** Parse it, look
+/// it up, or bind it to a query as a parameter; never make a path, a query or a command of its text.
+///
 /// ```
 /// use groupcache_sync::{Load, LoadError, Loaded, Loader, Value};
+/// use std::collections::HashMap;
 /// use std::time::Duration;
 ///
-/// struct Files;
+/// struct Pages(HashMap<String, Value>);
 ///
-/// impl Loader<Value> for Files {
+/// impl Loader<Value> for Pages {
 ///     fn load(&self, load: &Load<'_>) -> Result<Loaded<Value>, LoadError> {
-///         let bytes = std::fs::read(load.key())?;
-///         Ok(Loaded::new(Value::from(bytes)).ttl(Duration::from_secs(60)))
+///         let page = self.0.get(load.key()).ok_or(LoadError::NotFound)?;
+///         Ok(Loaded::new(page.clone()).ttl(Duration::from_secs(60)))
 ///     }
 /// }
 /// ```

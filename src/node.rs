@@ -42,19 +42,21 @@ const MESSAGE_OVERHEAD: usize = 1 << 10;
 /// handle goes; a server holds the node it serves. When the last handle goes, every thread stops.
 ///
 /// A node does nothing in the background until it must: it starts loader threads for gets with a
-/// deadline and for peers, one keeper thread when a peer is away or lacks a removal, and one sweeper
-/// thread for values that expire.
+/// deadline and for peers, one keeper thread when a peer is away or lacks a removal, one sweeper
+/// thread for values that expire, and one thread that closes connections to peers which were idle for
+/// 30 seconds.
 ///
 /// ```no_run
 /// use groupcache_sync::{Group, Node, Server, Value};
 ///
 /// let node = Node::new("http://10.0.0.5:7000")?;
 /// let pages: Group = node.group_builder("pages", 64 << 20).build(|key| {
-///     Ok(Value::from(std::fs::read(key)?))
+///     let number: u64 = key.parse()?; // a key may come from anybody who reaches the port
+///     Ok(Value::from(format!("page {number}")))
 /// })?;
 /// let server = Server::bind(&node, "0.0.0.0:7000")?;
 /// node.set_peers(["http://10.0.0.5:7000", "http://10.0.0.6:7000"])?;
-/// let page = pages.get("index.html")?;
+/// let page = pages.get("42")?;
 /// # drop((page, server));
 /// # Ok::<(), groupcache_sync::Error>(())
 /// ```
@@ -225,8 +227,9 @@ impl Node {
     /// The peers are told, and from then on route to the other owners of its keys. These take over
     /// what this node has in memory, the keys most asked for first (100,000 in each group at most).
     /// Another node takes over to tell what some peers have not been told of removals yet. Then what is
-    /// being loaded for peers is waited for. The node stays in their lists, so that it
-    /// is told of removals as before, answers them, and gets of its own still work; it is not put back
+    /// being loaded for peers is waited for. Where more than four nodes leave or come back at once, the
+    /// peers route away from the others of them within half a second only, and take nothing over from
+    /// those until then. The node stays in their lists, so that it is told of removals as before, answers them, and gets of its own still work; it is not put back
     /// on the ring until another process answers at its address. `GET /_groupcache/` answers 503 from
     /// now on, which may serve as a check of readiness. Afterwards, stop its server.
     ///
@@ -602,9 +605,12 @@ impl NodeBuilder {
         self
     }
 
-    /// Sets how long a peer may take for one answer. A peer whose load takes longer says so after
-    /// half of it, and is asked again: this is the time after which a *silent* peer counts as away.
-    /// Defaults to 1 s.
+    /// Sets how long a peer may be silent: until its answer begins, and then for each further 64 KiB
+    /// of it, and likewise of a large value that is sent to it, of which each MiB makes the wait for
+    /// the answer longer by as much. A large value may so take longer on a slow network, up to the
+    /// [`load_timeout`](NodeBuilder::load_timeout) and the caller's deadline, and one that comes a
+    /// byte now and then is given up. A peer whose load takes longer says so after half of this time,
+    /// and is asked again: a *silent* peer counts as away. Defaults to 1 s.
     pub fn fetch_timeout(mut self, timeout: Duration) -> NodeBuilder {
         self.fetch_timeout = timeout;
         self
@@ -612,7 +618,8 @@ impl NodeBuilder {
 
     /// Sets how long a load may take where nobody can say that it is still under way: for peers
     /// that do not speak this crate's dialect, whichever side asks, and for a get inside a loader,
-    /// which could otherwise wait for ever for loads that wait for it. Defaults to 10 s.
+    /// which could otherwise wait for ever for loads that wait for it. Also, how long all of an answer
+    /// of a peer may take that comes steadily, or a large value that is sent to it. Defaults to 10 s.
     pub fn load_timeout(mut self, timeout: Duration) -> NodeBuilder {
         self.load_timeout = timeout;
         self
@@ -805,7 +812,7 @@ impl NodeBuilder {
         let transport = match self.transport {
             Some(transport) => transport,
             None => {
-                let http = Http::new(self.tls.clone());
+                let http = Http::new(self.tls.clone(), self.clock.clone());
                 http.tls_for(&self.this)?; // as its peers will need it
                 Arc::new(http)
             }

@@ -232,12 +232,15 @@ pub trait Transport: Send + Sync + 'static {
 
 /// The way to one peer. Dropped when the peer leaves: it then closes its connections.
 pub trait Link: Send + Sync {
-    /// Sends `call` and waits for the answer, no longer than `timeout` in all. Called on the thread
-    /// of a get or a change, on a loader thread, or on the node's keeper, without any lock held.
+    /// Sends `call` and waits for the answer to begin, no longer than `timeout`. All of it may take
+    /// up to [`Call::whole`], while it goes on: while at least 64 KiB of the request or of the answer
+    /// go their way in each `timeout`. A link that cannot tell whether it does takes `timeout` for
+    /// all of it. Called on the thread of a get or a change, on a loader thread, or on the node's
+    /// keeper, without any lock held.
     ///
     /// # Errors
     ///
-    /// [`CallError`], and never later than `timeout`.
+    /// [`CallError`], and never later than [`Call::whole`].
     fn call(&self, call: &Call, timeout: Duration) -> Result<Reply, CallError>;
 
     /// How many requests were sent a second time, on another connection. Defaults to none.
@@ -270,6 +273,9 @@ pub struct Call {
     pub auth: String,
     /// The body; empty for `GET` and `DELETE`.
     pub body: Vec<u8>,
+    /// How long all of it may take if it goes on steadily: see [`Link::call`]. Less than its
+    /// `timeout` stands for that.
+    pub whole: Duration,
 }
 
 impl Call {
@@ -280,6 +286,7 @@ impl Call {
             header,
             auth: String::new(),
             body: Vec::new(),
+            whole: Duration::ZERO,
         }
     }
 
@@ -303,8 +310,10 @@ pub struct Reply {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CallError {
-    /// None came in time.
+    /// The peer was silent: its answer has not begun in time, or not gone on.
     Timeout,
+    /// The answer went on steadily, but all of it takes longer than it may.
+    Unfinished,
     /// The peer cannot be reached, or broke off.
     Unreachable(String),
     /// What came is no answer.
@@ -315,6 +324,7 @@ impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CallError::Timeout => f.write_str("no answer in time"),
+            CallError::Unfinished => f.write_str("the answer goes on, but takes too long"),
             CallError::Unreachable(reason) | CallError::Nonsense(reason) => f.write_str(reason),
         }
     }

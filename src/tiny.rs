@@ -28,7 +28,10 @@ use crate::sync::Arc;
 
 const WORKERS: usize = 8;
 
-/// Serves a node with `tiny_http`. Dropping it stops it: nothing more is taken in, what still
+/// Serves a node with `tiny_http`: choose it only if the program runs `tiny_http` or rouille already,
+/// on a trusted network, and [`Server`](crate::Server) otherwise. Nothing starts it unasked. Two
+/// published faults of `tiny_http` have no fix, and what they mean stands
+/// [below](#only-for-trusted-networks). Dropping it stops it: nothing more is taken in, what still
 /// loads is answered "overloaded", and the drop waits up to a second for the threads to end.
 /// [`shutdown`](TinyServer::shutdown) ends it without cutting anything off.
 ///
@@ -37,11 +40,12 @@ const WORKERS: usize = 8;
 ///
 /// # Only for trusted networks
 ///
-/// Prefer [`Server`](crate::Server) unless the program runs `tiny_http` already. `tiny_http` 0.12
-/// is no longer maintained, and two of its faults are published without a fix: it misreads
-/// `Transfer-Encoding`, so that the body of one request can pass for the next (CVE-2026-66752), and
-/// it lets line breaks into response headers (CVE-2026-66753). This server answers any transfer
-/// encoding with a 400 and puts no text of others into headers, but whoever can connect can still
+/// `tiny_http` 0.12 is no longer maintained, and two of its faults are published without a fix: it
+/// misreads `Transfer-Encoding`, so that the body of one request can pass for the next, and behind a
+/// proxy that shares a connection between clients for that of another client (CVE-2026-66752); and it
+/// lets line breaks into response headers, so that who chooses a part of one can write the rest of
+/// the answer (CVE-2026-66753). This server answers any transfer encoding with a 400 and puts no text
+/// of others into headers; handlers of your own must do the same. But whoever can connect can still
 ///
 /// - take as many threads (one for a connection), sockets (two descriptors for a connection) and
 ///   bytes (headers and waiting requests) as they like: nothing is bounded and nothing times out;

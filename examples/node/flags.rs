@@ -32,6 +32,7 @@ pub(crate) struct Flags {
     pub(crate) stale: Option<Duration>,
     pub(crate) negative_ttl: Option<Duration>,
     pub(crate) max_loads: Option<usize>,
+    pub(crate) max_waiting: usize,
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) fetch_timeout: Option<Duration>,
     pub(crate) loader_threads: Option<usize>,
@@ -71,6 +72,9 @@ pub(crate) enum Engine {
 
 /// How long it may take to hand over what a node has that is to stop.
 const LEAVE: Duration = Duration::from_secs(5);
+
+/// Requests of clients that may wait at once, each on a thread, started when needed.
+const MAX_WAITING: usize = 1_000;
 
 /// Every flag: its name, its value if it takes one, what it is for.
 const FLAGS: &[(&str, &str, &str)] = &[
@@ -148,6 +152,11 @@ const FLAGS: &[(&str, &str, &str)] = &[
         "--max-loads",
         "N",
         "how many requests to the origin run at once (default: no limit)",
+    ),
+    (
+        "--max-waiting",
+        "N",
+        "how many requests of clients wait at once; others get what is in memory, or 503 (default: 1000)",
     ),
     (
         "--connect-timeout-ms",
@@ -286,6 +295,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Asked, Failu
         stale: given.millis("--stale-ms", 0)?,
         negative_ttl: given.millis("--negative-ttl-ms", 0)?,
         max_loads: given.size("--max-loads", 1)?,
+        max_waiting: given.size("--max-waiting", 1)?.unwrap_or(MAX_WAITING),
         connect_timeout: given.millis("--connect-timeout-ms", 1)?,
         fetch_timeout: given.millis("--fetch-timeout-ms", 1)?,
         loader_threads: given.size("--loader-threads", 1)?,

@@ -1,6 +1,7 @@
 //! What clients may ask: `/k/<key>`, `/get-many`, `/stats`, `/peers`, `/health`.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -16,11 +17,36 @@ use crate::origin::life_of;
 pub(crate) struct Front {
     node: Node,
     group: Group,
+    /// How many requests may wait at once.
+    places: usize,
+    waiting: AtomicUsize,
+}
+
+/// A place among the requests that may wait.
+struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Front {
-    pub(crate) fn new(node: Node, group: Group) -> Front {
-        Front { node, group }
+    /// One where so many requests may wait at once for values, or for peers. It takes some more
+    /// threads than that: so that `/health` and hits are answered whatever the others wait for.
+    pub(crate) fn new(node: Node, group: Group, places: usize) -> Front {
+        Front {
+            node,
+            group,
+            places,
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    fn take_place(&self) -> Option<Place<'_>> {
+        let place = Place(&self.waiting);
+        let others = self.waiting.fetch_add(1, Ordering::AcqRel);
+        (others < self.places).then_some(place)
     }
 
     pub(crate) fn answer(&self, request: &HttpRequest<'_>) -> HttpResponse {
@@ -36,6 +62,15 @@ impl Front {
 
     /// The answer; it makes no difference to the client which of the two it is.
     fn route(&self, request: &HttpRequest<'_>) -> Result<HttpResponse, HttpResponse> {
+        // Whatever all others wait for.
+        match (request.method(), request.path()) {
+            ("GET", "/health") => return Ok(self.health()),
+            ("GET", "/stats") => return Ok(self.stats()),
+            _ => {}
+        }
+        let Some(_place) = self.take_place() else {
+            return self.answer_at_once(request);
+        };
         if let Some(encoded) = request.target().strip_prefix("/k/") {
             let key = decode(encoded)?;
             return match request.method() {
@@ -47,9 +82,7 @@ impl Front {
         }
         match (request.method(), request.path()) {
             ("POST", "/get-many") => self.get_many(request),
-            ("GET", "/stats") => Ok(self.stats()),
             ("PUT", "/peers") => self.set_peers(request),
-            ("GET", "/health") => Ok(self.health()),
             (_, "/get-many") => Err(wrong_method("POST")),
             (_, "/peers") => Err(wrong_method("PUT")),
             (_, "/stats" | "/health") => Err(wrong_method("GET")),
@@ -58,6 +91,19 @@ impl Front {
                 "no such path; there are /k/<key>, /get-many, /stats, /peers and /health",
             )),
         }
+    }
+
+    /// The answer of one that may not wait: what is in memory, and else a refusal.
+    fn answer_at_once(&self, request: &HttpRequest<'_>) -> Result<HttpResponse, HttpResponse> {
+        let encoded = request.target().strip_prefix("/k/");
+        let found = match encoded.filter(|_| request.method() == "GET") {
+            Some(encoded) => self.group.try_get(&decode(encoded)?),
+            None => None,
+        };
+        let reason = "too many requests wait already: ask again in a second";
+        let busy = || text(503, reason).header("Retry-After", "1");
+        let answer = HttpResponse::new(200).header("Content-Type", "application/octet-stream");
+        found.map(|value| answer.body(value)).ok_or_else(busy)
     }
 
     fn get(&self, key: &str, deadline: Deadline) -> Result<HttpResponse, HttpResponse> {

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "tiny_http")]
 use groupcache_sync::TinyServer;
-use groupcache_sync::{Discoverer, Dns, Error, Group, Node, Peer, PeerFile, Server};
+use groupcache_sync::{Discoverer, Dns, Error, Group, Node, Peer, PeerFile, PeerStats, Server};
 
 use socket2::{Domain, Socket, Type};
 
@@ -44,8 +44,14 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// What peers get of that at least, when clients took it all.
 const DRAIN_PEERS: Duration = Duration::from_secs(1);
 
-/// Threads that may wait for values at once, started when needed.
-const FRONT_THREADS: usize = 1_024;
+/// Threads for what waits for nothing, beside those for requests that may wait.
+const FREE_THREADS: usize = 24;
+
+/// The part of the time for leaving that may be spent on waiting for peers that are not back: a half.
+const WAIT_FOR_NEIGHBOURS: u32 = 2;
+
+/// How often it is looked whether they are back.
+const LOOK_FOR_NEIGHBOURS: Duration = Duration::from_millis(20);
 
 /// The largest body of a request, in bytes: a little more than the largest value, which the group
 /// refuses in its own words.
@@ -111,7 +117,7 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     let signals = Signals::new()?;
     let listen = Listen::start(flags.engine, &node, listener)?;
     let discoverer = discover(flags, &node)?;
-    let answers = Front::new(node.clone(), group);
+    let answers = Front::new(node.clone(), group, flags.max_waiting);
     let front = Server::builder(&node)
         .fallback(move |request| answers.answer(request))
         // Clients are on this host, or behind what proves to them who it is. Peers are not served
@@ -120,7 +126,7 @@ fn run(flags: &Flags) -> Result<(), Failure> {
         .serves_peers(false)
         // A get holds a thread until its value is here, which may take long and must not keep
         // `/health` waiting.
-        .fallback_workers(FRONT_THREADS)
+        .fallback_workers(flags.max_waiting.saturating_add(FREE_THREADS))
         // All clients may come through one proxy.
         .max_connections_per_address(usize::MAX)
         .max_fallback_body(MAX_PUT)
@@ -173,8 +179,29 @@ fn leave(node: &Node, timeout: Duration) {
         return;
     }
     log::info!(target: "node", seconds = timeout.as_secs_f64(); "leaving");
-    if let Err(error) = node.leave(timeout) {
+    let end = Instant::now() + timeout;
+    wait_for_neighbours(node, timeout / WAIT_FOR_NEIGHBOURS);
+    let rest = end.saturating_duration_since(Instant::now());
+    if let Err(error) = node.leave(rest) {
         log::warn!(target: "node", error:% = error; "not all peers know that this node leaves");
+    }
+}
+
+/// Waits for peers that have left and are not back yet, as when all nodes are restarted one right
+/// after the other: what they are to take over would go to the few that are there, or to nobody.
+fn wait_for_neighbours(node: &Node, timeout: Duration) {
+    let end = Instant::now() + timeout;
+    let is_missing = |peer: &PeerStats| !peer.is_this_node && peer.has_left;
+    while node.stats().peers.iter().any(is_missing) {
+        if Instant::now() >= end {
+            log::warn!(
+                target: "node", seconds = timeout.as_secs_f64();
+                "a peer has left and is not back: part of what this node has may be loaded again; wait \
+                 some seconds between the restarts of two nodes, or take the peer off the list"
+            );
+            return;
+        }
+        std::thread::sleep(LOOK_FOR_NEIGHBOURS);
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use groupcache_sync::{Load, LoadError, Loaded, Loader, Value};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use ureq::http::header::CACHE_CONTROL;
+use ureq::http::header::{AGE, CACHE_CONTROL, HeaderName, VARY};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{ConnectionDetails, Connector, DefaultConnector, Transport};
 use ureq::{Agent, Body, http};
@@ -123,38 +123,56 @@ fn read(body: Body) -> Result<Vec<u8>, ureq::Error> {
     Ok(bytes)
 }
 
-/// How long a message says that its value lives; zero is not to be kept at all.
+/// How long a message says that its value lives, as for a cache that many share (RFC 9111); zero is
+/// not to be kept at all.
 fn life(headers: &http::HeaderMap) -> Option<Duration> {
-    let lines = headers.get_all(CACHE_CONTROL);
-    lines
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .filter_map(life_of)
-        .min()
+    if values(headers, VARY).contains('*') {
+        return Some(Duration::ZERO); // it may be another one for every request
+    }
+    let life = life_of(&values(headers, CACHE_CONTROL))?;
+    // It has lived already in the caches before this one.
+    let age = match headers.contains_key(AGE) {
+        true => seconds_of(&values(headers, AGE)).unwrap_or(Duration::MAX),
+        false => Duration::ZERO,
+    };
+    Some(life.saturating_sub(age))
 }
 
-/// The life that the value of one `Cache-Control` header means.
+/// All values of a header as one list.
+fn values(headers: &http::HeaderMap, name: HeaderName) -> String {
+    let values = headers.get_all(name).iter();
+    let texts = values.map(|value| String::from_utf8_lossy(value.as_bytes()));
+    texts.collect::<Vec<_>>().join(",")
+}
+
+/// A whole number of seconds; too many digits mean for ever.
+fn seconds_of(text: &str) -> Result<Duration, NoNumber> {
+    let digits = text.trim().trim_matches('"');
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(NoNumber);
+    }
+    let seconds = digits.parse::<u32>().unwrap_or(u32::MAX);
+    Ok(Duration::from_secs(seconds.into()))
+}
+
+struct NoNumber;
+
+/// The life that the value of `Cache-Control` means: what is said to shared caches goes before what
+/// is said to all. Of two that contradict each other the shorter one holds.
 pub(crate) fn life_of(header: &str) -> Option<Duration> {
-    let directives = header.split(',').map(str::trim);
-    let lives = directives.filter_map(|directive| {
+    let (mut shared, mut all) = (None, None);
+    for directive in header.split(',') {
         let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
+        // What is no number is stale at once.
+        let life = || seconds_of(value).unwrap_or(Duration::ZERO);
         match &*name.trim().to_ascii_lowercase() {
-            "no-store" | "no-cache" => Some(Duration::ZERO),
-            "max-age" => {
-                let digits = value.trim().trim_matches('"');
-                let all_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
-                // Too many digits mean for ever; what is no number is stale at once.
-                let seconds = match digits.parse::<u32>() {
-                    Ok(seconds) => seconds,
-                    Err(_) if all_digits && !digits.is_empty() => u32::MAX,
-                    Err(_) => 0,
-                };
-                Some(Duration::from_secs(seconds.into()))
-            }
-            _ => None,
+            "no-store" | "no-cache" | "private" => return Some(Duration::ZERO),
+            "s-maxage" => shared = shared.into_iter().chain([life()]).min(),
+            "max-age" => all = all.into_iter().chain([life()]).min(),
+            _ => {}
         }
-    });
-    lives.min()
+    }
+    shared.or(all)
 }
 
 fn broke_off(error: &ureq::Error) -> bool {

@@ -141,7 +141,10 @@ _forget = _DESTRUCTOR(lambda user: _loaders.pop(user) and None)
 
 
 class Group(_Handle):
-    """`load(key)` returns bytes, or bytes and the seconds they live, or None if there is no value."""
+    """`load(key)` returns bytes, or bytes and the seconds they live, or None if there is no value.
+
+    A key may come from anybody who reaches the port: `load` must treat it as untrusted input.
+    """
     _free = _lib.group_free
 
     def __init__(self, node, name, capacity_bytes, load, settings):

@@ -18,7 +18,7 @@ use crate::node::NodeBuilder;
 pub enum groupcache_setting {
     /// How long a connection to a peer may take to be made. Default 250.
     ConnectTimeoutMs = 1,
-    /// How long a peer may take for one answer, until it counts as silent. Default 1,000.
+    /// How long a peer may be silent: until its answer begins, and then for each 64 KiB. Default 1,000.
     FetchTimeoutMs = 2,
     /// How long a load may take where nobody can say that it is still under way. Default 10,000.
     LoadTimeoutMs = 3,

@@ -4,9 +4,9 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::ops::Range;
 use std::time::Instant;
 
-use super::socket::Socket;
+use super::socket::{Patience, Socket};
 use crate::http1::{
-    BodyLength, Chunks, Malformed, Persistence, field_room, parse_response, response_head_len,
+    BodyLength, Chunks, Malformed, Persistence, ResponseScan, field_room, parse_response,
     write_request_head,
 };
 use crate::peer::{Call, CallError, Reply};
@@ -72,28 +72,31 @@ impl Connection {
         self.idle_since
     }
 
+    pub(super) fn note_idle(&mut self, now: Instant) {
+        self.idle_since = now;
+    }
+
     /// Whether the other side has neither closed it nor sent anything, which takes a call to the
     /// system.
     pub(super) fn is_quiet(&self) -> bool {
         self.stream.socket().is_quiet()
     }
 
-    /// Sends `call` and reads the answer, whose body may have `max_body` bytes, until `until`.
+    /// Sends `call` and reads the answer, whose body may have `max_body` bytes.
     pub(super) fn exchange(
         &mut self,
         call: &Call,
         host: &str,
         max_body: usize,
-        until: Instant,
+        patience: Patience,
     ) -> Result<Reply, Failed> {
         self.is_reusable = false;
         self.is_answered = false;
         self.unread = 0..0;
-        self.stream.socket_mut().set_deadline(until);
+        self.stream.socket_mut().set_patience(patience);
         let sent = self.send(call, host);
         // One that does not want all of a request may say so before it closes.
         let received = self.receive(max_body);
-        self.idle_since = Instant::now();
         match (sent, received) {
             (Err(error), Err(_)) => Err(self.failed(error)),
             (Err(_), Ok(reply)) => {
@@ -116,7 +119,9 @@ impl Connection {
             return self.stream.write_all(&self.output);
         }
         self.stream.write_all(&self.output)?;
-        self.stream.write_all(body)
+        self.stream.write_all(body)?;
+        self.stream.socket_mut().note_sent(body.len());
+        Ok(())
     }
 
     fn receive(&mut self, max_body: usize) -> Result<Reply, Failed> {
@@ -150,13 +155,11 @@ impl Connection {
 
     /// Reads until a head is here; gives its length.
     fn read_head(&mut self) -> Result<usize, Failed> {
-        let mut searched = 0;
+        let mut scan = ResponseScan::default();
         loop {
-            let bytes = &self.input[self.unread.clone()];
-            if let Some(length) = response_head_len(bytes, searched)? {
+            if let Some(length) = scan.advance(&self.input[self.unread.clone()])? {
                 return Ok(length);
             }
-            searched = bytes.len();
             self.read_more()?;
         }
     }
@@ -208,7 +211,10 @@ impl Connection {
             Ok(0) => Err(self.failed(ErrorKind::UnexpectedEof.into())),
             Ok(count) => {
                 self.unread.end += count;
-                self.is_answered = true;
+                if !self.is_answered {
+                    self.is_answered = true;
+                    self.stream.socket_mut().note_answer();
+                }
                 Ok(())
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
@@ -218,7 +224,12 @@ impl Connection {
 
     fn failed(&self, error: io::Error) -> Failed {
         match error.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => Failed::Answered(CallError::Timeout),
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                Failed::Answered(match self.stream.socket().was_silent() {
+                    true => CallError::Timeout,
+                    false => CallError::Unfinished,
+                })
+            }
             ErrorKind::UnexpectedEof
             | ErrorKind::ConnectionReset
             | ErrorKind::ConnectionAborted

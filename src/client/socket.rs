@@ -9,31 +9,111 @@ use std::time::{Duration, Instant};
 #[cfg(unix)]
 use socket2::SockRef;
 
+/// How many bytes the other side must take or give for that not to be silence: so that a byte now
+/// and then keeps nobody.
+const PROGRESS: usize = 64 << 10;
+
+/// Of a body that was sent, the system may still have so many bytes under way for each further wait
+/// of its length.
+const UNDER_WAY: usize = 1 << 20;
+
 /// By how much a wait may be too long for the sake of fewer calls to the system, whose own timers
 /// are as coarse.
 const SLACK: Duration = Duration::from_millis(2);
 
 pub(super) struct Socket {
     stream: TcpStream,
-    until: Instant,
+    patience: Patience,
+    /// When the other side counts as silent, unless it gives or takes something.
+    silent_at: Instant,
+    /// How many bytes have gone either way since the last wait began anew.
+    moved: usize,
+    /// How many times [`Patience::silence`] the next wait may last, where it begins anew.
+    renewal: Option<u32>,
+    /// Whether a wait has begun anew.
+    has_moved: bool,
     /// What the system knows of it.
     timeout: Duration,
+}
+
+/// How long a call may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    pub(super) begin: Instant,
+    /// How long the other side may be silent: until its answer begins, and then for each
+    /// [`PROGRESS`] of it.
+    pub(super) silence: Duration,
+    /// How long all of it may take.
+    pub(super) whole: Duration,
+}
+
+impl Patience {
+    /// All has to be there by then.
+    pub(super) fn until(until: Instant) -> Patience {
+        let begin = Instant::now();
+        let whole = until.saturating_duration_since(begin);
+        Patience {
+            begin,
+            silence: whole,
+            whole,
+        }
+    }
+
+    fn end(&self) -> Instant {
+        self.begin + self.whole
+    }
 }
 
 impl Socket {
     pub(super) fn connect(address: SocketAddr, timeout: Duration) -> io::Result<Socket> {
         let stream = TcpStream::connect_timeout(&address, timeout)?;
         stream.set_nodelay(true)?;
+        let patience = Patience::until(Instant::now());
         Ok(Socket {
             stream,
-            until: Instant::now(),
+            patience,
+            silent_at: patience.end(),
+            moved: 0,
+            renewal: None,
+            has_moved: false,
             timeout: Duration::ZERO,
         })
     }
 
-    /// Sets when all that is waited for from now on has to be here.
-    pub(super) fn set_deadline(&mut self, until: Instant) {
-        self.until = until;
+    /// Sets how long all may take that is waited for from now on.
+    pub(super) fn set_patience(&mut self, patience: Patience) {
+        self.patience = patience;
+        self.silent_at = patience.begin + patience.silence;
+        self.moved = 0;
+        self.renewal = None;
+        self.has_moved = false;
+    }
+
+    /// Notes that all of a body was handed to the system: the other side may not have it yet.
+    pub(super) fn note_sent(&mut self, length: usize) {
+        let under_way = u32::try_from(length / UNDER_WAY).unwrap_or(u32::MAX);
+        self.renewal = Some(under_way.saturating_add(1));
+        self.moved = 0;
+    }
+
+    /// Notes that the answer has begun.
+    pub(super) fn note_answer(&mut self) {
+        self.renewal = Some(1);
+        self.moved = 0;
+    }
+
+    /// Whether the other side was silent for too long, where a wait took too long. If not, all of
+    /// it would have taken longer than it may.
+    pub(super) fn was_silent(&self) -> bool {
+        !self.has_moved || self.silent_at < self.patience.end()
+    }
+
+    fn note_moved(&mut self, count: usize) {
+        self.moved += count;
+        if self.moved >= PROGRESS {
+            self.renewal = Some(1);
+            self.moved = 0;
+        }
     }
 
     /// Whether the other side still holds it and has said nothing, as far as can be seen from here.
@@ -41,9 +121,18 @@ impl Socket {
         matches!(peek(&self.stream), Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 
-    /// The timeout of a socket is one for each wait; this makes it one for all of them together.
+    /// The timeout of a socket is one for each wait, however little comes; this makes it one for
+    /// as much as counts, and for all of it.
     fn limit(&mut self) -> io::Result<()> {
-        let left = self.until.saturating_duration_since(Instant::now());
+        let now = Instant::now();
+        if let Some(times) = self.renewal.take() {
+            // More than all of it may take is as good as that.
+            let silence = self.patience.silence.saturating_mul(times);
+            self.silent_at = now + silence.min(self.patience.whole);
+            self.has_moved = true;
+        }
+        let until = self.silent_at.min(self.patience.end());
+        let left = until.saturating_duration_since(now);
         if left.is_zero() {
             return Err(ErrorKind::TimedOut.into());
         }
@@ -74,20 +163,26 @@ fn peek(stream: &TcpStream) -> io::Result<usize> {
 impl Read for Socket {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         self.limit()?;
-        self.stream.read(bytes)
+        let count = self.stream.read(bytes)?;
+        self.note_moved(count);
+        Ok(count)
     }
 }
 
 impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.limit()?;
-        self.stream.write(bytes)
+        let count = self.stream.write(bytes)?;
+        self.note_moved(count);
+        Ok(count)
     }
 
     /// All at once: TLS has its records one by one.
     fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         self.limit()?;
-        self.stream.write_vectored(parts)
+        let count = self.stream.write_vectored(parts)?;
+        self.note_moved(count);
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -103,15 +198,30 @@ mod tests {
     fn pair() -> (Socket, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let socket = Socket::connect(address, Duration::from_secs(60)).unwrap();
+        let socket = Socket::connect(address, LONG).unwrap();
         (socket, listener.accept().unwrap().0)
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn patience(silence: Duration, whole: Duration) -> Patience {
+        Patience {
+            begin: Instant::now(),
+            silence,
+            whole,
+        }
+    }
+
+    fn is_timeout(error: &io::Error) -> bool {
+        matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock)
     }
 
     #[test]
     fn a_byte_now_and_then_does_not_make_the_time_longer() {
         let (mut socket, mut other) = pair();
+        let short = Duration::from_millis(50);
+        socket.set_patience(patience(short, LONG));
         let begin = Instant::now();
-        socket.set_deadline(begin + Duration::from_millis(50));
         let error = loop {
             other.write_all(&[1]).unwrap();
             match socket.read(&mut [0; 1]) {
@@ -119,21 +229,53 @@ mod tests {
                 Err(error) => break error,
             }
         };
-        assert!(matches!(
-            error.kind(),
-            ErrorKind::TimedOut | ErrorKind::WouldBlock
-        ));
-        assert!(begin.elapsed() >= Duration::from_millis(50));
+        assert!(is_timeout(&error) && socket.was_silent());
+        assert!(begin.elapsed() >= short);
     }
 
     #[test]
-    fn silence_ends_in_time_and_a_later_deadline_waits_anew() {
+    fn silence_ends_in_time_and_a_later_call_waits_anew() {
         let (mut socket, mut other) = pair();
-        socket.set_deadline(Instant::now() + Duration::from_millis(5));
-        assert!(socket.read(&mut [0; 1]).is_err());
-        socket.set_deadline(Instant::now() + Duration::from_secs(60));
+        socket.set_patience(patience(Duration::from_millis(5), LONG));
+        assert!(is_timeout(&socket.read(&mut [0; 1]).unwrap_err()));
+        assert!(socket.was_silent());
+        socket.set_patience(patience(LONG, LONG));
         other.write_all(&[7]).unwrap();
         assert_eq!(socket.read(&mut [0; 1]).unwrap(), 1);
+    }
+
+    #[test]
+    fn what_comes_steadily_takes_as_long_as_all_of_it_may_take() {
+        let (mut socket, mut other) = pair();
+        let whole = Duration::from_millis(1_500);
+        socket.set_patience(patience(whole / 2, whole));
+        let begin = Instant::now();
+        let sender = std::thread::spawn(move || {
+            // Until the other side has gone.
+            while other.write_all(&[1; PROGRESS]).is_ok() {}
+        });
+        let mut bytes = vec![0; PROGRESS];
+        let error = loop {
+            if let Err(error) = socket.read(&mut bytes) {
+                break error;
+            }
+        };
+        assert!(is_timeout(&error) && !socket.was_silent());
+        assert!(begin.elapsed() >= whole, "twice what silence may take");
+        drop(socket);
+        sender.join().unwrap();
+    }
+
+    #[test]
+    fn a_body_that_is_under_way_is_waited_for_by_its_length() {
+        let (mut socket, _other) = pair();
+        let short = Duration::from_millis(20);
+        socket.set_patience(patience(short, LONG));
+        let begin = Instant::now();
+        socket.note_sent(3 * UNDER_WAY);
+        assert!(is_timeout(&socket.read(&mut [0; 1]).unwrap_err()));
+        assert!(begin.elapsed() >= 4 * short);
+        assert!(socket.was_silent());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Shared;
 use super::fetch::Fetched;
 use super::many::Wanted;
+use crate::cluster::Limit;
 use crate::combiner::Seat;
 use crate::deadline::Deadline;
 use crate::peer::{Call, Reply};
@@ -56,7 +57,7 @@ impl<V: Cacheable> Shared<V> {
                 max_body: Some(self.cluster.settings.limits.max_body),
                 ..self.terms(deadline, 0)
             };
-            let limit = self.cluster.settings.fetch_timeout;
+            let limit = self.cluster.limit();
             let items = match self.ask_batch(owner, queries, &terms, limit, deadline) {
                 Ok(Batch::Items(items)) => items,
                 Ok(Batch::Unknown) => break None,
@@ -110,7 +111,7 @@ impl<V: Cacheable> Shared<V> {
         owner: &Arc<Remote>,
         queries: impl Iterator<Item = Query<'a>>,
         terms: &Terms,
-        limit: Duration,
+        limit: Limit,
         deadline: Deadline,
     ) -> Result<Batch, Failure> {
         let mut room = MAX_COMMAND;
@@ -161,7 +162,7 @@ impl<V: Cacheable> Shared<V> {
             ..self.terms(deadline, 0)
         };
         let asked = others.iter().map(|seat| seat.question().query());
-        let limit = self.cluster.settings.fetch_timeout;
+        let limit = self.cluster.limit();
         let queries = iter::once(own).chain(asked);
         match self.ask_batch(owner, queries, &terms, limit, deadline) {
             Ok(Batch::Items(items)) => {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::batch::Batch;
 use super::serve::Begun;
 use super::{Outcome, Pending, Shared};
-use crate::cluster::batches;
+use crate::cluster::{Limit, batches};
 use crate::deadline::Deadline;
 use crate::entry::Place;
 use crate::flight::{Guard, Join, Part};
@@ -185,7 +185,7 @@ impl<V: Cacheable> Shared<V> {
         deadline: Deadline,
     ) -> Vec<Option<Answer>> {
         self.counters.peeks.add_many(keys.len());
-        let limit = self.cluster.settings.limits.connect_timeout;
+        let limit = Limit::of_all(self.cluster.settings.limits.connect_timeout);
         let mut answers = Vec::with_capacity(keys.len());
         while answers.len() < keys.len() {
             let terms = Terms {
@@ -239,7 +239,7 @@ impl<V: Cacheable> Shared<V> {
         let target = wire::target(&self.name, None);
         let call =
             Call::new("POST", target, terms.to_header()).with_body(Command::Peek(keys).encode());
-        let limit = self.cluster.settings.limits.connect_timeout;
+        let limit = Limit::of_all(self.cluster.settings.limits.connect_timeout);
         let read = |status, reply: Reply| match status {
             Status::Ok => decode_batch(reply.body, hashes.into_iter()),
             Status::NoSuchGroup | Status::BadRequest => Ok(Vec::new()),
@@ -314,7 +314,7 @@ impl<V: Cacheable> Shared<V> {
         let target = wire::target(&self.name, None);
         let call = Call::new("POST", target, self.terms(deadline, 0).to_header())
             .with_body(Command::Offer(keys.to_vec()).encode());
-        let limit = self.cluster.settings.fetch_timeout;
+        let limit = self.cluster.limit();
         self.cluster
             .call(heir, call, limit, deadline, |status, _| match status {
                 Status::Ok | Status::Loading => Ok(Ok(())),

@@ -5,7 +5,9 @@
 
 use httparse::{Header as Field, Status};
 
-use super::{FieldRoom, MAX_HEAD, Persistence, parse_length};
+use super::{
+    BareLf, FieldRoom, Lines, MAX_HEAD, Persistence, has_control, may_have_body, parse_length,
+};
 
 /// What a server that speaks TLS says first to a client that does not.
 const TLS_ALERT: u8 = 0x15;
@@ -46,23 +48,35 @@ impl<'a> ResponseHead<'a> {
     }
 }
 
-/// How long the head at the beginning of `bytes` is, if all of it is here. The search begins at
-/// `from`, where an earlier one ended.
-pub(crate) fn response_head_len(bytes: &[u8], from: usize) -> Result<Option<usize>, Malformed> {
-    const END: &[u8] = b"\r\n\r\n";
-    if bytes.first() == Some(&TLS_ALERT) {
-        return Err(Malformed(
-            "the peer speaks TLS: its address begins with https://",
-        ));
+/// How far the search for the end of the head of an answer has come.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ResponseScan(Lines);
+
+impl ResponseScan {
+    /// Goes on with all bytes of the answer that are here so far. Gives the length of the head once
+    /// its end is among them.
+    pub(crate) fn advance(&mut self, bytes: &[u8]) -> Result<Option<usize>, Malformed> {
+        if bytes.first() == Some(&TLS_ALERT) {
+            return Err(Malformed(
+                "the peer speaks TLS: its address begins with https://",
+            ));
+        }
+        let bare = |BareLf| Malformed("a line of the answer ends in LF without CR");
+        let mut end = None;
+        while let Some(line) = self.0.next(bytes).map_err(bare)? {
+            if line == LINE_END {
+                end = Some(self.0.begin);
+                break;
+            }
+        }
+        if end == Some(LINE_END.len()) {
+            return Err(Malformed("the answer begins with an empty line"));
+        }
+        if end.unwrap_or(self.0.seen) > MAX_HEAD {
+            return Err(Malformed("the head of the answer is too long"));
+        }
+        Ok(end)
     }
-    let from = from.saturating_sub(END.len() - 1);
-    let searched = bytes.get(from..).unwrap_or_default();
-    let end = searched.windows(END.len()).position(|four| four == END);
-    let length = end.map(|at| from + at + END.len());
-    if length.unwrap_or(bytes.len()) > MAX_HEAD {
-        return Err(Malformed("the head of the answer is too long"));
-    }
-    Ok(length)
 }
 
 /// Reads the head of a response: `bytes` are the head and nothing else.
@@ -81,12 +95,20 @@ pub(crate) fn parse_response<'a>(
         return Err(Malformed("the head of the answer is incomplete"));
     };
     if length != bytes.len() {
-        // Lines may end in LF alone, for the parser, and not for the search for the end.
         return Err(Malformed("the head of the answer ends before its end"));
+    }
+    if status == 101 {
+        return Err(Malformed("the answer switches to another protocol"));
     }
     let found = read_fields(fields)?;
     let body = match (found.chunked, found.length) {
-        _ if matches!(status, 100..=199 | 204 | 304) => BodyLength::Known(0),
+        (true, _) if minor == 0 => return Err(Malformed("HTTP/1.0 knows no chunks")),
+        // What it would have, had it been asked for otherwise.
+        _ if status == 304 => BodyLength::Known(0),
+        (false, None | Some(0)) if !may_have_body(status) => BodyLength::Known(0),
+        _ if !may_have_body(status) => {
+            return Err(Malformed("an answer of this status has no body"));
+        }
         (true, Some(_)) => return Err(Malformed("the answer has two lengths")),
         (true, None) => BodyLength::Chunked,
         (false, Some(length)) => BodyLength::Known(length),
@@ -115,6 +137,9 @@ struct Found {
 fn read_fields(fields: &[Field<'_>]) -> Result<Found, Malformed> {
     let mut found = Found::default();
     for field in fields {
+        if has_control(field.value) {
+            return Err(Malformed("a header of the answer has a control character"));
+        }
         let is = |name: &str| field.name.eq_ignore_ascii_case(name);
         // Lengths tell most names apart, which saves comparing them.
         match field.name.len() {
@@ -183,21 +208,20 @@ impl Chunks {
     /// Gives how many bytes it took; none, if more are needed.
     fn step(&mut self, rest: &[u8], body: &mut Vec<u8>, max: usize) -> Result<usize, Malformed> {
         match *self {
-            Chunks::Size => match httparse::parse_chunk_size(rest) {
-                // As long at once as it may be in parts.
-                Ok(httparse::Status::Complete((length, size))) if length <= MAX_SIZE_LINE + 1 => {
-                    if size > max.saturating_sub(body.len()) as u64 {
-                        return Err(Malformed("the body of the answer is too large"));
-                    }
-                    *self = match size {
-                        0 => Chunks::Trailer(0),
-                        size => Chunks::Data(size),
-                    };
-                    Ok(length)
+            Chunks::Size => {
+                let Some(line) = line_of(rest, MAX_SIZE_LINE)? else {
+                    return Ok(0);
+                };
+                let size = size_of_chunk(line)?;
+                if size > max.saturating_sub(body.len()) as u64 {
+                    return Err(Malformed("the body of the answer is too large"));
                 }
-                Ok(httparse::Status::Partial) if rest.len() <= MAX_SIZE_LINE => Ok(0),
-                _ => Err(Malformed("a chunk of the answer has no size")),
-            },
+                *self = match size {
+                    0 => Chunks::Trailer(0),
+                    size => Chunks::Data(size),
+                };
+                Ok(line.len() + LINE_END.len())
+            }
             Chunks::Data(left) => {
                 let here = rest.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                 body.extend_from_slice(rest.get(..here).unwrap_or_default());
@@ -216,28 +240,52 @@ impl Chunks {
                 _ => Err(Malformed("a chunk of the answer is longer than its size")),
             },
             Chunks::Trailer(seen) => {
-                let Some(end) = rest.iter().position(|&byte| byte == b'\n') else {
-                    return check_trailer(seen + rest.len()).map(|()| 0);
+                let Some(line) = line_of(rest, MAX_HEAD.saturating_sub(seen))? else {
+                    return Ok(0);
                 };
-                check_trailer(seen + end)?;
-                let is_last = matches!(rest.get(..end), Some(b"" | b"\r"));
-                *self = if is_last {
+                let length = line.len() + LINE_END.len();
+                *self = if line.is_empty() {
                     Chunks::Done
                 } else {
-                    Chunks::Trailer(seen + end + 1)
+                    Chunks::Trailer(seen + length)
                 };
-                Ok(end + 1)
+                Ok(length)
             }
             Chunks::Done => Ok(0),
         }
     }
 }
 
-fn check_trailer(length: usize) -> Result<(), Malformed> {
-    if length > MAX_HEAD {
-        return Err(Malformed("what follows the answer is too long"));
+const LINE_END: &[u8] = b"\r\n";
+
+/// The first line between or after chunks, without its end, once that is here: as strict as in a
+/// head, and no longer than `max`.
+fn line_of(bytes: &[u8], max: usize) -> Result<Option<&[u8]>, Malformed> {
+    let mut lines = Lines::default();
+    let bare = |BareLf| Malformed("a line among the chunks ends in LF without CR");
+    let line = lines.next(bytes).map_err(bare)?;
+    if line.map_or(bytes.len(), |line| line.len()) > max + LINE_END.len() {
+        return Err(Malformed("a line among the chunks is too long"));
     }
-    Ok(())
+    let line = line.and_then(|line| line.strip_suffix(LINE_END));
+    match line.filter(|line| has_control(line)) {
+        Some(_) => Err(Malformed("a line among the chunks has a control character")),
+        None => Ok(line),
+    }
+}
+
+/// Hexadecimal digits alone, and what an extension says, which is nothing to us.
+fn size_of_chunk(line: &[u8]) -> Result<u64, Malformed> {
+    let no_size = Malformed("a chunk of the answer has no size");
+    let digits = match line.iter().position(|&byte| byte == b';') {
+        Some(end) => line.get(..end).unwrap_or_default().trim_ascii_end(),
+        None => line,
+    };
+    if digits.is_empty() || digits.len() > 16 || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return Err(no_size);
+    }
+    let text = std::str::from_utf8(digits).map_err(|_| no_size)?;
+    u64::from_str_radix(text, 16).map_err(|_| no_size)
 }
 
 #[cfg(test)]
@@ -248,7 +296,9 @@ mod tests {
     /// Reads a whole head; gives status, length of the body and persistence.
     fn read(head: &str) -> Result<(u16, BodyLength, Persistence), Malformed> {
         let bytes = head.as_bytes();
-        let length = response_head_len(bytes, 0)?.expect("the head has no end");
+        let length = ResponseScan::default()
+            .advance(bytes)?
+            .expect("the head has no end");
         assert_eq!(length, bytes.len());
         let mut room = field_room();
         let head = parse_response(bytes, &mut room)?;
@@ -304,15 +354,14 @@ mod tests {
     fn the_end_of_a_head_is_found_however_it_is_cut() {
         let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
         let length = bytes.len() - 3;
-        let mut from = 0;
+        let mut scan = ResponseScan::default();
         for end in 0..length {
-            assert_eq!(response_head_len(&bytes[..end], from), Ok(None));
-            from = end;
+            assert_eq!(scan.advance(&bytes[..end]), Ok(None));
         }
-        assert_eq!(response_head_len(&bytes[..length], from), Ok(Some(length)));
-        assert_eq!(response_head_len(bytes, 0), Ok(Some(length)));
+        assert_eq!(scan.advance(&bytes[..length]), Ok(Some(length)));
+        assert_eq!(ResponseScan::default().advance(bytes), Ok(Some(length)));
         let endless = vec![b'a'; MAX_HEAD + 1];
-        assert!(response_head_len(&endless, 0).is_err());
+        assert!(ResponseScan::default().advance(&endless).is_err());
     }
 
     /// Reads a body in chunks that comes `step` bytes at a time; gives it and what follows it.
@@ -348,6 +397,17 @@ mod tests {
             b"-1\r\n",
             b"ffffffffffffffffff\r\n",
             b"65\r\n",
+            b"\r\n\r\n",
+            b";x\r\n\r\n",
+            b"+1\r\nx\r\n0\r\n\r\n",
+            b"1 \r\nx\r\n0\r\n\r\n",
+            b"1\nx\r\n0\r\n\r\n",
+            b"1;a\nb\r\nx\r\n0\r\n\r\n",
+            b"1;a\rb\r\nx\r\n0\r\n\r\n",
+            b"1\r\nx\n0\r\n\r\n",
+            b"0\r\n\n",
+            b"0\r\nX: y\n\r\n",
+            b"0\r\nX: y\0\r\n\r\n",
         ] {
             for step in [1, bytes.len()] {
                 assert!(
@@ -364,15 +424,82 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_ends_before_its_end_is_refused() {
+    fn a_line_that_ends_in_lf_alone_is_refused_as_soon_as_it_is_here() {
         for head in [
             "HTTP/1.1 200 OK\r\nContent-Length: 1\n\nHTTP/1.1 404 Not Found\r\n\r\n",
             "HTTP/1.1 200 OK\nContent-Length: 1\n\nX\r\n\r\n",
+            "HTTP/1.1 200 OK\nContent-Length: 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\n\r\n",
+            "HTTP/1.1 200 OK\n",
         ] {
-            let length = response_head_len(head.as_bytes(), 0).unwrap().unwrap();
-            let mut room = field_room();
-            let read = parse_response(&head.as_bytes()[..length], &mut room);
-            assert!(read.is_err(), "{head:?} {read:?}");
+            assert!(read(head).is_err(), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn what_requests_may_not_have_answers_may_not_have_either() {
+        for head in [
+            "HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 0x5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length : 5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n folded\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n Content-Length: 5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: a\0b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: a\x7fb\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: a\rb\r\n\r\n",
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.0 200 OK\r\n\r\n",
+            "HTTP/1.1 100 Continue\r\nContent-Length: 5\r\n\r\n",
+            "HTTP/1.1 103 Early Hints\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
+            "HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        ] {
+            assert!(read(head).is_err(), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn what_other_servers_say_rightly_is_read() {
+        for (head, body) in [
+            // Go.
+            (
+                "HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\n\
+                 Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 9\r\n\r\n",
+                BodyLength::Known(9),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+                BodyLength::Chunked,
+            ),
+            // Without a reason, with a tab and letters beyond ASCII, without a space after the colon.
+            (
+                "HTTP/1.1 200 \r\nContent-Length: 1\r\n\r\n",
+                BodyLength::Known(1),
+            ),
+            (
+                "HTTP/1.1 200\r\nContent-Length: 1\r\n\r\n",
+                BodyLength::Known(1),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nX: a\tb \u{e9}\r\nContent-Length:1\r\n\r\n",
+                BodyLength::Known(1),
+            ),
+            (
+                "HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n",
+                BodyLength::Known(1),
+            ),
+            (
+                "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n",
+                BodyLength::Known(0),
+            ),
+            (
+                "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
+                BodyLength::Known(0),
+            ),
+        ] {
+            assert_eq!(read(head).map(|read| read.1), Ok(body), "{head:?}");
         }
     }
 }

@@ -7,6 +7,7 @@ mod api;
 #[cfg(feature = "auth")]
 mod auth;
 mod certificates;
+mod client;
 mod cluster;
 mod discovery;
 mod expiry;

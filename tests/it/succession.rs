@@ -315,13 +315,8 @@ fn another_process_at_the_address_of_one_that_left_is_put_back_and_warms_up() {
 fn a_departure_that_was_made_up_has_an_end() {
     let cluster = cluster(2);
     let id = address(1);
-    let mut body = vec![0x0a, id.len() as u8];
-    body.extend_from_slice(id.as_bytes());
     cluster.network.set_fault(&id, Some(Fault::Refuses));
-    let request = groupcache_sync::Request::new("POST", "/_groupcache/")
-        .header("X-Groupcache", "v=1")
-        .body(&body);
-    assert_eq!(cluster.nodes[0].answer(&request).status(), 200);
+    say_departure(&cluster.nodes[0], &id);
     let has_left = || {
         cluster.nodes[0]
             .stats()
@@ -336,6 +331,44 @@ fn a_departure_that_was_made_up_has_an_end() {
         groupcache_sync::Request::new("POST", "/_groupcache/").header("X-Groupcache", "v=1");
     let nonsense = nonsense.body(b"\xff");
     assert_eq!(cluster.nodes[0].answer(&nonsense).status(), 400);
+}
+
+/// Has `node` told that the peer with this id leaves.
+fn say_departure(node: &Node, id: &str) {
+    let mut body = vec![0x0a, id.len() as u8];
+    body.extend_from_slice(id.as_bytes());
+    let request = groupcache_sync::Request::new("POST", "/_groupcache/")
+        .header("X-Groupcache", "v=1")
+        .body(&body);
+    assert_eq!(node.answer(&request).status(), 200);
+}
+
+#[test]
+fn however_many_departures_are_made_up_the_ring_is_made_anew_a_few_times_only() {
+    let (network, clock) = (Network::new(), Clock::manual());
+    let builder = network.builder(address(0)).unwrap().clock(clock.clone());
+    let node = builder.warm_up(Duration::ZERO).build().unwrap();
+    let peers = 1..41;
+    // None of them is there, so that none comes back.
+    node.set_peers((0..41).map(address)).unwrap();
+    let mut rings = vec![node.stats().ring];
+    for peer in peers {
+        say_departure(&node, &address(peer));
+        rings.push(node.stats().ring);
+    }
+    assert_ne!(
+        rings[0], rings[1],
+        "the first is obeyed before it is answered"
+    );
+    rings.dedup();
+    assert_eq!(rings.len(), 1 + 4, "of forty departures in one instant");
+
+    let last = rings.pop();
+    eventually("the keeper waits", || clock.sleepers() == 1);
+    clock.advance(SECOND / 2);
+    eventually("the others are obeyed", || Some(node.stats().ring) != last);
+    let others = node.stats().peers;
+    assert_eq!(others[0].ring_share, 1.0, "all at once");
 }
 
 #[test]

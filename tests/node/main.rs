@@ -26,6 +26,8 @@ mod secret;
 mod tls;
 
 use std::net::TcpListener;
+#[cfg(unix)]
+use std::process::Command;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -540,6 +542,14 @@ fn the_origin_says_how_long_values_live() {
         "public, Max-Age=0",
         "max-age=x",
         "no-cache",
+        "private",
+        "private, max-age=\"60\"",
+        "max-age=60, s-maxage=0",
+        "max-age=60\r\nAge: 60",
+        "s-maxage=60\r\nAge: 61",
+        "max-age=60\r\nAge: old",
+        "max-age=60\r\nVary: Accept, *",
+        "max-age=60\r\nCache-Control: no-store",
     ] {
         assert!(asked_twice(cache_control, cache_control), "{cache_control}");
     }
@@ -547,7 +557,10 @@ fn the_origin_says_how_long_values_live() {
         "",
         "public",
         "max-age=60",
-        "private, max-age=\"60\"",
+        "max-age=\"60\"",
+        "max-age=0, s-maxage=60",
+        "max-age=60\r\nAge: 5",
+        "max-age=60\r\nVary: Accept",
         "max-age=99999999999",
     ] {
         assert!(
@@ -856,6 +869,60 @@ fn many_who_wait_do_not_stop_the_others() {
         }
     });
     assert_eq!(origin.asked("awaited"), 1);
+}
+
+#[test]
+fn health_and_hits_are_answered_though_as_many_wait_as_may() {
+    const PLACES: usize = 4;
+    let origin = Origin::start();
+    let node = Process::start(&origin, &["--max-waiting", "4"]);
+    assert_eq!(node.get("hit").status, 200);
+    let gets = node.count("gets");
+    origin.hold("awaited");
+    thread::scope(|scope| {
+        let waiting = [(); PLACES].map(|()| scope.spawn(|| node.get("awaited").status));
+        eventually("all wait", || node.count("gets") == gets + PLACES as u64);
+        // More of them than there are free threads.
+        for _ in 0..100 {
+            assert_eq!(node.ask("GET", "/health", &[], &[]).status, 200);
+            assert_eq!(node.get("hit").text(), "value of hit");
+            assert_eq!(node.get("awaited").status, 503);
+            assert_eq!(node.put("other", "value").status, 503);
+        }
+        origin.release("awaited");
+        for waiting in waiting {
+            assert_eq!(waiting.join().unwrap(), 200);
+        }
+    });
+    assert_eq!(node.get("awaited").status, 200, "there is room again");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_node_that_leaves_waits_for_another_one_that_is_not_back_yet() {
+    let origin = Origin::start();
+    let cluster = Cluster::start(2, &origin, &[]);
+    let keys: Vec<String> = (0..100).map(|n| format!("kept-{n}")).collect();
+    for key in &keys {
+        cluster[0].get(key);
+    }
+    let mut nodes = cluster.into_nodes();
+    // Each is stopped and started again, one right after the other.
+    for _ in 0..2 {
+        let mut old = nodes.remove(0);
+        old.signal("TERM");
+        assert_eq!(old.wait().code(), Some(0));
+        let urls = [&*old.url, &*nodes[0].url];
+        let address = old.url.strip_prefix("http://").unwrap();
+        let command = Command::new(process::program());
+        let new = Process::start_at(address, command, "info", &origin, &[]);
+        assert_eq!(new.set_peers(&urls).status, 200);
+        nodes.push(new);
+    }
+    for key in &keys {
+        nodes[0].get(key);
+        assert_eq!(origin.asked(key), 1, "{key} is handed over");
+    }
 }
 
 #[test]
