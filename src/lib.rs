@@ -58,6 +58,7 @@
 //! README.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod account;
 #[cfg(feature = "auth")]
 mod auth;
 mod cache;
@@ -102,6 +103,7 @@ mod memory;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod node;
+mod origin;
 mod peer;
 mod policy;
 mod pool;

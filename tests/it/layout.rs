@@ -8,8 +8,8 @@ use std::path::Path;
 /// left of it and those of the levels before.
 const LEVELS: &[&[&str]] = &[
     &[
-        "sync", "throttle", "foreign", "fanout", "deadline", "dialect", "slot", "value", "key",
-        "ring", "hot", "policy", "entry", "lru", "store", "http1", "latency",
+        "sync", "throttle", "foreign", "fanout", "deadline", "dialect", "slot", "value", "origin",
+        "account", "key", "ring", "hot", "policy", "entry", "lru", "store", "http1", "latency",
     ],
     &[
         "codec", "waits", "flight", "loader", "stats", "wire", "auth",
