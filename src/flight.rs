@@ -23,6 +23,7 @@ use std::time::Instant;
 
 use crate::deadline::{Clock, Deadline};
 use crate::key::{HandThrough, Hashed, Key, KeyRef};
+use crate::origin::Origin;
 use crate::slot::{Closed, Slot};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Weak};
 use crate::waits::{Leading, Led, NOBODY, Run, Waits, leads, this_thread};
@@ -38,6 +39,9 @@ impl<T: Clone + Send + 'static> Payload for T {}
 
 /// What a place in a queue costs as long as the flight is queued. Dropped, it gives that back.
 pub(crate) type Hold = Box<dyn Send + Sync>;
+
+/// The places of a flight, each with the one on whose behalf it was put there.
+type Holds = Vec<(Origin, Hold)>;
 
 /// The flights of one kind in one group. Clones share them.
 pub(crate) struct Flights<T: Payload> {
@@ -70,7 +74,8 @@ struct State<T: Payload> {
 }
 
 enum Phase<T> {
-    Queued(Option<Hold>),
+    /// In the queues of those who have asked for it: whichever comes to it first runs it.
+    Queued(Holds),
     Led,
     Landed(Landed<T>),
 }
@@ -171,7 +176,7 @@ enum Entered<T> {
     /// It waits, under this number.
     Waits(u64),
     /// It was queued, and is led by the one who came.
-    Leads(Option<Hold>),
+    Leads(Holds),
     Landed(Landing<T>),
 }
 
@@ -401,7 +406,7 @@ impl<T: Payload> Flight<T> {
         Flight::new(
             key,
             NOBODY,
-            Phase::Queued(None),
+            Phase::Queued(Holds::new()),
             BTreeMap::from([(FIRST, waiting)]),
         )
     }
@@ -454,7 +459,7 @@ impl<T: Payload> Flight<T> {
 
     /// Takes a waiter out. The last one withdraws a flight that is queued, unless it leaves a claim:
     /// then this gives what the queue held for it.
-    fn leave(&self, number: u64, claim: Option<Claim>) -> Option<Option<Hold>> {
+    fn leave(&self, number: u64, claim: Option<Claim>) -> Option<Holds> {
         let (left, withdrawn) = {
             let mut state = self.state.lock();
             let left = state.waiters.remove(&number);
@@ -468,7 +473,7 @@ impl<T: Payload> Flight<T> {
     }
 
     /// As [`leave`](Flight::leave), for one who only leaves if that withdraws the flight.
-    fn leave_if_alone(&self, number: u64) -> Option<Option<Hold>> {
+    fn leave_if_alone(&self, number: u64) -> Option<Holds> {
         let (left, withdrawn) = {
             let mut state = self.state.lock();
             let is_alone = state.waiters.len() == 1 && state.claim.is_none();
@@ -482,7 +487,7 @@ impl<T: Payload> Flight<T> {
         withdrawn
     }
 
-    fn withdraw_at(&self, now: Instant) -> Option<Option<Hold>> {
+    fn withdraw_at(&self, now: Instant) -> Option<Holds> {
         let has_run_out = |state: &State<T>| state.claim.is_none_or(|claim| claim.until <= now);
         self.state.lock().withdraw_if(has_run_out)
     }
@@ -510,7 +515,7 @@ impl<T: Payload> State<T> {
     }
 
     /// Begins a flight that is queued, and gives what the queue held for it.
-    fn start(&mut self) -> Option<Option<Hold>> {
+    fn start(&mut self) -> Option<Holds> {
         if !self.is_queued() {
             return None;
         }
@@ -521,7 +526,7 @@ impl<T: Payload> State<T> {
     }
 
     /// Ends a flight that is queued and that nobody waits for, if it may go.
-    fn withdraw_if(&mut self, may_go: impl FnOnce(&State<T>) -> bool) -> Option<Option<Hold>> {
+    fn withdraw_if(&mut self, may_go: impl FnOnce(&State<T>) -> bool) -> Option<Holds> {
         if !self.is_queued() || !self.waiters.is_empty() || !may_go(self) {
             return None;
         }
@@ -584,15 +589,25 @@ impl<T: Payload> Queued<T> {
         self.key_bytes
     }
 
-    /// Has the flight keep `hold` until it is no longer queued.
-    pub(crate) fn hold(&self, hold: Hold) {
+    /// Has the flight keep `hold`, of its place among what `origin` has queued, until it is no longer
+    /// queued. The one before among these is given up.
+    pub(crate) fn hold(&self, origin: Origin, hold: Hold) {
         let Some(flight) = self.flight.upgrade() else {
             return;
         };
         let unused = {
             let mut state = flight.state.lock();
             match &mut state.phase {
-                Phase::Queued(held) => held.replace(hold),
+                Phase::Queued(holds) => {
+                    let of_origin = holds.iter_mut().find(|(other, _)| *other == origin);
+                    match of_origin {
+                        Some((_, held)) => Some(std::mem::replace(held, hold)),
+                        None => {
+                            holds.push((origin, hold));
+                            None
+                        }
+                    }
+                }
                 Phase::Led | Phase::Landed(_) => Some(hold),
             }
         };
@@ -755,10 +770,13 @@ impl<T: Payload> Waiter<T> {
         self.flight.state.lock().is_queued()
     }
 
-    /// The flight, if it has no leader yet, to be put into another place of the queue: once that
-    /// [holds](Queued::hold) it, the one before is given up.
-    pub(crate) fn queued(&self) -> Option<Queued<T>> {
-        self.is_queued().then(|| self.tables.queued(&self.flight))
+    /// The flight, if it has no leader yet and no place among what `origin` has queued.
+    pub(crate) fn queued_besides(&self, origin: Origin) -> Option<Queued<T>> {
+        let has_place = match &self.flight.state.lock().phase {
+            Phase::Queued(holds) => holds.iter().any(|(other, _)| *other == origin),
+            Phase::Led | Phase::Landed(_) => true,
+        };
+        (!has_place).then(|| self.tables.queued(&self.flight))
     }
 
     /// Leaves the flight if it is queued and nobody else wants it, which withdraws it. Gives this
@@ -959,7 +977,7 @@ mod tests {
         let fixture = Fixture::new();
         let held = Arc::new(AtomicU64::new(0));
         let (waiter, queued) = fixture.queue("k", Deadline::NEVER);
-        queued.hold(Held::hold(&held));
+        queued.hold(Origin::Application, Held::hold(&held));
         assert!(waiter.is_queued());
         let guard = fixture.lead("k");
         assert_eq!(held.load(Ordering::SeqCst), 0, "it is no longer queued");
@@ -974,14 +992,14 @@ mod tests {
         let fixture = Fixture::new();
         let held = Arc::new(AtomicU64::new(0));
         let (first, queued) = fixture.queue("k", Deadline::NEVER);
-        queued.hold(Held::hold(&held));
+        queued.hold(Origin::Application, Held::hold(&held));
         let second = fixture.wait_only("k", Deadline::NEVER);
         drop(first);
         assert_eq!((fixture.flights.len(), held.load(Ordering::SeqCst)), (1, 1));
         drop(second);
         assert_eq!((fixture.flights.len(), held.load(Ordering::SeqCst)), (0, 0));
         assert!(fixture.start(&queued).is_none());
-        queued.hold(Held::hold(&held));
+        queued.hold(Origin::Application, Held::hold(&held));
         assert_eq!(held.load(Ordering::SeqCst), 0, "too late to hold anything");
     }
 
@@ -991,7 +1009,7 @@ mod tests {
         let until = fixture.clock.now() + Duration::from_secs(1);
         let held = Arc::new(AtomicU64::new(0));
         let (first, queued) = fixture.queue("k", Deadline::NEVER);
-        queued.hold(Held::hold(&held));
+        queued.hold(Origin::Application, Held::hold(&held));
         let second = fixture.wait_only("k", Deadline::NEVER);
         let first = first.leave_if_alone().err().unwrap();
         first.leave_a_claim(until, Deadline::NEVER);
@@ -1000,7 +1018,7 @@ mod tests {
         drop(second);
 
         let (alone, queued) = fixture.queue("l", Deadline::NEVER);
-        queued.hold(Held::hold(&held));
+        queued.hold(Origin::Application, Held::hold(&held));
         assert!(alone.leave_if_alone().is_ok());
         assert_eq!(held.load(Ordering::SeqCst), 1, "that of the other key");
         assert!(fixture.start(&queued).is_none());

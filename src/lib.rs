@@ -65,6 +65,7 @@
 //! README.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod account;
 #[cfg(feature = "auth")]
 mod auth;
 mod cache;
@@ -110,6 +111,7 @@ mod memory;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod node;
+mod origin;
 mod pace;
 mod peer;
 mod policy;

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::account::{Account, Asker, MAX_CHARGED};
 use crate::change::Reach;
 use crate::client::Http;
 use crate::cluster::{Cluster, Settings, check_peer};
@@ -68,6 +69,8 @@ struct Shared {
     registry: Arc<Registry>,
     tls: Option<Tls>,
     page: Option<Page>,
+    /// What pays for those who ask without a server that has an account of its own.
+    account: Arc<Account>,
 }
 
 /// A handle that does not keep the node alive.
@@ -308,30 +311,50 @@ impl Node {
     /// For engines that must not hold a thread meanwhile; all others use [`answer`](Node::answer).
     #[must_use]
     pub fn begin(&self, request: &Request<'_>) -> Begin {
+        self.begin_for(request, &mut Asker::new(&self.0.account, None))
+    }
+
+    /// The same for this asker, who pays for what the answer takes, and who is noted to have proved
+    /// who it is if the request does.
+    pub(crate) fn begin_for(&self, request: &Request<'_>, asker: &mut Asker) -> Begin {
         let _hold = foreign::hold(); // what listens is told once it is known what to answer
         let boot = match self.admit(request, Body::Here(request.body)) {
             Ok(boot) => boot,
             Err(refusal) => return Begin::Ready(refusal),
         };
+        if boot.is_some() {
+            asker.prove();
+        }
         let named = Named {
             // A Go peer would make nothing of it.
             request: request.terms.native.then(|| request.hash()),
             boot,
         };
-        match self.begin_admitted(request) {
+        match self.begin_admitted(request, asker) {
             Begin::Ready(response) => Begin::Ready(response.naming(named)),
             Begin::Pending(pending) => Begin::Pending(pending.naming(named)),
         }
     }
 
     /// What a request whose body is still to come, of so many bytes, is refused with already: nothing
-    /// is read or kept for one who would be refused in the end.
-    pub(crate) fn refuse_head(&self, request: &Request<'_>, body_len: u64) -> Option<Response> {
-        self.admit(request, Body::Announced(body_len)).err()
+    /// is read or kept for one who would be refused in the end. If its head proves who asks, that is
+    /// noted.
+    pub(crate) fn refuse_head(
+        &self,
+        request: &Request<'_>,
+        body_len: u64,
+        asker: &mut Asker,
+    ) -> Option<Response> {
+        match self.admit(request, Body::Announced(body_len)) {
+            Ok(Some(_)) => asker.prove(),
+            Ok(None) => {}
+            Err(refusal) => return Some(refusal),
+        }
+        None
     }
 
     /// Whether a request may be answered at all, which its head tells. Gives the boot id that the
-    /// answer is to name.
+    /// answer is to name, if the request proves that it comes from a peer.
     fn admit(&self, request: &Request<'_>, body: Body<'_>) -> Result<Option<u64>, Response> {
         let Cluster { gate, clock, .. } = &*self.0.cluster;
         if self.serves(request.target) {
@@ -354,27 +377,29 @@ impl Node {
         Ok(boot)
     }
 
-    fn begin_admitted(&self, request: &Request<'_>) -> Begin {
+    fn begin_admitted(&self, request: &Request<'_>, asker: &mut Asker) -> Begin {
         if let Some(page) = &self.0.page {
             let shown = page.answer(request, &self.0.cluster, &self.0.registry);
             if let Some(response) = shown {
                 return Begin::Ready(response);
             }
         }
-        let asker = self.dialect().spoken(request.terms.native);
-        match self.find(request, asker) {
+        let spoken = self.dialect().spoken(request.terms.native);
+        match self.find(request, spoken) {
             Err(response) => Begin::Ready(response),
             Ok((group, None)) => match request.method {
-                "POST" => group.begin_command(request.body, &request.terms).into(),
+                "POST" => group
+                    .begin_command(request.body, &request.terms, asker)
+                    .into(),
                 _ => Begin::Ready(self.respond_wrong_method("POST")),
             },
             // Go runs every method as a GET and answers 200. Who wanted to remove something would
             // take that for done, so here such a request is refused.
-            Ok(_) if asker == Dialect::Golang && request.method != "GET" => {
+            Ok(_) if spoken == Dialect::Golang && request.method != "GET" => {
                 Begin::Ready(self.respond_wrong_method("GET"))
             }
             Ok((group, Some(key))) => match request.method {
-                "GET" => group.begin_get(&key, &request.terms).into(),
+                "GET" => group.begin_get(&key, &request.terms, asker).into(),
                 "PUT" => Begin::Ready(group.answer_put(&key, request.body, &request.terms)),
                 "DELETE" => Begin::Ready(group.answer_delete(&key, &request.terms)),
                 _ => Begin::Ready(self.respond_wrong_method("GET, PUT, DELETE")),
@@ -504,6 +529,11 @@ impl Node {
         self.0.cluster.guard.as_ref()
     }
 
+    /// Whether requests can prove that they come from a peer.
+    pub(crate) fn has_guard(&self) -> bool {
+        self.guard().is_some()
+    }
+
     /// Whether every request has to prove that it comes from a peer.
     pub(crate) fn is_guarded(&self) -> bool {
         self.guard().is_some_and(Guard::is_strict)
@@ -619,7 +649,9 @@ impl NodeBuilder {
     /// Sets how long a load may take where nobody can say that it is still under way: for peers
     /// that do not speak this crate's dialect, whichever side asks, and for a get inside a loader,
     /// which could otherwise wait for ever for loads that wait for it. Also, how long all of an answer
-    /// of a peer may take that comes steadily, or a large value that is sent to it. Defaults to 10 s.
+    /// of a peer may take that comes steadily, or a large value that is sent to it. No peer is waited
+    /// for longer, whatever it asks for, unless half of the [`fetch_timeout`](NodeBuilder::fetch_timeout)
+    /// is longer. Defaults to 10 s.
     pub fn load_timeout(mut self, timeout: Duration) -> NodeBuilder {
         self.load_timeout = timeout;
         self
@@ -655,9 +687,15 @@ impl NodeBuilder {
 
     /// Sets how many threads may run loads for gets with a deadline and for peers. They are started
     /// when needed. One that waits inside its loader, for a get that is loaded or fetched, does not
-    /// count: another thread takes its part meanwhile, up to 64 of them. Up to 16,384 keys of 16 MiB in
-    /// all wait for a thread; further loads end with [`Error::Overloaded`], and a peer that asked
-    /// loads itself. Defaults to 16.
+    /// count: another thread takes its part meanwhile, up to 64 of them. Defaults to 16.
+    ///
+    /// Loads wait for a thread in turns: each network that peers ask from, and the application itself,
+    /// has as many keys loaded as the others, however many it asks for, and a key that several ask for
+    /// is loaded at the first of their turns. (Where requests are signed, all who sign nothing have one
+    /// turn together. An engine other than [`Server`](crate::Server) does not tell who asks: there all
+    /// peers have one turn.) One alone may have 16,384 keys of 16 MiB in all wait, and several as much as
+    /// each of them leaves free. Further loads end with [`Error::Overloaded`], and a peer that asked loads
+    /// itself.
     pub fn loader_threads(mut self, threads: usize) -> NodeBuilder {
         self.loader_threads = threads;
         self
@@ -817,6 +855,7 @@ impl NodeBuilder {
                 Arc::new(http)
             }
         };
+        let account = Account::new(MAX_CHARGED, guard.is_some());
         let pool = Pool::new(self.loader_threads);
         let cluster = Cluster::new(
             self.this, settings, self.clock, pool, gate, guard, transport,
@@ -826,6 +865,7 @@ impl NodeBuilder {
             registry: Arc::new(Registry::default()),
             tls: self.tls,
             page: self.status_page.map(Page::new),
+            account,
         })))
     }
 }

@@ -1,24 +1,30 @@
 //! `Pool`: a bounded number of threads for loads that must not hold their caller.
 //!
-//! Jobs that were submitted together form a lane, and the lanes take turns, one job at a time: a large
-//! batch does not stand before everybody else. How much may wait for a thread is bounded in keys and
-//! in their bytes. A job leaves its lane as soon as nobody wants it any more ([`Ticket`]).
+//! Jobs that were submitted together form a lane, and the lanes of one who asks take turns, one job at
+//! a time: a large batch does not stand before everybody else. Those who ask take turns too, by the
+//! keys they have had run: one who asks for much does not stand before the others, however many
+//! batches that is. How much may wait for a thread is bounded in keys and in their bytes; each may have
+//! as much as is left free for all others (Choudhury and Hahne's "dynamic threshold"), so that there is
+//! always room for one who comes. A job leaves its lane as soon as nobody wants it any more
+//! ([`Ticket`]).
 //!
 //! Threads are started when there is work for them. A thread inside a hung loader cannot be
 //! stopped: when the pool ends it is left alone, and it ends with its loader.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 
 use crate::deadline::{Clock, Deadline, Sleeper};
 use crate::foreign;
 use crate::loader;
+use crate::origin::Origin;
 use crate::sync::{Arc, Condvar, Mutex, Weak, thread, thread_local};
 
-/// How many keys may wait for a thread, and how many bytes they may have.
-const MAX_QUEUED_KEYS: usize = 16_384;
-const MAX_QUEUED_BYTES: usize = 16 << 20;
+/// How many keys may wait for a thread, and how many bytes they may have. One who is alone may have
+/// half of it.
+const MAX_QUEUED_KEYS: usize = 32_768;
+const MAX_QUEUED_BYTES: usize = 32 << 20;
 
 /// How many threads more there may be while others wait inside their loaders.
 const MAX_BLOCKED: usize = 64;
@@ -49,8 +55,14 @@ struct Shared {
 #[derive(Default)]
 struct State {
     lanes: BTreeMap<u64, Lane>,
-    /// The lanes that have a job to run now, in the order of their turns.
-    turns: BTreeMap<Turn, u64>,
+    /// Those who have jobs, or have had more run than the others.
+    askers: BTreeMap<Origin, Asker>,
+    /// The askers that have a job to run now, in the order of their turns.
+    turns: BTreeSet<Turn>,
+    /// The askers that have no job, by when the others will have had as much run.
+    resting: BTreeSet<(u64, Origin)>,
+    /// How much the one had run whose turn was last.
+    reached: u64,
     /// The last number that was given to a lane, a turn or a job.
     last_number: u64,
     queued_jobs: usize,
@@ -64,24 +76,29 @@ struct State {
     closed: bool,
 }
 
-/// When a lane has its turn: those of threads of the pool and of loaders first, as jobs and loads wait
-/// for them, and hold a thread meanwhile.
-type Turn = (Rank, u64);
+/// When an asker has its turn, by how much it has had run: loads that are under way first, as they hold
+/// a thread meanwhile, and others wait for them.
+type Turn = (bool, u64, Origin);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
-    Nested,
-    Usual,
+/// One on whose behalf jobs wait.
+#[derive(Default)]
+struct Asker {
+    /// The lanes that have a job to run now, in the order of their turns.
+    turns: BTreeMap<u64, u64>,
+    keys: usize,
+    bytes: usize,
+    /// How many keys it has had run, as if it had never waited longer than the others.
+    had: u64,
 }
 
 /// Jobs that were submitted together.
 struct Lane {
-    rank: Rank,
+    origin: Origin,
     jobs: BTreeMap<u64, Queued>,
     /// How many of them may run at once, and how many do.
     at_once: usize,
     running: usize,
-    turn: Option<Turn>,
+    turn: Option<u64>,
 }
 
 struct Queued {
@@ -126,14 +143,19 @@ impl Pool {
         }
     }
 
-    /// Has the jobs run, no more than `at_once` of them at a time. Gives the places of the keys of
+    /// Has the jobs run on behalf of `origin`, no more than `at_once` of them at a time. Gives the places of the keys of
     /// those that were taken, from the first on; an error if none was. Does not block.
-    pub(crate) fn submit(&self, lane: Vec<Work>, at_once: usize) -> Result<Vec<Place>, Refused> {
+    pub(crate) fn submit(
+        &self,
+        lane: Vec<Work>,
+        at_once: usize,
+        origin: Origin,
+    ) -> Result<Vec<Place>, Refused> {
         let mut state = self.shared.state.lock();
         if state.closed {
             return Err(Refused::Closed);
         }
-        let (places, refused) = state.add_lane(lane, at_once);
+        let (places, refused) = state.add_lane(lane, at_once, actual(origin));
         let started = self.shared.start_threads(&mut state);
         let threads = state.threads.len();
         self.shared.work.notify_all();
@@ -218,22 +240,27 @@ impl State {
     }
 
     /// Queues as many of the jobs as there is room for; gives the others back.
-    fn add_lane(&mut self, works: Vec<Work>, at_once: usize) -> (Vec<Place>, Vec<Work>) {
+    fn add_lane(
+        &mut self,
+        works: Vec<Work>,
+        at_once: usize,
+        origin: Origin,
+    ) -> (Vec<Place>, Vec<Work>) {
         let number = self.next_number();
         let (mut places, mut jobs) = (Vec::new(), BTreeMap::new());
         let mut works = works.into_iter();
         let mut refused = Vec::new();
         for work in works.by_ref() {
             let (keys, bytes) = (work.key_bytes.len(), work.key_bytes.iter().sum::<usize>());
-            let has_room = self.queued_keys + keys <= MAX_QUEUED_KEYS
-                && self.queued_bytes.saturating_add(bytes) <= MAX_QUEUED_BYTES;
-            if !has_room {
+            if !self.has_room(origin, keys, bytes) {
                 refused.push(work);
                 break;
             }
             self.queued_jobs += 1;
-            self.queued_keys += keys;
-            self.queued_bytes += bytes;
+            self.count(origin, |keys_before, bytes_before| {
+                *keys_before += keys;
+                *bytes_before += bytes;
+            });
             let job = self.next_number();
             places.extend(work.key_bytes.iter().map(|&bytes| Place {
                 lane: number,
@@ -250,10 +277,7 @@ impl State {
         refused.extend(works);
         if !jobs.is_empty() {
             let lane = Lane {
-                rank: match is_loader_thread() || loader::inside_a_loader() {
-                    true => Rank::Nested,
-                    false => Rank::Usual,
-                },
+                origin,
                 jobs,
                 at_once: at_once.max(1),
                 running: 0,
@@ -265,30 +289,112 @@ impl State {
         (places, refused)
     }
 
-    /// Gives a lane its next turn, if it has a job that may run and has no turn yet.
+    /// Whether there is room, and as much left as this asker has then.
+    fn has_room(&self, origin: Origin, keys: usize, bytes: usize) -> bool {
+        let free_keys = MAX_QUEUED_KEYS.saturating_sub(self.queued_keys);
+        let free_bytes = MAX_QUEUED_BYTES.saturating_sub(self.queued_bytes);
+        let own = |asker: &Asker| (asker.keys, asker.bytes);
+        let (own_keys, own_bytes) = match origin {
+            Origin::Load => (0, 0),
+            _ => self.askers.get(&origin).map_or((0, 0), own),
+        };
+        own_keys.saturating_add(keys) <= free_keys && own_bytes.saturating_add(bytes) <= free_bytes
+    }
+
+    /// Changes what is queued in all, and on behalf of one asker.
+    fn count(&mut self, origin: Origin, change: impl Fn(&mut usize, &mut usize)) {
+        change(&mut self.queued_keys, &mut self.queued_bytes);
+        let reached = self.reached;
+        let asker = self.askers.entry(origin).or_insert_with(|| Asker {
+            had: reached,
+            ..Asker::default()
+        });
+        if asker.keys == 0 {
+            self.resting.remove(&(asker.had, origin));
+            asker.had = asker.had.max(reached);
+        }
+        change(&mut asker.keys, &mut asker.bytes);
+        if asker.keys == 0 {
+            self.resting.insert((asker.had, origin));
+            self.forget_rested();
+        }
+    }
+
+    /// Forgets those who have no job, and no more behind them than the others.
+    fn forget_rested(&mut self) {
+        let has_jobs = self.queued_jobs > 0;
+        while let Some(&(had, origin)) = self.resting.first() {
+            if had > self.reached && has_jobs {
+                break;
+            }
+            self.resting.remove(&(had, origin));
+            self.askers.remove(&origin);
+        }
+    }
+
+    /// Gives a lane its next turn among those of its asker, if it has a job that may run and has no
+    /// turn yet.
     fn give_turn(&mut self, number: u64) {
         let next = self.next_number();
-        if let Some(lane) = self.lanes.get_mut(&number) {
-            if lane.turn.is_none() && !lane.jobs.is_empty() && lane.running < lane.at_once {
-                let turn = (lane.rank, next);
-                lane.turn = Some(turn);
-                self.turns.insert(turn, number);
+        let Some(lane) = self.lanes.get_mut(&number) else {
+            return;
+        };
+        if lane.turn.is_some() || lane.jobs.is_empty() || lane.running >= lane.at_once {
+            return;
+        }
+        lane.turn = Some(next);
+        let origin = lane.origin;
+        if let Some(asker) = self.askers.get_mut(&origin) {
+            asker.turns.insert(next, number);
+            self.turns.insert(turn_of(origin, asker));
+        }
+    }
+
+    /// Takes a turn of a lane back.
+    fn take_turn(&mut self, number: u64) {
+        let Some(lane) = self.lanes.get_mut(&number) else {
+            return;
+        };
+        let (origin, turn) = (lane.origin, lane.turn.take());
+        if let (Some(turn), Some(asker)) = (turn, self.askers.get_mut(&origin)) {
+            asker.turns.remove(&turn);
+            if asker.turns.is_empty() {
+                self.turns.remove(&turn_of(origin, asker));
             }
         }
     }
 
     /// Takes the next job out, with the number of its lane.
     fn pop(&mut self) -> Option<(u64, Box<dyn Job>)> {
-        let (_, number) = self.turns.pop_first()?;
+        let &(_, had, origin) = self.turns.first()?;
+        let (_, &number) = self.askers.get(&origin)?.turns.first_key_value()?;
+        self.take_turn(number);
         let lane = self.lanes.get_mut(&number)?;
-        lane.turn = None;
         let (_, queued) = lane.jobs.pop_first()?;
         lane.running += 1;
         self.queued_jobs -= 1;
-        self.queued_keys -= queued.keys;
-        self.queued_bytes -= queued.bytes;
+        if origin != Origin::Load {
+            self.reached = self.reached.max(had);
+        }
+        self.charge(origin, queued.keys);
+        self.count(origin, |keys, bytes| {
+            *keys -= queued.keys;
+            *bytes -= queued.bytes;
+        });
         self.give_turn(number);
         Some((number, queued.job))
+    }
+
+    /// Notes how many keys an asker has had run, which puts off its next turn.
+    fn charge(&mut self, origin: Origin, keys: usize) {
+        let Some(asker) = self.askers.get_mut(&origin) else {
+            return;
+        };
+        let had_turn = self.turns.remove(&turn_of(origin, asker));
+        asker.had = asker.had.saturating_add(keys as u64);
+        if had_turn {
+            self.turns.insert(turn_of(origin, asker));
+        }
     }
 
     /// Notes that a job of a lane has ended.
@@ -305,13 +411,10 @@ impl State {
             return;
         };
         if lane.jobs.is_empty() {
-            if let Some(turn) = lane.turn {
-                self.turns.remove(&turn);
-            }
-            if lane.running == 0 {
+            let is_over = lane.running == 0;
+            self.take_turn(number);
+            if is_over {
                 self.lanes.remove(&number);
-            } else if let Some(lane) = self.lanes.get_mut(&number) {
-                lane.turn = None;
             }
         }
     }
@@ -323,12 +426,27 @@ impl State {
         queued.keys -= 1;
         queued.bytes -= place.bytes;
         let is_empty = queued.keys == 0;
-        self.queued_keys -= 1;
-        self.queued_bytes -= place.bytes;
         let forgotten = is_empty.then(|| lane.jobs.remove(&place.job)).flatten();
+        let origin = lane.origin;
         self.queued_jobs -= usize::from(is_empty);
         self.remove_if_empty(place.lane);
+        self.count(origin, |keys, bytes| {
+            *keys -= 1;
+            *bytes -= place.bytes;
+        });
         forgotten
+    }
+}
+
+fn turn_of(origin: Origin, asker: &Asker) -> Turn {
+    (origin != Origin::Load, asker.had, origin)
+}
+
+/// On whose behalf this thread queues jobs for `origin`: what a load begins is part of it.
+pub(crate) fn actual(origin: Origin) -> Origin {
+    match is_loader_thread() || loader::inside_a_loader() {
+        true => Origin::Load,
+        false => origin,
     }
 }
 
@@ -509,7 +627,8 @@ mod tests {
     }
 
     fn submit(pool: &Pool, call: impl FnOnce() + Send + 'static) -> Vec<Place> {
-        pool.submit(vec![work(1, call)], 1).unwrap()
+        pool.submit(vec![work(1, call)], 1, Origin::Application)
+            .unwrap()
     }
 
     /// Keeps the only thread of a pool busy until the sender goes.
@@ -565,19 +684,21 @@ mod tests {
     fn the_queue_is_bounded_in_keys_and_in_bytes() {
         let pool = Pool::new(1);
         let blocked = block(&pool);
-        let half = MAX_QUEUED_KEYS / 2;
-        let lane = vec![work(half, || ()), work(half, || ()), work(1, || ())];
-        let places = pool.submit(lane, 1).unwrap();
-        assert_eq!(places.len(), MAX_QUEUED_KEYS, "the third has no room");
-        let refused = pool.submit(vec![work(1, || ())], 1);
+        let quarter = MAX_QUEUED_KEYS / 4;
+        let lane = vec![work(quarter, || ()), work(quarter, || ()), work(1, || ())];
+        let places = pool.submit(lane, 1, Origin::Application).unwrap();
+        assert_eq!(places.len(), MAX_QUEUED_KEYS / 2, "the third has no room");
+        let refused = pool.submit(vec![work(1, || ())], 1, Origin::Application);
         assert!(matches!(refused, Err(Refused::Full)));
         drop(pool.ticket(places[0]));
         let large = Work {
             job: Box::new(Call(|| ())),
             key_bytes: vec![MAX_QUEUED_BYTES],
         };
-        assert!(matches!(pool.submit(vec![large], 1), Err(Refused::Full)));
-        assert_eq!(pool.submit(vec![work(1, || ())], 1).unwrap().len(), 1);
+        let refused = pool.submit(vec![large], 1, Origin::Application);
+        assert!(matches!(refused, Err(Refused::Full)));
+        let places = pool.submit(vec![work(1, || ())], 1, Origin::Application);
+        assert_eq!(places.unwrap().len(), 1);
         drop(blocked);
     }
 
@@ -594,7 +715,7 @@ mod tests {
         let blocked = block(&pool);
         let counted = Counted(Arc::clone(&dropped));
         let places = pool
-            .submit(vec![work(2, move || drop(counted))], 1)
+            .submit(vec![work(2, move || drop(counted))], 1, Origin::Application)
             .unwrap();
         assert_eq!(queued(&pool), (2, 20));
         drop(pool.ticket(places[0]));
@@ -607,7 +728,8 @@ mod tests {
         assert_eq!(pool.shared.state.lock().lanes.len(), 1, "only what runs");
         drop(blocked);
         pool.wait_until_idle(&Clock::system(), Deadline::NEVER);
-        assert!(pool.shared.state.lock().turns.is_empty());
+        let state = pool.shared.state.lock();
+        assert!(state.turns.is_empty() && state.askers.is_empty() && state.resting.is_empty());
     }
 
     #[test]
@@ -622,14 +744,104 @@ mod tests {
             };
             (0..3).map(work).collect::<Vec<_>>()
         };
-        pool.submit(lane("large"), 1).unwrap();
-        pool.submit(lane("other"), 1).unwrap();
+        pool.submit(lane("large"), 1, Origin::Application).unwrap();
+        pool.submit(lane("other"), 1, Origin::Application).unwrap();
         drop((blocked, sender));
         let order: Vec<_> = receiver.iter().collect();
         assert_eq!(
             order,
             ["large", "other", "large", "other", "large", "other"]
         );
+    }
+
+    fn peer(number: u8) -> Origin {
+        Origin::Network(Some([10, 0, 0, number].into()))
+    }
+
+    #[test]
+    fn those_who_ask_take_turns_however_much_each_has_queued() {
+        let pool = Pool::new(1);
+        let blocked = block(&pool);
+        let (sender, receiver) = mpsc::channel();
+        let job = |name: &'static str| {
+            let sender = sender.clone();
+            work(1, move || sender.send(name).unwrap())
+        };
+        for _ in 0..10 {
+            let lane = (0..3).map(|_| job("greedy")).collect();
+            pool.submit(lane, 1, peer(1)).unwrap();
+        }
+        let lane = (0..3).map(|_| job("peer")).collect();
+        pool.submit(lane, 1, peer(2)).unwrap();
+        pool.submit(vec![job("own")], 1, Origin::Application)
+            .unwrap();
+        drop((blocked, sender));
+        let order: Vec<_> = receiver.iter().collect();
+        assert_eq!(order.len(), 34);
+        let last = |name| order.iter().rposition(|&other| other == name).unwrap();
+        assert!(last("own") <= 3, "{order:?}");
+        assert!(last("peer") <= 9, "{order:?}");
+    }
+
+    #[test]
+    fn turns_are_weighed_by_keys() {
+        let pool = Pool::new(1);
+        let blocked = block(&pool);
+        let (sender, receiver) = mpsc::channel();
+        let job = |keys, name: &'static str| {
+            let sender = sender.clone();
+            work(keys, move || sender.send(name).unwrap())
+        };
+        for _ in 0..3 {
+            pool.submit(vec![job(4, "four")], 1, peer(1)).unwrap();
+        }
+        let lane = (0..9).map(|_| job(1, "one")).collect();
+        pool.submit(lane, 1, peer(2)).unwrap();
+        drop((blocked, sender));
+        let order: Vec<_> = receiver.iter().collect();
+        let of_four: Vec<usize> = (0..order.len()).filter(|&at| order[at] == "four").collect();
+        assert!(of_four[2] - of_four[0] >= 8, "{order:?}");
+    }
+
+    /// One whose queue is empty for a moment has no more turns for that.
+    #[test]
+    fn one_who_has_had_much_run_waits_also_if_its_queue_was_empty() {
+        let mut state = State::default();
+        let job = |keys| work(keys, || ());
+        state.add_lane(vec![job(100)], 1, peer(1));
+        state.add_lane((0..10).map(|_| job(1)).collect(), 10, peer(2));
+        let pop = |state: &mut State| {
+            let (number, _) = state.pop().unwrap();
+            let origin = state.lanes[&number].origin;
+            state.end(number);
+            origin
+        };
+        assert_eq!(pop(&mut state), peer(1));
+        state.add_lane(vec![job(100)], 1, peer(1));
+        let order: Vec<_> = (0..11).map(|_| pop(&mut state)).collect();
+        assert_eq!(order[10], peer(1), "{order:?}");
+        assert!(state.lanes.is_empty() && state.turns.is_empty());
+        assert!(state.askers.is_empty() && state.resting.is_empty());
+    }
+
+    #[test]
+    fn however_many_ask_there_is_room_for_one_who_comes() {
+        let pool = Pool::new(1);
+        let blocked = block(&pool);
+        let jobs = |count| (0..count).map(|_| work(1, || ())).collect::<Vec<_>>();
+        let mut places = Vec::new();
+        for number in 0..9 {
+            places.extend(pool.submit(jobs(MAX_QUEUED_KEYS), 1, peer(number)).unwrap());
+        }
+        let room = pool.submit(jobs(32), 1, peer(9)).unwrap();
+        assert_eq!(room.len(), 32);
+        // What a load waits for is part of it, and takes all there is.
+        let full = queued(&pool).0;
+        let mut state = pool.shared.state.lock();
+        let (nested, _) = state.add_lane(jobs(MAX_QUEUED_KEYS), 1, Origin::Load);
+        assert_eq!(nested.len(), MAX_QUEUED_KEYS - full);
+        drop(state);
+        drop(blocked);
     }
 
     #[test]
@@ -645,7 +857,8 @@ mod tests {
                 running.fetch_sub(1, Ordering::SeqCst);
             })
         };
-        pool.submit((0..100).map(work).collect(), 2).unwrap();
+        pool.submit((0..100).map(work).collect(), 2, Origin::Application)
+            .unwrap();
         pool.wait_until_idle(&Clock::system(), Deadline::NEVER);
         assert!((1..=2).contains(&most.load(Ordering::SeqCst)));
     }

@@ -35,6 +35,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
+use crate::account::{Account, MAX_CHARGED};
 use crate::error::Error;
 use crate::node::Node;
 use crate::sync::{Arc, AtomicBool, Ordering, thread};
@@ -231,7 +232,7 @@ impl Default for Settings {
             write_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             max_fallback_body: 1 << 20,
-            max_buffered: 256 << 20,
+            max_buffered: MAX_CHARGED,
             serves_peers: true,
         }
     }
@@ -316,8 +317,17 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets how many connections may be open. At the limit the longest idle one makes room for a
-    /// new one, which is refused if all have a request. Defaults to 16,384.
+    /// Sets how many connections may be open. Defaults to 16,384.
+    ///
+    /// At the limit one makes room for a new one: the one that is idle for longest, or whose request is
+    /// not here yet and is due first. If all are being answered, the new one is refused. Where requests
+    /// are signed (feature `auth`) or clients have certificates (feature `tls`), those who have not
+    /// proved who they are make room first, and those who have are idle then, and lose a sixteenth of
+    /// all places at most.
+    ///
+    /// With a [fallback](ServerBuilder::fallback), a quarter of the places is left to peers by the
+    /// application, and to the application by peers: a request beyond that is answered 503, unless an
+    /// idle connection of its kind makes room.
     pub fn max_connections(mut self, connections: usize) -> ServerBuilder {
         self.settings.max_connections = connections;
         self
@@ -364,10 +374,16 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets how much memory all connections together may take, in bytes, for large bodies that come
-    /// in, and for answers that wait for their readers: there a value counts once, also if the cache
-    /// has it too. A body beyond it is answered 503; for an answer the slowest readers are cut off.
-    /// Defaults to 256 MiB.
+    /// Sets how much memory all connections together may take, in bytes, for requests that come in,
+    /// for keys that peers wait for, for values that wait for the rest of their batch, and for answers
+    /// that wait for their readers: there a value counts once, also if the cache has it too. A request
+    /// beyond it is answered 503, or some of its keys are overloaded, or left to be asked for again; for
+    /// an answer the slowest readers are cut off. One answer at a time may go beyond it. Defaults to
+    /// 256 MiB.
+    ///
+    /// An eighth of it is for connections that take up to 32 KiB. Where requests are signed (feature
+    /// `auth`) or clients have certificates (feature `tls`), those who have not proved who they are
+    /// take half of it at most, together: so do the clients of an application.
     pub fn max_buffered(mut self, bytes: usize) -> ServerBuilder {
         self.settings.max_buffered = bytes;
         self
@@ -432,11 +448,14 @@ impl ServerBuilder {
                 "listening beyond this host: requests are not authenticated"
             );
         }
+        let is_shared = self.settings.serves_peers && self.fallback.is_some();
+        let tells_apart = self.node.has_guard() || !admits_strangers;
         let (poll, lobby) = Lobby::new().map_err(failed)?;
         let shared = Arc::new(Shared {
             peers: Lane::new(Which::Peers, self.settings.workers),
             application: Lane::new(Which::Application, self.settings.fallback_workers),
-            places: Places::new(&self.settings),
+            places: Places::new(&self.settings, is_shared),
+            account: Account::new(self.settings.max_buffered, tells_apart),
             lobby,
             draining: AtomicBool::new(false),
             node: self.node,

@@ -63,6 +63,15 @@ impl<S> Stream<S> {
         }
     }
 
+    /// How much it keeps of what has come and of what is to be sent, in bytes.
+    pub(crate) fn kept(&self) -> usize {
+        match self {
+            Stream::Plain(_) => 0,
+            #[cfg(feature = "tls")]
+            Stream::Tls(secured) => secured.kept(),
+        }
+    }
+
     /// Whether all that has come was read, and more may come.
     pub(crate) fn is_quiet(&mut self) -> bool {
         match self {

@@ -45,9 +45,11 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, k
 pub(crate) use command::{BatchWriter, Command, Item, MAX_COMMAND, MAX_KEYS, decode_batch};
 pub(crate) use errand::{Errand, MAX_MARKS, Removal, Whom, decode_marks, encode_marks};
 
+use crate::account::Charge;
 use crate::dialect::Dialect;
 use crate::key::{MAX_KEY_BYTES, MAX_NAME_BYTES};
 use crate::ring::hash_of_parts;
+use crate::sync::Arc;
 use crate::value::Value;
 
 /// The name of the header that native peers exchange.
@@ -483,6 +485,8 @@ pub struct Response {
     more: Vec<(&'static str, &'static str)>,
     head: Vec<u8>,
     value: Option<Value>,
+    /// What pays for the body, where it was made for this answer alone.
+    charge: Option<Arc<Charge>>,
 }
 
 impl Response {
@@ -494,6 +498,7 @@ impl Response {
             more: Vec::new(),
             head: Vec::new(),
             value: None,
+            charge: None,
         }
     }
 
@@ -590,9 +595,13 @@ impl Response {
         response
     }
 
-    /// The answer to a batch.
-    pub(crate) fn batch(ring: u64, batch: BatchWriter) -> Response {
-        Response::bytes(ring, batch.finish())
+    /// The answer to a batch, for which `charge` pays until it is dropped.
+    pub(crate) fn batch(ring: u64, batch: BatchWriter, mut charge: Charge) -> Response {
+        let body = batch.finish();
+        charge.resize(body.capacity()); // less than while it was written
+        let mut response = Response::bytes(ring, body);
+        response.charge = Some(Arc::new(charge));
+        response
     }
 
     pub(crate) fn value(ring: u64, answer: Answer) -> Response {
@@ -620,6 +629,19 @@ impl Response {
         [("Content-Type", kind), (HEADER, self.header.as_str())]
             .into_iter()
             .chain(self.more.iter().copied())
+    }
+
+    /// How much of the body is its own, and paid by nobody yet.
+    pub(crate) fn unpaid_len(&self) -> usize {
+        match self.charge {
+            Some(_) => 0,
+            None => self.head.len(),
+        }
+    }
+
+    /// The value in the body, which others may have too.
+    pub(crate) fn shared_value(&self) -> Option<&Value> {
+        self.value.as_ref()
     }
 
     /// The two parts of the body.

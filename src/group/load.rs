@@ -14,7 +14,8 @@ use crate::flight::{Guard, Join, Part, Queued, Told, Waiter};
 use crate::foreign;
 use crate::key::KeyRef;
 use crate::loader::{self, Load, LoadError, Loaded, Panicked};
-use crate::pool::{Job, Refused, Work};
+use crate::origin::Origin;
+use crate::pool::{self, Job, Refused, Work};
 use crate::sync::{Arc, OnceLock, Ordering};
 use crate::value::Cacheable;
 
@@ -51,9 +52,10 @@ impl<V: Cacheable> Shared<V> {
             } else {
                 let (waiter, queued) = self.loads.queue(key, deadline);
                 let is_own = queued.is_some();
-                self.queue_loads(queued.into_iter().collect(), usize::MAX, role);
-                if !is_own && loader::inside_a_loader() {
-                    self.queue_as_part(&waiter, role);
+                let origin = Origin::Application;
+                self.queue_loads(queued.into_iter().collect(), usize::MAX, role, origin);
+                if !is_own {
+                    self.queue_too([&waiter], usize::MAX, role, origin);
                 }
                 (waiter, is_own)
             };
@@ -92,25 +94,36 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    /// Has a flight that others have queued run as part of the load that this thread is inside of: that
-    /// one waits for it, so it does not wait for its turn among all, nor for a place of its own.
-    fn queue_as_part(self: &Arc<Self>, waiter: &Waiter<Outcome<V>>, role: Role) {
-        if let Some(queued) = waiter.queued() {
-            // Where there is no room, it keeps the place it has.
-            self.offer_loads(&[queued], usize::MAX, role);
-        }
+    /// Gives flights that others have queued a place among what `origin` has queued too: they run when
+    /// the first of their places has its turn. Those that a load waits for do not wait for their turn
+    /// among all.
+    pub(super) fn queue_too<'a>(
+        self: &Arc<Self>,
+        waiters: impl IntoIterator<Item = &'a Waiter<Outcome<V>>>,
+        at_once: usize,
+        role: Role,
+        origin: Origin,
+    ) {
+        let origin = pool::actual(origin);
+        let waiters = waiters.into_iter();
+        let queued: Vec<_> = waiters
+            .filter_map(|waiter| waiter.queued_besides(origin))
+            .collect();
+        // Where there is no room, they keep the places they have.
+        self.offer_loads(&queued, at_once, role, origin);
     }
 
-    /// Leaves new flights to the pool, `at_once` of them at a time, and to whoever runs them before
+    /// Leaves new flights to the pool for `origin`, `at_once` of them at a time, and to whoever runs them before
     /// it gets to them. Those that cannot be queued end with the reason.
     pub(super) fn queue_loads(
         self: &Arc<Self>,
         mut queued: Vec<Queued<Outcome<V>>>,
         at_once: usize,
         role: Role,
+        origin: Origin,
     ) {
         queued.retain(|queued| !self.finish_if_cached(queued));
-        let Some((taken, refused)) = self.offer_loads(&queued, at_once, role) else {
+        let Some((taken, refused)) = self.offer_loads(&queued, at_once, role, origin) else {
             return;
         };
         for queued in &queued[taken..] {
@@ -127,12 +140,13 @@ impl<V: Cacheable> Shared<V> {
         queued: &[Queued<Outcome<V>>],
         at_once: usize,
         role: Role,
+        origin: Origin,
     ) -> Option<(usize, Error)> {
         if queued.is_empty() {
             return None;
         }
         let pool = &self.cluster.pool;
-        let (places, refused) = match pool.submit(self.works(queued, role), at_once) {
+        let (places, refused) = match pool.submit(self.works(queued, role), at_once, origin) {
             Ok(places) => (places, Error::Overloaded),
             Err(Refused::Full | Refused::Closed) => (Vec::new(), Error::Overloaded),
             Err(Refused::NoThread(source)) => {
@@ -141,7 +155,7 @@ impl<V: Cacheable> Shared<V> {
             }
         };
         for (queued, &place) in queued.iter().zip(&places) {
-            queued.hold(Box::new(pool.ticket(place)));
+            queued.hold(pool::actual(origin), Box::new(pool.ticket(place)));
         }
         if places.len() == queued.len() {
             return None;

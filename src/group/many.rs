@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 use super::load::Role;
-use super::seats::{Answered, Seats};
+use super::seats::{Answered, Room, Seats};
 use super::{Count, Landed, Outcome, Shared, check_key, lost_leader};
 use crate::deadline::Deadline;
 use crate::error::Error;
@@ -17,6 +17,7 @@ use crate::foreign;
 use crate::key::KeyRef;
 use crate::loader;
 use crate::members::Owner;
+use crate::origin::Origin;
 use crate::remote::Remote;
 use crate::sync::{Arc, RandomState};
 use crate::value::Cacheable;
@@ -179,7 +180,12 @@ impl<V: Cacheable> Shared<V> {
                 are_own.push(queued.is_some());
                 new.extend(queued);
             }
-            let seats = Seats::new(self, usize::MAX, waiters);
+            if !deadline.is_never() {
+                let joined = waiters.iter().zip(&are_own).filter(|(_, is_own)| !**is_own);
+                let joined = joined.map(|(waiter, _)| waiter);
+                self.queue_too(joined, self.bulkhead.max(), role, Origin::Application);
+            }
+            let seats = Seats::new(self, Room::endless(), waiters);
             self.run_queued(new, deadline, role);
             if deadline.is_never() {
                 self.run_seats(&seats, role);
@@ -208,7 +214,7 @@ impl<V: Cacheable> Shared<V> {
     ) {
         let most = self.bulkhead.max();
         if !deadline.is_never() {
-            return self.queue_loads(queued, most, role);
+            return self.queue_loads(queued, most, role, Origin::Application);
         }
         let mut open: Vec<_> = queued;
         open.retain(|queued| !self.finish_if_cached(queued));
@@ -221,7 +227,7 @@ impl<V: Cacheable> Shared<V> {
         }
         if most > 1 && open.len() > 1 {
             // Help is welcome. Where there is none, this thread does it all.
-            self.offer_loads(&open, most - 1, role);
+            self.offer_loads(&open, most - 1, role, Origin::Application);
         }
         for queued in open {
             if let Some(guard) = queued.start(self.cluster.clock.now()) {
@@ -287,7 +293,7 @@ impl<V: Cacheable> Shared<V> {
                 }
             }
         }
-        let seats = Seats::new(self, usize::MAX, waiters);
+        let seats = Seats::new(self, Room::endless(), waiters);
         let mut fallen = Vec::new();
         self.ask_many(owner, &asked, deadline, |at, fetched| {
             let Some(guard) = guards[at].take() else {

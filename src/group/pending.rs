@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Instant;
 
 use super::seats::{Answered, Seats};
-use super::serve::{Form, MAX_PATIENCE, Order, item_of_error};
+use super::serve::{Asked, MAX_CLAIM, Order, item_of_error, patience_of};
 use crate::cluster::Cluster;
 use crate::deadline::{Clock, Deadline};
 use crate::error::Error;
@@ -35,11 +35,10 @@ pub struct Pending {
 type Callback = Box<dyn FnOnce(Response) + Send>;
 
 impl Pending {
-    /// For those of `orders` that have a seat.
+    /// For those of the orders that have a seat.
     pub(super) fn new<V: Cacheable>(
         seats: Arc<Seats<V>>,
-        orders: Vec<Order>,
-        form: Form,
+        asked: Asked,
         until: Instant,
         load: AskedLoad,
     ) -> Pending {
@@ -51,8 +50,7 @@ impl Pending {
             callback: Arc::default(),
             served: Arc::new(Party {
                 seats,
-                orders: Mutex::new(orders),
-                form,
+                asked: Mutex::new(Some(asked)),
                 load,
             }),
         }
@@ -65,10 +63,9 @@ impl Pending {
         terms: &Terms,
         cluster: &Cluster,
     ) -> Pending {
-        let patience = terms.patience.unwrap_or(cluster.settings.load_timeout);
         Pending {
             all: done,
-            until: cluster.clock.now() + patience.min(MAX_PATIENCE),
+            until: cluster.clock.now() + patience_of(terms, cluster),
             clock: cluster.clock.clone(),
             named: Named::default(),
             callback: Arc::default(),
@@ -193,8 +190,8 @@ impl Served for Done {
 /// The keys of a request of a peer, and the seats of those that are not in memory.
 struct Party<V: Cacheable> {
     seats: Arc<Seats<V>>,
-    orders: Mutex<Vec<Order>>,
-    form: Form,
+    /// `None` once it is answered.
+    asked: Mutex<Option<Asked>>,
     load: AskedLoad,
 }
 
@@ -229,7 +226,7 @@ impl<V: Cacheable> Party<V> {
             None => {
                 // The asker asks again, and is to find the place that the load has in the queue.
                 let cluster = &group.cluster;
-                let claimed = cluster.settings.fetch_timeout.min(MAX_PATIENCE);
+                let claimed = cluster.settings.fetch_timeout.min(MAX_CLAIM);
                 let until = cluster.clock.now() + claimed;
                 self.seats.leave_a_claim(at, until, self.load.deadline);
                 group.have_swept(); // should it not come back
@@ -246,12 +243,16 @@ fn item_of_loading() -> Item {
 
 impl<V: Cacheable> Served for Party<V> {
     fn response(&self) -> Response {
-        let orders = std::mem::take(&mut *self.orders.lock());
-        let items = orders.into_iter().filter_map(|mut order| {
+        let group = &self.seats.group;
+        let asked = self.asked.lock().take();
+        let Some(asked) = asked else {
+            return Response::text(Status::Overloaded, group.ring(), "it is answered already");
+        };
+        let items = asked.orders.into_iter().filter_map(|mut order| {
             let item = self.item_of(&mut order)?;
             Some((order.key, item))
         });
-        self.seats.group.respond(self.form, items)
+        group.respond(asked.form, items, asked.charge)
     }
 
     fn leave(&self) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::absences::Absences;
 use super::load::Role;
-use super::serve::MAX_PATIENCE;
+use super::serve::MAX_CLAIM;
 use super::{Count, Outcome, Shared};
 use crate::cache::Found;
 use crate::change::Reach;
@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::foreign;
 use crate::key::KeyRef;
 use crate::members::Owner;
+use crate::origin::Origin;
 use crate::sync::{Arc, Ordering, Weak};
 use crate::value::Cacheable;
 
@@ -53,10 +54,11 @@ impl<V: Cacheable> Shared<V> {
         let deadline = Deadline::after(now, limit);
         if let (waiter, Some(queued)) = self.loads.queue(key, deadline) {
             // Nobody waits for it: it is wanted all the same, for as long as a load may take.
-            let claimed = limit.clamp(LEAST_CLAIM, MAX_PATIENCE);
+            let claimed = limit.clamp(LEAST_CLAIM, MAX_CLAIM);
             waiter.leave_a_claim(now + claimed, deadline);
             self.have_swept(); // should nobody run it in time
-            self.queue_loads(vec![queued], usize::MAX, Role::Owner);
+            let origin = Origin::Application; // it has the value, and says when it is to be renewed
+            self.queue_loads(vec![queued], usize::MAX, Role::Owner, origin);
         }
     }
 

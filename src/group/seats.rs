@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use super::{Outcome, Shared, lost_leader};
+use crate::account::Charge;
 use crate::deadline::Deadline;
+use crate::error::Error;
 use crate::flight::{Guard, Told, Waiter};
 use crate::slot::Slot;
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
@@ -24,12 +26,60 @@ pub(super) struct Seats<V: Cacheable> {
     seats: Vec<Mutex<Seat<V>>>,
     /// How many have no answer.
     missing: AtomicUsize,
-    /// How many bytes of values may be held until all are there, and how many are: those who ask from
-    /// outside choose how many values there are and how long they wait.
-    room: usize,
-    held: AtomicUsize,
+    /// For values that are held until all are there.
+    room: Mutex<Room>,
     /// Filled when none is missing.
     pub(super) all: Arc<Slot<()>>,
+}
+
+/// How many bytes of values may be held: those who ask from outside choose how many values there are
+/// and how long they wait.
+pub(super) struct Room {
+    max: usize,
+    held: usize,
+    /// What pays for them, unless the application asks itself, or for one that is not held at all.
+    charge: Option<Charge>,
+}
+
+impl Room {
+    /// For up to `max` bytes, or a single value.
+    pub(super) fn new(max: usize, charge: Charge) -> Room {
+        Room {
+            max,
+            held: 0,
+            charge: Some(charge),
+        }
+    }
+
+    pub(super) fn endless() -> Room {
+        Room {
+            max: usize::MAX,
+            held: 0,
+            charge: None,
+        }
+    }
+
+    fn take(&mut self, bytes: usize) -> Taken {
+        let held = self.held.saturating_add(bytes);
+        if bytes > 0 && self.held > 0 && held > self.max {
+            return Taken::NoRoom;
+        }
+        let is_paid = |charge: &mut Charge| charge.grow(bytes);
+        if !self.charge.as_mut().is_none_or(is_paid) {
+            return Taken::NotPaid;
+        }
+        self.held = held;
+        Taken::Yes
+    }
+}
+
+/// Whether a value has room.
+enum Taken {
+    Yes,
+    /// Not among the others of its batch.
+    NoRoom,
+    /// Others have taken all that may be held.
+    NotPaid,
 }
 
 struct Seat<V: Cacheable> {
@@ -38,11 +88,11 @@ struct Seat<V: Cacheable> {
 }
 
 impl<V: Cacheable> Seats<V> {
-    /// Waits with all of `waiters`, and holds values of up to `room` bytes for them, or a single one.
-    /// To be ended by [`leave`](Seats::leave).
+    /// Waits with all of `waiters`, and holds values for them for which there is `room`. To be ended by
+    /// [`leave`](Seats::leave).
     pub(super) fn new(
         group: &Arc<Shared<V>>,
-        room: usize,
+        room: Room,
         waiters: Vec<Waiter<Outcome<V>>>,
     ) -> Arc<Seats<V>> {
         let seat = |_| {
@@ -54,8 +104,7 @@ impl<V: Cacheable> Seats<V> {
         let seats = Arc::new(Seats {
             group: Arc::clone(group),
             missing: AtomicUsize::new(waiters.len()),
-            room,
-            held: AtomicUsize::new(0),
+            room: Mutex::new(room),
             seats: waiters.iter().map(seat).collect(),
             all: Slot::new(),
         });
@@ -84,8 +133,7 @@ impl<V: Cacheable> Seats<V> {
 
     fn take(&self, at: usize, told: Told<Outcome<V>>) {
         let answer = match told {
-            Told::Finished(outcome) if self.has_room(&outcome) => Answered::Outcome(outcome),
-            Told::Finished(_) => Answered::NoRoom,
+            Told::Finished(outcome) => self.hold(outcome),
             Told::Lost => Answered::Outcome(Err(lost_leader())),
             // A lead is only handed to those who can take it, and a callback has no deadline.
             Told::Again | Told::Lead(_) | Told::Late | Told::Cycle => Answered::Again,
@@ -101,14 +149,14 @@ impl<V: Cacheable> Seats<V> {
         }
     }
 
-    fn has_room(&self, outcome: &Outcome<V>) -> bool {
+    fn hold(&self, outcome: Outcome<V>) -> Answered<V> {
         let weight = outcome.as_ref().map_or(0, |landed| landed.weight);
-        let before = self.held.fetch_add(weight, Ordering::Relaxed);
-        let has_room = before == 0 || before.saturating_add(weight) <= self.room;
-        if !has_room {
-            self.held.fetch_sub(weight, Ordering::Relaxed);
+        let taken = self.room.lock().take(weight);
+        match taken {
+            Taken::Yes => Answered::Outcome(outcome),
+            Taken::NoRoom => Answered::NoRoom,
+            Taken::NotPaid => Answered::Outcome(Err(Error::Overloaded)),
         }
-        has_room
     }
 
     fn have_all(&self) {

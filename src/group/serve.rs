@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::load::Role;
 use super::pending::{AskedLoad, Pending};
-use super::seats::Seats;
+use super::seats::{Room, Seats};
 use super::{Landed, Outcome, Shared, lost_leader};
+use crate::account::{Asker, Charge};
+use crate::cluster::Cluster;
 use crate::deadline::Deadline;
 use crate::dialect::Dialect;
 use crate::entry::Stored;
@@ -16,6 +18,7 @@ use crate::foreign;
 use crate::key::KeyRef;
 use crate::latency::Latencies;
 use crate::loader;
+use crate::origin::Origin;
 use crate::ring::hash_of_key;
 use crate::stats::GroupStats;
 use crate::sync::{Arc, RandomState, RwLock};
@@ -30,10 +33,10 @@ pub(crate) enum Begun {
 
 /// A group of any type, as a node serves it.
 pub(crate) trait Serve: Send + Sync {
-    fn begin_get(self: Arc<Self>, key: &str, terms: &Terms) -> Begun;
+    fn begin_get(self: Arc<Self>, key: &str, terms: &Terms, asker: &Asker) -> Begun;
     fn answer_put(&self, key: &str, body: &[u8], terms: &Terms) -> Response;
     fn answer_delete(&self, key: &str, terms: &Terms) -> Response;
-    fn begin_command(self: Arc<Self>, body: &[u8], terms: &Terms) -> Begun;
+    fn begin_command(self: Arc<Self>, body: &[u8], terms: &Terms, asker: &Asker) -> Begun;
     /// Lets the copy go of a value that another node owns, or all such copies.
     fn forget_copies(&self, key: Option<&str>);
     /// Offers what is in memory to those who own it now.
@@ -85,18 +88,20 @@ impl Registry {
 }
 
 impl<V: Cacheable> Serve for Shared<V> {
-    fn begin_get(self: Arc<Self>, key: &str, terms: &Terms) -> Begun {
+    fn begin_get(self: Arc<Self>, key: &str, terms: &Terms, asker: &Asker) -> Begun {
         self.counters.served.add();
         let form = Form::Single(self.cluster.settings.dialect.spoken(terms.native));
         match self.serve_hit(self.cache.hash(key), terms.hits) {
-            Some(item) => Begun::Ready(self.respond(form, [(key, item)].into_iter())),
+            Some(item) => {
+                Begun::Ready(self.respond(form, [(key, item)].into_iter(), asker.charge()))
+            }
             None => {
                 let order = Order {
                     key: key.to_owned(),
                     item: None,
                     seat: None,
                 };
-                self.begin_loads(vec![order], form, terms)
+                self.begin_loads(vec![order], form, terms, asker, asker.charge())
             }
         }
     }
@@ -132,15 +137,15 @@ impl<V: Cacheable> Serve for Shared<V> {
         Response::new(Status::Ok, self.ring())
     }
 
-    fn begin_command(self: Arc<Self>, body: &[u8], terms: &Terms) -> Begun {
+    fn begin_command(self: Arc<Self>, body: &[u8], terms: &Terms, asker: &Asker) -> Begun {
         let ready = |status| Begun::Ready(Response::new(status, self.ring()));
         match Command::decode(body) {
-            Ok(Command::Get(keys)) => self.begin_get_many(&keys, terms),
+            Ok(Command::Get(keys)) => self.begin_get_many(&keys, terms, asker),
             Ok(Command::Remove(keys)) => {
                 self.obey_removal(&keys, terms);
                 ready(Status::Ok)
             }
-            Ok(Command::Offer(keys)) => self.begin_take_over(&keys, terms),
+            Ok(Command::Offer(keys)) => self.begin_take_over(&keys, terms, asker),
             Ok(Command::Clear) if terms.copies => {
                 self.drop_copies();
                 ready(Status::Ok)
@@ -153,7 +158,8 @@ impl<V: Cacheable> Serve for Shared<V> {
                 let items = keys
                     .iter()
                     .map(|&(key, removed)| (key, self.bequeath_if_newer(key, removed)));
-                Begun::Ready(self.respond(Form::Batch(self.max_batch(terms)), items))
+                let form = Form::Batch(self.max_batch(terms));
+                Begun::Ready(self.respond(form, items, asker.charge()))
             }
             Err(nonsense) => {
                 Begun::Ready(Response::text(nonsense.status(), self.ring(), nonsense.0))
@@ -185,8 +191,21 @@ impl<V: Cacheable> Serve for Shared<V> {
     }
 }
 
-/// The longest time a peer may wait for one answer.
-pub(super) const MAX_PATIENCE: Duration = Duration::from_secs(3_600);
+/// For how long a place in the queue is kept at most for one who is to ask again.
+pub(super) const MAX_CLAIM: Duration = Duration::from_secs(3_600);
+
+/// What a key of a request takes while the request is answered, besides its bytes, and what one takes
+/// more that waits for its flight, about.
+const ORDER_BYTES: usize = size_of::<Order>() + 32;
+const SEAT_BYTES: usize = 768;
+
+/// How long one who asks waits for its answer: not for ever, as it holds a connection meanwhile, and
+/// not less than this node would ask for itself, as `loading` long before that is nonsense.
+pub(super) fn patience_of(terms: &Terms, cluster: &Cluster) -> Duration {
+    let settings = &cluster.settings;
+    let most = settings.load_timeout.max(settings.fetch_timeout / 2);
+    terms.patience.unwrap_or(settings.load_timeout).min(most)
+}
 
 impl<V: Cacheable> Shared<V> {
     pub(super) fn ring(&self) -> u64 {
@@ -199,12 +218,36 @@ impl<V: Cacheable> Shared<V> {
         terms.max_body.map_or(own_max, |max| max.min(own_max))
     }
 
-    fn begin_get_many(self: Arc<Self>, keys: &[(&str, u32)], terms: &Terms) -> Begun {
+    fn begin_get_many(
+        self: Arc<Self>,
+        keys: &[(&str, u32)],
+        terms: &Terms,
+        asker: &Asker,
+    ) -> Begun {
+        let form = Form::Batch(self.max_batch(terms));
+        let mut charge = asker.charge();
+        let orders = self.take_orders(keys, terms, &mut charge);
+        if orders.is_empty() && !keys.is_empty() {
+            return Begun::Ready(self.respond_to_error(&Error::Overloaded));
+        }
+        if !terms.peeks {
+            self.counters.served.add_many(orders.len());
+        }
+        self.begin_loads(orders, form, terms, asker, charge)
+    }
+
+    /// What there is to say at once of the first of `keys`. What does not fit is asked for again: it
+    /// need not be encoded now, nor be kept where others have taken the room.
+    fn take_orders(
+        self: &Arc<Self>,
+        keys: &[(&str, u32)],
+        terms: &Terms,
+        charge: &mut Charge,
+    ) -> Vec<Order> {
         let max = self.max_batch(terms);
-        let (mut orders, mut bytes) = (Vec::with_capacity(keys.len()), 0);
+        let (mut orders, mut bytes) = (Vec::new(), 0);
         for &(key, hits) in keys {
-            // What does not fit is asked for again: it need not be encoded now.
-            if bytes > max {
+            if bytes > max || !charge.grow(ORDER_BYTES + key.len()) {
                 break;
             }
             let hashed = self.cache.hash(key);
@@ -212,19 +255,18 @@ impl<V: Cacheable> Shared<V> {
                 true => Some(self.bequeath(hashed)),
                 false => self.serve_hit(hashed, hits),
             };
-            if let Some(Item::Value(answer)) = &item {
-                bytes += answer.value.len();
+            let length = item.as_ref().map_or(0, Item::value_len);
+            if !charge.grow(length) {
+                break;
             }
+            bytes += length;
             orders.push(Order {
                 key: key.to_owned(),
                 item,
                 seat: None,
             });
         }
-        if !terms.peeks {
-            self.counters.served.add_many(orders.len());
-        }
-        self.begin_loads(orders, Form::Batch(max), terms)
+        orders
     }
 
     /// What there is to say of a key of which that is known in memory.
@@ -245,10 +287,17 @@ impl<V: Cacheable> Shared<V> {
         Some(self.item_of_value(key.text(), &found.value, found.expires, rate))
     }
 
-    /// Has those keys loaded of which there is nothing to say yet.
-    fn begin_loads(self: &Arc<Self>, mut orders: Vec<Order>, form: Form, terms: &Terms) -> Begun {
+    /// Has those keys loaded of which there is nothing to say yet. `charge` pays for what is known.
+    fn begin_loads(
+        self: &Arc<Self>,
+        mut orders: Vec<Order>,
+        form: Form,
+        terms: &Terms,
+        asker: &Asker,
+        mut charge: Charge,
+    ) -> Begun {
         let now = self.cluster.clock.now();
-        let patience = terms.patience.unwrap_or(self.cluster.settings.load_timeout);
+        let patience = patience_of(terms, &self.cluster);
         let load_deadline = terms
             .remaining
             .map_or(Deadline::NEVER, |remaining| Deadline::after(now, remaining));
@@ -259,52 +308,70 @@ impl<V: Cacheable> Shared<V> {
                 order.item.get_or_insert_with(loading);
             }
         }
-        let until = now + patience.min(MAX_PATIENCE);
-        let waiters = self.queue_orders(&mut orders, load_deadline);
+        let waiters = self.queue_orders(&mut orders, load_deadline, asker.origin(), &mut charge);
         if waiters.is_empty() {
             let items = orders.into_iter().map(|order| (order.key, order.item));
             let items = items.filter_map(|(key, item)| Some((key, item?)));
-            return Begun::Ready(self.respond(form, items));
+            return Begun::Ready(self.respond(form, items, charge));
         }
         let room = match form {
-            Form::Single(_) => usize::MAX,
-            Form::Batch(max) => max,
+            // A single value is answered as soon as it is there.
+            Form::Single(_) => Room::endless(),
+            Form::Batch(max) => Room::new(max, asker.charge()),
         };
         let seats = Seats::new(self, room, waiters);
         let load = AskedLoad {
             deadline: load_deadline,
             falls_back: terms.falls_back,
         };
-        Begun::Pending(Pending::new(seats, orders, form, until, load))
+        let asked = Asked {
+            orders,
+            form,
+            charge,
+        };
+        Begun::Pending(Pending::new(seats, asked, now + patience, load))
     }
 
     /// Waits for the flights of the keys of which there is nothing to say yet, and leaves those that
-    /// are new to the pool. A key that stands among the orders twice has one seat.
+    /// are new to the pool. A key that stands among the orders twice has one seat. One for which there
+    /// is no room is overloaded.
     fn queue_orders(
         self: &Arc<Self>,
         orders: &mut [Order],
         deadline: Deadline,
+        origin: Origin,
+        charge: &mut Charge,
     ) -> Vec<Waiter<Outcome<V>>> {
         let (mut waiters, mut new) = (Vec::new(), Vec::new());
         let mut seats: HashMap<&str, usize, RandomState> = HashMap::default();
         for order in orders.iter_mut().filter(|order| order.item.is_none()) {
-            let seat = *seats.entry(&order.key).or_insert_with(|| {
-                let (waiter, queued) = self.loads.queue(self.cache.hash(&order.key), deadline);
-                waiters.push(waiter);
-                new.extend(queued);
-                waiters.len() - 1
-            });
-            order.seat = Some(seat);
+            if let Some(&seat) = seats.get(&*order.key) {
+                order.seat = Some(seat);
+                continue;
+            }
+            if !charge.grow(SEAT_BYTES + 2 * order.key.len()) {
+                order.item = Some(item_of_error(&Error::Overloaded));
+                continue;
+            }
+            let (waiter, queued) = self.loads.queue(self.cache.hash(&order.key), deadline);
+            order.seat = Some(waiters.len());
+            seats.insert(&order.key, waiters.len());
+            waiters.push(waiter);
+            new.extend(queued);
         }
-        self.queue_loads(new, self.bulkhead.max(), Role::Owner);
+        let at_once = self.bulkhead.max();
+        self.queue_loads(new, at_once, Role::Owner, origin);
+        self.queue_too(&waiters, at_once, Role::Owner, origin);
         waiters
     }
 
-    /// The answer to a request, of what there is to say of its keys.
+    /// The answer to a request, of what there is to say of its keys, for which `charge` pays: for what
+    /// is there already, and for the answer where that is a copy.
     pub(super) fn respond<K: AsRef<str>>(
         &self,
         form: Form,
         mut items: impl Iterator<Item = (K, Item)>,
+        charge: Charge,
     ) -> Response {
         match form {
             Form::Single(asker) => match items.next() {
@@ -314,17 +381,30 @@ impl<V: Cacheable> Shared<V> {
                 Some((_, item)) => Response::of(self.ring(), item),
                 None => Response::text(Status::BadRequest, self.ring(), "there is no key"),
             },
-            Form::Batch(max) => {
-                let mut batch = BatchWriter::new(max);
-                // What does not fit is asked for again.
-                for (key, item) in items {
-                    if !batch.push(hash_of_key(&self.name, key.as_ref()), item) {
-                        break;
-                    }
+            Form::Batch(max) => self.respond_to_batch(max, items, charge),
+        }
+    }
+
+    fn respond_to_batch<K: AsRef<str>>(
+        &self,
+        max: usize,
+        items: impl Iterator<Item = (K, Item)>,
+        mut charge: Charge,
+    ) -> Response {
+        let mut batch = BatchWriter::new(max);
+        for (key, mut item) in items {
+            if !charge.grow(item.value_len()) {
+                if !batch.is_empty() {
+                    break;
                 }
-                Response::batch(self.ring(), batch)
+                item = item_of_error(&Error::Overloaded);
+            }
+            // What does not fit is asked for again.
+            if !batch.push(hash_of_key(&self.name, key.as_ref()), item) {
+                break;
             }
         }
+        Response::batch(self.ring(), batch, charge)
     }
 
     /// What there is to say of a key whose load has ended.
@@ -409,6 +489,14 @@ pub(super) enum Form {
     Single(Dialect),
     /// A batch of up to so many bytes.
     Batch(usize),
+}
+
+/// What a request asks for.
+pub(super) struct Asked {
+    pub(super) orders: Vec<Order>,
+    pub(super) form: Form,
+    /// What pays for it.
+    pub(super) charge: Charge,
 }
 
 /// A key of a request, and what there is to say of it, if that is known yet.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::batch::Batch;
 use super::serve::Begun;
 use super::{Outcome, Pending, Shared};
+use crate::account::Asker;
 use crate::cluster::{Limit, batches};
 use crate::deadline::Deadline;
 use crate::entry::Place;
@@ -324,7 +325,12 @@ impl<V: Cacheable> Shared<V> {
     }
 
     /// Has keys taken over that their former owner offers. Answered when that is done.
-    pub(super) fn begin_take_over(self: &Arc<Self>, keys: &[&str], terms: &Terms) -> Begun {
+    pub(super) fn begin_take_over(
+        self: &Arc<Self>,
+        keys: &[&str],
+        terms: &Terms,
+        asker: &Asker,
+    ) -> Begun {
         let done = Slot::new();
         let work = Work {
             key_bytes: keys.iter().map(|key| key.len()).collect(),
@@ -334,7 +340,7 @@ impl<V: Cacheable> Shared<V> {
                 done: Arc::clone(&done),
             }),
         };
-        match self.cluster.pool.submit(vec![work], 1) {
+        match self.cluster.pool.submit(vec![work], 1, asker.origin()) {
             Ok(_) => Begun::Pending(Pending::of_job(done, self.ring(), terms, &self.cluster)),
             Err(_) => {
                 let text = "there is no thread for it";

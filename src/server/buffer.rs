@@ -107,7 +107,7 @@ impl Input {
     }
 }
 
-/// Bytes to send, in order: a buffer, and behind it at most one value that is not copied.
+/// Bytes to send, in order: a buffer, and behind it at most one body that is not copied.
 #[derive(Default)]
 pub(super) struct Output {
     bytes: Vec<u8>,
@@ -121,10 +121,10 @@ enum Tail {
 }
 
 impl Tail {
-    fn bytes(&self) -> &[u8] {
+    fn parts(&self) -> [&[u8]; 2] {
         match self {
-            Tail::Peer(response) => response.body()[1],
-            Tail::Application(value) => value,
+            Tail::Peer(response) => response.body(),
+            Tail::Application(value) => [value, &[]],
         }
     }
 }
@@ -146,10 +146,11 @@ impl Output {
 
     /// Adds the body of a peer's answer.
     pub(super) fn push_response(&mut self, response: Response) {
-        let [head, value] = response.body();
-        self.bytes.extend_from_slice(head);
-        if value.len() <= COPIED {
-            self.bytes.extend_from_slice(value);
+        if response.body_len() <= COPIED {
+            response
+                .body()
+                .iter()
+                .for_each(|part| self.bytes.extend_from_slice(part));
         } else {
             self.tail = Some(Tail::Peer(response));
         }
@@ -164,26 +165,43 @@ impl Output {
         }
     }
 
-    /// What is kept for the reader: a buffer of so many bytes, and a value.
-    pub(super) fn kept(&self) -> (usize, &[u8]) {
-        let tail = self.tail.as_ref().map(Tail::bytes);
-        (self.bytes.capacity(), tail.unwrap_or_default())
+    /// What it takes besides the value.
+    pub(super) fn capacity(&self) -> usize {
+        let own = match &self.tail {
+            Some(Tail::Peer(response)) => response.unpaid_len(),
+            Some(Tail::Application(_)) | None => 0,
+        };
+        self.bytes.capacity() + own
+    }
+
+    /// The value that is sent from where it is, which others may have too.
+    pub(super) fn shared_value(&self) -> Option<&Value> {
+        match self.tail.as_ref()? {
+            Tail::Peer(response) => response.shared_value(),
+            Tail::Application(value) => Some(value),
+        }
+    }
+
+    /// What is yet to be sent.
+    fn unsent(&self) -> [&[u8]; 3] {
+        let [head, value] = self.tail.as_ref().map(Tail::parts).unwrap_or_default();
+        let mut sent = self.sent;
+        [&self.bytes, head, value].map(|part| {
+            let skipped = sent.min(part.len());
+            sent -= skipped;
+            part.get(skipped..).unwrap_or_default()
+        })
     }
 
     /// Writes as much as the socket takes at once; tells whether that was all.
     pub(super) fn write_to(&mut self, socket: &mut impl Write) -> io::Result<bool> {
-        let first = self.bytes.get(self.sent..).unwrap_or_default();
-        let tail = self.tail.as_ref().map(Tail::bytes).unwrap_or_default();
-        let tail = tail
-            .get(self.sent.saturating_sub(self.bytes.len())..)
-            .unwrap_or_default();
-        let result = match (first, tail) {
-            ([], []) => Ok(0),
-            (first, []) => socket.write(first),
-            ([], tail) => socket.write(tail),
-            (first, tail) => socket.write_vectored(&[IoSlice::new(first), IoSlice::new(tail)]),
+        let unsent = self.unsent();
+        let result = match unsent {
+            [[], [], []] => Ok(0),
+            [one, [], []] | [[], one, []] | [[], [], one] => socket.write(one),
+            parts => socket.write_vectored(&parts.map(IoSlice::new)),
         };
-        let left = first.len() + tail.len();
+        let left: usize = unsent.iter().map(|part| part.len()).sum();
         match result {
             Ok(written) if written >= left => {
                 self.reset();

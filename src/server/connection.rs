@@ -10,16 +10,18 @@ use mio::{Interest, Registry, Token};
 use socket2::SockRef;
 
 use super::Settings;
-use super::buffer::{Input, Output, SMALL, is_transient};
+use super::buffer::{Input, Output, is_transient};
 use super::lane::Which;
-use super::lobby::Wait;
+use super::lobby::{Among, Wait};
 use super::message::{HttpRequest, HttpResponse};
 use super::places::Place;
 use super::shared::Shared;
+use crate::account::{Asker, Charge, Exceeded, Held};
 use crate::group::Pending;
 use crate::http1::{self, CONTINUE, Head, Persistence, Refusal};
 use crate::node::Begin;
 use crate::stream::Stream;
+use crate::value::Value;
 use crate::wire::Response;
 
 /// No connection waits longer for anything, whatever is set.
@@ -44,6 +46,13 @@ pub(super) struct Connection {
     stream: Stream<TcpStream>,
     peer: SocketAddr,
     place: Place,
+    asker: Asker,
+    /// What pays for its buffers.
+    charge: Charge,
+    /// The value that the client has yet to read.
+    held: Option<Held>,
+    /// That what it has is beyond the bound.
+    exceeded: Option<Exceeded>,
     input: Input,
     output: Output,
     /// The length of the request whose rest is awaited, once its head has told.
@@ -117,12 +126,21 @@ const TOO_LARGE: Refusal = Refusal {
 
 const OVERLOADED: Refusal = Refusal {
     status: 503,
-    reason: "too many bodies come in at once",
+    reason: "too many requests come in at once",
 };
 
-/// What a buffer takes beyond what every connection may have.
-fn beyond_small(capacity: usize) -> usize {
-    capacity.saturating_sub(SMALL)
+const TOO_MANY: Refusal = Refusal {
+    status: 503,
+    reason: "too many connections are in use for such requests",
+};
+
+/// Notes what a connection is for. Where others have all places for that, one of them that is idle
+/// makes room. Tells whether there is a place.
+fn settle(place: &mut Place, kind: Which, shared: &Shared) -> bool {
+    place.settle(kind) || {
+        drop(shared.lobby.evict(Among::UnansweredFor(kind), true));
+        place.settle(kind)
+    }
 }
 
 /// Whether the other side has not closed the connection.
@@ -142,8 +160,17 @@ fn is_connected(stream: &TcpStream, is_blocking: bool) -> bool {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream<TcpStream>, peer: SocketAddr, place: Place) -> Connection {
+    pub(super) fn new(
+        stream: Stream<TcpStream>,
+        peer: SocketAddr,
+        place: Place,
+        asker: Asker,
+    ) -> Connection {
         Connection {
+            charge: asker.charge(),
+            asker,
+            held: None,
+            exceeded: None,
             stream,
             peer,
             place,
@@ -273,9 +300,14 @@ impl Connection {
             return Err(TOO_LARGE);
         }
         let framing = Framing::of(&head, shared);
+        let needed = shared.lane_of(is_ours);
+        if shared.is_shared() && !settle(&mut self.place, needed, shared) {
+            return Err(TOO_MANY);
+        }
         let Some(body) = rest.get(..body_len) else {
             // Nothing is read, and no memory given, for one who would be refused in the end.
-            let refusal = is_ours.then(|| shared.refuse_head(&head)).flatten();
+            let asker = &mut self.asker;
+            let refusal = is_ours.then(|| shared.refuse_head(&head, asker)).flatten();
             if let Some(response) = refusal {
                 self.turn_down(response, framing);
                 return Ok(Step::Answered);
@@ -286,11 +318,14 @@ impl Connection {
                 self.was_told_to_continue = true;
             }
             self.expected = Some(head_len.saturating_add(body_len));
+            self.note_proof();
             return Ok(Step::Partial);
         };
-        let needed = shared.lane_of(is_ours);
         if needed != lane {
             return Ok(Step::Elsewhere(needed));
+        }
+        if shared.takes_peers_only() {
+            self.asker.prove();
         }
         // One who gave up a PUT has this value removed everywhere: carried out late, it would stay.
         if is_ours && head.method == "PUT" && !is_connected(self.stream.socket(), self.is_blocking)
@@ -298,11 +333,12 @@ impl Connection {
             return Ok(Step::Deserted);
         }
         let answer = if is_ours || shared.fallback.is_none() {
-            Answer::Peer(shared.begin(&head, body))
+            Answer::Peer(shared.begin(&head, body, &mut self.asker))
         } else {
             Answer::Application(shared.fall_back(&HttpRequest::new(&head, body, self.peer)))
         };
         self.consume(head_len + body_len);
+        self.note_proof();
         Ok(match answer {
             Answer::Peer(Begin::Ready(response)) => {
                 self.push_response(response, framing);
@@ -330,7 +366,15 @@ impl Connection {
         self.input.consume(length);
         self.expected = None;
         self.was_told_to_continue = false;
-        self.place.buffer(beyond_small(self.input.capacity()));
+        self.has_room(); // for less than it had
+    }
+
+    /// Has it count as a peer's once it has proved to be one.
+    fn note_proof(&mut self) {
+        if !self.place.is_known() && self.asker.has_proved() {
+            self.place.prove();
+            self.charge.prove();
+        }
     }
 
     /// Adds the answer that was waited for.
@@ -398,7 +442,7 @@ impl Connection {
         self.expected = None;
         self.due = None;
         self.input.clear();
-        self.place.buffer(0);
+        self.has_room(); // for less than it had
     }
 
     fn has_unsent(&self) -> bool {
@@ -417,7 +461,8 @@ impl Connection {
         match sent {
             Ok(true) => {
                 self.due.take_if(|(wait, _)| *wait == Wait::Write);
-                self.place.let_go();
+                self.held = None;
+                self.exceeded = None;
                 Ok(true)
             }
             Err(error) if !is_transient(&error) => Err(Broken),
@@ -434,7 +479,7 @@ impl Connection {
         // One that blocks and is idle was called because there is something to read.
         self.set_blocking(self.is_idle() && (lingers || self.is_blocking))?;
         let capacity = self.input.next_capacity(self.expected.unwrap_or(0));
-        if !self.place.buffer(beyond_small(capacity)) {
+        if !self.charge.resize(self.kept_besides(capacity)) {
             self.refuse(OVERLOADED);
             return Ok(true);
         }
@@ -513,21 +558,65 @@ impl Connection {
             self.due = None;
         }
         self.input.shrink();
-        self.place.buffer(beyond_small(self.input.capacity()));
         if self.output.is_empty() {
             self.output = Output::default();
         }
     }
 
-    /// Accounts for an answer that the client has yet to read. Tells whether there is room for it.
-    pub(super) fn hold_answer(&mut self) -> bool {
-        let (buffer, value) = self.output.kept();
-        let buffers = beyond_small(self.input.capacity()) + beyond_small(buffer);
-        self.place.buffer(buffers) && self.place.hold(value)
+    /// What it keeps, in bytes, if its input is as large as this.
+    fn kept_besides(&self, input: usize) -> usize {
+        input + self.output.capacity() + self.stream.kept()
     }
 
-    pub(super) fn origin(&self) -> IpAddr {
-        self.place.origin()
+    /// Accounts for what it keeps. Tells whether there is room for that.
+    pub(super) fn has_room(&mut self) -> bool {
+        let kept = self.kept_besides(self.input.capacity());
+        if self.exceeded.is_some() {
+            return true;
+        }
+        let holds_value = match self.output.shared_value() {
+            None => {
+                self.held = None;
+                true
+            }
+            Some(value) => Connection::hold_value(&mut self.held, &self.asker, value),
+        };
+        self.charge.resize(kept) && holds_value
+    }
+
+    /// Accounts for an answer that it is to send. Tells whether there is room for it.
+    pub(super) fn hold(&mut self, response: &Response) -> bool {
+        let Some(value) = response.shared_value() else {
+            return true; // it pays for itself
+        };
+        Connection::hold_value(&mut self.held, &self.asker, value)
+    }
+
+    fn hold_value(held: &mut Option<Held>, asker: &Asker, value: &Value) -> bool {
+        if !held.as_ref().is_some_and(|held| held.is_of(value)) {
+            *held = asker.hold(value);
+        }
+        held.is_some()
+    }
+
+    /// Takes what is beyond the bound, if nobody else does.
+    pub(super) fn exceed(&mut self) -> bool {
+        self.exceeded = self.asker.exceed();
+        self.exceeded.is_some()
+    }
+
+    pub(super) fn network(&self) -> IpAddr {
+        self.place.network()
+    }
+
+    /// What it is for, once that has been seen.
+    pub(super) fn kind(&self) -> Option<Which> {
+        self.place.kind()
+    }
+
+    /// Whether it has proved that it is a peer's, where that can be proved.
+    pub(super) fn is_known(&self) -> bool {
+        self.place.is_known()
     }
 
     pub(super) fn register(

@@ -5,6 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::connection::BoxedConnection;
+use crate::group::Pending;
 use crate::sync::{AtomicBool, Condvar, Mutex, Ordering, processors, thread, wait_until};
 
 /// How many threads a processor gets where more connections are busy than there are threads.
@@ -13,7 +14,7 @@ const IN_CROWD_PER_PROCESSOR: usize = 4;
 /// How long a thread without work stays.
 const IDLE_LIFE: Duration = Duration::from_secs(10);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Which {
     Peers,
     Application,
@@ -26,6 +27,76 @@ impl Which {
             Which::Peers => "groupcache-peer",
             Which::Application => "groupcache-app",
         }
+    }
+}
+
+/// Something to do for a thread of a lane.
+pub(super) enum Task {
+    /// To serve a connection that has something to say, or to be told.
+    Serve(BoxedConnection),
+    /// To answer the guest of the lobby with this key that its load takes too long.
+    GiveUp(usize, Pending),
+    /// To take a request back, whose client has gone.
+    Forget(Pending),
+}
+
+impl Task {
+    fn class(&self) -> Class {
+        match self {
+            Task::Serve(connection) if connection.is_known() => Class::Known,
+            Task::Serve(_) => Class::Other,
+            Task::GiveUp(..) | Task::Forget(_) => Class::Chore,
+        }
+    }
+}
+
+/// Whom something is done for.
+#[derive(Clone, Copy)]
+enum Class {
+    /// One who has proved who it is.
+    Known,
+    Other,
+    /// One who is not served any more.
+    Chore,
+}
+
+/// What waits for a thread.
+struct Queue<T> {
+    /// By its class.
+    waiting: [VecDeque<T>; 3],
+    turn: usize,
+}
+
+/// Half of the turns belong to those who are known, and a quarter each to the others and to chores:
+/// however much there is to do for some, it does not keep the others waiting for long.
+const TURNS: [[Class; 3]; 4] = [
+    [Class::Known, Class::Other, Class::Chore],
+    [Class::Other, Class::Known, Class::Chore],
+    [Class::Known, Class::Other, Class::Chore],
+    [Class::Chore, Class::Known, Class::Other],
+];
+
+impl<T> Queue<T> {
+    fn new() -> Queue<T> {
+        Queue {
+            waiting: [VecDeque::new(), VecDeque::new(), VecDeque::new()],
+            turn: 0,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.waiting.iter().map(VecDeque::len).sum()
+    }
+
+    fn push(&mut self, class: Class, task: T) {
+        self.waiting[class as usize].push_back(task);
+    }
+
+    fn pop(&mut self) -> Option<T> {
+        let order = TURNS[self.turn];
+        self.turn = (self.turn + 1) % TURNS.len();
+        let mut firsts = order.into_iter();
+        firsts.find_map(|class| self.waiting[class as usize].pop_front())
     }
 }
 
@@ -42,19 +113,18 @@ pub(super) struct Lane {
     ended: Condvar,
 }
 
-#[derive(Default)]
 struct State {
-    queue: VecDeque<BoxedConnection>,
+    queue: Queue<Task>,
     threads: HashMap<thread::ThreadId, thread::JoinHandle<()>>,
     /// They are at their last instructions, or have ended.
     leaving: Vec<thread::JoinHandle<()>>,
-    /// How many threads have a connection.
+    /// How many threads have a task.
     serving: usize,
     closed: bool,
 }
 
 impl State {
-    /// Threads that have no connection. Those that have yet to start or to wake up are among them:
+    /// Threads that have no task. Those that have yet to start or to wake up are among them:
     /// who waits for them is provided for.
     fn free(&self) -> usize {
         self.threads.len() - self.serving
@@ -73,29 +143,35 @@ impl Lane {
             max_threads,
             max_in_crowd,
             is_crowded: AtomicBool::new(false),
-            state: Mutex::new(State::default()),
+            state: Mutex::new(State {
+                queue: Queue::new(),
+                threads: HashMap::new(),
+                leaving: Vec::new(),
+                serving: 0,
+                closed: false,
+            }),
             work: Condvar::new(),
             ended: Condvar::new(),
         }
     }
 
-    /// Has connections served in their order, by threads that run `work`, which is to take them by
+    /// Has tasks done in the order of their kind, by threads that run `work`, which is to take them by
     /// [`next`](Lane::next). Gives them back once the lane is closed.
     ///
     /// One thread always stays, and [`start`](Lane::start) has made sure that there is one: where
     /// the system refuses more, things are slow, but not stuck.
     pub(super) fn push<W: FnOnce() + Send + 'static>(
         &self,
-        connections: impl IntoIterator<Item = BoxedConnection>,
+        tasks: impl IntoIterator<Item = Task>,
         work: impl Fn() -> W,
-    ) -> Vec<BoxedConnection> {
+    ) -> Vec<Task> {
         let mut state = self.state.lock();
         if state.closed {
-            drop(state); // connections are dropped without it (I2)
-            return connections.into_iter().collect();
+            drop(state); // tasks are dropped without it (I2)
+            return tasks.into_iter().collect();
         }
-        for connection in connections {
-            state.queue.push_back(connection);
+        for task in tasks {
+            state.queue.push(task.class(), task);
             if !self.has_use_for_another(&state) {
                 continue;
             }
@@ -156,21 +232,21 @@ impl Lane {
         self.is_crowded.load(Ordering::Relaxed)
     }
 
-    /// The next connection for the thread that calls, or `None` if that thread is to end. It tells
-    /// whether it has served one.
-    pub(super) fn next(&self, has_served: bool) -> Option<BoxedConnection> {
+    /// The next task for the thread that calls, or `None` if that thread is to end. It tells whether it
+    /// has done one.
+    pub(super) fn next(&self, has_served: bool) -> Option<Task> {
         let mut state = self.state.lock();
         state.serving -= usize::from(has_served);
         loop {
             if state.closed {
                 break;
             }
-            if let Some(connection) = self.take(&mut state) {
-                return Some(connection);
+            if let Some(task) = self.take(&mut state) {
+                return Some(task);
             }
             let until = Instant::now() + IDLE_LIFE;
             wait_until(&self.work, &mut state, Some(until));
-            let is_idle = state.queue.is_empty() && Instant::now() >= until;
+            let is_idle = state.queue.len() == 0 && Instant::now() >= until;
             if is_idle && state.threads.len() > 1 {
                 break;
             }
@@ -181,30 +257,30 @@ impl Lane {
         None
     }
 
-    /// The next connection, if there is one and the thread that calls is of use.
-    fn take(&self, state: &mut State) -> Option<BoxedConnection> {
+    /// The next task, if there is one and the thread that calls is of use.
+    fn take(&self, state: &mut State) -> Option<Task> {
         if !self.has_use_for_another(state) {
             return None;
         }
         let had_crowd = self.is_crowded();
-        let connection = state.queue.pop_front()?;
+        let task = state.queue.pop()?;
         state.serving += 1;
         self.note_crowd(state);
         if had_crowd && !self.is_crowded() {
             // They were not called while it lasted.
-            for _ in &state.queue {
+            for _ in 0..state.queue.len() {
                 self.work.notify_one();
             }
         }
-        Some(connection)
+        Some(task)
     }
 
     /// Has all threads end once they are done with what they do. Gives what is left to be dropped.
-    pub(super) fn close(&self) -> VecDeque<BoxedConnection> {
+    pub(super) fn close(&self) -> impl Sized + use<> {
         let mut state = self.state.lock();
         state.closed = true;
         self.work.notify_all();
-        std::mem::take(&mut state.queue)
+        std::mem::replace(&mut state.queue, Queue::new())
     }
 
     /// Waits for all threads to end, until `until`. Tells how many are left, besides the one that
@@ -222,5 +298,28 @@ impl Lane {
             let _ = thread.join();
         }
         left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_are_known_have_half_of_the_turns_and_nobody_waits_for_ever() {
+        let mut queue = Queue::new();
+        for number in 0..100 {
+            queue.push(Class::Other, ("other", number));
+            queue.push(Class::Chore, ("chore", number));
+            queue.push(Class::Known, ("known", number));
+        }
+        let first: Vec<_> = (0..40).filter_map(|_| queue.pop()).collect();
+        for (class, count) in [("known", 20), ("other", 10), ("chore", 10)] {
+            let of_class = first.iter().filter(|(other, _)| *other == class);
+            let numbers: Vec<_> = of_class.map(|(_, number)| *number).collect();
+            assert_eq!(numbers, (0..count).collect::<Vec<_>>(), "{class}");
+        }
+        assert_eq!(queue.len(), 260);
+        assert_eq!(std::iter::from_fn(|| queue.pop()).count(), 260);
     }
 }

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use mio::{Events, Interest, Poll};
 
 use super::connection::Connection;
-use super::lane::Which;
-use super::lobby::{LISTENER, Phase};
+use super::lane::{Task, Which};
+use super::lobby::{Among, LISTENER, Left, Phase};
 use super::places::{Full, Place};
 use super::shared::Shared;
+use crate::account::Asker;
 use crate::stream::Stream;
 use crate::sync::{Arc, thread};
 
@@ -101,23 +102,30 @@ impl Listener {
 
     /// Accepts what is there. Tells how long to rest if there may be more.
     fn accept(&mut self) -> Option<Duration> {
+        let mut has_failed = false;
         for _ in 0..ACCEPTED_AT_ONCE {
             match self.socket.as_ref()?.accept() {
                 Ok((stream, peer)) => {
-                    self.is_short = false;
+                    (self.is_short, has_failed) = (false, false);
                     self.welcome(stream, peer);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
-                Err(error) if is_of_one_connection(&error) => {}
-                Err(error) => {
+                Err(error) if is_shortage(&error) => {
                     self.report(&error);
                     // Where descriptors are short, one that does nothing can be spared.
-                    drop(self.shared.lobby.evict());
+                    drop(self.shared.lobby.evict(Among::Unanswered, true));
                     return Some(REST);
+                }
+                // It concerns the connection that was to be accepted, and nobody else: systems tell of
+                // its network, of a firewall, or that it is gone.
+                Err(error) => {
+                    log::debug!(target: "groupcache", error:% = error; "a connection has failed");
+                    has_failed = true;
                 }
             }
         }
-        Some(Duration::ZERO)
+        // Should it concern accepting after all, it does not take a processor.
+        Some(if has_failed { REST } else { Duration::ZERO })
     }
 
     fn welcome(&self, stream: mio::net::TcpStream, peer: SocketAddr) {
@@ -135,7 +143,8 @@ impl Listener {
         };
         match stream {
             Ok(stream) => {
-                let connection = Box::new(Connection::new(stream, peer, place));
+                let asker = Asker::new(&self.shared.account, Some(peer.ip()));
+                let connection = Box::new(Connection::new(stream, peer, place, asker));
                 let wait = connection.awaited();
                 self.shared.wait(connection, wait);
             }
@@ -149,12 +158,26 @@ impl Listener {
             Ok(place) => return Some(place),
             Err(full) => full,
         };
-        drop(match full {
-            Full::Everywhere => lobby.evict(),
+        let left = match full {
+            Full::Everywhere(may_be_known) => lobby
+                .evict(Among::Unanswered, false)
+                .or_else(|| self.evict_strange_reader())
+                .or_else(|| lobby.evict(Among::Unanswered, may_be_known)),
             // Nobody loses a connection by what another address does.
-            Full::ForOrigin(origin) => lobby.evict_of(origin),
-        });
+            Full::ForNetwork(network, may_be_known) => {
+                lobby.evict(Among::UnansweredFrom(network), may_be_known)
+            }
+        };
+        drop(left);
         places.take(peer.ip()).ok()
+    }
+
+    /// A stranger who does not read what it is told makes room too, where peers can prove who they are.
+    fn evict_strange_reader(&self) -> Option<Left> {
+        let tells_apart = self.shared.account.tells_apart();
+        tells_apart
+            .then(|| self.shared.lobby.evict(Among::Readers, false))
+            .flatten()
     }
 
     /// Once per shortage, which may last.
@@ -180,27 +203,61 @@ impl Listener {
     fn dispatch(&mut self) {
         let (ready, gone) = self.shared.lobby.take_ready(&self.events);
         self.events.clear();
-        drop(gone);
-        if !ready.is_empty() {
-            self.shared.push(Which::Peers, ready);
+        let ready = ready.into_iter().map(Task::Serve);
+        // Their sockets are closed here, which is quick. What they have asked for is taken back by a
+        // worker: as many flights are to be left as there were keys.
+        let forgotten = gone.into_iter().filter_map(|(_, pending)| pending);
+        let tasks: Vec<Task> = ready.chain(forgotten.map(Task::Forget)).collect();
+        if !tasks.is_empty() {
+            self.shared.push(Which::Peers, tasks);
         }
     }
 
     fn expire(&mut self) {
         let expired = self.shared.lobby.take_expired(Instant::now());
         drop(expired.gone);
-        for (key, pending) in expired.pending {
-            if let Some(response) = pending.give_up() {
-                self.shared.resume(key, response);
-            }
+        let pending = expired.pending.into_iter();
+        let tasks: Vec<Task> = pending
+            .map(|(key, pending)| Task::GiveUp(key, pending))
+            .collect();
+        if !tasks.is_empty() {
+            self.shared.push(Which::Peers, tasks);
         }
     }
 }
 
-/// Whether only the connection to be accepted has failed, and not accepting.
-fn is_of_one_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Interrupted | ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset
-    )
+/// Whether the system has no descriptor, buffer or memory for another connection. All else that
+/// accepting may fail of is of one connection: `accept(2)` lists them.
+fn is_shortage(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    error.kind() == ErrorKind::OutOfMemory || code.is_some_and(|code| SHORTAGES.contains(&code))
+}
+
+/// `ENFILE`, `EMFILE` and `ENOBUFS`.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const SHORTAGES: [i32; 3] = [23, 24, 105];
+#[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
+const SHORTAGES: [i32; 3] = [23, 24, 55];
+/// `WSAEMFILE`, `WSAENOBUFS`, and where descriptors are those of files.
+#[cfg(not(unix))]
+const SHORTAGES: [i32; 3] = [10_024, 10_055, 4];
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_one_connection_is_no_shortage() {
+        // EPERM, ECONNABORTED, EPROTO, EOPNOTSUPP, ENETDOWN, ENETUNREACH, ETIMEDOUT, EHOSTDOWN,
+        // EHOSTUNREACH, ENOPROTOOPT, ENONET, ECONNRESET, EINTR
+        for code in [1, 103, 71, 95, 100, 101, 110, 112, 113, 92, 64, 104, 4] {
+            let error = io::Error::from_raw_os_error(code);
+            assert!(!is_shortage(&error), "{error}");
+        }
+        // ENOMEM, ENFILE, EMFILE, ENOBUFS
+        for code in [12, 23, 24, 105] {
+            let error = io::Error::from_raw_os_error(code);
+            assert!(is_shortage(&error), "{error}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use mio::{Interest, Poll, Registry, Token, Waker};
 
 use super::connection::{BoxedConnection, Connection};
+use super::lane::Which;
 use crate::group::Pending;
 use crate::sync::Mutex;
 
@@ -41,23 +42,22 @@ impl Wait {
         matches!(self, Wait::Handshake | Wait::Request | Wait::End)
     }
 
-    fn due(self) -> Due {
-        match self {
-            Wait::Handshake | Wait::Request | Wait::Head | Wait::End => Due::Spare,
-            Wait::Write => Due::Reader,
-            Wait::Body | Wait::Answer => Due::Other,
-        }
+    /// Whether nobody has begun to answer it.
+    fn is_unanswered(self) -> bool {
+        self.is_idle() || matches!(self, Wait::Head | Wait::Body)
     }
 }
 
-/// What those have in common whose times are looked at together.
-#[derive(Clone, Copy)]
-enum Due {
-    /// Nobody has begun to answer them: one of them can make room for others.
-    Spare,
-    /// They have an answer to read.
-    Reader,
-    Other,
+/// Those among whom one can be found to give way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Among {
+    /// Whose requests nobody has begun to answer: all of them, those from a network, and those that
+    /// are for peers, or for the application.
+    Unanswered,
+    UnansweredFrom(IpAddr),
+    UnansweredFor(Which),
+    /// Who have an answer to read.
+    Readers,
 }
 
 pub(super) struct Lobby {
@@ -70,10 +70,10 @@ struct State {
     phase: Phase,
     next_key: usize,
     guests: HashMap<usize, Guest>,
-    /// When they are to leave, by their [`Due`].
-    timers: [BTreeSet<(Instant, usize)>; 3],
-    /// The [`Due::Spare`] once more, by where they come from.
-    spare_of: BTreeSet<(IpAddr, Instant, usize)>,
+    /// When they are to leave.
+    timers: BTreeSet<(Instant, usize)>,
+    /// Those who can give way, strangers first: whose time is up next goes first.
+    spare: BTreeSet<(Among, bool, Instant, usize)>,
     /// Nobody is to leave before this.
     opened: Instant,
     /// When the listener wakes by itself. `None`: not before it is told to.
@@ -119,8 +119,8 @@ impl Lobby {
                 phase: Phase::Open,
                 next_key: FIRST_KEY,
                 guests: HashMap::new(),
-                timers: Default::default(),
-                spare_of: BTreeSet::new(),
+                timers: BTreeSet::new(),
+                spare: BTreeSet::new(),
                 opened: Instant::now(),
                 wakes: None,
             }),
@@ -236,32 +236,22 @@ impl Lobby {
         expired
     }
 
-    /// Takes the one out whose request is to be here first, or to begin.
-    pub(super) fn evict(&self) -> Option<Left> {
-        self.state.lock().take_first(Due::Spare)
-    }
-
-    /// The same among those that come from there.
-    pub(super) fn evict_of(&self, origin: IpAddr) -> Option<Left> {
+    /// Takes the one out of these that is to be done first, if there is any: a stranger, or if there is
+    /// none and it `may_be_known`, one who has proved who it is.
+    pub(super) fn evict(&self, among: Among, may_be_known: bool) -> Option<Left> {
         let mut state = self.state.lock();
-        let first = (origin, state.opened, 0);
-        let (found, _, key) = state.spare_of.range(first..).next().copied()?;
-        if found != origin {
+        let first = (among, false, state.opened, 0);
+        let (found, is_known, _, key) = state.spare.range(first..).next().copied()?;
+        if found != among || is_known && !may_be_known {
             return None;
         }
         state.take(key)
     }
 
-    /// Takes the one out that has an answer to read, and does not, for the longest time.
-    pub(super) fn evict_reader(&self) -> Option<Left> {
-        self.state.lock().take_first(Due::Reader)
-    }
-
     /// When the listener has to wake; it is told if that becomes earlier.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let mut state = self.state.lock();
-        let firsts = state.timers.iter().filter_map(BTreeSet::first);
-        state.wakes = firsts.map(|first| first.0).min();
+        state.wakes = state.timers.first().map(|first| first.0);
         state.wakes
     }
 
@@ -318,10 +308,9 @@ impl State {
         let Some(due) = due else {
             return false;
         };
-        self.timers[guest.wait.due() as usize].insert((due, key));
-        if matches!(guest.wait.due(), Due::Spare) {
-            let origin = guest.connection.origin();
-            self.spare_of.insert((origin, due, key));
+        self.timers.insert((due, key));
+        for (among, is_known) in guest.gives_way() {
+            self.spare.insert((among, is_known, due, key));
         }
         let too_late = self.wakes.is_none_or(|wakes| due < wakes);
         if too_late {
@@ -334,16 +323,10 @@ impl State {
         let Some(due) = guest.due.take() else {
             return;
         };
-        self.timers[guest.wait.due() as usize].remove(&(due, key));
-        if matches!(guest.wait.due(), Due::Spare) {
-            let origin = guest.connection.origin();
-            self.spare_of.remove(&(origin, due, key));
+        self.timers.remove(&(due, key));
+        for (among, is_known) in guest.gives_way() {
+            self.spare.remove(&(among, is_known, due, key));
         }
-    }
-
-    fn take_first(&mut self, due: Due) -> Option<Left> {
-        let (_, key) = self.timers[due as usize].first().copied()?;
-        self.take(key)
     }
 
     fn take(&mut self, key: usize) -> Option<Left> {
@@ -353,7 +336,30 @@ impl State {
     }
 
     fn first_due(&self, now: Instant) -> Option<usize> {
-        let mut firsts = self.timers.iter().filter_map(BTreeSet::first);
-        firsts.find(|(due, _)| *due <= now).map(|(_, key)| *key)
+        let first = self.timers.first();
+        first.filter(|(due, _)| *due <= now).map(|(_, key)| *key)
+    }
+}
+
+impl Guest {
+    /// Among whom it can give way, and whether it has proved who it is: such a one only if nothing is
+    /// lost, or to others like it.
+    fn gives_way(&self) -> impl Iterator<Item = (Among, bool)> + use<> {
+        let (wait, is_known) = (self.wait, self.connection.is_known());
+        let network = self.connection.network();
+        let is_spare = match is_known {
+            true => wait.is_idle(),
+            false => wait.is_unanswered(),
+        };
+        let unanswered = [
+            Some(Among::Unanswered),
+            Some(Among::UnansweredFrom(network)),
+            self.connection.kind().map(Among::UnansweredFor),
+        ];
+        let unanswered = unanswered.into_iter().flatten().filter(move |_| is_spare);
+        let readers = (wait == Wait::Write).then_some(Among::Readers);
+        unanswered
+            .chain(readers)
+            .map(move |among| (among, is_known))
     }
 }

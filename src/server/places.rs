@@ -1,77 +1,105 @@
-//! `Places`: how many connections there may be, in all and per address, and how much they buffer.
+//! `Places`: how many connections there may be, in all, from each network, and of each kind.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use super::Settings;
-use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, RandomState, wait_until};
+use super::lane::Which;
+use crate::origin::network_of;
+use crate::sync::{Arc, Condvar, Mutex, RandomState, wait_until};
+
+/// The part of all places that newcomers can have though others have proved who they are, and wait.
+const FOR_NEWCOMERS: usize = 16;
+
+/// The part of all places that peers leave to the application, and the application to peers.
+const FOR_OTHERS: usize = 4;
 
 pub(super) struct Places {
     max: usize,
-    max_per_origin: usize,
-    max_buffered: usize,
-    buffered: AtomicUsize,
+    max_per_network: usize,
+    /// How many peers may have, and how many the application.
+    max_per_kind: usize,
     taken: Mutex<Taken>,
     empty: Condvar,
 }
 
 struct Taken {
-    total: usize,
+    all: Count,
     /// Outsiders choose these keys, so they are hashed with a seed.
-    by_origin: HashMap<IpAddr, usize, RandomState>,
-    /// How many connections hold the value that is at this address in memory.
-    holders: HashMap<usize, usize>,
+    by_network: HashMap<IpAddr, Count, RandomState>,
+    /// Of those that are known to be for peers, and for the application.
+    by_kind: [usize; 2],
 }
 
-/// Why there is no place.
+#[derive(Clone, Copy, Default)]
+struct Count {
+    all: usize,
+    /// Those of whom it is not known that they are peers.
+    strangers: usize,
+}
+
+impl Count {
+    /// Whether a newcomer may have the place of one who has proved who it is. As a stranger it is the
+    /// first to give way, so few places go from hand to hand.
+    fn has_room_for_newcomers(self, max: usize) -> bool {
+        self.strangers <= max / FOR_NEWCOMERS
+    }
+}
+
+/// Why there is no place, and whether one who has proved who it is may lose its own.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Full {
-    Everywhere,
-    /// This address, or network, has too many connections already.
-    ForOrigin(IpAddr),
+    Everywhere(bool),
+    /// This network has too many connections already.
+    ForNetwork(IpAddr, bool),
 }
 
 impl Places {
-    pub(super) fn new(settings: &Settings) -> Arc<Places> {
+    /// `is_shared` tells whether peers and an application are served.
+    pub(super) fn new(settings: &Settings, is_shared: bool) -> Arc<Places> {
+        let max = settings.max_connections;
+        let for_others = if is_shared { max / FOR_OTHERS } else { 0 };
         Arc::new(Places {
-            max: settings.max_connections,
-            max_per_origin: settings.max_connections_per_address,
-            max_buffered: settings.max_buffered,
-            buffered: AtomicUsize::new(0),
+            max,
+            max_per_network: settings.max_connections_per_address,
+            max_per_kind: max - for_others,
             taken: Mutex::new(Taken {
-                total: 0,
-                by_origin: HashMap::with_hasher(RandomState::default()),
-                holders: HashMap::new(),
+                all: Count::default(),
+                by_network: HashMap::with_hasher(RandomState::default()),
+                by_kind: [0; 2],
             }),
             empty: Condvar::new(),
         })
     }
 
     pub(super) fn take(self: &Arc<Places>, address: IpAddr) -> Result<Place, Full> {
-        let origin = origin_of(address);
+        let network = network_of(address);
         let mut taken = self.taken.lock();
-        let of_origin = taken.by_origin.get(&origin).copied().unwrap_or(0);
-        if of_origin >= self.max_per_origin {
-            return Err(Full::ForOrigin(origin));
+        let of_network = taken.by_network.get(&network).copied().unwrap_or_default();
+        if of_network.all >= self.max_per_network {
+            let may_displace = of_network.has_room_for_newcomers(self.max_per_network);
+            return Err(Full::ForNetwork(network, may_displace));
         }
-        if taken.total >= self.max {
-            return Err(Full::Everywhere);
+        if taken.all.all >= self.max {
+            return Err(Full::Everywhere(taken.all.has_room_for_newcomers(self.max)));
         }
-        taken.total += 1;
-        taken.by_origin.insert(origin, of_origin + 1);
+        taken.change(network, |count| {
+            count.all += 1;
+            count.strangers += 1;
+        });
         Ok(Place {
             places: Arc::clone(self),
-            origin,
-            buffered: 0,
-            value: None,
+            network,
+            kind: None,
+            is_known: false,
         })
     }
 
     /// Whether no connection was left before `until` came.
     pub(super) fn wait_until_empty(&self, until: Option<Instant>) -> bool {
         let mut taken = self.taken.lock();
-        while taken.total > 0 {
+        while taken.all.all > 0 {
             if until.is_some_and(|until| until <= Instant::now()) {
                 return false;
             }
@@ -79,118 +107,89 @@ impl Places {
         }
         true
     }
-
-    /// Tells whether there is room for so many bytes more.
-    fn add_buffered(&self, bytes: usize) -> bool {
-        let before = self.buffered.fetch_add(bytes, Ordering::Relaxed);
-        let has_room = before.saturating_add(bytes) <= self.max_buffered;
-        if !has_room {
-            self.buffered.fetch_sub(bytes, Ordering::Relaxed);
-        }
-        has_room
-    }
-
-    fn leave(&self, origin: IpAddr) {
-        let mut taken = self.taken.lock();
-        taken.total -= 1;
-        if let Some(count) = taken.by_origin.get_mut(&origin) {
-            *count -= 1;
-            if *count == 0 {
-                taken.by_origin.remove(&origin);
-            }
-        }
-        if taken.total == 0 {
-            self.empty.notify_all();
-        }
-    }
 }
 
-/// Whoever has one address of IPv6 has a network of 2^64.
-fn origin_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => {
-            let network = u128::from(address) >> 64 << 64;
-            IpAddr::V6(Ipv6Addr::from(network))
+impl Taken {
+    /// Changes what is counted in all, and for a network.
+    fn change(&mut self, network: IpAddr, change: impl Fn(&mut Count)) {
+        change(&mut self.all);
+        let of_network = self.by_network.entry(network).or_default();
+        change(of_network);
+        if of_network.all == 0 {
+            self.by_network.remove(&network);
         }
+    }
+
+    fn leave(&mut self, place: &Place) {
+        self.change(place.network, |count| {
+            count.all -= 1;
+            count.strangers -= usize::from(!place.is_known);
+        });
+        if let Some(kind) = place.kind {
+            self.by_kind[kind as usize] -= 1;
+        }
+        debug_assert!(
+            self.all.all > 0 || self.all.strangers == 0 && self.by_kind == [0; 2],
+            "there is no connection, and something is counted"
+        );
     }
 }
 
 /// The place of one connection. Dropping it makes room.
 pub(super) struct Place {
     places: Arc<Places>,
-    origin: IpAddr,
-    buffered: usize,
-    /// The address and the length of a value that the client has yet to read.
-    value: Option<(usize, usize)>,
+    network: IpAddr,
+    /// What it is for, once that has been seen.
+    kind: Option<Which>,
+    /// Whether it is known to be a peer's.
+    is_known: bool,
 }
 
 impl Place {
-    pub(super) fn origin(&self) -> IpAddr {
-        self.origin
+    pub(super) fn network(&self) -> IpAddr {
+        self.network
     }
 
-    /// Accounts for a buffer of `bytes` in place of the one before. Tells whether there is room.
-    pub(super) fn buffer(&mut self, bytes: usize) -> bool {
-        let total = &self.places.buffered;
-        if bytes == self.buffered {
-            return true; // as on nearly every read: it is not to touch what all share
+    pub(super) fn kind(&self) -> Option<Which> {
+        self.kind
+    }
+
+    pub(super) fn is_known(&self) -> bool {
+        self.is_known
+    }
+
+    /// Notes that it is known to be a peer's.
+    pub(super) fn prove(&mut self) {
+        if !std::mem::replace(&mut self.is_known, true) {
+            let mut taken = self.places.taken.lock();
+            taken.change(self.network, |count| count.strangers -= 1);
         }
-        if bytes < self.buffered {
-            total.fetch_sub(self.buffered - bytes, Ordering::Relaxed);
-            self.buffered = bytes;
+    }
+
+    /// Notes what it is for now. Tells whether that has a place left.
+    pub(super) fn settle(&mut self, kind: Which) -> bool {
+        if self.kind == Some(kind) {
             return true;
         }
-        let has_room = self.places.add_buffered(bytes - self.buffered);
-        if has_room {
-            self.buffered = bytes;
-        }
-        has_room
-    }
-
-    /// Accounts for a value that the client has yet to read. It takes its memory once, however many
-    /// are to read it. Tells whether there is room.
-    pub(super) fn hold(&mut self, value: &[u8]) -> bool {
-        let held = (value.as_ptr() as usize, value.len());
-        if value.is_empty() || self.value == Some(held) {
-            return true;
-        }
-        self.let_go();
         let mut taken = self.places.taken.lock();
-        let holders = taken.holders.entry(held.0).or_insert(0);
-        let has_room = *holders > 0 || self.places.add_buffered(held.1);
-        if has_room {
-            *holders += 1;
-            self.value = Some(held);
-        } else {
-            taken.holders.remove(&held.0);
+        if taken.by_kind[kind as usize] >= self.places.max_per_kind {
+            return false;
         }
-        has_room
-    }
-
-    /// No longer holds a value.
-    pub(super) fn let_go(&mut self) {
-        let Some((address, length)) = self.value.take() else {
-            return;
-        };
-        let mut taken = self.places.taken.lock();
-        if let Some(holders) = taken.holders.get_mut(&address) {
-            *holders -= 1;
-            if *holders == 0 {
-                taken.holders.remove(&address);
-                self.places.buffered.fetch_sub(length, Ordering::Relaxed);
-            }
+        taken.by_kind[kind as usize] += 1;
+        if let Some(before) = self.kind.replace(kind) {
+            taken.by_kind[before as usize] -= 1;
         }
+        true
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.let_go();
-        self.places
-            .buffered
-            .fetch_sub(self.buffered, Ordering::Relaxed);
-        self.places.leave(self.origin);
+        let mut taken = self.places.taken.lock();
+        taken.leave(self);
+        if taken.all.all == 0 {
+            self.places.empty.notify_all();
+        }
     }
 }
 
@@ -198,13 +197,13 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    fn places() -> Arc<Places> {
-        Places::new(&Settings {
-            max_connections: 3,
-            max_connections_per_address: 2,
-            max_buffered: 100,
+    fn places(max: usize, max_per_address: usize, is_shared: bool) -> Arc<Places> {
+        let settings = Settings {
+            max_connections: max,
+            max_connections_per_address: max_per_address,
             ..Settings::default()
-        })
+        };
+        Places::new(&settings, is_shared)
     }
 
     fn take(places: &Arc<Places>, address: &str) -> Result<Place, Full> {
@@ -213,55 +212,55 @@ mod tests {
 
     #[test]
     fn an_address_does_not_take_all_places() {
-        let places = places();
+        let places = places(3, 2, false);
         let first = take(&places, "10.0.0.1").ok();
         let _second = take(&places, "::ffff:10.0.0.1").ok();
-        let full = Full::ForOrigin("10.0.0.1".parse().unwrap());
+        let full = Full::ForNetwork("10.0.0.1".parse().unwrap(), false);
         assert_eq!(take(&places, "10.0.0.1").err(), Some(full));
         let _third = take(&places, "2001:db8::1").ok();
-        assert_eq!(take(&places, "10.0.0.2").err(), Some(Full::Everywhere));
+        let full = Full::Everywhere(false);
+        assert_eq!(take(&places, "10.0.0.2").err(), Some(full));
         drop(first);
         assert!(take(&places, "10.0.0.1").is_ok());
     }
 
     #[test]
     fn one_network_of_ipv6_is_one_address() {
-        let places = places();
+        let places = places(3, 2, false);
         let _first = take(&places, "2001:db8::1").ok();
         let _second = take(&places, "2001:db8::2:0:0:2").ok();
-        let full = Full::ForOrigin("2001:db8::".parse().unwrap());
+        let full = Full::ForNetwork("2001:db8::".parse().unwrap(), false);
         assert_eq!(take(&places, "2001:db8::3").err(), Some(full));
         assert!(take(&places, "2001:db8:0:1::1").is_ok());
     }
 
     #[test]
-    fn buffers_of_all_connections_share_one_bound() {
-        let places = places();
-        let mut first = take(&places, "10.0.0.1").ok().unwrap();
-        let mut second = take(&places, "10.0.0.2").ok().unwrap();
-        assert!(first.buffer(60));
-        assert!(!second.buffer(60));
-        assert!(first.buffer(40));
-        assert!(second.buffer(60));
-        drop(second);
-        assert!(first.buffer(100));
+    fn few_newcomers_at_a_time_have_the_places_of_peers() {
+        let places = places(32, 32, false);
+        let mut all: Vec<Place> = (0..32)
+            .map(|_| take(&places, "10.0.0.1").ok().unwrap())
+            .collect();
+        let full = |may_displace| Full::ForNetwork("10.0.0.1".parse().unwrap(), may_displace);
+        all.iter_mut().skip(3).for_each(Place::prove);
+        assert_eq!(take(&places, "10.0.0.1").err(), Some(full(false)));
+        all[0].prove();
+        assert_eq!(take(&places, "10.0.0.1").err(), Some(full(true)));
+        let full = Full::Everywhere(true);
+        assert_eq!(take(&places, "10.0.0.2").err(), Some(full));
     }
 
     #[test]
-    fn a_value_counts_once_for_all_who_are_to_read_it() {
-        let places = places();
-        let mut first = take(&places, "10.0.0.1").ok().unwrap();
-        let mut second = take(&places, "10.0.0.2").ok().unwrap();
-        let (value, other) = ([0; 60], [0; 60]);
-        assert!(first.hold(&value) && first.hold(&value) && second.hold(&value));
-        assert!(!second.hold(&other));
-        assert!(second.hold(&value));
-        first.let_go();
-        assert!(!first.hold(&other));
-        drop(second);
-        assert!(first.hold(&other));
-        assert!(first.buffer(40) && !first.buffer(41));
-        first.let_go();
-        assert!(first.buffer(100));
+    fn peers_and_the_application_leave_places_to_each_other() {
+        let places = places(4, 4, true);
+        let mut all: Vec<Place> = (0..4)
+            .map(|_| take(&places, "10.0.0.1").ok().unwrap())
+            .collect();
+        let settled = all.iter_mut().map(|place| place.settle(Which::Application));
+        assert_eq!(settled.collect::<Vec<_>>(), [true, true, true, false]);
+        assert!(all[3].settle(Which::Peers));
+        // It goes over to the other kind as soon as there is room.
+        assert!(!all[3].settle(Which::Application));
+        assert!(all[0].settle(Which::Peers));
+        assert!(all[3].settle(Which::Application));
     }
 }

@@ -3,18 +3,19 @@
 use std::time::Instant;
 
 use super::connection::{BoxedConnection, Connection, Next};
-use super::lane::{Lane, Which};
-use super::lobby::{Lobby, Wait};
+use super::lane::{Lane, Task, Which};
+use super::lobby::{Among, Lobby, Wait};
 use super::message::{HttpRequest, HttpResponse};
 use super::places::Places;
 use super::{Fallback, Settings};
+use crate::account::{Account, Asker};
 use crate::foreign;
 use crate::group::Pending;
 use crate::http1::Head;
 use crate::node::{Begin, Node};
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::tls::Tls;
-use crate::wire::{Request, Response};
+use crate::wire::{Request, Response, Status};
 
 pub(super) struct Shared {
     pub(super) node: Node,
@@ -25,6 +26,8 @@ pub(super) struct Shared {
     pub(super) application: Lane,
     pub(super) lobby: Lobby,
     pub(super) places: Arc<Places>,
+    /// What pays for what is kept of all connections.
+    pub(super) account: Arc<Account>,
     /// Every answer is the last one of its connection.
     pub(super) draining: AtomicBool,
 }
@@ -63,13 +66,24 @@ impl Shared {
         }
     }
 
-    pub(super) fn begin(&self, head: &Head<'_>, body: &[u8]) -> Begin {
-        self.node.begin(&request_of(head).body(body))
+    /// Whether peers and an application share the port.
+    pub(super) fn is_shared(&self) -> bool {
+        self.settings.serves_peers && self.fallback.is_some()
+    }
+
+    /// Whether the handshake has proved of all who have a request that they are peers.
+    pub(super) fn takes_peers_only(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| !tls.admits_strangers())
+    }
+
+    pub(super) fn begin(&self, head: &Head<'_>, body: &[u8], asker: &mut Asker) -> Begin {
+        self.node.begin_for(&request_of(head).body(body), asker)
     }
 
     /// What a request of the peer protocol is refused with whose body is still to come.
-    pub(super) fn refuse_head(&self, head: &Head<'_>) -> Option<Response> {
-        self.node.refuse_head(&request_of(head), head.body_len)
+    pub(super) fn refuse_head(&self, head: &Head<'_>, asker: &mut Asker) -> Option<Response> {
+        self.node
+            .refuse_head(&request_of(head), head.body_len, asker)
     }
 
     /// The application's answer, or `None` if there is none because it panicked.
@@ -85,9 +99,9 @@ impl Shared {
         let shared = Arc::clone(self);
         move || {
             let mut has_served = false;
-            while let Some(connection) = shared.lane(which).next(has_served) {
+            while let Some(task) = shared.lane(which).next(has_served) {
                 has_served = true;
-                let served = foreign::call(|| shared.serve(connection, which));
+                let served = foreign::call(|| shared.perform(task, which));
                 if served.is_err() {
                     log::error!(target: "groupcache", "answering a request panicked");
                 }
@@ -95,48 +109,66 @@ impl Shared {
         }
     }
 
-    /// Has connections served, or drops them if the server has ended.
-    pub(super) fn push(
-        self: &Arc<Self>,
-        which: Which,
-        connections: impl IntoIterator<Item = BoxedConnection>,
-    ) {
-        drop(self.lane(which).push(connections, || self.work(which)));
+    /// Has tasks done, or drops them if the server has ended.
+    pub(super) fn push(self: &Arc<Self>, which: Which, tasks: impl IntoIterator<Item = Task>) {
+        drop(self.lane(which).push(tasks, || self.work(which)));
+    }
+
+    fn perform(self: &Arc<Self>, task: Task, which: Which) {
+        match task {
+            Task::Serve(connection) => self.serve(connection, which),
+            Task::GiveUp(key, pending) => {
+                if let Some(response) = pending.give_up() {
+                    self.resume(key, response);
+                }
+            }
+            Task::Forget(pending) => drop(pending),
+        }
     }
 
     fn serve(self: &Arc<Self>, mut connection: BoxedConnection, which: Which) {
         match connection.run(self, which) {
             Next::Wait(wait) => self.wait(connection, wait),
             Next::Park(pending) => self.park(connection, pending),
-            Next::Lane(other) => self.push(other, [connection]),
+            Next::Lane(other) => self.push(other, [Task::Serve(connection)]),
             Next::Close => {}
         }
     }
 
+    /// Has a connection wait, or cuts it off where there is no room for what it has to send.
     pub(super) fn wait(&self, mut connection: BoxedConnection, wait: Wait) {
         connection.rest(wait);
-        if wait == Wait::Write {
-            self.make_room_for_answer(&mut connection);
+        if !self.make_room(&mut connection, Connection::has_room) {
+            return;
         }
         let due = connection.due(wait, &self.settings);
         drop(self.lobby.enter(connection, wait, due));
     }
 
-    /// Where too much waits to be read, the slowest readers are cut off. One may always wait.
-    fn make_room_for_answer(&self, connection: &mut Connection) {
-        while !connection.hold_answer() {
-            let Some(slowest) = self.lobby.evict_reader() else {
-                return;
+    /// Where too much waits to be read, the slowest readers are cut off, but no peer for a stranger.
+    /// One answer at a time may take what is beyond the bound.
+    fn make_room(
+        &self,
+        connection: &mut Connection,
+        has_room: impl Fn(&mut Connection) -> bool,
+    ) -> bool {
+        while !has_room(connection) {
+            let Some(slowest) = self.lobby.evict(Among::Readers, connection.is_known()) else {
+                return connection.exceed();
             };
             log::debug!(target: "groupcache", "too many answers are not read: one is cut off");
             drop(slowest);
         }
+        true
     }
 
     /// Lets the load and the time race for the connection. Either takes it out of the lobby to
     /// answer; a client that leaves takes it out too, and the load answers nobody.
     fn park(self: &Arc<Self>, mut connection: BoxedConnection, pending: Pending) {
         connection.rest(Wait::Answer);
+        if !self.make_room(&mut connection, Connection::has_room) {
+            return;
+        }
         // The node may have a clock of its own, but the client waits in real time.
         let now = self.node.clock().now();
         let patience = pending.deadline().saturating_duration_since(now);
@@ -155,13 +187,22 @@ impl Shared {
     }
 
     /// Has a parked connection send its answer, if it is still there.
-    pub(super) fn resume(self: &Arc<Self>, key: usize, response: Response) {
+    pub(super) fn resume(self: &Arc<Self>, key: usize, mut response: Response) {
         let Some((mut connection, pending)) = self.lobby.take(key) else {
             return;
         };
         drop(pending);
+        if !self.make_room(&mut connection, |connection| connection.hold(&response)) {
+            response = self.node.respond(
+                Status::Overloaded,
+                "too many answers wait for their readers",
+            );
+        }
         connection.answer(response, self.is_draining());
-        self.push(Which::Peers, [connection]);
+        if !self.make_room(&mut connection, Connection::has_room) {
+            return;
+        }
+        self.push(Which::Peers, [Task::Serve(connection)]);
     }
 }
 

@@ -10,6 +10,10 @@ use rustls::Connection;
 /// How much may come that is no data. A handshake is shorter, and so is every record.
 const MAX_SILENT: usize = 256 << 10;
 
+/// What a session takes that has nothing to say, about, and how much it takes at once for the socket.
+const SESSION: usize = 12 << 10;
+const MAX_UNSENT: usize = 64 << 10;
+
 pub(crate) struct Secured<S> {
     session: Connection,
     socket: S,
@@ -44,6 +48,12 @@ impl<S> Secured<S> {
 
     pub(super) fn wants_write(&self) -> bool {
         self.session.wants_write()
+    }
+
+    /// How much it keeps, in bytes, about: of what it has yet to send up to what `rustls` takes at once.
+    pub(super) fn kept(&self) -> usize {
+        let unsent = if self.wants_write() { MAX_UNSENT } else { 0 };
+        SESSION + self.silent + unsent
     }
 
     pub(super) fn is_quiet(&mut self) -> bool {

@@ -205,6 +205,16 @@ pub(crate) enum Item {
     TooLarge(usize),
 }
 
+impl Item {
+    /// How long its value is.
+    pub(crate) fn value_len(&self) -> usize {
+        match self {
+            Item::Value(answer) => answer.value.len(),
+            Item::Status(..) | Item::TooLarge(_) => 0,
+        }
+    }
+}
+
 const ITEM: u32 = 1;
 
 /// The answer to [`Command::Get`]: an item for each of the first keys, in their order. Those whose
@@ -262,7 +272,12 @@ impl BatchWriter {
         true
     }
 
-    pub(crate) fn finish(self) -> Vec<u8> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.is_empty
+    }
+
+    pub(crate) fn finish(mut self) -> Vec<u8> {
+        self.body.shrink_to_fit();
         self.body
     }
 }

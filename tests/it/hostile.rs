@@ -288,7 +288,7 @@ fn at_the_limit_the_longest_idle_connection_makes_room() {
 }
 
 /// A client at another address of this host.
-fn connect_from(from: [u8; 4], to: SocketAddr) -> Client {
+pub(crate) fn connect_from(from: [u8; 4], to: SocketAddr) -> Client {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
     socket.connect(&to.into()).unwrap();

@@ -9,7 +9,8 @@ use std::path::Path;
 const LEVELS: &[&[&str]] = &[
     &[
         "sync", "throttle", "pace", "foreign", "fanout", "deadline", "dialect", "slot", "value",
-        "key", "ring", "hot", "policy", "entry", "lru", "store", "http1", "latency",
+        "origin", "account", "key", "ring", "hot", "policy", "entry", "lru", "store", "http1",
+        "latency",
     ],
     &[
         "codec", "waits", "flight", "loader", "stats", "wire", "auth",

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that goes wrong had better stop
 
 mod absences;
+mod accounts;
 mod api;
 #[cfg(feature = "auth")]
 mod auth;

@@ -321,6 +321,8 @@ fn is_alone(test: &str) -> bool {
             "--test-threads=1",
         ])
         .env(CHILD, "1")
+        // glibc would learn to keep what is freed: it is to be seen what this crate keeps.
+        .env("MALLOC_MMAP_THRESHOLD_", "131072")
         .status()
         .unwrap();
     assert!(child.success());
@@ -363,6 +365,73 @@ fn parts() -> Vec<Part> {
         }
     };
     listeners.into_iter().zip(&addresses).map(part).collect()
+}
+
+/// What the process has in memory, in bytes.
+#[cfg(target_os = "linux")]
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kib = line.unwrap().split_whitespace().nth(1).unwrap();
+    kib.parse::<usize>().unwrap() << 10
+}
+
+/// Batches of large values that nobody caches, each of which waits for a slow one.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_stays_within_its_bound_whatever_batches_ask_for() {
+    use crate::server::{Client, request};
+
+    const MIB: usize = 1 << 20;
+    if !is_alone("memory_stays_within_its_bound_whatever_batches_ask_for") {
+        return;
+    }
+    // What loaders have is theirs.
+    let node = Node::builder("http://127.0.0.1:1").unwrap();
+    let node = node.loader_threads(2).build().unwrap();
+    let (release, released) = mpsc::channel::<()>();
+    let released = std::sync::Mutex::new(released);
+    let group = node.group_builder("g", MIB).build(move |key| {
+        if key == "slow" {
+            let _ = released.lock().unwrap().recv();
+        }
+        Ok(Value::from(vec![7; 8 * MIB]))
+    });
+    let group = group.unwrap();
+    let server = groupcache_sync::Server::builder(&node).max_buffered(32 * MIB);
+    let server = server.bind("127.0.0.1:0").unwrap();
+    let start = resident();
+    let mut clients = Vec::new();
+    for number in 0..32_u8 {
+        let mut client = Client::connect(server.local_addr());
+        let body = [
+            &b"\x1a\x04slow\x1a\x03k"[..],
+            &[b'a' + number / 16, b'a' + number % 16],
+        ]
+        .concat();
+        let headers = format!(
+            "X-Groupcache: v=1;w=60000\r\nContent-Length: {}\r\n",
+            body.len()
+        );
+        client.send(request("POST", "/_groupcache/g", &headers));
+        client.send(&body);
+        clients.push(client);
+    }
+    let most = AtomicUsize::new(0);
+    eventually("all but the slow one are loaded", || {
+        most.fetch_max(resident() - start, Ordering::Relaxed);
+        let stats = group.stats();
+        stats.loads == 33 && stats.flights == 1
+    });
+    release.send(()).unwrap();
+    for client in &mut clients {
+        most.fetch_max(resident() - start, Ordering::Relaxed);
+        assert_eq!(client.answer().status, 200);
+    }
+    drop(clients);
+    let most = most.into_inner() / MIB;
+    assert!(most <= 32 + 64, "{most} MiB");
+    eventually("it is given back", || resident() < start + 16 * MIB);
 }
 
 #[test]

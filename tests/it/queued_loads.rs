@@ -244,8 +244,21 @@ fn no_more_keys_wait_for_the_pool_than_it_has_room_for() {
     let batches: Vec<_> = (0..40).map(batch).collect();
     let queued = narrow.group.stats().flights;
     assert!((1_024..=16_385).contains(&queued), "{queued}");
-    let error = narrow.group.get_timeout("one more", SECOND).unwrap_err();
-    assert!(matches!(error, Error::Overloaded), "{error:?}");
+    let request = Request::new("GET", "/_groupcache/g/more");
+    let request = request.header("X-Groupcache", "v=1;w=100000");
+    let Begin::Ready(refused) = narrow.node.begin(&request) else {
+        panic!("there is room for more of those who ask for so much");
+    };
+    assert_eq!(refused.status(), 503);
+    // The application itself finds room all the same.
+    std::thread::scope(|scope| {
+        let own = scope.spawn(|| narrow.group.get_timeout("own", SECOND));
+        eventually("it is queued", || {
+            narrow.group.stats().flights == queued + 1
+        });
+        narrow.clock.advance(SECOND);
+        assert!(matches!(own.join().unwrap(), Err(Error::Overloaded)));
+    });
     assert_eq!(
         narrow.group.get("one that needs no thread").unwrap(),
         value_of("one that needs no thread")

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::deadline::{Clock, Deadline};
 use crate::flight::{Flights, Guard, Hold, Join, Part, Queued, Told, Waiter};
 use crate::key::{KeyHasher, KeyRef};
+use crate::origin::Origin;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, thread};
 use crate::waits::Waits;
 
@@ -517,7 +518,7 @@ pub fn queued_again() {
     let leaving = start(&world, |_| drop(caller));
     let (waiter, own) = world.queue("k");
     let run = own.and_then(|own| {
-        own.hold(world.hold());
+        own.hold(Origin::Application, world.hold());
         world.run(&own, Ok(2))
     });
     let got = world.wait(waiter, Ok(3));
@@ -555,7 +556,7 @@ fn new_in_queue(world: &World) -> (Waiter<Answer>, Queued<Answer>) {
     let Some(queued) = queued else {
         unreachable!("it is the first");
     };
-    queued.hold(world.hold());
+    queued.hold(Origin::Application, world.hold());
     (caller, queued)
 }
 

@@ -30,6 +30,10 @@ mod flight;
 mod key;
 #[cfg(groupcache_model = "loom")]
 #[allow(dead_code, unreachable_pub)]
+#[path = "../../../src/origin.rs"]
+mod origin;
+#[cfg(groupcache_model = "loom")]
+#[allow(dead_code, unreachable_pub)]
 #[path = "../../../src/slot.rs"]
 mod slot;
 #[cfg(groupcache_model = "loom")]

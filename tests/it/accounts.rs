@@ -1,0 +1,466 @@
+//! What clients may take of a listener together: memory, places, and the time of its threads.
+
+use std::io::{BufRead, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use groupcache_sync::{
+    Bytes, Codec, CodecError, Group, HttpResponse, Node, Server, ServerBuilder, Value,
+};
+
+use crate::cluster::eventually;
+use crate::hostile::connect_from;
+use crate::server::{Client, request, serve, serve_loads, slow_loader};
+
+/// Asks for these keys at once, with an hour's patience.
+fn ask_for<K: AsRef<str>>(keys: impl IntoIterator<Item = K>, group: &str) -> Vec<u8> {
+    let mut body = Vec::new();
+    for key in keys {
+        let key = key.as_ref();
+        body.extend([0x1a, u8::try_from(key.len()).unwrap()]);
+        body.extend(key.as_bytes());
+    }
+    let headers = format!(
+        "X-Groupcache: v=1;w=3600000\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    let head = request("POST", &format!("/_groupcache/{group}"), &headers);
+    [head.as_bytes(), &body].concat()
+}
+
+/// A value that counts those of its kind, and weighs 4 MiB.
+#[derive(Clone)]
+struct Heavy {
+    _alive: Arc<Alive>,
+}
+
+struct Alive(Arc<AtomicUsize>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+struct OfHeavy;
+
+impl Codec<Heavy> for OfHeavy {
+    fn encode(&self, _: &Heavy) -> Result<Value, CodecError> {
+        Ok(Value::from("heavy"))
+    }
+
+    fn decode(&self, _: Value) -> Result<Heavy, CodecError> {
+        Err("it is never sent here".into())
+    }
+}
+
+#[test]
+fn values_that_wait_for_the_rest_of_batches_share_one_bound() {
+    let node = Node::new("http://127.0.0.1:1").unwrap();
+    let server = Server::builder(&node).max_buffered(16 << 20);
+    let server = server.bind("127.0.0.1:0").unwrap();
+    let (release, released) = mpsc::channel::<()>();
+    let (released, alive) = (Mutex::new(released), Arc::<AtomicUsize>::default());
+    let counted = Arc::clone(&alive);
+    // Nothing is cached of so small a group.
+    let group = node.group_builder("heavy", 1 << 20).codec(OfHeavy);
+    let group = group.weigher(|_| 4 << 20).build(move |key| {
+        if key == "slow" {
+            let _ = released.lock().unwrap().recv();
+        }
+        counted.fetch_add(1, Ordering::SeqCst);
+        let _alive = Arc::new(Alive(Arc::clone(&counted)));
+        Ok(Heavy { _alive })
+    });
+    let group = group.unwrap();
+    // As often as they like: what they take they give back.
+    for round in 0..3_u64 {
+        let mut clients: Vec<Client> = (0..8)
+            .map(|number| {
+                let mut client = Client::connect(server.local_addr());
+                client.send(ask_for(["slow", &format!("{round}-{number}")], "heavy"));
+                client
+            })
+            .collect();
+        let loads = 9 * round + 8;
+        eventually("all but the slow one are loaded", || {
+            let stats = group.stats();
+            stats.loads == loads + 1 && stats.flights == 1
+        });
+        eventually("they hold three of 4 MiB in 14, and no more", || {
+            alive.load(Ordering::SeqCst) == 3
+        });
+        release.send(()).unwrap();
+        for client in &mut clients {
+            assert_eq!(client.answer().status, 200);
+        }
+    }
+}
+
+#[test]
+fn the_keys_of_batches_that_wait_share_one_bound() {
+    let (release, load) = slow_loader();
+    let service = serve_loads(|settings| settings.max_buffered(4 << 20), load);
+    let mut clients: Vec<Client> = (0..64).map(|_| service.connect()).collect();
+    for client in &mut clients {
+        client.send(ask_for(["slow"; 1_024], "things"));
+    }
+    // Nobody else is refused for it.
+    eventually("it is being loaded", || service.things.stats().flights == 1);
+    service.connect().assert_open();
+    let mut refused = 0;
+    for client in &mut clients {
+        let stream = client.0.get_ref();
+        stream
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        if client.0.fill_buf().is_ok() {
+            let answer = client.answer();
+            assert!(answer.status == 503 || answer.has("overloaded"));
+            refused += 1;
+        }
+    }
+    assert!((32..60).contains(&refused), "{refused} of 64");
+    release.send(()).unwrap();
+    drop(clients);
+    eventually("there is room again", || {
+        let mut client = service.connect();
+        client.send(ask_for(["quick"; 1_024], "things"));
+        client.answer().status == 200
+    });
+}
+
+#[test]
+fn bodies_that_do_not_come_give_way() {
+    let service = serve(|settings| settings.max_connections(64).max_connections_per_address(64));
+    let mut waiting: Vec<Client> = (0..64).map(|_| service.connect()).collect();
+    for client in &mut waiting {
+        let headers = "Content-Length: 100\r\nExpect: 100-continue\r\n";
+        client.send(request("PUT", "/_groupcache/things/a", headers));
+        assert_eq!(client.head().status, 100);
+    }
+    for _ in 0..32 {
+        eventually("one of them makes room", || service.connect().is_served());
+    }
+}
+
+#[test]
+fn nobody_is_waited_for_longer_than_a_load_may_take() {
+    let node = Node::builder("http://127.0.0.1:1").unwrap();
+    let node = node.load_timeout(Duration::from_millis(200));
+    let node = node.build().unwrap();
+    let (_release, load) = slow_loader();
+    let group = node.group_builder("things", 1 << 20);
+    let _group: Group = group.build(move |key| Ok(load(key))).unwrap();
+    let server = Server::bind(&node, "127.0.0.1:0").unwrap();
+    let mut client = Client::connect(server.local_addr());
+    let asked = Instant::now();
+    let headers = "X-Groupcache: v=1;w=3600000\r\n";
+    client.send(request("GET", "/_groupcache/things/slow", headers));
+    assert_eq!(client.answer().status, 202);
+    assert!(asked.elapsed() >= Duration::from_millis(200));
+}
+
+/// Tells which threads encode.
+struct Telling(mpsc::Sender<String>);
+
+impl Codec<String> for Telling {
+    fn encode(&self, value: &String) -> Result<Value, CodecError> {
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        let _ = self.0.send(name);
+        Bytes.encode(&Value::from(value.as_str()))
+    }
+
+    fn decode(&self, _: Value) -> Result<String, CodecError> {
+        Err("it is never sent here".into())
+    }
+}
+
+#[test]
+fn what_is_given_up_is_answered_by_a_worker() {
+    let node = Node::builder("http://127.0.0.1:1").unwrap();
+    let node = node.load_timeout(Duration::from_millis(200));
+    let node = node.build().unwrap();
+    let (_release, load) = slow_loader();
+    let (tell, told) = mpsc::channel();
+    let group = node.group_builder("told", 1 << 20).codec(Telling(tell));
+    let _group = group
+        .weigher(|_| 1)
+        .build(move |key| Ok(load(key).as_str().map(str::to_owned)?))
+        .unwrap();
+    let server = Server::bind(&node, "127.0.0.1:0").unwrap();
+    let mut client = Client::connect(server.local_addr());
+    client.send(ask_for(["quick", "slow"], "told"));
+    assert!(client.answer().has("value of quick"));
+    assert_eq!(told.recv().unwrap(), "groupcache-peer");
+}
+
+#[test]
+fn neither_peers_nor_the_application_take_all_places() {
+    let (release, gate) = mpsc::channel::<()>();
+    let (gate, inside) = (Mutex::new(gate), Arc::<AtomicUsize>::default());
+    let entered = Arc::clone(&inside);
+    let settings = |settings: ServerBuilder| {
+        settings.max_connections(8).fallback(move |_| {
+            entered.fetch_add(1, Ordering::SeqCst);
+            let _ = gate.lock().unwrap().recv();
+            HttpResponse::new(200)
+        })
+    };
+    let service = serve(settings);
+    let mut clients: Vec<Client> = (0..6).map(|_| service.connect()).collect();
+    for client in &mut clients {
+        client.send(request("GET", "/of-the-application", ""));
+    }
+    eventually("they are inside", || inside.load(Ordering::SeqCst) == 6);
+    for _ in 0..8 {
+        let mut client = service.connect();
+        client.send(request("GET", "/of-the-application", ""));
+        assert_eq!(client.answer().status, 503);
+    }
+    eventually("a peer finds a place", || service.connect().is_served());
+    drop(release);
+    for client in &mut clients {
+        assert_eq!(client.answer().status, 200);
+    }
+}
+
+#[test]
+fn where_one_kind_has_all_its_places_an_idle_one_of_it_makes_room() {
+    let settings = |settings: ServerBuilder| {
+        let settings = settings.max_connections(8);
+        settings.fallback(|_| HttpResponse::new(200))
+    };
+    let service = serve(settings);
+    let mut clients: Vec<Client> = Vec::new();
+    let ask = |client: &mut Client| {
+        client.send(request("GET", "/of-the-application", ""));
+        client.answer().status
+    };
+    for _ in 0..6 {
+        clients.push(service.connect());
+        assert_eq!(ask(clients.last_mut().unwrap()), 200);
+    }
+    eventually("one that is idle makes room", || {
+        ask(&mut service.connect()) == 200
+    });
+}
+
+/// What comes of loads in their order, while one that begins with `first` holds the only thread.
+struct InOrder {
+    node: Node,
+    things: Group,
+    order: Arc<Mutex<Vec<String>>>,
+    release: mpsc::Sender<()>,
+}
+
+impl InOrder {
+    fn new() -> InOrder {
+        let node = Node::builder("http://127.0.0.1:1").unwrap();
+        let node = node.loader_threads(1).build().unwrap();
+        let (release, released) = mpsc::channel();
+        let released = Mutex::new(released);
+        let order: Arc<Mutex<Vec<String>>> = Arc::default();
+        let noted = Arc::clone(&order);
+        let things = node.group_builder("things", 1 << 20).build(move |key| {
+            noted.lock().unwrap().push(key.to_owned());
+            if key == "first" {
+                let _ = released.lock().unwrap().recv();
+            }
+            Ok(Value::from(key))
+        });
+        InOrder {
+            node,
+            things: things.unwrap(),
+            order,
+            release,
+        }
+    }
+
+    fn has_queued(&self, flights: u64) {
+        eventually("all are queued", || self.things.stats().flights == flights);
+    }
+
+    fn place_of(&self, key: &str) -> usize {
+        let order = self.order.lock().unwrap();
+        order.iter().position(|other| other == key).unwrap()
+    }
+}
+
+/// One peer has many batches queued; another one, and the application, ask for what is in none and in
+/// the last of them.
+#[test]
+fn the_batches_of_one_peer_do_not_delay_the_loads_of_others() {
+    let loads = InOrder::new();
+    let server = Server::bind(&loads.node, "127.0.0.1:0").unwrap();
+    let mut greedy: Vec<Client> = Vec::new();
+    for batch in 0..40_u64 {
+        let mut client = connect_from([127, 0, 0, 2], server.local_addr());
+        let mut keys: Vec<String> = (0..10).map(|key| format!("{batch}-{key}")).collect();
+        if batch == 0 {
+            keys[0] = "first".to_owned();
+        }
+        client.send(ask_for(keys, "things"));
+        greedy.push(client);
+        loads.has_queued(10 * batch + 10);
+    }
+    let mut peer = connect_from([127, 0, 0, 3], server.local_addr());
+    peer.send(ask_for(["39-9", "peer"], "things"));
+    loads.has_queued(401);
+    std::thread::scope(|scope| {
+        let things = &loads.things;
+        let own = scope.spawn(|| things.get_timeout("own", Duration::from_secs(60)));
+        loads.has_queued(402);
+        loads.release.send(()).unwrap();
+        assert_eq!(own.join().unwrap().unwrap(), Value::from("own"));
+    });
+    assert!(peer.answer().has("39-9"));
+    for client in &mut greedy {
+        assert_eq!(client.answer().status, 200);
+    }
+    for key in ["own", "peer", "39-9"] {
+        assert!(loads.place_of(key) <= 8, "{:?}", loads.order);
+    }
+}
+
+/// Those who share a secret, and those who do not.
+#[cfg(feature = "auth")]
+mod guarded {
+    use super::*;
+    use groupcache_sync::{Call, CallError, Error, Keyring, Limits, Link, Peer, Reply, Transport};
+
+    const SECRET: &str = "a secret that peers have in common";
+    const SERVED: &str = "http://127.0.0.1:1";
+
+    /// Notes what a node asks its peer, who never answers.
+    #[derive(Clone, Default)]
+    struct Noting(Arc<Mutex<Option<Call>>>);
+
+    impl Transport for Noting {
+        fn link(&self, _: &Peer, _: &Limits) -> Result<Arc<dyn Link>, Error> {
+            Ok(Arc::new(self.clone()))
+        }
+    }
+
+    impl Link for Noting {
+        fn call(&self, call: &Call, _: Duration) -> Result<Reply, CallError> {
+            if call.target.contains("/things") {
+                *self.0.lock().unwrap() = Some(call.clone());
+            }
+            Err(CallError::Unreachable("it only listens".to_owned()))
+        }
+    }
+
+    /// What a peer that has the secret sends to [`SERVED`].
+    fn signed(ask: impl FnOnce(&Group, &str)) -> Vec<u8> {
+        let noting = Noting::default();
+        let node = Node::builder("http://127.0.0.1:2").unwrap();
+        let node = node.keyring(Keyring::new(SECRET).unwrap());
+        let node = node.transport(Arc::new(noting.clone())).build().unwrap();
+        node.set_peers([SERVED, "http://127.0.0.1:2"]).unwrap();
+        let group = node.group_builder("things", 8 << 20);
+        let group: Group = group.build(|_| Ok(Value::default())).unwrap();
+        let owned = |key: &String| node.owner(key).address() == SERVED;
+        let key = (0..).map(|key: u32| key.to_string()).find(owned).unwrap();
+        ask(&group, &key);
+        let call = noting.0.lock().unwrap().take().unwrap();
+        let headers = format!(
+            "X-Groupcache: {}\r\nX-Groupcache-Auth: {}\r\nContent-Length: {}\r\n",
+            call.header,
+            call.auth,
+            call.body.len()
+        );
+        let head = request(call.method, &call.target, &headers);
+        [head.as_bytes(), &call.body].concat()
+    }
+
+    fn signed_get() -> Vec<u8> {
+        signed(|group, key| drop(group.get(key)))
+    }
+
+    fn guarded(settings: impl FnOnce(ServerBuilder) -> ServerBuilder) -> (Node, Group, Server) {
+        let node = Node::builder(SERVED).unwrap();
+        let node = node.keyring(Keyring::new(SECRET).unwrap()).build().unwrap();
+        let group = node.group_builder("things", 8 << 20);
+        let group: Group = group.build(|key| Ok(Value::from(key))).unwrap();
+        let server = settings(Server::builder(&node)).bind("127.0.0.1:0");
+        (node, group, server.unwrap())
+    }
+
+    /// Connections of strangers whose bodies do not come.
+    fn strangers(server: &Server, count: usize) -> Vec<Client> {
+        let begin = |_| {
+            let mut client = connect_from([127, 0, 0, 2], server.local_addr());
+            let headers = "Content-Length: 100\r\n";
+            let head = request("PUT", "/_groupcache/things/a", headers);
+            let _ = client.0.get_mut().write_all(head.as_bytes());
+            client
+        };
+        (0..count).map(begin).collect()
+    }
+
+    #[test]
+    fn those_who_have_proved_who_they_are_keep_their_places() {
+        let (_node, _group, server) = guarded(|settings| settings.max_connections(16));
+        let get = signed_get();
+        let mut peers: Vec<Client> = (0..4)
+            .map(|_| Client::connect(server.local_addr()))
+            .collect();
+        for peer in &mut peers {
+            peer.send(&get);
+            assert_eq!(peer.answer().status, 200);
+        }
+        let _strangers = strangers(&server, 100);
+        for peer in &mut peers {
+            peer.send(&get);
+            assert_eq!(peer.answer().status, 200);
+        }
+        // Also those who come later.
+        let mut late = Client::connect(server.local_addr());
+        late.send(&get);
+        assert_eq!(late.answer().status, 200);
+    }
+
+    #[test]
+    fn a_peer_finds_a_place_where_all_are_those_of_peers() {
+        let (_node, _group, server) = guarded(|settings| settings.max_connections(4));
+        let get = signed_get();
+        let peers = Mutex::new(Vec::new());
+        for _ in 0..8 {
+            eventually("one that is idle makes room", || {
+                let mut peer = Client::connect(server.local_addr());
+                let is_sent = peer.0.get_mut().write_all(&get).is_ok();
+                let is_served = is_sent && peer.0.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
+                let is_served = is_served && peer.answer().status == 200;
+                peers.lock().unwrap().push(peer);
+                is_served
+            });
+        }
+    }
+
+    #[test]
+    fn strangers_leave_memory_to_those_who_prove_who_they_are() {
+        let (_node, group, server) = guarded(|settings| settings.max_buffered(4 << 20));
+        let mut strangers: Vec<Client> = (0..8)
+            .map(|_| Client::connect(server.local_addr()))
+            .collect();
+        for client in &mut strangers {
+            let headers = "Content-Length: 600000\r\n";
+            client.send(request("PUT", "/_groupcache/things/a", headers));
+            // One that is refused does not read on.
+            let _ = client.0.get_mut().write_all(&[0; 500_000]);
+        }
+        let mut peer = Client::connect(server.local_addr());
+        peer.send(signed_get());
+        assert_eq!(peer.answer().status, 200);
+        let mut put_key = String::new();
+        let put = signed(|group, key| {
+            let _ = group.set(key, Value::from(vec![1; 1 << 20]));
+            put_key = key.to_owned();
+        });
+        peer.send(put);
+        assert_eq!(peer.answer().status, 200);
+        assert_eq!(group.get(&put_key).unwrap().len(), 1 << 20);
+    }
+}
