@@ -29,6 +29,7 @@ mod origin;
 #[allow(dead_code, reason = "the harness of the tests of `node`")]
 #[path = "../node/process.rs"]
 mod process;
+#[allow(dead_code, reason = "the tests of limits use the rest of it")]
 mod proxy;
 mod rings;
 mod rolling;

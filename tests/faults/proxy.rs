@@ -62,6 +62,7 @@ struct State {
     seen: Seen,
     /// Connections on which nothing will come.
     silent: usize,
+    last_change: Vec<u8>,
     last_answer: Vec<u8>,
     open: Vec<Open>,
     stopped: bool,
@@ -128,6 +129,11 @@ impl Link {
     /// How many connections the other side keeps although nothing comes.
     pub(crate) fn silent(&self) -> usize {
         self.shared.state.lock().silent
+    }
+
+    /// The last `PUT` to the process behind it, as it came.
+    pub(crate) fn last_change(&self) -> Vec<u8> {
+        self.shared.state.lock().last_change.clone()
     }
 
     /// The last answer of the process behind it, as it came.
@@ -222,6 +228,9 @@ impl Shared {
             state.seen.probes += 1;
         } else {
             state.seen.others += 1;
+            if request.starts_with(b"PUT ") {
+                request.clone_into(&mut state.last_change);
+            }
             if let Some(once) = state.once.take() {
                 return once;
             }

@@ -22,6 +22,9 @@ mod origin;
 #[allow(dead_code, reason = "the harness of the tests of `node`")]
 #[path = "../node/process.rs"]
 mod process;
+#[allow(dead_code, reason = "the network of the tests of faults")]
+#[path = "../faults/proxy.rs"]
+mod proxy;
 mod resources;
 mod soak;
 
