@@ -26,9 +26,15 @@ pub(crate) struct FakePeer {
     acceptor: Option<JoinHandle<()>>,
 }
 
+type Answer = Box<dyn Fn(&Asked) -> Vec<u8> + Send + Sync>;
+
+/// A connection, and the thread that serves it.
+type Open = (TcpStream, JoinHandle<()>);
+
 struct Shared {
-    answer: Box<dyn Fn(&Asked) -> Vec<u8> + Send + Sync>,
-    open: Mutex<Option<Vec<(TcpStream, JoinHandle<()>)>>>,
+    answer: Answer,
+    /// `None` once it has stopped.
+    open: Mutex<Option<Vec<Open>>>,
 }
 
 impl FakePeer {

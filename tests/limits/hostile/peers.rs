@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use crate::gauge::processor_time;
-use crate::hostile::fake::FakePeer;
 use crate::hostile::messages::{GROUP, MAX_KEYS, answer, field, get_command, request};
 use crate::hostile::trial::{Attacker, Row, measured};
 use crate::origin::Origin;
@@ -19,6 +18,7 @@ const HELD: &str = "held";
 pub(crate) const WEDGE: Row = Row {
     name: "256 batches of one key 1,024 times",
     has_secret: false,
+    peers: 0,
     origin: holding,
     attack: wedge,
 };
@@ -66,6 +66,7 @@ fn wedge(attacker: &mut Attacker<'_>) {
 pub(crate) const GONE: Row = Row {
     name: "66 batches of 1,024 keys",
     has_secret: false,
+    peers: 0,
     origin: slow,
     attack: gone,
 };
@@ -119,6 +120,7 @@ fn load_new(attacker: &mut Attacker<'_>, when: &str) {
 pub(crate) const CRASH: Row = Row {
     name: "86 connections that hand over",
     has_secret: false,
+    peers: 0,
     origin: slow,
     attack: crash,
 };
@@ -157,6 +159,7 @@ fn crash(attacker: &mut Attacker<'_>) {
 pub(crate) const LARGE: Row = Row {
     name: "32 batches of 32 MiB that wait",
     has_secret: false,
+    peers: 0,
     origin: large,
     attack: large_batches,
 };
@@ -201,6 +204,7 @@ fn large_batches(attacker: &mut Attacker<'_>) {
 pub(crate) const PATIENCE_OF_AN_HOUR: Row = Row {
     name: "100 who wait for an hour",
     has_secret: false,
+    peers: 0,
     origin: holding,
     attack: patient,
 };
@@ -231,9 +235,13 @@ fn patient(attacker: &mut Attacker<'_>) {
     attacker.trial.origin.release(HELD);
 }
 
+/// Peers that are alive whenever they are asked.
+const PEERS: usize = 100;
+
 pub(crate) const DEPARTURES: Row = Row {
     name: "departures of 100 peers, 200/s",
     has_secret: false,
+    peers: PEERS,
     origin: Origin::start,
     attack: departures,
 };
@@ -244,27 +252,16 @@ fn departures_that_are_made_up_cost_little_and_have_an_end() {
 }
 
 fn departures(attacker: &mut Attacker<'_>) {
-    const PEERS: usize = 100;
     /// For each message, with all that it causes and with what the other client asks.
     const COST: Duration = Duration::from_millis(5);
-    let alive = FakePeer::start(|_| Vec::new());
     let node = &attacker.trial.node;
-    let mut list: Vec<_> = (0..PEERS)
-        .map(|number| format!("p{number}={}", alive.url()))
-        .collect();
-    list.push(node.url.clone());
-    let list: Vec<&str> = list.iter().map(String::as_str).collect();
-    assert_eq!(node.set_peers(&list).status, 200);
     let worked = processor_time(node.pid());
     let (begun, mut told) = (Instant::now(), 0);
     let Some(mut stream) = attacker.connect(1) else {
         return attacker.fail("not connected");
     };
-    while begun.elapsed()
-        < measured()
-            .unwrap_or(Duration::from_secs(1))
-            .min(5 * Duration::from_secs(1))
-    {
+    let time = measured().unwrap_or(Duration::from_secs(1));
+    while begun.elapsed() < time.min(Duration::from_secs(5)) {
         let errand = field(1, format!("p{}", told % PEERS).as_bytes());
         attacker.send(&mut stream, &request("POST", "/_groupcache/", "", &errand));
         if answer(&mut stream, PATIENCE).is_none() {
@@ -287,6 +284,4 @@ fn departures(attacker: &mut Attacker<'_>) {
         let peers = stats["peers"].as_array().unwrap();
         peers.iter().all(|peer| peer["has_left"] == false)
     });
-    // What it keeps open to them is not the attacker's.
-    assert_eq!(node.set_peers(&[&node.url]).status, 200);
 }

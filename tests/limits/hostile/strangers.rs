@@ -20,6 +20,7 @@ const HELD: &str = "held";
 pub(crate) const UPLOADS: Row = Row {
     name: "18 uploads, a byte short",
     has_secret: true,
+    peers: 0,
     origin: Origin::start,
     attack: uploads,
 };
@@ -46,6 +47,7 @@ fn uploads(attacker: &mut Attacker<'_>) {
 pub(crate) const SLOW_BODIES: Row = Row {
     name: "16,384 bodies that never come",
     has_secret: false,
+    peers: 0,
     origin: Origin::start,
     attack: slow_bodies,
 };
@@ -63,6 +65,7 @@ fn slow_bodies(attacker: &mut Attacker<'_>) {
 pub(crate) const SLOW_HEADS: Row = Row {
     name: "16,384 heads that never come",
     has_secret: false,
+    peers: 0,
     origin: Origin::start,
     attack: slow_heads,
 };
@@ -93,6 +96,7 @@ fn take_all_places(attacker: &mut Attacker<'_>, start: &[u8]) {
 pub(crate) const HALF_CLOSED: Row = Row {
     name: "half-closed clients",
     has_secret: false,
+    peers: 0,
     origin: holding,
     attack: half_closed,
 };
@@ -135,6 +139,7 @@ fn half_closed(attacker: &mut Attacker<'_>) {
 pub(crate) const PATHS: Row = Row {
     name: "keys that are paths",
     has_secret: false,
+    peers: 0,
     origin: Origin::start,
     attack: paths,
 };
@@ -183,6 +188,7 @@ fn paths(attacker: &mut Attacker<'_>) {
 pub(crate) const PAGES: Row = Row {
     name: "pages of other origins",
     has_secret: false,
+    peers: 0,
     origin: Origin::start,
     attack: pages,
 };

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use std::{fs, process, thread};
 
 use crate::gauge::{Gauge, Times, connections_to, processor_time};
+use crate::hostile::fake::FakePeer;
 use crate::hostile::other::{Other, SECRET, Seen, connect};
 use crate::hostile::trimmer;
 use crate::origin::Origin;
@@ -47,6 +48,8 @@ pub(crate) struct Row {
     pub(crate) name: &'static str,
     /// Whether the node and the other client share a secret, which the attacker has not.
     pub(crate) has_secret: bool,
+    /// How many more peers the node has, which are alive and have nothing.
+    pub(crate) peers: usize,
     pub(crate) origin: fn() -> Origin,
     pub(crate) attack: fn(&mut Attacker<'_>),
 }
@@ -68,6 +71,13 @@ impl Row {
         let flags = flags.iter().flatten().copied().chain(args.iter().copied());
         let origin = (self.origin)();
         let node = start(&origin, &flags.collect::<Vec<_>>());
+        let alive = (self.peers > 0).then(|| FakePeer::start(|_| Vec::new()));
+        if let Some(alive) = &alive {
+            let peers = (0..self.peers).map(|number| format!("p{number}={}", alive.url()));
+            let list: Vec<String> = peers.chain([node.url.clone()]).collect();
+            let list: Vec<&str> = list.iter().map(String::as_str).collect();
+            assert_eq!(node.set_peers(&list).status, 200);
+        }
         let other = Other::of(&node, self.has_secret.then_some(SECRET));
         let address = node.url.strip_prefix("http://").unwrap().parse().unwrap();
         let trial = Trial {
