@@ -53,6 +53,7 @@ const WORKERS: usize = 8;
 ///   announces a body of more than 64 MiB and more than the node takes;
 /// - hold a worker by sending a body over 1 KiB slowly or not at all (once all are held, a new
 ///   server takes over within seconds, up to four times);
+/// - have keys loaded for nobody: it does not see that the sender of a batch has left;
 /// - end the process with an announced body of many terabytes on a connection kept open after the
 ///   server stopped.
 ///

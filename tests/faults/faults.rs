@@ -8,6 +8,7 @@ use crate::fleet::{FETCH_TIMEOUT, Fleet, LOAD};
 use crate::gauge::Gauge;
 use crate::process::eventually;
 use crate::proxy::Rule;
+use crate::security::Security;
 use crate::{alone, size};
 
 const NODES: usize = 5;
@@ -218,12 +219,22 @@ fn others() -> impl Iterator<Item = usize> {
 #[test]
 fn a_node_that_is_killed_and_comes_back_fails_no_get() {
     let _turn = alone();
-    let fleet = Fleet::start(NODES, &[]);
-    hold("killed, restarted", &fleet, |time| {
-        let before = errors(&fleet);
+    kill_and_restart("killed, restarted", &Fleet::start(NODES, &[]));
+}
+
+#[test]
+fn a_node_that_is_killed_fails_no_get_of_nodes_with_a_secret_and_tls() {
+    let _turn = alone();
+    let fleet = Fleet::start_with(Some(Security::new()), NODES, &[]);
+    kill_and_restart("killed, secret and TLS", &fleet);
+}
+
+fn kill_and_restart(name: &str, fleet: &Fleet) {
+    hold(name, fleet, |time| {
+        let before = errors(fleet);
         fleet.kill(VICTIM);
         thread::sleep(time);
-        assert!(errors(&fleet) > before, "nobody has missed it");
+        assert!(errors(fleet) > before, "nobody has missed it");
         fleet.restart(VICTIM);
         Instant::now()
     });

@@ -10,6 +10,7 @@ use crate::gauge::Gauge;
 use crate::origin::Origin;
 use crate::process::Process;
 use crate::proxy::{Link, Rule};
+use crate::security::Security;
 use crate::value_of;
 
 /// How long the origin takes.
@@ -24,6 +25,7 @@ pub(crate) struct Fleet {
     links: Vec<Vec<Link>>,
     pub(crate) origin: Origin,
     args: Vec<String>,
+    _security: Option<Security>,
 }
 
 /// A node, and its successor when it is dead.
@@ -35,15 +37,28 @@ struct Place {
 }
 
 impl Fleet {
-    /// So many nodes that all know each other, and mirror nothing.
+    /// So many nodes that all know each other, and mirror nothing; with a secret and TLS where the
+    /// environment asks for it.
     pub(crate) fn start(nodes: usize, args: &[&str]) -> Fleet {
+        Fleet::start_with(Security::of_environment(), nodes, args)
+    }
+
+    pub(crate) fn start_with(security: Option<Security>, nodes: usize, args: &[&str]) -> Fleet {
+        let ends = security.as_ref().map(Security::ends);
+        let flags = security.iter().flat_map(Security::flags);
         let origin = Origin::start_slow(LOAD, value_of);
-        let links = (0..nodes).map(|_| (0..nodes).map(|_| Link::start()).collect());
+        let link = |_| Link::start_with(ends.clone());
+        let links = (0..nodes).map(|_| (0..nodes).map(link).collect());
         let mut fleet = Fleet {
             places: Vec::new(),
             links: links.collect(),
             origin,
-            args: args.iter().map(|&arg| arg.to_owned()).collect(),
+            args: args
+                .iter()
+                .map(|&arg| arg.to_owned())
+                .chain(flags)
+                .collect(),
+            _security: security,
         };
         let everybody: Vec<usize> = (0..nodes).collect();
         for node in 0..nodes {

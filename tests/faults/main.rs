@@ -2,6 +2,8 @@
 //! lie or see another ring. No wrong value may ever come of it, and no failed get of what can be
 //! loaded.
 //!
+//! Where `GROUPCACHE_SECURITY` is set, the nodes share a secret and speak TLS.
+//!
 //! In every run all of it is tried in small. Where `GROUPCACHE_FAULT_SECONDS` says how long each
 //! fault lasts, times are asserted too: `.ci/run` and `.ci/long` do so, with optimised processes.
 #![allow(
@@ -13,6 +15,9 @@
 #![cfg(target_os = "linux")] // what a process takes is read from /proc
 
 mod answers;
+#[allow(dead_code, reason = "the tests of the library use the rest of it")]
+#[path = "../it/certificates.rs"]
+mod certificates;
 #[allow(dead_code, reason = "the tests of limits use the rest of it")]
 #[path = "../limits/client.rs"]
 mod client;
@@ -29,9 +34,11 @@ mod origin;
 #[allow(dead_code, reason = "the harness of the tests of `node`")]
 #[path = "../node/process.rs"]
 mod process;
+#[allow(dead_code, reason = "the tests of limits use the rest of it")]
 mod proxy;
 mod rings;
 mod rolling;
+mod security;
 
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,5 +1,6 @@
 //! The way from one process to another, which goes wrong when it is told to: a TCP proxy that knows
-//! where a request and an answer begin and end.
+//! where a request and an answer begin and end. Where the processes speak TLS, so does it, on both
+//! sides.
 //!
 //! It accepts connections even where it then says nothing, so a partition made of it is one in which
 //! connections are made and packets get lost. A thread for each connection, on `std::net`.
@@ -11,6 +12,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection, StreamOwned};
 use socket2::SockRef;
 
 /// What becomes of an answer.
@@ -48,9 +51,15 @@ pub(crate) struct Link {
     acceptor: Option<JoinHandle<()>>,
 }
 
-#[derive(Default)]
+/// What a link does TLS with.
+pub(crate) struct Ends {
+    pub(crate) client: Arc<ClientConfig>,
+    pub(crate) server: Arc<ServerConfig>,
+}
+
 struct Shared {
     state: Mutex<State>,
+    ends: Option<Arc<Ends>>,
 }
 
 #[derive(Default)]
@@ -62,6 +71,7 @@ struct State {
     seen: Seen,
     /// Connections on which nothing will come.
     silent: usize,
+    last_change: Vec<u8>,
     last_answer: Vec<u8>,
     open: Vec<Open>,
     stopped: bool,
@@ -84,9 +94,17 @@ struct Open {
 impl Link {
     /// One that leads nowhere yet.
     pub(crate) fn start() -> Link {
+        Link::start_with(None)
+    }
+
+    /// One between processes that speak TLS, if it has what that takes.
+    pub(crate) fn start_with(ends: Option<Arc<Ends>>) -> Link {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            ends,
+        });
         let accepting = Arc::clone(&shared);
         let acceptor = thread::spawn(move || accept(&listener, &accepting));
         Link {
@@ -97,12 +115,13 @@ impl Link {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = self.shared.ends.as_ref().map_or("http", |_| "https");
+        format!("{scheme}://{}", self.address)
     }
 
     /// Leads new connections there.
     pub(crate) fn lead_to(&self, url: &str) {
-        let target = url.strip_prefix("http://").unwrap().parse().unwrap();
+        let target = url.rsplit('/').next().unwrap().parse().unwrap();
         self.shared.state.lock().target = Some(target);
     }
 
@@ -128,6 +147,11 @@ impl Link {
     /// How many connections the other side keeps although nothing comes.
     pub(crate) fn silent(&self) -> usize {
         self.shared.state.lock().silent
+    }
+
+    /// The last `PUT` to the process behind it, as it came.
+    pub(crate) fn last_change(&self) -> Vec<u8> {
+        self.shared.state.lock().last_change.clone()
     }
 
     /// The last answer of the process behind it, as it came.
@@ -183,33 +207,34 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 
 impl Shared {
     /// Carries requests and answers, one after the other.
-    fn serve(&self, number: usize, client: &TcpStream) -> io::Result<()> {
+    fn serve(&self, number: usize, client: &Arc<TcpStream>) -> io::Result<()> {
         client.set_nodelay(true)?;
-        let mut requests = BufReader::new(client);
+        let mut requests = BufReader::new(self.accept(client)?);
         let mut upstream = None;
         while let Some(request) = read_message(&mut requests)? {
             let rule = self.rule(&request);
+            let side = requests.get_mut();
             let end = match &rule {
                 Rule::Lose => End::Silence,
-                Rule::Say(bytes, end) => say(client, bytes, *end)?,
+                Rule::Say(bytes, end) => say(side, bytes, *end)?,
                 Rule::Repeat(first, again) => {
-                    say(client, first, End::Stay)?;
+                    say(side, first, End::Stay)?;
                     loop {
-                        say(client, again, End::Stay)?;
+                        say(side, again, End::Stay)?;
                     }
                 }
                 Rule::Pass | Rule::Cut(..) | Rule::Halve | Rule::Drip(_) => {
                     let Ok(answer) = self.ask(number, &mut upstream, &request) else {
                         return reset(client);
                     };
-                    self.tell(client, &answer, &rule)?
+                    self.tell(side, &answer, &rule)?
                 }
             };
             match end {
                 End::Stay => {}
                 End::Close => return Ok(()),
                 End::Reset => return reset(client),
-                End::Silence => return self.say_nothing(client),
+                End::Silence => return self.say_nothing(side),
             }
         }
         Ok(())
@@ -222,6 +247,9 @@ impl Shared {
             state.seen.probes += 1;
         } else {
             state.seen.others += 1;
+            if request.starts_with(b"PUT ") {
+                request.clone_into(&mut state.last_change);
+            }
             if let Some(once) = state.once.take() {
                 return once;
             }
@@ -233,21 +261,33 @@ impl Shared {
     fn ask(
         &self,
         number: usize,
-        upstream: &mut Option<BufReader<Upstream>>,
+        upstream: &mut Option<BufReader<Side>>,
         request: &[u8],
     ) -> io::Result<Vec<u8>> {
         let upstream = match upstream {
             Some(upstream) => upstream,
             None => upstream.insert(BufReader::new(self.connect(number)?)),
         };
-        upstream.get_mut().0.as_ref().write_all(request)?;
+        say(upstream.get_mut(), request, End::Stay)?;
         let answer = read_message(upstream)?;
         let answer = answer.ok_or(ErrorKind::UnexpectedEof)?;
         self.state.lock().last_answer.clone_from(&answer);
         Ok(answer)
     }
 
-    fn connect(&self, number: usize) -> io::Result<Upstream> {
+    /// The side of whoever asks.
+    fn accept(&self, client: &Arc<TcpStream>) -> io::Result<Side> {
+        let handle = Handle(Arc::clone(client));
+        let Some(ends) = &self.ends else {
+            return Ok(Box::new(handle));
+        };
+        let session = ServerConnection::new(Arc::clone(&ends.server));
+        let session = session.map_err(io::Error::other)?;
+        Ok(Box::new(StreamOwned::new(session, handle)))
+    }
+
+    /// The side of the process behind it.
+    fn connect(&self, number: usize) -> io::Result<Side> {
         let target = self.state.lock().target;
         let target = target.ok_or(ErrorKind::NotConnected)?;
         let stream = Arc::new(TcpStream::connect(target)?);
@@ -257,11 +297,18 @@ impl Shared {
         if let Some(open) = open.find(|open| open.number == number) {
             open.streams.push(Arc::clone(&stream));
         }
-        Ok(Upstream(stream))
+        let handle = Handle(stream);
+        let Some(ends) = &self.ends else {
+            return Ok(Box::new(handle));
+        };
+        let name = ServerName::from(target.ip());
+        let session = ClientConnection::new(Arc::clone(&ends.client), name);
+        let session = session.map_err(io::Error::other)?;
+        Ok(Box::new(StreamOwned::new(session, handle)))
     }
 
     /// Hands on as much of an answer as the rule says.
-    fn tell(&self, client: &TcpStream, answer: &[u8], rule: &Rule) -> io::Result<End> {
+    fn tell(&self, client: &mut Side, answer: &[u8], rule: &Rule) -> io::Result<End> {
         // A link that has broken since the request loses the answer.
         if matches!(self.state.lock().rule, Some(Rule::Lose)) {
             return Ok(End::Silence);
@@ -281,7 +328,7 @@ impl Shared {
     }
 
     /// Keeps the connection until the other side has had enough.
-    fn say_nothing(&self, mut client: &TcpStream) -> io::Result<()> {
+    fn say_nothing(&self, client: &mut Side) -> io::Result<()> {
         let mut unread = [0; 1 << 10];
         self.state.lock().silent += 1;
         while client.read(&mut unread).is_ok_and(|count| count > 0) {}
@@ -290,17 +337,35 @@ impl Shared {
     }
 }
 
-/// A connection to the process behind a link, which its [`Open`] can end.
-struct Upstream(Arc<TcpStream>);
+/// One side of a link, with TLS or without.
+type Side = Box<dyn Stream>;
 
-impl Read for Upstream {
+trait Stream: Read + Write {}
+
+impl<S: Read + Write> Stream for S {}
+
+/// A connection that its [`Open`] can end.
+struct Handle(Arc<TcpStream>);
+
+impl Read for Handle {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         self.0.as_ref().read(bytes)
     }
 }
 
-fn say(mut client: &TcpStream, bytes: &[u8], end: End) -> io::Result<End> {
-    client.write_all(bytes)?;
+impl Write for Handle {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.as_ref().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn say(side: &mut Side, bytes: &[u8], end: End) -> io::Result<End> {
+    side.write_all(bytes)?;
+    side.flush()?;
     Ok(end)
 }
 

@@ -1,4 +1,18 @@
 //! One hostile client after the other, while a well-behaved one goes on.
+//!
+//! Here are those that keep to a rate, all on one process. The modules below have those of a plan,
+//! each on a process of its own.
+
+mod askers;
+mod fake;
+mod messages;
+mod other;
+mod peers;
+mod recorded;
+mod second_engine;
+mod strangers;
+mod trial;
+mod trimmer;
 
 use std::sync::atomic::AtomicBool;
 use std::thread;

@@ -12,6 +12,9 @@
 #![cfg(target_os = "linux")] // what a process takes is read from /proc
 
 mod attacks;
+#[allow(dead_code, reason = "the tests of the library use the rest of it")]
+#[path = "../it/certificates.rs"]
+mod certificates;
 mod cgroup;
 mod client;
 mod gauge;
@@ -22,7 +25,13 @@ mod origin;
 #[allow(dead_code, reason = "the harness of the tests of `node`")]
 #[path = "../node/process.rs"]
 mod process;
+#[allow(dead_code, reason = "the network of the tests of faults")]
+#[path = "../faults/proxy.rs"]
+mod proxy;
 mod resources;
+#[allow(dead_code, reason = "the tests of faults use the rest of it")]
+#[path = "../faults/security.rs"]
+mod security;
 mod soak;
 
 use std::str::FromStr;

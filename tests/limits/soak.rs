@@ -1,5 +1,6 @@
 //! Hours of work: five nodes, clients that ask for popular keys more often, changes, peers that come
 //! and go, and one in a hundred of everything that fails. What the processes take must not grow.
+//! Where `GROUPCACHE_SECURITY` is set, the nodes share a secret and speak TLS.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,6 +13,7 @@ use crate::client::Client;
 use crate::gauge::{Gauge, Times, slope};
 use crate::origin::Origin;
 use crate::process::{Cluster, Process, eventually};
+use crate::security::Security;
 use crate::{Over, alone, size};
 
 const NODES: usize = 5;
@@ -204,7 +206,11 @@ fn what_nodes_take_does_not_grow() {
     let origin = Origin::start();
     origin.fail_one_in(100);
     // So small that values have to leave.
-    let cluster = Cluster::start(NODES, &origin, &["--cache-bytes", "2097152"]);
+    let security = Security::of_environment();
+    let flags: Vec<String> = security.iter().flat_map(Security::flags).collect();
+    let flags = flags.iter().map(String::as_str);
+    let flags: Vec<&str> = flags.chain(["--cache-bytes", "2097152"]).collect();
+    let cluster = Cluster::start(NODES, &origin, &flags);
     let (nodes, shares, seen) = (cluster.nodes(), shares(), Seen::default());
     let rest = || {
         if is_long {
