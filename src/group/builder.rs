@@ -321,7 +321,7 @@ impl<V: Cacheable> GroupBuilder<V> {
     /// let names: Group = node
     ///     .group_builder("names", 1 << 20)
     ///     .batch_loader(|keys| {
-    ///         // SELECT id, name FROM users WHERE id IN (...)
+    ///         // SELECT id, name FROM users WHERE id IN (?, ...), each key a parameter
     ///         let rows = keys.iter().filter(|key| !key.is_empty());
     ///         Ok(rows.map(|key| (key.to_string(), Value::from(*key))).collect::<HashMap<_, _>>())
     ///     })
