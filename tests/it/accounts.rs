@@ -328,14 +328,20 @@ fn the_batches_of_one_peer_do_not_delay_the_loads_of_others() {
 #[cfg(feature = "auth")]
 mod guarded {
     use super::*;
-    use groupcache_sync::{Call, CallError, Error, Keyring, Limits, Link, Peer, Reply, Transport};
+    use groupcache_sync::{
+        Call, CallError, Error, Keyring, Limits, Link, Peer, Reply, Request, Transport,
+    };
 
     const SECRET: &str = "a secret that peers have in common";
     const SERVED: &str = "http://127.0.0.1:1";
 
-    /// Notes what a node asks its peer, who never answers.
-    #[derive(Clone, Default)]
-    struct Noting(Arc<Mutex<Option<Call>>>);
+    /// Notes what a node asks its peer. Reads are answered, which names the process that changes are to
+    /// be signed for; changes do not arrive.
+    #[derive(Clone)]
+    struct Noting {
+        served: Node,
+        last: Arc<Mutex<Option<Call>>>,
+    }
 
     impl Transport for Noting {
         fn link(&self, _: &Peer, _: &Limits) -> Result<Arc<dyn Link>, Error> {
@@ -346,15 +352,30 @@ mod guarded {
     impl Link for Noting {
         fn call(&self, call: &Call, _: Duration) -> Result<Reply, CallError> {
             if call.target.contains("/things") {
-                *self.0.lock().unwrap() = Some(call.clone());
+                *self.last.lock().unwrap() = Some(call.clone());
             }
-            Err(CallError::Unreachable("it only listens".to_owned()))
+            if call.method != "GET" {
+                return Err(CallError::Unreachable("it was noted".to_owned()));
+            }
+            let request = Request::new(call.method, &call.target)
+                .header("X-Groupcache", &call.header)
+                .header("X-Groupcache-Auth", &call.auth);
+            let response = self.served.answer(&request);
+            let header = response.headers().find(|(name, _)| *name == "X-Groupcache");
+            Ok(Reply {
+                status: response.status(),
+                header: header.map(|(_, value)| value.to_owned()),
+                body: response.body().concat(),
+            })
         }
     }
 
-    /// What a peer that has the secret sends to [`SERVED`].
-    fn signed(ask: impl FnOnce(&Group, &str)) -> Vec<u8> {
-        let noting = Noting::default();
+    /// What a peer that has the secret sends to [`SERVED`], which is `served`.
+    fn signed(served: &Node, ask: impl FnOnce(&Group, &str)) -> Vec<u8> {
+        let noting = Noting {
+            served: served.clone(),
+            last: Arc::default(),
+        };
         let node = Node::builder("http://127.0.0.1:2").unwrap();
         let node = node.keyring(Keyring::new(SECRET).unwrap());
         let node = node.transport(Arc::new(noting.clone())).build().unwrap();
@@ -364,7 +385,7 @@ mod guarded {
         let owned = |key: &String| node.owner(key).address() == SERVED;
         let key = (0..).map(|key: u32| key.to_string()).find(owned).unwrap();
         ask(&group, &key);
-        let call = noting.0.lock().unwrap().take().unwrap();
+        let call = noting.last.lock().unwrap().take().unwrap();
         let headers = format!(
             "X-Groupcache: {}\r\nX-Groupcache-Auth: {}\r\nContent-Length: {}\r\n",
             call.header,
@@ -375,8 +396,8 @@ mod guarded {
         [head.as_bytes(), &call.body].concat()
     }
 
-    fn signed_get() -> Vec<u8> {
-        signed(|group, key| drop(group.get(key)))
+    fn signed_get(served: &Node) -> Vec<u8> {
+        signed(served, |group, key| drop(group.get(key)))
     }
 
     fn guarded(settings: impl FnOnce(ServerBuilder) -> ServerBuilder) -> (Node, Group, Server) {
@@ -402,8 +423,8 @@ mod guarded {
 
     #[test]
     fn those_who_have_proved_who_they_are_keep_their_places() {
-        let (_node, _group, server) = guarded(|settings| settings.max_connections(16));
-        let get = signed_get();
+        let (node, _group, server) = guarded(|settings| settings.max_connections(16));
+        let get = signed_get(&node);
         let mut peers: Vec<Client> = (0..4)
             .map(|_| Client::connect(server.local_addr()))
             .collect();
@@ -424,8 +445,8 @@ mod guarded {
 
     #[test]
     fn a_peer_finds_a_place_where_all_are_those_of_peers() {
-        let (_node, _group, server) = guarded(|settings| settings.max_connections(4));
-        let get = signed_get();
+        let (node, _group, server) = guarded(|settings| settings.max_connections(4));
+        let get = signed_get(&node);
         let peers = Mutex::new(Vec::new());
         for _ in 0..8 {
             eventually("one that is idle makes room", || {
@@ -441,7 +462,7 @@ mod guarded {
 
     #[test]
     fn strangers_leave_memory_to_those_who_prove_who_they_are() {
-        let (_node, group, server) = guarded(|settings| settings.max_buffered(4 << 20));
+        let (node, group, server) = guarded(|settings| settings.max_buffered(4 << 20));
         let mut strangers: Vec<Client> = (0..8)
             .map(|_| Client::connect(server.local_addr()))
             .collect();
@@ -452,10 +473,11 @@ mod guarded {
             let _ = client.0.get_mut().write_all(&[0; 500_000]);
         }
         let mut peer = Client::connect(server.local_addr());
-        peer.send(signed_get());
+        peer.send(signed_get(&node));
         assert_eq!(peer.answer().status, 200);
         let mut put_key = String::new();
-        let put = signed(|group, key| {
+        let put = signed(&node, |group, key| {
+            let _ = group.get(key);
             let _ = group.set(key, Value::from(vec![1; 1 << 20]));
             put_key = key.to_owned();
         });
