@@ -273,9 +273,10 @@ impl Connection {
             return Err(TOO_LARGE);
         }
         let framing = Framing::of(&head, shared);
+        let is_nodes = is_ours || shared.fallback.is_none();
         let Some(body) = rest.get(..body_len) else {
             // Nothing is read, and no memory given, for one who would be refused in the end.
-            let refusal = is_ours.then(|| shared.refuse_head(&head)).flatten();
+            let refusal = is_nodes.then(|| shared.refuse_head(&head)).flatten();
             if let Some(response) = refusal {
                 self.turn_down(response, framing);
                 return Ok(Step::Answered);
@@ -297,7 +298,7 @@ impl Connection {
         {
             return Ok(Step::Deserted);
         }
-        let answer = if is_ours || shared.fallback.is_none() {
+        let answer = if is_nodes {
             Answer::Peer(shared.begin(&head, body))
         } else {
             Answer::Application(shared.fall_back(&HttpRequest::new(&head, body, self.peer)))

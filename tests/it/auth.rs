@@ -662,6 +662,12 @@ fn a_stranger_is_refused_before_his_body_is_read() {
         let mut stranger = fresh.clone();
         auth.clone_into(&mut stranger.auth);
         assert_eq!(answer(&stranger, length), refused);
+        stranger.target = "/elsewhere".to_owned();
+        assert_eq!(
+            answer(&stranger, length),
+            refused,
+            "nor for what is not here"
+        );
     }
     // Another body of the same length.
     let mut other = fresh.clone();
