@@ -459,6 +459,9 @@ impl Cluster {
         let status = status.ok_or_else(|| {
             CallError::Nonsense(format!("an answer with status {}", reply.status))
         })?;
+        if status == Status::Unauthorized && self.guard.is_none() {
+            remote.note_no_batches(); // it may answer a `GET` all the same
+        }
         if status.sends_away() {
             return Err(CallError::Nonsense(format!(
                 "it refuses this node: {}",
