@@ -495,6 +495,9 @@ impl Cluster {
         let status = status.ok_or_else(|| {
             CallError::Nonsense(format!("an answer with status {}", reply.status))
         })?;
+        if status == Status::Unauthorized && self.guard.is_none() {
+            remote.note_no_batches(); // it may answer a `GET` all the same
+        }
         if status.sends_away() {
             return Err(CallError::Nonsense(format!(
                 "it refuses this node: {}",
@@ -915,16 +918,16 @@ impl Cluster {
         }
     }
 
-    /// Says in a call for whom it is, and proves who makes it.
-    pub(crate) fn signed(&self, remote: &Remote, mut call: Call) -> Call {
+    /// Says in a call for whom it is, and proves who makes it, to the process of this boot id.
+    pub(crate) fn signed(&self, remote: &Remote, mut call: Call, boot: u64) -> Call {
         call.header.push_str(&remote.addressed);
-        self.sign(remote, &mut call);
+        self.sign(remote, &mut call, boot);
         call
     }
 
-    fn sign(&self, remote: &Remote, call: &mut Call) {
+    fn sign(&self, remote: &Remote, call: &mut Call, boot: u64) {
         if let Some(guard) = &self.guard {
-            guard.sign(call, &remote.peer, remote.boot());
+            guard.sign(call, &remote.peer, boot);
         }
     }
 
@@ -933,7 +936,7 @@ impl Cluster {
     fn send(&self, remote: &Remote, call: Call, timeout: Duration) -> Result<Reply, CallError> {
         let began = self.clock.now();
         let signed_for = remote.boot();
-        let mut call = self.signed(remote, call);
+        let mut call = self.signed(remote, call, signed_for);
         let reply = remote.link.call(&call, timeout)?;
         let header = reply.header.as_deref();
         let Some(boot) = header
@@ -950,7 +953,7 @@ impl Cluster {
         match timeout.saturating_sub(passed) {
             left if left.is_zero() => Err(CallError::Timeout),
             left => {
-                self.sign(remote, &mut call);
+                self.sign(remote, &mut call, boot);
                 remote.link.call(&call, left)
             }
         }

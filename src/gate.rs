@@ -125,8 +125,8 @@ impl Gate {
                  node's address with another id, or give the nodes of this cluster one name"
             );
         }
-        let reason = "this node is not the one that is meant: it has another id, or its cluster another \
-                      name";
+        let reason = "the node at this address is not the one that is meant: see that the list has \
+                      its id, and that both have one name of the cluster";
         Err(Response::refusal(Status::Misdirected, reason))
     }
 }

@@ -741,8 +741,8 @@ impl NodeBuilder {
     }
 
     /// Sets whether a `GET` takes no signature, as Go peers and plain clients ask for values, and only
-    /// the other methods do. Nodes of this crate ask for many keys at once by a `POST`: they need the
-    /// secret all the same. Of use with a [`keyring`](NodeBuilder::keyring) only. Defaults to `false`.
+    /// the other methods do. Nodes of this crate ask for many keys at once by a `POST`: those without the
+    /// secret are refused once, and then ask for one key at a time. Of use with a [`keyring`](NodeBuilder::keyring) only. Defaults to `false`.
     #[cfg(feature = "auth")]
     #[cfg_attr(docsrs, doc(cfg(feature = "auth")))]
     pub fn unsigned_reads(mut self, allow: bool) -> NodeBuilder {

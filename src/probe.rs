@@ -32,7 +32,7 @@ impl Cluster {
         let probe = Probe {
             cluster: Arc::downgrade(self),
             remote: Arc::clone(remote),
-            call: self.signed(remote, hello()),
+            call: self.signed(remote, hello(), remote.boot()),
             limit,
         };
         let thread = thread::Builder::new().name("groupcache-probe".to_owned());

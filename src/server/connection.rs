@@ -304,10 +304,11 @@ impl Connection {
         if shared.is_shared() && !settle(&mut self.place, needed, shared) {
             return Err(TOO_MANY);
         }
+        let is_nodes = is_ours || shared.fallback.is_none();
         let Some(body) = rest.get(..body_len) else {
             // Nothing is read, and no memory given, for one who would be refused in the end.
             let asker = &mut self.asker;
-            let refusal = is_ours.then(|| shared.refuse_head(&head, asker)).flatten();
+            let refusal = is_nodes.then(|| shared.refuse_head(&head, asker)).flatten();
             if let Some(response) = refusal {
                 self.turn_down(response, framing);
                 return Ok(Step::Answered);
@@ -332,7 +333,7 @@ impl Connection {
         {
             return Ok(Step::Deserted);
         }
-        let answer = if is_ours || shared.fallback.is_none() {
+        let answer = if is_nodes {
             Answer::Peer(shared.begin(&head, body, &mut self.asker))
         } else {
             Answer::Application(shared.fall_back(&HttpRequest::new(&head, body, self.peer)))

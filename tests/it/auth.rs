@@ -492,6 +492,14 @@ fn reads_may_be_left_open_while_changes_are_not() {
         assert_eq!(pair.groups[0].get(key).unwrap(), value_of(key));
     }
     assert_eq!(pair.peer(0).call_errors, 0);
+    // Asked for many, which takes a signature, it is asked for one at a time from then on.
+    let others: Vec<String> = pair.keys().skip(3).take(4).collect();
+    for errors in [1, 1] {
+        assert!(pair.groups[0].get_many(&others).iter().all(Result::is_ok));
+        assert_eq!(pair.peer(0).call_errors, errors);
+        pair.clocks[0].advance(MINUTE); // what was loaded here is gone
+    }
+    assert_eq!(pair.last_call().method, "GET");
     // A departure that is also a command to get "a", and that command for a group.
     let id = address(0);
     let both = [&[0x0a, id.len() as u8], id.as_bytes(), &[0x1a, 1, b'a']].concat();
@@ -504,7 +512,7 @@ fn reads_may_be_left_open_while_changes_are_not() {
     assert!(refused(pair.groups[0].remove(&keys[0])));
     assert!(refused(pair.groups[0].set(&keys[0], Value::from("x"))));
     let stats = pair.groups[1].stats();
-    assert_eq!((stats.removes, stats.loads), (0, 3));
+    assert_eq!((stats.removes, stats.loads), (0, 7));
 }
 
 #[test]
@@ -662,6 +670,12 @@ fn a_stranger_is_refused_before_his_body_is_read() {
         let mut stranger = fresh.clone();
         auth.clone_into(&mut stranger.auth);
         assert_eq!(answer(&stranger, length), refused);
+        stranger.target = "/elsewhere".to_owned();
+        assert_eq!(
+            answer(&stranger, length),
+            refused,
+            "nor for what is not here"
+        );
     }
     // Another body of the same length.
     let mut other = fresh.clone();

@@ -1,6 +1,8 @@
 //! Who is meant, and who asks: nothing goes from one cluster to another, and no page in a browser
 //! reaches a node.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -353,6 +355,39 @@ fn a_host_that_is_not_among_those_of_a_node_is_refused() {
     assert!(matches!(refused, Err(Error::InvalidSetting { .. })));
 }
 
+#[test]
+fn who_is_sent_away_is_told_so_before_his_body_is_here() {
+    let node = Node::builder("http://127.0.0.1:1").unwrap();
+    let node = node.cluster("production").build().unwrap();
+    let server = Server::bind(&node, "127.0.0.1:0").unwrap();
+    let line = |headers: &str| {
+        let length = "Content-Length: 1000000";
+        first_line(
+            server.local_addr(),
+            &format!("PUT /_groupcache/g/k HTTP/1.1\r\nHost: h\r\n{headers}{length}\r\n\r\n"),
+        )
+    };
+    let ours = "X-Groupcache: v=1;g=production\r\nExpect: 100-continue\r\n";
+    assert_eq!(line(ours), "HTTP/1.1 100 Continue\r\n");
+    assert_eq!(
+        line("X-Groupcache: v=1\r\n"),
+        "HTTP/1.1 421 Misdirected Request\r\n"
+    );
+    assert_eq!(line(""), "HTTP/1.1 403 Forbidden\r\n");
+    let of_page = format!("Origin: null\r\n{ours}");
+    assert_eq!(line(&of_page), "HTTP/1.1 403 Forbidden\r\n");
+}
+
+/// Sends this, and gives the first line of what comes back.
+fn first_line(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(60 * SECOND)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    line
+}
+
 /// The headers make their way through both engines.
 #[test]
 fn both_engines_keep_pages_out() {
@@ -367,8 +402,7 @@ fn both_engines_keep_pages_out() {
     }
 }
 
-fn keeps_pages_out(address: std::net::SocketAddr) {
-    use std::io::{BufRead, BufReader, Write};
+fn keeps_pages_out(address: SocketAddr) {
     for (headers, status) in [
         ("Host: cache.internal\r\n", 200),
         ("Host: evil.example\r\n", 403),
@@ -377,12 +411,10 @@ fn keeps_pages_out(address: std::net::SocketAddr) {
             403,
         ),
     ] {
-        let mut stream = std::net::TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(60 * SECOND)).unwrap();
-        let request = format!("GET /_groupcache/ HTTP/1.1\r\n{headers}\r\n");
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line).unwrap();
+        let line = first_line(
+            address,
+            &format!("GET /_groupcache/ HTTP/1.1\r\n{headers}\r\n"),
+        );
         assert!(line.starts_with(&format!("HTTP/1.1 {status} ")), "{line}");
     }
 }

@@ -9,7 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use groupcache_sync::{
-    Clock, Dialect, Error, Group, Loaded, Node, NodeBuilder, Peer, Request, Response, Server, Value,
+    CircuitState, Clock, Dialect, Error, Group, Loaded, Node, NodeBuilder, Peer, Request, Response,
+    Server, Value,
 };
 use siphasher::sip::SipHasher13;
 
@@ -454,6 +455,20 @@ fn a_node_asks_for_many_and_changes_as_the_page_says() {
         asker.has_sent(name);
     }
     assert!(asker.trusts());
+}
+
+#[test]
+fn one_that_sends_a_node_away_is_none_of_its_peers() {
+    let asker = Asker::told(&["misdirected", "forbidden", "misdirected"]);
+    for key in ["a", "b", "c", "d"] {
+        assert_eq!(asker.things.get(key).unwrap(), loaded_here());
+    }
+    let stats = asker.node.stats();
+    let [peer] = &stats.peers[..] else {
+        panic!("there is one peer");
+    };
+    assert_eq!((peer.calls, peer.call_errors), (3, 3));
+    assert_eq!(peer.circuit, CircuitState::Open);
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn a_node_of_another_cluster_in_the_list_is_asked_for_nothing() {
     assert_eq!((staging.count("served"), staging.count("removes")), (0, 0));
     assert!(staging.count("misdirected_requests") >= 3);
     staging.wait_for_log("give the nodes of this cluster one name");
-    production.wait_for_log("this node is not the one that is meant");
+    production.wait_for_log("the node at this address is not the one that is meant");
 }
 
 #[cfg(unix)]
