@@ -783,9 +783,10 @@ impl NodeBuilder {
     /// a node of another, no value and no change goes from one to the other. Without a name the ids of
     /// the peers must do for that, which are equal where they are addresses.
     ///
-    /// A node with a name refuses peers and clients that name none, as older ones do, but for Go peers in
-    /// [`Dialect::Golang`], which cannot. So a cluster gets a name, or another one, by a restart of all
-    /// its nodes: while some have it, the two kinds take each other for away. Defaults to none.
+    /// A node with a name refuses the nodes of a cluster without one. So a cluster gets a name, or another
+    /// one, by a restart of all its nodes: while some have it, the two kinds take each other for away.
+    /// Plain clients, Go peers and nodes of older versions say nothing of whom they mean, and are
+    /// answered. Defaults to none.
     pub fn cluster(mut self, name: impl Into<String>) -> NodeBuilder {
         self.cluster = Some(name.into());
         self

@@ -39,7 +39,7 @@ pub(crate) struct Flags {
     pub(crate) warm_up: Option<Duration>,
     pub(crate) leave: Duration,
     pub(crate) secret_file: Option<String>,
-    pub(crate) cluster: Option<String>,
+    pub(crate) cluster: String,
     pub(crate) status_page: Option<StatusPage>,
     pub(crate) dialect: Dialect,
     pub(crate) engine: Engine,
@@ -222,7 +222,7 @@ const FLAGS: &[(&str, &str, &str)] = &[
     (
         "--cluster",
         "NAME",
-        "the name of the cluster, the same on all nodes: those of others are refused (default: none)",
+        "the name of the cluster, the same on all nodes: those of others are refused (default: the URL of the origin)",
     ),
     (
         "--secret-file",
@@ -278,11 +278,14 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Asked, Failu
         return Err(Failure::usage("--peers and --discover: give one of them"));
     }
     let origin = given.required("--origin")?;
+    let origin = origin::check(&origin)
+        .map_err(|reason| Failure::usage(format!("--origin {origin}: {reason}")))?;
     Ok(Asked::Run(Box::new(Flags {
         listen: given.required("--listen")?,
         front: given.required("--front")?,
-        origin: origin::check(&origin)
-            .map_err(|reason| Failure::usage(format!("--origin {origin}: {reason}")))?,
+        // What is cached belongs to an origin: two clusters seldom share one.
+        cluster: given.text("--cluster").unwrap_or_else(|| origin.clone()),
+        origin,
         this: given.peer("--self")?,
         peers,
         discover,
@@ -302,7 +305,6 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Asked, Failu
         warm_up: given.millis("--warm-up-ms", 0)?,
         leave: given.millis("--leave-ms", 0)?.unwrap_or(LEAVE),
         secret_file: given.text("--secret-file"),
-        cluster: given.text("--cluster"),
         status_page: given.status_page()?,
         dialect,
         engine,

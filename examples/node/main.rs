@@ -296,7 +296,8 @@ fn node(flags: &Flags, address: SocketAddr, security: &Security) -> Result<Node,
     }
     let mut builder = Node::builder(this)
         .map_err(Failure::usage)?
-        .dialect(flags.dialect);
+        .dialect(flags.dialect)
+        .cluster(&flags.cluster);
     if let Some(timeout) = flags.connect_timeout {
         builder = builder.connect_timeout(timeout);
     }
@@ -308,9 +309,6 @@ fn node(flags: &Flags, address: SocketAddr, security: &Security) -> Result<Node,
     }
     if let Some(window) = flags.warm_up {
         builder = builder.warm_up(window);
-    }
-    if let Some(name) = &flags.cluster {
-        builder = builder.cluster(name);
     }
     if let Some(page) = &flags.status_page {
         builder = builder.status_page(page.clone());

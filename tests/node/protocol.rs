@@ -11,7 +11,7 @@ use crate::process::{Process, STEADY};
 
 #[test]
 fn a_client_in_python_gets_sets_and_removes() {
-    ask_in_python(&[], &[]);
+    ask_in_python(&["--cluster", "plain"], &["", "plain"]);
 }
 
 #[test]

@@ -68,6 +68,18 @@ fn a_node_of_another_cluster_in_the_list_is_asked_for_nothing() {
     let origin = Origin::start();
     let start = |name: &str| Process::start(&origin, &[STEADY, &["--cluster", name]].concat());
     let [production, staging] = ["production", "staging"].map(start);
+    nothing_goes(&production, &staging);
+}
+
+#[test]
+fn nodes_of_different_origins_are_no_cluster_unless_that_is_said() {
+    let origins = [Origin::start(), Origin::start()];
+    let [production, staging] = [0, 1].map(|at| Process::start(&origins[at], STEADY));
+    nothing_goes(&production, &staging);
+}
+
+/// Though one has the other in its list.
+fn nothing_goes(production: &Process, staging: &Process) {
     let both = [&*production.url, &staging.url];
     assert_eq!(production.set_peers(&both).status, 200);
     for number in 0..20 {
