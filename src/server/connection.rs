@@ -16,7 +16,7 @@ use super::lobby::{Among, Wait};
 use super::message::{HttpRequest, HttpResponse};
 use super::places::Place;
 use super::shared::Shared;
-use crate::account::{Asker, Charge, Exceeded, Held};
+use crate::account::{Asker, Charge, Exceeded, Held, LITTLE};
 use crate::group::Pending;
 use crate::http1::{self, CONTINUE, Head, Persistence, Refusal};
 use crate::node::Begin;
@@ -246,7 +246,7 @@ impl Connection {
                         shared.lobby.forget(self);
                     }
                     reads += 1;
-                    if !self.read(answered > 0)? {
+                    if !self.read(shared, answered > 0)? {
                         return Ok(Next::Wait(self.awaited()));
                     }
                 }
@@ -427,7 +427,8 @@ impl Connection {
         self.has_room(); // for less than it had
     }
 
-    fn has_unsent(&self) -> bool {
+    /// Whether there is something that the client has yet to read.
+    pub(super) fn has_unsent(&self) -> bool {
         !self.output.is_empty() || self.stream.wants_write()
     }
 
@@ -457,11 +458,11 @@ impl Connection {
     }
 
     /// Reads what is there; tells whether anything was. A worker that `lingers` waits a moment.
-    fn read(&mut self, lingers: bool) -> Result<bool, Broken> {
+    fn read(&mut self, shared: &Shared, lingers: bool) -> Result<bool, Broken> {
         // One that blocks and is idle was called because there is something to read.
         self.set_blocking(self.is_idle() && (lingers || self.is_blocking))?;
         let capacity = self.input.next_capacity(self.expected.unwrap_or(0));
-        if !self.charge.resize(self.kept_besides(capacity)) {
+        if !self.can_have(self.kept_besides(capacity), shared) {
             self.refuse(OVERLOADED);
             return Ok(true);
         }
@@ -548,6 +549,21 @@ impl Connection {
     /// What it keeps, in bytes, if its input is as large as this.
     fn kept_besides(&self, input: usize) -> usize {
         input + self.output.capacity() + self.stream.kept()
+    }
+
+    /// Accounts for what it is to keep. Tells whether there is room for that: where it is little, those
+    /// make room who have begun a request and do not end it.
+    fn can_have(&mut self, kept: usize, shared: &Shared) -> bool {
+        while !self.charge.resize(kept) {
+            let slowest = match kept <= LITTLE {
+                true => shared.lobby.evict(Among::Senders, false),
+                false => None,
+            };
+            if slowest.is_none() {
+                return false;
+            }
+        }
+        true
     }
 
     /// Accounts for what it keeps. Tells whether there is room for that.

@@ -1,6 +1,6 @@
 //! What clients may take of a listener together: memory, places, and the time of its threads.
 
-use std::io::{BufRead, Write};
+use std::io::{BufRead, ErrorKind, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -11,10 +11,18 @@ use groupcache_sync::{
 
 use crate::cluster::eventually;
 use crate::hostile::connect_from;
-use crate::server::{Client, request, serve, serve_loads, slow_loader};
+use crate::server::{Client, GUARD, request, serve, serve_loads, slow_loader};
 
 /// Asks for these keys at once, with an hour's patience.
 fn ask_for<K: AsRef<str>>(keys: impl IntoIterator<Item = K>, group: &str) -> Vec<u8> {
+    ask_within(Duration::from_secs(3_600), keys, group)
+}
+
+fn ask_within<K: AsRef<str>>(
+    patience: Duration,
+    keys: impl IntoIterator<Item = K>,
+    group: &str,
+) -> Vec<u8> {
     let mut body = Vec::new();
     for key in keys {
         let key = key.as_ref();
@@ -22,7 +30,8 @@ fn ask_for<K: AsRef<str>>(keys: impl IntoIterator<Item = K>, group: &str) -> Vec
         body.extend(key.as_bytes());
     }
     let headers = format!(
-        "X-Groupcache: v=1;w=3600000\r\nContent-Length: {}\r\n",
+        "X-Groupcache: v=1;w={}\r\nContent-Length: {}\r\n",
+        patience.as_millis(),
         body.len()
     );
     let head = request("POST", &format!("/_groupcache/{group}"), &headers);
@@ -133,7 +142,10 @@ fn the_keys_of_batches_that_wait_share_one_bound() {
 
 #[test]
 fn bodies_that_do_not_come_give_way() {
-    let service = serve(|settings| settings.max_connections(64).max_connections_per_address(64));
+    let service = serve(|settings| {
+        let settings = settings.max_connections(64).body_timeout(10 * GUARD);
+        settings.max_connections_per_address(64)
+    });
     let mut waiting: Vec<Client> = (0..64).map(|_| service.connect()).collect();
     for client in &mut waiting {
         let headers = "Content-Length: 100\r\nExpect: 100-continue\r\n";
@@ -142,6 +154,28 @@ fn bodies_that_do_not_come_give_way() {
     }
     for _ in 0..32 {
         eventually("one of them makes room", || service.connect().is_served());
+    }
+}
+
+#[test]
+fn heads_that_do_not_end_share_one_bound_and_make_room_for_others() {
+    let service = serve(|settings| settings.max_buffered(1 << 20).head_timeout(10 * GUARD));
+    let start = request("GET", "/_groupcache/things/a", &"X: y\r\n".repeat(90));
+    let start = format!("{}X: {}", start.trim_end(), "y".repeat(7_000));
+    let mut clients: Vec<Client> = (0..200).map(|_| service.connect()).collect();
+    for client in &mut clients {
+        let _ = client.0.get_mut().write_all(start.as_bytes());
+        client.0.get_ref().set_nonblocking(true).unwrap();
+    }
+    eventually("no more of them are kept than there is room for", || {
+        let is_kept = |client: &&Client| {
+            let seen = client.0.get_ref().peek(&mut [0]);
+            seen.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+        };
+        clients.iter().filter(is_kept).count() <= (1 << 20) / 7_000
+    });
+    for _ in 0..200 {
+        service.connect().assert_open();
     }
 }
 
@@ -179,9 +213,7 @@ impl Codec<String> for Telling {
 
 #[test]
 fn what_is_given_up_is_answered_by_a_worker() {
-    let node = Node::builder("http://127.0.0.1:1").unwrap();
-    let node = node.load_timeout(Duration::from_millis(200));
-    let node = node.build().unwrap();
+    let node = Node::new("http://127.0.0.1:1").unwrap();
     let (_release, load) = slow_loader();
     let (tell, told) = mpsc::channel();
     let group = node.group_builder("told", 1 << 20).codec(Telling(tell));
@@ -191,9 +223,18 @@ fn what_is_given_up_is_answered_by_a_worker() {
         .unwrap();
     let server = Server::bind(&node, "127.0.0.1:0").unwrap();
     let mut client = Client::connect(server.local_addr());
-    client.send(ask_for(["quick", "slow"], "told"));
+    let patience = Duration::from_millis(200);
+    client.send(ask_within(patience, ["quick", "slow"], "told"));
     assert!(client.answer().has("value of quick"));
     assert_eq!(told.recv().unwrap(), "groupcache-peer");
+}
+
+/// What the application answers, unless the connection is refused.
+fn ask_for_anything(client: &mut Client) -> Option<u16> {
+    let ask = request("GET", "/of-the-application", "");
+    client.0.get_mut().write_all(ask.as_bytes()).ok()?;
+    let is_answered = client.0.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
+    is_answered.then(|| client.answer().status)
 }
 
 #[test]
@@ -215,9 +256,9 @@ fn neither_peers_nor_the_application_take_all_places() {
     }
     eventually("they are inside", || inside.load(Ordering::SeqCst) == 6);
     for _ in 0..8 {
-        let mut client = service.connect();
-        client.send(request("GET", "/of-the-application", ""));
-        assert_eq!(client.answer().status, 503);
+        eventually("more of them are told that there is no place", || {
+            ask_for_anything(&mut service.connect()) == Some(503)
+        });
     }
     eventually("a peer finds a place", || service.connect().is_served());
     drop(release);
@@ -234,16 +275,13 @@ fn where_one_kind_has_all_its_places_an_idle_one_of_it_makes_room() {
     };
     let service = serve(settings);
     let mut clients: Vec<Client> = Vec::new();
-    let ask = |client: &mut Client| {
-        client.send(request("GET", "/of-the-application", ""));
-        client.answer().status
-    };
     for _ in 0..6 {
-        clients.push(service.connect());
-        assert_eq!(ask(clients.last_mut().unwrap()), 200);
+        let mut client = service.connect();
+        assert_eq!(ask_for_anything(&mut client), Some(200));
+        clients.push(client);
     }
     eventually("one that is idle makes room", || {
-        ask(&mut service.connect()) == 200
+        ask_for_anything(&mut service.connect()) == Some(200)
     });
 }
 
