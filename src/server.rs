@@ -24,6 +24,7 @@ mod listener;
 mod lobby;
 mod message;
 mod places;
+mod purse;
 mod shared;
 
 pub use message::{HttpRequest, HttpResponse};
