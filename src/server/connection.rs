@@ -241,7 +241,7 @@ impl Connection {
                         return Ok(Next::Wait(self.awaited()));
                     }
                 }
-                Err(refusal) => self.refuse(refusal),
+                Err(refusal) => self.refuse(refusal, shared),
             }
         }
     }
@@ -399,13 +399,18 @@ impl Connection {
     }
 
     /// Says what is wrong, and no more: what follows a malformed request cannot be understood.
-    fn refuse(&mut self, refusal: Refusal) {
-        let text = format!("{}\n", refusal.reason);
+    fn refuse(&mut self, refusal: Refusal, shared: &Shared) {
         let framing = Framing {
             persistence: Persistence::Close,
             sends_body: true,
         };
-        self.push_http_response(HttpResponse::text(refusal.status, &text), framing);
+        match shared.overloaded(refusal) {
+            Some(response) => self.push_response(response, framing),
+            None => {
+                let text = format!("{}\n", refusal.reason);
+                self.push_http_response(HttpResponse::text(refusal.status, &text), framing);
+            }
+        }
         self.stage = Stage::Refusing;
         self.expected = None;
         self.due = None;
@@ -448,7 +453,7 @@ impl Connection {
         self.set_blocking(self.is_idle() && (lingers || self.is_blocking))?;
         let capacity = self.input.next_capacity(self.expected.unwrap_or(0));
         if !self.can_have(self.kept_besides(capacity), shared) {
-            self.refuse(OVERLOADED);
+            self.refuse(OVERLOADED, shared);
             return Ok(true);
         }
         match self.stream.read(self.input.room(capacity)) {

@@ -11,7 +11,7 @@ use super::{Fallback, Settings};
 use crate::account::{Account, Asker};
 use crate::foreign;
 use crate::group::Pending;
-use crate::http1::Head;
+use crate::http1::{Head, Refusal};
 use crate::node::{Begin, Node};
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::tls::Tls;
@@ -69,6 +69,14 @@ impl Shared {
     /// Whether peers and an application share the port.
     pub(super) fn is_shared(&self) -> bool {
         self.settings.serves_peers && self.fallback.is_some()
+    }
+
+    /// A refusal as peers understand it, where it is for want of room: they are not to take this node
+    /// for away.
+    pub(super) fn overloaded(&self, refusal: Refusal) -> Option<Response> {
+        let is_overload = refusal.status == Status::Overloaded.code();
+        (is_overload && self.settings.serves_peers)
+            .then(|| self.node.respond(Status::Overloaded, refusal.reason))
     }
 
     /// Whether the handshake has proved of all who have a request that they are peers.
