@@ -19,7 +19,7 @@ use crate::value::Value;
 pub(crate) const MAX_CHARGED: usize = 256 << 20;
 
 /// Who takes no more than this needs little.
-const LITTLE: usize = 32 << 10;
+pub(crate) const LITTLE: usize = 32 << 10;
 
 pub(crate) struct Account {
     max: usize,

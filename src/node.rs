@@ -308,7 +308,9 @@ impl Node {
     /// Begins to answer a request of a peer. Never blocks on a load: where one is needed, that is
     /// left to the loader threads, and the answer is pending.
     ///
-    /// For engines that must not hold a thread meanwhile; all others use [`answer`](Node::answer).
+    /// For engines that must not hold a thread meanwhile; all others use [`answer`](Node::answer). What
+    /// is kept for all requests that wait, and for answers to several keys until they are dropped, is
+    /// bounded by 256 MiB: beyond it keys are overloaded, or left to be asked for again.
     #[must_use]
     pub fn begin(&self, request: &Request<'_>) -> Begin {
         self.begin_for(request, &mut Asker::new(&self.0.account, None))

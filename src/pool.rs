@@ -251,7 +251,9 @@ impl State {
         let mut works = works.into_iter();
         let mut refused = Vec::new();
         for work in works.by_ref() {
-            let (keys, bytes) = (work.key_bytes.len(), work.key_bytes.iter().sum::<usize>());
+            // Also what has none takes a place.
+            let keys = work.key_bytes.len().max(1);
+            let bytes = work.key_bytes.iter().sum::<usize>();
             if !self.has_room(origin, keys, bytes) {
                 refused.push(work);
                 break;
@@ -822,6 +824,16 @@ mod tests {
         assert_eq!(order[10], peer(1), "{order:?}");
         assert!(state.lanes.is_empty() && state.turns.is_empty());
         assert!(state.askers.is_empty() && state.resting.is_empty());
+    }
+
+    #[test]
+    fn a_job_without_keys_has_its_turn_too() {
+        let mut state = State::default();
+        let (places, refused) = state.add_lane(vec![work(0, || ())], 1, peer(1));
+        assert!(places.is_empty() && refused.is_empty());
+        let (number, _) = state.pop().unwrap();
+        state.end(number);
+        assert!(state.is_idle() && state.askers.is_empty());
     }
 
     #[test]

@@ -13,6 +13,9 @@
 //!    a few workers for each processor serve all in turn.
 //! 4. An answer that takes a load holds no worker: its connection waits in the lobby until the load
 //!    calls back, or until its time is up, whichever takes it out first.
+//! 5. What a request takes is paid from one account ([`crate::account`]), and a connection has a place
+//!    among few: where either is short, those who have proved that they are peers come first. The
+//!    listener itself does only what is quick: what is given up, or taken back, is done by a worker.
 //!
 //! Idle connections are watched with `mio`, which needs no `unsafe` of its callers. Where there is
 //! TLS, handshakes are the workers' business too, one step whenever something has come.
@@ -24,6 +27,7 @@ mod listener;
 mod lobby;
 mod message;
 mod places;
+mod purse;
 mod shared;
 
 pub use message::{HttpRequest, HttpResponse};

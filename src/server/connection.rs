@@ -15,13 +15,13 @@ use super::lane::Which;
 use super::lobby::{Among, Wait};
 use super::message::{HttpRequest, HttpResponse};
 use super::places::Place;
+use super::purse::Purse;
 use super::shared::Shared;
-use crate::account::{Asker, Charge, Exceeded, Held};
+use crate::account::{Asker, LITTLE};
 use crate::group::Pending;
 use crate::http1::{self, CONTINUE, Head, Persistence, Refusal};
 use crate::node::Begin;
 use crate::stream::Stream;
-use crate::value::Value;
 use crate::wire::Response;
 
 /// No connection waits longer for anything, whatever is set.
@@ -46,13 +46,7 @@ pub(super) struct Connection {
     stream: Stream<TcpStream>,
     peer: SocketAddr,
     place: Place,
-    asker: Asker,
-    /// What pays for its buffers.
-    charge: Charge,
-    /// The value that the client has yet to read.
-    held: Option<Held>,
-    /// That what it has is beyond the bound.
-    exceeded: Option<Exceeded>,
+    purse: Purse,
     input: Input,
     output: Output,
     /// The length of the request whose rest is awaited, once its head has told.
@@ -167,10 +161,7 @@ impl Connection {
         asker: Asker,
     ) -> Connection {
         Connection {
-            charge: asker.charge(),
-            asker,
-            held: None,
-            exceeded: None,
+            purse: Purse::new(asker),
             stream,
             peer,
             place,
@@ -246,11 +237,11 @@ impl Connection {
                         shared.lobby.forget(self);
                     }
                     reads += 1;
-                    if !self.read(answered > 0)? {
+                    if !self.read(shared, answered > 0)? {
                         return Ok(Next::Wait(self.awaited()));
                     }
                 }
-                Err(refusal) => self.refuse(refusal),
+                Err(refusal) => self.refuse(refusal, shared),
             }
         }
     }
@@ -307,7 +298,7 @@ impl Connection {
         let is_nodes = is_ours || shared.fallback.is_none();
         let Some(body) = rest.get(..body_len) else {
             // Nothing is read, and no memory given, for one who would be refused in the end.
-            let asker = &mut self.asker;
+            let asker = &mut self.purse.asker;
             let refusal = is_nodes.then(|| shared.refuse_head(&head, asker)).flatten();
             if let Some(response) = refusal {
                 self.turn_down(response, framing);
@@ -326,7 +317,7 @@ impl Connection {
             return Ok(Step::Elsewhere(needed));
         }
         if shared.takes_peers_only() {
-            self.asker.prove();
+            self.purse.asker.prove();
         }
         // One who gave up a PUT has this value removed everywhere: carried out late, it would stay.
         if is_ours && head.method == "PUT" && !is_connected(self.stream.socket(), self.is_blocking)
@@ -334,33 +325,29 @@ impl Connection {
             return Ok(Step::Deserted);
         }
         let answer = if is_nodes {
-            Answer::Peer(shared.begin(&head, body, &mut self.asker))
+            Answer::Peer(shared.begin(&head, body, &mut self.purse.asker))
         } else {
             Answer::Application(shared.fall_back(&HttpRequest::new(&head, body, self.peer)))
         };
         self.consume(head_len + body_len);
         self.note_proof();
-        Ok(match answer {
-            Answer::Peer(Begin::Ready(response)) => {
-                self.push_response(response, framing);
-                Step::Answered
-            }
+        Ok(self.take_answer(answer, framing))
+    }
+
+    fn take_answer(&mut self, answer: Answer, framing: Framing) -> Step {
+        match answer {
+            Answer::Peer(Begin::Ready(response)) => self.push_response(response, framing),
             Answer::Peer(Begin::Pending(pending)) => {
                 self.framing = framing;
-                Step::Pending(pending)
+                return Step::Pending(pending);
             }
-            Answer::Application(Some(response)) => {
-                self.push_http_response(response, framing);
-                Step::Answered
-            }
-            Answer::Application(None) => {
-                self.push_http_response(
-                    HttpResponse::text(500, "the application failed\n"),
-                    framing.closing(),
-                );
-                Step::Answered
-            }
-        })
+            Answer::Application(Some(response)) => self.push_http_response(response, framing),
+            Answer::Application(None) => self.push_http_response(
+                HttpResponse::text(500, "the application failed\n"),
+                framing.closing(),
+            ),
+        }
+        Step::Answered
     }
 
     fn consume(&mut self, length: usize) {
@@ -372,9 +359,8 @@ impl Connection {
 
     /// Has it count as a peer's once it has proved to be one.
     fn note_proof(&mut self) {
-        if !self.place.is_known() && self.asker.has_proved() {
+        if !self.place.is_known() && self.purse.note_proof() {
             self.place.prove();
-            self.charge.prove();
         }
     }
 
@@ -422,13 +408,18 @@ impl Connection {
     }
 
     /// Says what is wrong, and no more: what follows a malformed request cannot be understood.
-    fn refuse(&mut self, refusal: Refusal) {
-        let text = format!("{}\n", refusal.reason);
+    fn refuse(&mut self, refusal: Refusal, shared: &Shared) {
         let framing = Framing {
             persistence: Persistence::Close,
             sends_body: true,
         };
-        self.push_http_response(HttpResponse::text(refusal.status, &text), framing);
+        match shared.overloaded(refusal) {
+            Some(response) => self.push_response(response, framing),
+            None => {
+                let text = format!("{}\n", refusal.reason);
+                self.push_http_response(HttpResponse::text(refusal.status, &text), framing);
+            }
+        }
         self.read_no_more();
     }
 
@@ -446,7 +437,8 @@ impl Connection {
         self.has_room(); // for less than it had
     }
 
-    fn has_unsent(&self) -> bool {
+    /// Whether there is something that the client has yet to read.
+    pub(super) fn has_unsent(&self) -> bool {
         !self.output.is_empty() || self.stream.wants_write()
     }
 
@@ -462,8 +454,7 @@ impl Connection {
         match sent {
             Ok(true) => {
                 self.due.take_if(|(wait, _)| *wait == Wait::Write);
-                self.held = None;
-                self.exceeded = None;
+                self.purse.let_go();
                 Ok(true)
             }
             Err(error) if !is_transient(&error) => Err(Broken),
@@ -476,12 +467,12 @@ impl Connection {
     }
 
     /// Reads what is there; tells whether anything was. A worker that `lingers` waits a moment.
-    fn read(&mut self, lingers: bool) -> Result<bool, Broken> {
+    fn read(&mut self, shared: &Shared, lingers: bool) -> Result<bool, Broken> {
         // One that blocks and is idle was called because there is something to read.
         self.set_blocking(self.is_idle() && (lingers || self.is_blocking))?;
         let capacity = self.input.next_capacity(self.expected.unwrap_or(0));
-        if !self.charge.resize(self.kept_besides(capacity)) {
-            self.refuse(OVERLOADED);
+        if !self.can_have(self.kept_besides(capacity), shared) {
+            self.refuse(OVERLOADED, shared);
             return Ok(true);
         }
         match self.stream.read(self.input.room(capacity)) {
@@ -569,41 +560,37 @@ impl Connection {
         input + self.output.capacity() + self.stream.kept()
     }
 
+    /// Accounts for what it is to keep. Tells whether there is room for that: where it is little, those
+    /// make room who have begun a request and do not end it.
+    fn can_have(&mut self, kept: usize, shared: &Shared) -> bool {
+        while !self.purse.pay(kept) {
+            let slowest = match kept <= LITTLE {
+                true => shared.lobby.evict(Among::Senders, false),
+                false => None,
+            };
+            if slowest.is_none() {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Accounts for what it keeps. Tells whether there is room for that.
     pub(super) fn has_room(&mut self) -> bool {
         let kept = self.kept_besides(self.input.capacity());
-        if self.exceeded.is_some() {
-            return true;
-        }
-        let holds_value = match self.output.shared_value() {
-            None => {
-                self.held = None;
-                true
-            }
-            Some(value) => Connection::hold_value(&mut self.held, &self.asker, value),
-        };
-        self.charge.resize(kept) && holds_value
+        self.purse.pay_all(kept, self.output.shared_value())
     }
 
     /// Accounts for an answer that it is to send. Tells whether there is room for it.
     pub(super) fn hold(&mut self, response: &Response) -> bool {
-        let Some(value) = response.shared_value() else {
-            return true; // it pays for itself
-        };
-        Connection::hold_value(&mut self.held, &self.asker, value)
-    }
-
-    fn hold_value(held: &mut Option<Held>, asker: &Asker, value: &Value) -> bool {
-        if !held.as_ref().is_some_and(|held| held.is_of(value)) {
-            *held = asker.hold(value);
-        }
-        held.is_some()
+        // What has no value that others may have pays for itself.
+        let value = response.shared_value();
+        value.is_none_or(|value| self.purse.hold(value))
     }
 
     /// Takes what is beyond the bound, if nobody else does.
     pub(super) fn exceed(&mut self) -> bool {
-        self.exceeded = self.asker.exceed();
-        self.exceeded.is_some()
+        self.purse.exceed()
     }
 
     pub(super) fn network(&self) -> IpAddr {

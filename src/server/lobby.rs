@@ -56,6 +56,8 @@ pub(super) enum Among {
     Unanswered,
     UnansweredFrom(IpAddr),
     UnansweredFor(Which),
+    /// Who have begun a request that has not ended.
+    Senders,
     /// Who have an answer to read.
     Readers,
 }
@@ -357,9 +359,10 @@ impl Guest {
             self.connection.kind().map(Among::UnansweredFor),
         ];
         let unanswered = unanswered.into_iter().flatten().filter(move |_| is_spare);
+        let is_sender = matches!(wait, Wait::Head | Wait::Body);
+        let senders = is_sender.then_some(Among::Senders);
         let readers = (wait == Wait::Write).then_some(Among::Readers);
-        unanswered
-            .chain(readers)
-            .map(move |among| (among, is_known))
+        let all = unanswered.chain(senders).chain(readers);
+        all.map(move |among| (among, is_known))
     }
 }

@@ -35,15 +35,15 @@ struct Taken {
 #[derive(Clone, Copy, Default)]
 struct Count {
     all: usize,
-    /// Those of whom it is not known that they are peers.
-    strangers: usize,
+    /// Those of whom it is not known that they are peers, nor that they are the application's.
+    newcomers: usize,
 }
 
 impl Count {
-    /// Whether a newcomer may have the place of one who has proved who it is. As a stranger it is the
-    /// first to give way, so few places go from hand to hand.
+    /// Whether one more may have the place of one who has proved who it is. It is among the first to give
+    /// way itself, so few places go from hand to hand.
     fn has_room_for_newcomers(self, max: usize) -> bool {
-        self.strangers <= max / FOR_NEWCOMERS
+        self.newcomers <= max / FOR_NEWCOMERS
     }
 }
 
@@ -86,7 +86,7 @@ impl Places {
         }
         taken.change(network, |count| {
             count.all += 1;
-            count.strangers += 1;
+            count.newcomers += 1;
         });
         Ok(Place {
             places: Arc::clone(self),
@@ -123,13 +123,13 @@ impl Taken {
     fn leave(&mut self, place: &Place) {
         self.change(place.network, |count| {
             count.all -= 1;
-            count.strangers -= usize::from(!place.is_known);
+            count.newcomers -= usize::from(place.is_newcomer());
         });
         if let Some(kind) = place.kind {
             self.by_kind[kind as usize] -= 1;
         }
         debug_assert!(
-            self.all.all > 0 || self.all.strangers == 0 && self.by_kind == [0; 2],
+            self.all.all > 0 || self.all.newcomers == 0 && self.by_kind == [0; 2],
             "there is no connection, and something is counted"
         );
     }
@@ -158,12 +158,18 @@ impl Place {
         self.is_known
     }
 
+    fn is_newcomer(&self) -> bool {
+        !self.is_known && self.kind != Some(Which::Application)
+    }
+
     /// Notes that it is known to be a peer's.
     pub(super) fn prove(&mut self) {
-        if !std::mem::replace(&mut self.is_known, true) {
-            let mut taken = self.places.taken.lock();
-            taken.change(self.network, |count| count.strangers -= 1);
-        }
+        let was_newcomer = self.is_newcomer();
+        self.is_known = true;
+        let mut taken = self.places.taken.lock();
+        taken.change(self.network, |count| {
+            count.newcomers -= usize::from(was_newcomer);
+        });
     }
 
     /// Notes what it is for now. Tells whether that has a place left.
@@ -171,14 +177,21 @@ impl Place {
         if self.kind == Some(kind) {
             return true;
         }
-        let mut taken = self.places.taken.lock();
-        if taken.by_kind[kind as usize] >= self.places.max_per_kind {
+        let places = Arc::clone(&self.places);
+        let mut taken = places.taken.lock();
+        if taken.by_kind[kind as usize] >= places.max_per_kind {
             return false;
         }
+        let was_newcomer = self.is_newcomer();
         taken.by_kind[kind as usize] += 1;
         if let Some(before) = self.kind.replace(kind) {
             taken.by_kind[before as usize] -= 1;
         }
+        let is_newcomer = self.is_newcomer();
+        taken.change(self.network, |count| {
+            count.newcomers += usize::from(is_newcomer);
+            count.newcomers -= usize::from(was_newcomer);
+        });
         true
     }
 }
@@ -247,6 +260,25 @@ mod tests {
         assert_eq!(take(&places, "10.0.0.1").err(), Some(full(true)));
         let full = Full::Everywhere(true);
         assert_eq!(take(&places, "10.0.0.2").err(), Some(full));
+    }
+
+    #[test]
+    fn who_asks_the_application_is_no_newcomer() {
+        let places = places(8, 8, true);
+        let mut all: Vec<Place> = (0..8)
+            .map(|_| take(&places, "10.0.0.1").ok().unwrap())
+            .collect();
+        all[..2].iter_mut().for_each(Place::prove);
+        let full = |may_displace| Full::ForNetwork("10.0.0.1".parse().unwrap(), may_displace);
+        assert_eq!(take(&places, "10.0.0.1").err(), Some(full(false)));
+        for place in &mut all[2..] {
+            assert!(place.settle(Which::Application));
+        }
+        assert_eq!(take(&places, "10.0.0.1").err(), Some(full(true)));
+        assert!(all[7].settle(Which::Peers));
+        assert_eq!(take(&places, "10.0.0.1").err(), Some(full(false)));
+        all[7].prove();
+        assert_eq!(take(&places, "10.0.0.1").err(), Some(full(true)));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{Fallback, Settings};
 use crate::account::{Account, Asker};
 use crate::foreign;
 use crate::group::Pending;
-use crate::http1::Head;
+use crate::http1::{Head, Refusal};
 use crate::node::{Begin, Node};
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::tls::Tls;
@@ -69,6 +69,14 @@ impl Shared {
     /// Whether peers and an application share the port.
     pub(super) fn is_shared(&self) -> bool {
         self.settings.serves_peers && self.fallback.is_some()
+    }
+
+    /// A refusal as peers understand it, where it is for want of room: they are not to take this node
+    /// for away.
+    pub(super) fn overloaded(&self, refusal: Refusal) -> Option<Response> {
+        let is_overload = refusal.status == Status::Overloaded.code();
+        (is_overload && self.settings.serves_peers)
+            .then(|| self.node.respond(Status::Overloaded, refusal.reason))
     }
 
     /// Whether the handshake has proved of all who have a request that they are peers.
@@ -138,11 +146,17 @@ impl Shared {
     /// Has a connection wait, or cuts it off where there is no room for what it has to send.
     pub(super) fn wait(&self, mut connection: BoxedConnection, wait: Wait) {
         connection.rest(wait);
-        if !self.make_room(&mut connection, Connection::has_room) {
+        if !self.has_room(&mut connection) {
             return;
         }
         let due = connection.due(wait, &self.settings);
         drop(self.lobby.enter(connection, wait, due));
+    }
+
+    /// Whether there is room for what a connection keeps. It is made for what it has to send.
+    fn has_room(&self, connection: &mut Connection) -> bool {
+        connection.has_room()
+            || connection.has_unsent() && self.make_room(connection, Connection::has_room)
     }
 
     /// Where too much waits to be read, the slowest readers are cut off, but no peer for a stranger.
@@ -166,7 +180,7 @@ impl Shared {
     /// answer; a client that leaves takes it out too, and the load answers nobody.
     fn park(self: &Arc<Self>, mut connection: BoxedConnection, pending: Pending) {
         connection.rest(Wait::Answer);
-        if !self.make_room(&mut connection, Connection::has_room) {
+        if !self.has_room(&mut connection) {
             return;
         }
         // The node may have a clock of its own, but the client waits in real time.
@@ -199,7 +213,7 @@ impl Shared {
             );
         }
         connection.answer(response, self.is_draining());
-        if !self.make_room(&mut connection, Connection::has_room) {
+        if !self.has_room(&mut connection) {
             return;
         }
         self.push(Which::Peers, [Task::Serve(connection)]);

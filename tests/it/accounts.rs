@@ -1,6 +1,6 @@
 //! What clients may take of a listener together: memory, places, and the time of its threads.
 
-use std::io::{BufRead, Write};
+use std::io::{BufRead, ErrorKind, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -11,10 +11,18 @@ use groupcache_sync::{
 
 use crate::cluster::eventually;
 use crate::hostile::connect_from;
-use crate::server::{Client, request, serve, serve_loads, slow_loader};
+use crate::server::{Client, GUARD, request, serve, serve_loads, slow_loader};
 
 /// Asks for these keys at once, with an hour's patience.
 fn ask_for<K: AsRef<str>>(keys: impl IntoIterator<Item = K>, group: &str) -> Vec<u8> {
+    ask_within(Duration::from_secs(3_600), keys, group)
+}
+
+fn ask_within<K: AsRef<str>>(
+    patience: Duration,
+    keys: impl IntoIterator<Item = K>,
+    group: &str,
+) -> Vec<u8> {
     let mut body = Vec::new();
     for key in keys {
         let key = key.as_ref();
@@ -22,7 +30,8 @@ fn ask_for<K: AsRef<str>>(keys: impl IntoIterator<Item = K>, group: &str) -> Vec
         body.extend(key.as_bytes());
     }
     let headers = format!(
-        "X-Groupcache: v=1;w=3600000\r\nContent-Length: {}\r\n",
+        "X-Groupcache: v=1;w={}\r\nContent-Length: {}\r\n",
+        patience.as_millis(),
         body.len()
     );
     let head = request("POST", &format!("/_groupcache/{group}"), &headers);
@@ -133,7 +142,10 @@ fn the_keys_of_batches_that_wait_share_one_bound() {
 
 #[test]
 fn bodies_that_do_not_come_give_way() {
-    let service = serve(|settings| settings.max_connections(64).max_connections_per_address(64));
+    let service = serve(|settings| {
+        let settings = settings.max_connections(64).body_timeout(10 * GUARD);
+        settings.max_connections_per_address(64)
+    });
     let mut waiting: Vec<Client> = (0..64).map(|_| service.connect()).collect();
     for client in &mut waiting {
         let headers = "Content-Length: 100\r\nExpect: 100-continue\r\n";
@@ -142,6 +154,28 @@ fn bodies_that_do_not_come_give_way() {
     }
     for _ in 0..32 {
         eventually("one of them makes room", || service.connect().is_served());
+    }
+}
+
+#[test]
+fn heads_that_do_not_end_share_one_bound_and_make_room_for_others() {
+    let service = serve(|settings| settings.max_buffered(1 << 20).head_timeout(10 * GUARD));
+    let start = request("GET", "/_groupcache/things/a", &"X: y\r\n".repeat(90));
+    let start = format!("{}X: {}", start.trim_end(), "y".repeat(7_000));
+    let mut clients: Vec<Client> = (0..200).map(|_| service.connect()).collect();
+    for client in &mut clients {
+        let _ = client.0.get_mut().write_all(start.as_bytes());
+        client.0.get_ref().set_nonblocking(true).unwrap();
+    }
+    eventually("no more of them are kept than there is room for", || {
+        let is_kept = |client: &&Client| {
+            let seen = client.0.get_ref().peek(&mut [0]);
+            seen.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+        };
+        clients.iter().filter(is_kept).count() <= (1 << 20) / 7_000
+    });
+    for _ in 0..200 {
+        service.connect().assert_open();
     }
 }
 
@@ -179,9 +213,7 @@ impl Codec<String> for Telling {
 
 #[test]
 fn what_is_given_up_is_answered_by_a_worker() {
-    let node = Node::builder("http://127.0.0.1:1").unwrap();
-    let node = node.load_timeout(Duration::from_millis(200));
-    let node = node.build().unwrap();
+    let node = Node::new("http://127.0.0.1:1").unwrap();
     let (_release, load) = slow_loader();
     let (tell, told) = mpsc::channel();
     let group = node.group_builder("told", 1 << 20).codec(Telling(tell));
@@ -191,9 +223,18 @@ fn what_is_given_up_is_answered_by_a_worker() {
         .unwrap();
     let server = Server::bind(&node, "127.0.0.1:0").unwrap();
     let mut client = Client::connect(server.local_addr());
-    client.send(ask_for(["quick", "slow"], "told"));
+    let patience = Duration::from_millis(200);
+    client.send(ask_within(patience, ["quick", "slow"], "told"));
     assert!(client.answer().has("value of quick"));
     assert_eq!(told.recv().unwrap(), "groupcache-peer");
+}
+
+/// What the application answers, unless the connection is refused.
+fn ask_for_anything(client: &mut Client) -> Option<u16> {
+    let ask = request("GET", "/of-the-application", "");
+    client.0.get_mut().write_all(ask.as_bytes()).ok()?;
+    let is_answered = client.0.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
+    is_answered.then(|| client.answer().status)
 }
 
 #[test]
@@ -215,9 +256,9 @@ fn neither_peers_nor_the_application_take_all_places() {
     }
     eventually("they are inside", || inside.load(Ordering::SeqCst) == 6);
     for _ in 0..8 {
-        let mut client = service.connect();
-        client.send(request("GET", "/of-the-application", ""));
-        assert_eq!(client.answer().status, 503);
+        eventually("more of them are told that there is no place", || {
+            ask_for_anything(&mut service.connect()) == Some(503)
+        });
     }
     eventually("a peer finds a place", || service.connect().is_served());
     drop(release);
@@ -234,16 +275,13 @@ fn where_one_kind_has_all_its_places_an_idle_one_of_it_makes_room() {
     };
     let service = serve(settings);
     let mut clients: Vec<Client> = Vec::new();
-    let ask = |client: &mut Client| {
-        client.send(request("GET", "/of-the-application", ""));
-        client.answer().status
-    };
     for _ in 0..6 {
-        clients.push(service.connect());
-        assert_eq!(ask(clients.last_mut().unwrap()), 200);
+        let mut client = service.connect();
+        assert_eq!(ask_for_anything(&mut client), Some(200));
+        clients.push(client);
     }
     eventually("one that is idle makes room", || {
-        ask(&mut service.connect()) == 200
+        ask_for_anything(&mut service.connect()) == Some(200)
     });
 }
 
@@ -321,168 +359,5 @@ fn the_batches_of_one_peer_do_not_delay_the_loads_of_others() {
     }
     for key in ["own", "peer", "39-9"] {
         assert!(loads.place_of(key) <= 8, "{:?}", loads.order);
-    }
-}
-
-/// Those who share a secret, and those who do not.
-#[cfg(feature = "auth")]
-mod guarded {
-    use super::*;
-    use groupcache_sync::{
-        Call, CallError, Error, Keyring, Limits, Link, Peer, Reply, Request, Transport,
-    };
-
-    const SECRET: &str = "a secret that peers have in common";
-    const SERVED: &str = "http://127.0.0.1:1";
-
-    /// Notes what a node asks its peer. Reads are answered, which names the process that changes are to
-    /// be signed for; changes do not arrive.
-    #[derive(Clone)]
-    struct Noting {
-        served: Node,
-        last: Arc<Mutex<Option<Call>>>,
-    }
-
-    impl Transport for Noting {
-        fn link(&self, _: &Peer, _: &Limits) -> Result<Arc<dyn Link>, Error> {
-            Ok(Arc::new(self.clone()))
-        }
-    }
-
-    impl Link for Noting {
-        fn call(&self, call: &Call, _: Duration) -> Result<Reply, CallError> {
-            if call.target.contains("/things") {
-                *self.last.lock().unwrap() = Some(call.clone());
-            }
-            if call.method != "GET" {
-                return Err(CallError::Unreachable("it was noted".to_owned()));
-            }
-            let request = Request::new(call.method, &call.target)
-                .header("X-Groupcache", &call.header)
-                .header("X-Groupcache-Auth", &call.auth);
-            let response = self.served.answer(&request);
-            let header = response.headers().find(|(name, _)| *name == "X-Groupcache");
-            Ok(Reply {
-                status: response.status(),
-                header: header.map(|(_, value)| value.to_owned()),
-                body: response.body().concat(),
-            })
-        }
-    }
-
-    /// What a peer that has the secret sends to [`SERVED`], which is `served`.
-    fn signed(served: &Node, ask: impl FnOnce(&Group, &str)) -> Vec<u8> {
-        let noting = Noting {
-            served: served.clone(),
-            last: Arc::default(),
-        };
-        let node = Node::builder("http://127.0.0.1:2").unwrap();
-        let node = node.keyring(Keyring::new(SECRET).unwrap());
-        let node = node.transport(Arc::new(noting.clone())).build().unwrap();
-        node.set_peers([SERVED, "http://127.0.0.1:2"]).unwrap();
-        let group = node.group_builder("things", 8 << 20);
-        let group: Group = group.build(|_| Ok(Value::default())).unwrap();
-        let owned = |key: &String| node.owner(key).address() == SERVED;
-        let key = (0..).map(|key: u32| key.to_string()).find(owned).unwrap();
-        ask(&group, &key);
-        let call = noting.last.lock().unwrap().take().unwrap();
-        let headers = format!(
-            "X-Groupcache: {}\r\nX-Groupcache-Auth: {}\r\nContent-Length: {}\r\n",
-            call.header,
-            call.auth,
-            call.body.len()
-        );
-        let head = request(call.method, &call.target, &headers);
-        [head.as_bytes(), &call.body].concat()
-    }
-
-    fn signed_get(served: &Node) -> Vec<u8> {
-        signed(served, |group, key| drop(group.get(key)))
-    }
-
-    fn guarded(settings: impl FnOnce(ServerBuilder) -> ServerBuilder) -> (Node, Group, Server) {
-        let node = Node::builder(SERVED).unwrap();
-        let node = node.keyring(Keyring::new(SECRET).unwrap()).build().unwrap();
-        let group = node.group_builder("things", 8 << 20);
-        let group: Group = group.build(|key| Ok(Value::from(key))).unwrap();
-        let server = settings(Server::builder(&node)).bind("127.0.0.1:0");
-        (node, group, server.unwrap())
-    }
-
-    /// Connections of strangers whose bodies do not come.
-    fn strangers(server: &Server, count: usize) -> Vec<Client> {
-        let begin = |_| {
-            let mut client = connect_from([127, 0, 0, 2], server.local_addr());
-            let headers = "Content-Length: 100\r\n";
-            let head = request("PUT", "/_groupcache/things/a", headers);
-            let _ = client.0.get_mut().write_all(head.as_bytes());
-            client
-        };
-        (0..count).map(begin).collect()
-    }
-
-    #[test]
-    fn those_who_have_proved_who_they_are_keep_their_places() {
-        let (node, _group, server) = guarded(|settings| settings.max_connections(16));
-        let get = signed_get(&node);
-        let mut peers: Vec<Client> = (0..4)
-            .map(|_| Client::connect(server.local_addr()))
-            .collect();
-        for peer in &mut peers {
-            peer.send(&get);
-            assert_eq!(peer.answer().status, 200);
-        }
-        let _strangers = strangers(&server, 100);
-        for peer in &mut peers {
-            peer.send(&get);
-            assert_eq!(peer.answer().status, 200);
-        }
-        // Also those who come later.
-        let mut late = Client::connect(server.local_addr());
-        late.send(&get);
-        assert_eq!(late.answer().status, 200);
-    }
-
-    #[test]
-    fn a_peer_finds_a_place_where_all_are_those_of_peers() {
-        let (node, _group, server) = guarded(|settings| settings.max_connections(4));
-        let get = signed_get(&node);
-        let peers = Mutex::new(Vec::new());
-        for _ in 0..8 {
-            eventually("one that is idle makes room", || {
-                let mut peer = Client::connect(server.local_addr());
-                let is_sent = peer.0.get_mut().write_all(&get).is_ok();
-                let is_served = is_sent && peer.0.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
-                let is_served = is_served && peer.answer().status == 200;
-                peers.lock().unwrap().push(peer);
-                is_served
-            });
-        }
-    }
-
-    #[test]
-    fn strangers_leave_memory_to_those_who_prove_who_they_are() {
-        let (node, group, server) = guarded(|settings| settings.max_buffered(4 << 20));
-        let mut strangers: Vec<Client> = (0..8)
-            .map(|_| Client::connect(server.local_addr()))
-            .collect();
-        for client in &mut strangers {
-            let headers = "Content-Length: 600000\r\n";
-            client.send(request("PUT", "/_groupcache/things/a", headers));
-            // One that is refused does not read on.
-            let _ = client.0.get_mut().write_all(&[0; 500_000]);
-        }
-        let mut peer = Client::connect(server.local_addr());
-        peer.send(signed_get(&node));
-        assert_eq!(peer.answer().status, 200);
-        let mut put_key = String::new();
-        let put = signed(&node, |group, key| {
-            let _ = group.get(key);
-            let _ = group.set(key, Value::from(vec![1; 1 << 20]));
-            put_key = key.to_owned();
-        });
-        peer.send(put);
-        assert_eq!(peer.answer().status, 200);
-        assert_eq!(group.get(&put_key).unwrap().len(), 1 << 20);
     }
 }

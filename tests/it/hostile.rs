@@ -239,7 +239,11 @@ fn bodies_of_all_connections_together_are_bounded() {
             .set_read_timeout(Some(Duration::from_millis(200)))
             .unwrap();
         if client.0.fill_buf().is_ok() {
-            assert_eq!(client.answer().status, 503);
+            let answer = client.answer();
+            assert_eq!(answer.status, 503);
+            // A peer is not to take the node for away.
+            let header = answer.header("x-groupcache").unwrap();
+            assert!(header.contains("s=overloaded"), "{header}");
             refused += 1;
         }
     }

@@ -37,6 +37,8 @@ mod protocol;
 mod queued_loads;
 mod server;
 mod status;
+#[cfg(feature = "auth")]
+mod strangers;
 mod succession;
 #[cfg(feature = "tiny_http")]
 mod tiny;

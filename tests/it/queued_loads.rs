@@ -244,11 +244,7 @@ fn no_more_keys_wait_for_the_pool_than_it_has_room_for() {
     let batches: Vec<_> = (0..40).map(batch).collect();
     let queued = narrow.group.stats().flights;
     assert!((1_024..=16_385).contains(&queued), "{queued}");
-    let request = Request::new("GET", "/_groupcache/g/more");
-    let request = request.header("X-Groupcache", "v=1;w=100000");
-    let Begin::Ready(refused) = narrow.node.begin(&request) else {
-        panic!("there is room for more of those who ask for so much");
-    };
+    let refused = begin(&narrow.node, "more", 100_000).wait();
     assert_eq!(refused.status(), 503);
     // The application itself finds room all the same.
     std::thread::scope(|scope| {
