@@ -785,10 +785,10 @@ impl NodeBuilder {
     /// a node of another, no value and no change goes from one to the other. Without a name the ids of
     /// the peers must do for that, which are equal where they are addresses.
     ///
-    /// A node with a name refuses the nodes of a cluster without one. So a cluster gets a name, or another
-    /// one, by a restart of all its nodes: while some have it, the two kinds take each other for away.
-    /// Plain clients, Go peers and nodes of older versions say nothing of whom they mean, and are
-    /// answered. Defaults to none.
+    /// Give each cluster one: who names none, as plain clients, Go peers, nodes of older versions and
+    /// those of a cluster without a name, is answered. A node without a name refuses those with one: so
+    /// while a cluster gets a name, by a restart of all its nodes, those with it take those without for
+    /// away. Defaults to none.
     pub fn cluster(mut self, name: impl Into<String>) -> NodeBuilder {
         self.cluster = Some(name.into());
         self

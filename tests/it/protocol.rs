@@ -670,7 +670,7 @@ fn a_key_has_one_limit_wherever_it_stands() {
 #[test]
 fn printable_bytes_may_be_sent_as_they_are_and_others_may_not() {
     let owner = Owner::start(Dialect::Native);
-    let key = "!\"$&'()*+,./:;<=>@[]^`{|}~";
+    let key = " !\"$&'()*+,./:;<=>@[]^`{|}~";
     owner.things.set(key, Value::from("printable")).unwrap();
     for spelled in [key.to_owned(), escaped(key), escaped(key).to_lowercase()] {
         let target = format!("/_groupcache/things/{spelled}");
@@ -678,7 +678,7 @@ fn printable_bytes_may_be_sent_as_they_are_and_others_may_not() {
         assert_eq!(answer.body()[1], b"printable", "{spelled}");
     }
     for other in [
-        "a b", "a\u{e9}", "a\tb", "a\0", "a#b", "a?b", "%", "%4", "%zz", "%e9",
+        "a\u{e9}", "a\tb", "a\0", "a#b", "a?b", "%", "%4", "%zz", "%e9",
     ] {
         let target = format!("/_groupcache/things/{other}");
         assert_eq!(owner.says("GET", &target, b""), "bad-request", "{other:?}");
