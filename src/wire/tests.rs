@@ -51,7 +51,7 @@ fn bad_paths_are_told_apart() {
     assert_eq!(parse("/_groupcache/g"), Ok(Target::Group("g".into())));
     let long_name = format!("{}/k", "g".repeat(MAX_NAME_BYTES + 1));
     for bad in [
-        &long_name, "g/a b", "g/\u{e9}", "/k", "g/%zz", "g/%f", "g/%ff", "g/a?b", "g/a#b", "g/a\0",
+        &long_name, "g/\u{e9}", "/k", "g/%zz", "g/%f", "g/%ff", "g/a?b", "g/a#b", "g/a\0",
     ] {
         let parsed = parse(&format!("{BASE}{bad}")).map(|_| ());
         assert!(matches!(parsed, Err(BadTarget::Malformed(_))), "{bad}");
