@@ -113,6 +113,8 @@ pub(super) struct Output {
     bytes: Vec<u8>,
     sent: usize,
     tail: Option<Tail>,
+    /// What the tail takes that nobody else pays for.
+    unpaid: usize,
 }
 
 enum Tail {
@@ -152,6 +154,7 @@ impl Output {
                 .iter()
                 .for_each(|part| self.bytes.extend_from_slice(part));
         } else {
+            self.unpaid = response.unpaid_len();
             self.tail = Some(Tail::Peer(response));
         }
     }
@@ -167,11 +170,7 @@ impl Output {
 
     /// What it takes besides the value.
     pub(super) fn capacity(&self) -> usize {
-        let own = match &self.tail {
-            Some(Tail::Peer(response)) => response.unpaid_len(),
-            Some(Tail::Application(_)) | None => 0,
-        };
-        self.bytes.capacity() + own
+        self.bytes.capacity() + self.unpaid
     }
 
     /// The value that is sent from where it is, which others may have too.
@@ -220,6 +219,7 @@ impl Output {
     fn reset(&mut self) {
         self.sent = 0;
         self.tail = None;
+        self.unpaid = 0;
         self.bytes.clear();
         self.bytes.shrink_to(LARGE);
     }
