@@ -2,8 +2,8 @@
 //! browser makes its reader send, and not those that are meant for another cluster or another peer.
 
 use std::fmt::Write as _;
-use std::time::Instant;
 
+use crate::deadline::Clock;
 use crate::error::Error;
 use crate::key::MAX_NAME_BYTES;
 use crate::peer::{Peer, split_host};
@@ -73,7 +73,11 @@ impl Gate {
     /// Refuses what a page in a browser could have sent, that comes from anywhere: one of another
     /// origin has `Origin`, or is a `POST` without our header, which it could not send without asking
     /// first; one that lets its own name point here has that in `Host`.
-    pub(crate) fn check_sender(&self, request: &Request<'_>, now: Instant) -> Result<(), Response> {
+    pub(crate) fn check_sender(
+        &self,
+        request: &Request<'_>,
+        clock: &Clock,
+    ) -> Result<(), Response> {
         let changes = ["PUT", "DELETE", "POST"].contains(&request.method);
         let reason = if request.has_origin {
             "it comes from a page in a browser: no page may ask a node"
@@ -84,7 +88,7 @@ impl Gate {
         } else {
             return Ok(());
         };
-        if let Some(unreported) = self.forbidden_reports.admit(now) {
+        if let Some(unreported) = self.forbidden_reports.admit(clock.now()) {
             log::warn!(
                 target: "groupcache", reason:% = reason, unreported = unreported;
                 "a request is forbidden"
@@ -111,13 +115,13 @@ impl Gate {
     pub(crate) fn check_addressee(
         &self,
         request: &Request<'_>,
-        now: Instant,
+        clock: &Clock,
     ) -> Result<(), Response> {
         if is_meant(request.header, self.cluster.as_deref(), &self.this) {
             return Ok(());
         }
         self.misdirected.add();
-        if let Some(unreported) = self.misdirected_reports.admit(now) {
+        if let Some(unreported) = self.misdirected_reports.admit(clock.now()) {
             log::warn!(
                 target: "groupcache", this:% = self.this,
                 cluster:% = self.cluster.as_deref().unwrap_or("(no name)"), unreported = unreported;

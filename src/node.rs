@@ -360,7 +360,7 @@ impl Node {
     fn admit(&self, request: &Request<'_>, body: Body<'_>) -> Result<Option<u64>, Response> {
         let Cluster { gate, clock, .. } = &*self.0.cluster;
         if self.serves(request.target) {
-            gate.check_sender(request, clock.now())?;
+            gate.check_sender(request, clock)?;
         }
         // No browser signs what it asks for.
         if self.0.page.is_some() && is_status(request.target) {
@@ -374,7 +374,7 @@ impl Node {
         // A Go peer cannot say whom it means.
         let is_native = self.dialect().spoken(request.terms.native) == Dialect::Native;
         if is_native && is_ours(request.target) {
-            gate.check_addressee(request, clock.now())?;
+            gate.check_addressee(request, clock)?;
         }
         Ok(boot)
     }
@@ -785,10 +785,10 @@ impl NodeBuilder {
     /// a node of another, no value and no change goes from one to the other. Without a name the ids of
     /// the peers must do for that, which are equal where they are addresses.
     ///
-    /// Give each cluster one: who names none, as plain clients, Go peers, nodes of older versions and
-    /// those of a cluster without a name, is answered. A node without a name refuses those with one: so
-    /// while a cluster gets a name, by a restart of all its nodes, those with it take those without for
-    /// away. Defaults to none.
+    /// Nodes with a name and those without refuse each other. So a cluster gets a name, or another one, by
+    /// a restart of all its nodes: while some have it, the two kinds take each other for away. Plain
+    /// clients, Go peers and nodes of older versions say nothing of whom they mean, and are answered.
+    /// Defaults to none.
     pub fn cluster(mut self, name: impl Into<String>) -> NodeBuilder {
         self.cluster = Some(name.into());
         self

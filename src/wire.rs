@@ -808,15 +808,23 @@ pub(crate) fn boot_of(header: &str) -> Option<u64> {
 }
 
 /// Whether a request with this header is meant for the peer `this` of the cluster of this name. One that
-/// does not say which peer or which cluster may be meant for any, as those of older nodes and plain
-/// clients.
+/// names neither a cluster nor a peer may be meant for any, as those of older nodes and plain clients; a
+/// node that names a peer and no cluster is one of a cluster without a name.
 pub(crate) fn is_meant(header: &str, cluster: Option<&str>, this: &str) -> bool {
     let is = |value: &str, name: &str| percent_decode_str(value).eq(name.bytes());
-    pairs(header).all(|(name, value)| match name {
-        "g" => cluster.is_some_and(|cluster| is(value, cluster)),
-        "t" => is(value, this),
+    let (mut names_cluster, mut names_peer) = (false, false);
+    let fits = pairs(header).all(|(name, value)| match name {
+        "g" => {
+            names_cluster = true;
+            cluster.is_some_and(|cluster| is(value, cluster))
+        }
+        "t" => {
+            names_peer = true;
+            is(value, this)
+        }
         _ => true,
-    })
+    });
+    fits && (names_cluster || !names_peer || cluster.is_none())
 }
 
 /// Whether a `POST` on this path with this body only reads.

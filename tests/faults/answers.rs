@@ -39,11 +39,16 @@ struct Told {
 impl Pair {
     fn start() -> Pair {
         let origin = Origin::start_slow(Duration::ZERO, value_of);
-        let owner = Process::start_with_log("warn", &origin, &["--self", "owner=http://owner:1"]);
+        let owner = Process::start_with_log(
+            "warn",
+            &origin,
+            &["--self", "owner=http://owner:1", "--cluster", "pair"],
+        );
         let link = Link::start();
         link.lead_to(&owner.url);
         let this = Peer::new("http://asker:1").unwrap();
-        let node = Node::builder(this.clone()).unwrap().build().unwrap();
+        let node = Node::builder(this.clone()).unwrap();
+        let node = node.cluster("pair").build().unwrap();
         let group = node.group_builder("objects", 64 << 20).hot_bytes(0);
         let group = group.build(|key| Ok(Value::from(value_of(key)))).unwrap();
         let owning = Peer::new(&link.url()).unwrap().id("owner");

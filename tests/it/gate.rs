@@ -205,7 +205,7 @@ fn a_request_says_which_cluster_and_which_peer_it_is_for() {
 }
 
 #[test]
-fn who_names_no_peer_or_no_cluster_may_mean_any() {
+fn who_names_nobody_may_mean_any_and_who_names_a_peer_alone_means_a_cluster_without_a_name() {
     let member = |settings: fn(NodeBuilder) -> NodeBuilder| {
         Member::new(&Network::new(), &Clock::manual(), peer(0), "x", settings)
     };
@@ -235,10 +235,10 @@ fn who_names_no_peer_or_no_cluster_may_mean_any() {
         assert_eq!(ask(&nameless, header), refused, "{header}");
     }
     let named = member(|node| node.cluster("a"));
-    for header in ["", "v=1", this, "v=1;g=a", &format!("v=1;g=%61;{this}")] {
+    for header in ["", "v=1", "v=1;g=a", &format!("v=1;g=%61;{this}")] {
         assert_eq!(ask(&named, header), served, "{header}");
     }
-    for header in ["v=1;g=b", "v=1;g=", "v=1;g=a;t=b", "v=1;g=a;g=b"] {
+    for header in [this, "v=1;g=b", "v=1;g=", "v=1;g=a;t=b", "v=1;g=a;g=b"] {
         assert_eq!(ask(&named, header), refused, "{header}");
     }
     // A Go peer could not say it.

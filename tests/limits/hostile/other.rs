@@ -47,6 +47,9 @@ pub(crate) struct Seen {
     pub(crate) failures: Vec<String>,
 }
 
+/// The name of the cluster of a node that is attacked.
+pub(crate) const CLUSTER: &str = "attacked";
+
 impl Other {
     pub(crate) fn of(process: &Process, secret: Option<&str>) -> Other {
         Other::at(process, &process.url, secret)
@@ -55,7 +58,7 @@ impl Other {
     /// One that reaches the node at this address.
     pub(crate) fn at(process: &Process, url: &str, secret: Option<&str>) -> Other {
         let this = Peer::new("http://other:1").unwrap();
-        let builder = Node::builder(this.clone()).unwrap();
+        let builder = Node::builder(this.clone()).unwrap().cluster(CLUSTER);
         let mut builder = builder.connect_timeout(PATIENCE).fetch_timeout(PATIENCE);
         if let Some(secret) = secret {
             builder = builder.keyring(Keyring::new(secret).unwrap());

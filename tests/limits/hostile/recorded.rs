@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::alone;
 use crate::hostile::messages::answer;
-use crate::hostile::other::{Other, SECRET, connect};
+use crate::hostile::other::{CLUSTER, Other, SECRET, connect};
 use crate::hostile::trial::SecretFile;
 use crate::origin::Origin;
 use crate::process::{Process, program};
@@ -25,7 +25,7 @@ fn a_recorded_change_is_never_made_again_not_even_after_a_restart() {
     let _turn = alone();
     let (secret, origin, link) = (SecretFile::new(), Origin::start(), Link::start());
     let start = |listen: &str| {
-        let flags = ["--secret-file", secret.path()];
+        let flags = ["--secret-file", secret.path(), "--cluster", CLUSTER];
         Process::start_at(listen, Command::new(program()), "warn", &origin, &flags)
     };
     let mut node = start("127.0.0.1:0");

@@ -11,7 +11,7 @@ use std::{fs, process, thread};
 
 use crate::gauge::{Gauge, Times, connections_to, processor_time};
 use crate::hostile::fake::FakePeer;
-use crate::hostile::other::{Other, SECRET, Seen, connect};
+use crate::hostile::other::{CLUSTER, Other, SECRET, Seen, connect};
 use crate::hostile::trimmer;
 use crate::origin::Origin;
 use crate::process::{Process, program};
@@ -119,7 +119,7 @@ fn start(origin: &Origin, flags: &[&str]) -> Process {
     if let Some(trimmer) = trimmer::library() {
         command.env("LD_PRELOAD", trimmer);
     }
-    let flags = [&["--cache-bytes", "4194304"], flags].concat();
+    let flags = [&["--cache-bytes", "4194304", "--cluster", CLUSTER], flags].concat();
     Process::start_at("127.0.0.1:0", command, "warn", origin, &flags)
 }
 
