@@ -36,6 +36,7 @@ pub(crate) struct Flags {
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) fetch_timeout: Option<Duration>,
     pub(crate) loader_threads: Option<usize>,
+    pub(crate) max_buffered: Option<usize>,
     pub(crate) warm_up: Option<Duration>,
     pub(crate) leave: Duration,
     pub(crate) secret_file: Option<String>,
@@ -174,6 +175,11 @@ const FLAGS: &[(&str, &str, &str)] = &[
         "threads for loads with a deadline or for peers (default: 16)",
     ),
     (
+        "--max-buffered",
+        "BYTES",
+        "memory for requests and answers under way, for each of the two addresses (default: 268435456)",
+    ),
+    (
         "--warm-up-ms",
         "N",
         "how long former owners of keys are asked for their values; 0: not at all (default: 30000)",
@@ -242,8 +248,9 @@ pub(crate) fn help() -> String {
     help.push_str(
         "\nA node with an ID keeps its keys when it moves to another URL; all others must name it so.\n\
          The front answers GET, PUT and DELETE /k/<percent-encoded key>, POST /get-many,\n\
-         GET /stats, PUT /peers and GET /health. SIGHUP reads the secret and the certificates\n\
-         again. RUST_LOG=warn|info|debug|trace sets what is logged on stderr.\n",
+         GET /stats and GET /health, and from this host PUT /peers, without --discover.\n\
+         Pages in browsers are refused. SIGHUP reads the secret and the certificates again.\n\
+         RUST_LOG=warn|info|debug|trace sets what is logged on stderr.\n",
     );
     help
 }
@@ -271,6 +278,11 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Asked, Failu
     let tls = given.tls()?;
     if tls.is_some() && engine != Engine::Threads {
         return Err(Failure::usage("--engine tiny_http: it cannot do TLS"));
+    }
+    let max_buffered = given.size("--max-buffered", 1)?;
+    if max_buffered.is_some() && engine != Engine::Threads {
+        let reason = "--max-buffered: --engine tiny_http has no such bound; use threads";
+        return Err(Failure::usage(reason));
     }
     let peers = given.peers("--peers")?;
     let discover = given.source("--discover")?;
@@ -302,6 +314,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Asked, Failu
         connect_timeout: given.millis("--connect-timeout-ms", 1)?,
         fetch_timeout: given.millis("--fetch-timeout-ms", 1)?,
         loader_threads: given.size("--loader-threads", 1)?,
+        max_buffered,
         warm_up: given.millis("--warm-up-ms", 0)?,
         leave: given.millis("--leave-ms", 0)?.unwrap_or(LEAVE),
         secret_file: given.text("--secret-file"),

@@ -1,22 +1,26 @@
 //! What clients may ask: `/k/<key>`, `/get-many`, `/stats`, `/peers`, `/health`.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use groupcache_sync::{Deadline, Error, Group, HttpRequest, HttpResponse, Loaded, Node, Value};
 use percent_encoding::percent_decode_str;
-use serde_json::{Map, json};
+use serde_json::json;
 
 use crate::flags;
-use crate::origin::life_of;
+use crate::many::{MAX_LIST, Many};
+use crate::origin::{life_of, list};
 
 /// Answers the requests of clients.
 pub(crate) struct Front {
     node: Node,
     group: Group,
+    many: Many,
+    /// Whether a discoverer brings the list of peers.
+    discovers: bool,
     /// How many requests may wait at once.
     places: usize,
     waiting: AtomicUsize,
@@ -34,10 +38,12 @@ impl Drop for Place<'_> {
 impl Front {
     /// One where so many requests may wait at once for values, or for peers. It takes some more
     /// threads than that: so that `/health` and hits are answered whatever the others wait for.
-    pub(crate) fn new(node: Node, group: Group, places: usize) -> Front {
+    pub(crate) fn new(node: Node, group: Group, discovers: bool, places: usize) -> Front {
         Front {
             node,
             group,
+            many: Many::new(),
+            discovers,
             places,
             waiting: AtomicUsize::new(0),
         }
@@ -62,6 +68,12 @@ impl Front {
 
     /// The answer; it makes no difference to the client which of the two it is.
     fn route(&self, request: &HttpRequest<'_>) -> Result<HttpResponse, HttpResponse> {
+        if is_of_a_page(request) {
+            return Err(text(
+                403,
+                "it comes from a page in a browser: this is a service for programs, no page may ask it",
+            ));
+        }
         // Whatever all others wait for.
         match (request.method(), request.path()) {
             ("GET", "/health") => return Ok(self.health()),
@@ -116,7 +128,7 @@ impl Front {
 
     fn put(&self, key: &str, request: &HttpRequest<'_>) -> Result<HttpResponse, HttpResponse> {
         let mut loaded = Loaded::new(Value::copy_from(request.body()));
-        if let Some(life) = request.header("Cache-Control").and_then(life_of) {
+        if let Some(life) = life_of(&list(values(request, "Cache-Control"))) {
             loaded = loaded.ttl(life);
         }
         changed(self.group.set(key, loaded))
@@ -125,23 +137,18 @@ impl Front {
     /// Many values in one answer. All share one deadline.
     fn get_many(&self, request: &HttpRequest<'_>) -> Result<HttpResponse, HttpResponse> {
         let deadline = deadline(request)?;
-        let keys: Vec<String> = serde_json::from_slice(request.body()).map_err(|error| {
+        if request.body().len() > MAX_LIST {
+            let reason =
+                format!("the list of keys has more than {MAX_LIST} bytes: send it in parts");
+            return Err(text(413, &reason));
+        }
+        let keys: BTreeSet<String> = serde_json::from_slice(request.body()).map_err(|error| {
             text(
                 400,
                 &format!("the body must be a JSON list of keys: {error}"),
             )
         })?;
-        let mut values = Map::new();
-        let answers = self.group.get_many_with(&keys, deadline);
-        for (key, answer) in keys.into_iter().zip(answers) {
-            let value = match answer {
-                Ok(got) => json!({ "value": BASE64.encode(&got.value) }),
-                Err(Error::NotFound) => json!({ "missing": true }),
-                Err(error) => json!({ "error": error.to_string() }),
-            };
-            values.insert(key, value);
-        }
-        Ok(json_answer(200, &values.into()))
+        Ok(self.many.answer(&self.group, &keys, deadline))
     }
 
     /// Whether requests are to be sent here.
@@ -214,8 +221,18 @@ impl Front {
         json_answer(200, &stats)
     }
 
-    /// Replaces the peer list by the lines of the body.
+    /// Replaces the peer list by the lines of the body. Whoever may do so can put himself in the
+    /// place of any peer.
     fn set_peers(&self, request: &HttpRequest<'_>) -> Result<HttpResponse, HttpResponse> {
+        if self.discovers {
+            let reason = "this node follows --discover: change the list of peers there";
+            return Err(text(409, reason));
+        }
+        if !is_this_host(request.peer_addr().ip()) {
+            let reason = "only this host may change the list of peers: ask from it, by a loopback \
+                          address, or start the node with --peers or --discover";
+            return Err(text(403, reason));
+        }
         let list = std::str::from_utf8(request.body());
         let list = list.map_err(|_| text(400, "the body is not UTF-8"))?;
         let urls = list.lines().map(str::trim).filter(|url| !url.is_empty());
@@ -228,6 +245,26 @@ impl Front {
             Err(error) => Err(text(400, &error.to_string())),
         }
     }
+}
+
+/// The lines of a header.
+fn values<'a>(request: &HttpRequest<'a>, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    let headers = request.headers();
+    let found = headers.filter(move |(found, _)| found.eq_ignore_ascii_case(name));
+    found.map(|(_, value)| value)
+}
+
+/// Whether a page in a browser has it sent: `Origin` comes with all that could change something, and
+/// `Sec-Fetch-Site` tells of links, images and scripts. Programs send neither.
+fn is_of_a_page(request: &HttpRequest<'_>) -> bool {
+    let mut sites = values(request, "Sec-Fetch-Site");
+    values(request, "Origin").next().is_some()
+        || sites.any(|site| [&b"cross-site"[..], b"same-site"].contains(&site))
+}
+
+/// Whether it is a loopback address, also as an IPv6 socket shows those of IPv4.
+fn is_this_host(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
 }
 
 /// The key that a client means. Decoded as the last step, so that a key may hold any byte.

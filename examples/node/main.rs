@@ -8,17 +8,23 @@
 //! curl http://127.0.0.1:8001/k/some%2Fkey
 //! ```
 //!
+//! - `descriptors.rs`: how many connections there may be;
 //! - `flags.rs`: what the command line says;
 //! - `origin.rs`: where values come from, a [`Loader`](groupcache_sync::Loader);
+//! - `room.rs`: how much of its answers may be on the way at once;
 //! - `front.rs`: what clients may ask, all of it done by a [`Group`];
+//! - `many.rs`: many values in one answer;
 //! - `logger.rs`: the log on stderr;
 //! - `security.rs`: the secret and the certificates, read again on SIGHUP;
 //! - this file: how these become a process that serves, and that stops in good order.
 
+mod descriptors;
 mod flags;
 mod front;
 mod logger;
+mod many;
 mod origin;
+mod room;
 mod security;
 
 use std::fmt::Display;
@@ -29,7 +35,9 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "tiny_http")]
 use groupcache_sync::TinyServer;
-use groupcache_sync::{Discoverer, Dns, Error, Group, Node, Peer, PeerFile, PeerStats, Server};
+use groupcache_sync::{
+    Discoverer, Dns, Error, Group, Node, Peer, PeerFile, PeerStats, Server, ServerBuilder,
+};
 
 use socket2::{Domain, Socket, Type};
 
@@ -37,6 +45,12 @@ use flags::{Asked, Engine, Flags, Source};
 use front::Front;
 use origin::Origin;
 use security::Security;
+
+/// What is freed goes back to the system at once, by `.cargo/config.toml`: glibc keeps the most
+/// that a process ever had, in small pieces, until somebody needs it.
+#[cfg(not(target_env = "msvc"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// How long requests under way may take once the process is to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -115,10 +129,11 @@ fn run(flags: &Flags) -> Result<(), Failure> {
         })?;
     }
     let signals = Signals::new()?;
-    let listen = Listen::start(flags.engine, &node, listener)?;
+    let connections = descriptors::connections();
+    let listen = Listen::start(flags, &node, connections, listener)?;
     let discoverer = discover(flags, &node)?;
-    let answers = Front::new(node.clone(), group, flags.max_waiting);
-    let front = Server::builder(&node)
+    let answers = Front::new(node.clone(), group, discoverer.is_some(), flags.max_waiting);
+    let front = server(flags, &node, connections)
         .fallback(move |request| answers.answer(request))
         // Clients are on this host, or behind what proves to them who it is. Peers are not served
         // here, where nothing proves who asks.
@@ -205,6 +220,15 @@ fn wait_for_neighbours(node: &Node, timeout: Duration) {
     }
 }
 
+/// What both addresses have in common.
+fn server(flags: &Flags, node: &Node, connections: usize) -> ServerBuilder {
+    let builder = Server::builder(node).max_connections(connections);
+    match flags.max_buffered {
+        Some(bytes) => builder.max_buffered(bytes),
+        None => builder,
+    }
+}
+
 /// Who serves the peers.
 enum Listen {
     Threads(Server),
@@ -213,9 +237,16 @@ enum Listen {
 }
 
 impl Listen {
-    fn start(engine: Engine, node: &Node, listener: TcpListener) -> Result<Listen, Failure> {
-        let server = match engine {
-            Engine::Threads => Server::from_listener(node, listener).map(Listen::Threads),
+    fn start(
+        flags: &Flags,
+        node: &Node,
+        connections: usize,
+        listener: TcpListener,
+    ) -> Result<Listen, Failure> {
+        let server = match flags.engine {
+            Engine::Threads => server(flags, node, connections)
+                .from_listener(listener)
+                .map(Listen::Threads),
             #[cfg(feature = "tiny_http")]
             Engine::TinyHttp => TinyServer::from_listener(node, listener).map(Listen::TinyHttp),
         };

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use groupcache_sync::{Load, LoadError, Loaded, Loader, Value};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use ureq::http::header::{AGE, CACHE_CONTROL, HeaderName, VARY};
+use ureq::http::header::{AGE, CACHE_CONTROL, HeaderName, HeaderValue, VARY};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{ConnectionDetails, Connector, DefaultConnector, Transport};
 use ureq::{Agent, Body, http};
+
+use crate::room::Room;
 
 /// All but letters, digits, `-`, `_` and `~` are escaped: the dot too, as `.` and `..` are not
 /// keys to everyone on the way.
@@ -22,13 +24,17 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// The longest value that is taken from it, in bytes.
 const MAX_BODY: u64 = 256 << 20;
 
-/// What is reserved for a body before its first byte is here.
-const MAX_RESERVED: u64 = 1 << 20;
+/// A body that is no longer is read without waiting for room, in bytes.
+const SMALL: u64 = 64 << 10;
+
+/// How many bytes of longer ones may be on their way at once.
+const ROOM: u64 = 32 << 20;
 
 /// Loads values from the origin.
 pub(crate) struct Origin {
     agent: Agent,
     base: String,
+    room: Room,
 }
 
 /// The URL without a slash at its end, if it is one that keys can follow.
@@ -78,7 +84,26 @@ impl Origin {
         Origin {
             agent: Agent::with_parts(config, connector, DefaultResolver::default()),
             base: base.to_owned(),
+            room: Room::new(ROOM),
         }
+    }
+
+    /// Reads a body to its end, whatever it is: else the connection cannot be used again.
+    fn read(&self, body: Body) -> Result<Value, ureq::Error> {
+        let announced = body.content_length();
+        let mut reader = body.into_with_config().limit(MAX_BODY).reader();
+        let mut bytes = Vec::new();
+        (&mut reader).take(SMALL).read_to_end(&mut bytes)?;
+        if (bytes.len() as u64) < SMALL {
+            return Ok(Value::from(bytes));
+        }
+        // Of one that does not say how long it is nothing is known: it may need all.
+        let _part = self.room.take(announced.unwrap_or(MAX_BODY));
+        // No more than is needed, and at once: bytes that grow are in memory twice.
+        let rest = announced.unwrap_or(0).min(MAX_BODY).saturating_sub(SMALL);
+        bytes.reserve_exact(rest as usize);
+        reader.read_to_end(&mut bytes)?;
+        Ok(Value::from(bytes))
     }
 
     fn ask(&self, key: &str) -> Result<http::Response<Body>, ureq::Error> {
@@ -99,11 +124,10 @@ impl Loader<Value> for Origin {
         let answer = self.ask(load.key())?;
         let status = answer.status().as_u16();
         let life = life(answer.headers());
-        // To its very end, whatever it is: else the connection cannot be used again.
-        let body = read(answer.into_body())?;
+        let body = self.read(answer.into_body())?;
         match status {
             200 => {
-                let loaded = Loaded::new(Value::from(body));
+                let loaded = Loaded::new(body);
                 Ok(match life {
                     Some(life) => loaded.ttl(life),
                     None => loaded,
@@ -115,16 +139,9 @@ impl Loader<Value> for Origin {
     }
 }
 
-fn read(body: Body) -> Result<Vec<u8>, ureq::Error> {
-    let announced = body.content_length().unwrap_or(0).min(MAX_RESERVED);
-    let mut bytes = Vec::with_capacity(announced as usize);
-    let mut reader = body.into_with_config().limit(MAX_BODY).reader();
-    reader.read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// How long a message says that its value lives, as for a cache that many share (RFC 9111); zero is
-/// not to be kept at all.
+/// How long a message says that its value lives, by `Cache-Control`, `Age` and `Vary: *`, as for a cache
+/// that many share (RFC 9111); zero is not to be kept at all. `Expires` is not looked at, and what says
+/// that a value must not be used past its life (`must-revalidate`) does not undo `--stale-ms`.
 fn life(headers: &http::HeaderMap) -> Option<Duration> {
     if values(headers, VARY).contains('*') {
         return Some(Duration::ZERO); // it may be another one for every request
@@ -140,8 +157,12 @@ fn life(headers: &http::HeaderMap) -> Option<Duration> {
 
 /// All values of a header as one list.
 fn values(headers: &http::HeaderMap, name: HeaderName) -> String {
-    let values = headers.get_all(name).iter();
-    let texts = values.map(|value| String::from_utf8_lossy(value.as_bytes()));
+    list(headers.get_all(name).iter().map(HeaderValue::as_bytes))
+}
+
+/// The lines of a header as one list.
+pub(crate) fn list<'a>(lines: impl Iterator<Item = &'a [u8]>) -> String {
+    let texts = lines.map(String::from_utf8_lossy);
     texts.collect::<Vec<_>>().join(",")
 }
 

@@ -12,7 +12,6 @@ mod recorded;
 mod second_engine;
 mod strangers;
 mod trial;
-mod trimmer;
 
 use std::sync::atomic::AtomicBool;
 use std::thread;

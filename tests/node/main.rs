@@ -15,6 +15,7 @@ mod browser;
 mod certificates;
 mod deployment;
 mod discovery;
+mod front;
 mod herd;
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod origin;
@@ -356,6 +357,21 @@ fn many_values_come_in_one_answer() {
     for body in ["", "{}", "[1]", "[\"a\""] {
         assert_eq!(ask(body).status, 400, "{body}");
     }
+    // A list that would take much memory once it is read.
+    let list = format!("[{}\"\"]", "\"\",".repeat(400_000));
+    assert_eq!(ask(&list).status, 413);
+
+    // However long they are, they come in their parts, and as one answer.
+    let lengths = [3 << 20, 1, 2 << 20, 70_000];
+    let large: Vec<String> = lengths.iter().map(|n| format!("large-{n}")).collect();
+    for (key, length) in large.iter().zip(lengths) {
+        origin.answer(key, 200, "", &"v".repeat(length));
+    }
+    let values = ask(&json!(large).to_string()).json();
+    for (key, length) in large.iter().zip(lengths) {
+        let value = values[key]["value"].as_str().unwrap();
+        assert!(BASE64.decode(value).unwrap() == vec![b'v'; length], "{key}");
+    }
 
     // One deadline for all.
     let hung: Vec<String> = (0..30).map(|n| format!("hung-{n}")).collect();
@@ -660,6 +676,14 @@ fn the_command_line_says_what_is_wrong_with_it() {
         (
             with(&["--self", "https://127.0.0.1:1"]),
             &["--self", "--tls-cert"],
+        ),
+        (
+            with(&["--max-buffered", "0"]),
+            &["--max-buffered", "1 or more"],
+        ),
+        (
+            with(&["--max-buffered", "1", "--engine", "tiny_http"]),
+            &["--engine tiny_http", "use threads"],
         ),
         (
             with(&["--loader-threads", "0"]),

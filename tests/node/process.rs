@@ -128,7 +128,8 @@ impl Process {
         Process::start_at("127.0.0.1:0", command, level, origin, args)
     }
 
-    /// As [`start_under`](Process::start_under), with this address for its peers.
+    /// As [`start_under`](Process::start_under), with this address for its peers. The arguments may
+    /// name another one for clients.
     pub(crate) fn start_at(
         listen: &str,
         mut command: Command,
@@ -136,8 +137,11 @@ impl Process {
         origin: &Origin,
         args: &[&str],
     ) -> Process {
+        if !args.contains(&"--front") {
+            command.args(["--front", "127.0.0.1:0"]);
+        }
         let mut child = command
-            .args(["--listen", listen, "--front", "127.0.0.1:0"])
+            .args(["--listen", listen])
             .args(["--origin", &origin.url()])
             .args(args)
             .env("RUST_LOG", level)

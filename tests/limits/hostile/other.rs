@@ -36,6 +36,8 @@ pub(crate) struct Other {
     warm: String,
     changed: String,
     new: AtomicUsize,
+    /// How long the values are that it sets.
+    change_bytes: AtomicUsize,
 }
 
 /// What it has seen.
@@ -76,6 +78,7 @@ impl Other {
             warm: String::new(),
             changed: String::new(),
             new: AtomicUsize::new(0),
+            change_bytes: AtomicUsize::new(100 << 10),
         };
         (other.warm, other.changed) = (other.new_key(), other.new_key());
         for _ in 0..20 {
@@ -111,9 +114,15 @@ impl Other {
         self.get(&self.new_key())
     }
 
+    /// From now on it sets small values alone: where nobody is told apart, others may take the room for
+    /// larger ones, and no more.
+    pub(crate) fn change_little(&self) {
+        self.change_bytes.store(20 << 10, Ordering::Relaxed);
+    }
+
     /// Sets a value for which the node needs room.
     fn change(&self) -> Result<(), String> {
-        let value = Value::from(vec![b'x'; 100 << 10]);
+        let value = Value::from(vec![b'x'; self.change_bytes.load(Ordering::Relaxed)]);
         let set = self.group.set(&self.changed, value);
         set.map_err(|error| format!("set: {error}"))
     }

@@ -12,7 +12,6 @@ use std::{fs, process, thread};
 use crate::gauge::{Gauge, Times, connections_to, processor_time};
 use crate::hostile::fake::FakePeer;
 use crate::hostile::other::{CLUSTER, Other, SECRET, Seen, connect};
-use crate::hostile::trimmer;
 use crate::origin::Origin;
 use crate::process::{Process, program};
 use crate::{Over, alone, size};
@@ -22,6 +21,10 @@ const MORE_MEMORY: u64 = (256 + 64) << 10;
 
 /// How much more it may have afterwards, in KiB.
 const MORE_AFTERWARDS: u64 = 16 << 10;
+
+/// What each thread may have more that is still there, in KiB: without optimisation its stack has been
+/// deep.
+const OF_THREAD: u64 = if cfg!(debug_assertions) { 64 } else { 0 };
 
 /// How soon nothing is left of an attack whose connections have closed, and how soon the other
 /// client is served whatever happens.
@@ -112,13 +115,9 @@ impl Row {
     }
 }
 
-/// A node whose memory tells what an attack has left: its cache is small, and what it frees goes
-/// back to the system when it is asked to.
+/// A node whose memory tells what an attack has left: its cache is small.
 fn start(origin: &Origin, flags: &[&str]) -> Process {
-    let mut command = Command::new(program());
-    if let Some(trimmer) = trimmer::library() {
-        command.env("LD_PRELOAD", trimmer);
-    }
+    let command = Command::new(program());
     let flags = [&["--cache-bytes", "4194304", "--cluster", CLUSTER], flags].concat();
     Process::start_at("127.0.0.1:0", command, "warn", origin, &flags)
 }
@@ -354,12 +353,12 @@ impl Attacker<'_> {
         });
         let gauge = |trial: &Trial| Gauge::read(trial.pid());
         let most = before.rss + MORE_AFTERWARDS + OF_PEER * self.trial.peers;
-        if trimmer::library().is_some() {
-            self.soon("its memory is back", |trial| {
-                trial.node.signal(trimmer::SIGNAL);
-                gauge(trial).is_none_or(|gauge| gauge.rss <= most)
-            });
-        }
+        self.soon("its memory is back", |trial| {
+            gauge(trial).is_none_or(|gauge| {
+                let threads = gauge.threads.saturating_sub(before.threads);
+                gauge.rss <= most + OF_THREAD * threads
+            })
+        });
         let most = before.fds + MORE_DESCRIPTORS;
         self.soon("its descriptors are closed", |trial| {
             gauge(trial).is_none_or(|gauge| gauge.fds <= most)
