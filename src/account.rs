@@ -10,16 +10,21 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::origin::{Origin, network_of};
-use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering, thread};
 use crate::value::Value;
 
 /// What an account holds unless it is set.
 pub(crate) const MAX_CHARGED: usize = 256 << 20;
 
-/// Who takes no more than this needs little.
-pub(crate) const LITTLE: usize = 32 << 10;
+/// Who takes no more than this needs little: a request of half of it, in a buffer that has grown for it.
+pub(crate) const LITTLE: usize = 64 << 10;
+
+/// How often, and how many times, it is looked whether there is room for a copy.
+const LOOK: Duration = Duration::from_millis(5);
+const LOOKS: usize = 100;
 
 pub(crate) struct Account {
     max: usize,
@@ -155,6 +160,26 @@ impl Asker {
         }
     }
 
+    /// What pays for a copy of a body while it is made. Where the bodies themselves have taken all room,
+    /// one copy after the other is made beyond the bound: a moment is waited for that. It blocks.
+    pub(crate) fn pay_for_copy(&self, bytes: usize) -> Option<Copying> {
+        let mut charge = self.charge();
+        for _ in 0..LOOKS {
+            let exceeded = match charge.grow(bytes) {
+                true => None,
+                false => Some(self.exceed()),
+            };
+            if exceeded.as_ref().is_none_or(Option::is_some) {
+                return Some(Copying {
+                    _charge: charge,
+                    _exceeded: exceeded.flatten(),
+                });
+            }
+            thread::sleep(LOOK);
+        }
+        None
+    }
+
     /// Has a value kept that is to be sent. It takes its memory once, however many are to read it.
     /// `None` if there is no room.
     pub(crate) fn hold(&self, value: &Value) -> Option<Held> {
@@ -239,6 +264,12 @@ impl fmt::Debug for Charge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Charge({} bytes)", self.bytes)
     }
+}
+
+/// A copy that is being made, and what pays for it.
+pub(crate) struct Copying {
+    _charge: Charge,
+    _exceeded: Option<Exceeded>,
 }
 
 /// A value that is kept for one who is to read it.

@@ -8,7 +8,6 @@
 //! the process that it is meant for (*boot id*), as another one knows no nonces of before. It proves
 //! requests and not answers, and hides nothing: that takes TLS.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -24,9 +23,6 @@ pub(crate) const READ_WINDOW: Duration = Duration::from_secs(30);
 
 /// The shortest secret, in bytes: what can be guessed is none.
 pub(crate) const SHORTEST_SECRET: usize = 16;
-
-/// How many changes are remembered, so that none is taken twice: some ten megabytes at most.
-const MOST_NONCES: usize = 1 << 17;
 
 const VERSION: &str = "2";
 
@@ -75,7 +71,7 @@ pub(crate) struct Signature {
     /// `None` if an older node has signed.
     pub(crate) code: Option<Code>,
     /// The code of the scheme before, for an older node.
-    old: Option<[u8; MAC_BYTES]>,
+    pub(crate) old: Option<[u8; MAC_BYTES]>,
 }
 
 /// The code of a head, and what of it stands nowhere else.
@@ -376,60 +372,6 @@ pub(crate) fn check_within(time: Duration, now: Duration, most: Duration) -> Res
         return Err(Refused::Early(early, most));
     }
     Ok(())
-}
-
-/// The changes of the last minutes, so that none is made twice.
-#[derive(Debug, Default)]
-pub(crate) struct Nonces {
-    seen: BTreeSet<(Duration, u128)>,
-    /// Of changes signed before this, nothing is known. It never goes back, also if the clock does.
-    horizon: Duration,
-    /// The latest that the clock has said.
-    latest: Duration,
-}
-
-impl Nonces {
-    /// Takes a change whose code is right and whose time is not over, once.
-    pub(crate) fn take(&mut self, signature: &Signature, now: Duration) -> Result<(), Refused> {
-        self.forget(now);
-        self.look(signature)?;
-        self.seen.insert((signature.time, signature.nonce));
-        while self.seen.len() > MOST_NONCES {
-            if let Some((time, _)) = self.seen.pop_first() {
-                self.horizon = self.horizon.max(time + Duration::from_millis(1));
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a change would be taken, as far as is known before all of it is here.
-    pub(crate) fn look(&self, signature: &Signature) -> Result<(), Refused> {
-        if signature.time < self.horizon {
-            return Err(Refused::Forgotten);
-        }
-        match self.seen.contains(&(signature.time, signature.nonce)) {
-            true => Err(Refused::Repeated),
-            false => Ok(()),
-        }
-    }
-
-    /// Whether the clock was set back so far that changes of peers whose clocks are right would be
-    /// refused as forgotten for long.
-    pub(crate) fn is_set_back(&self, now: Duration) -> bool {
-        self.latest.saturating_sub(now) > WINDOW / 2
-    }
-
-    fn forget(&mut self, now: Duration) {
-        self.latest = self.latest.max(now);
-        self.horizon = self.horizon.max(now.saturating_sub(WINDOW));
-        while self
-            .seen
-            .first()
-            .is_some_and(|(time, _)| *time < self.horizon)
-        {
-            self.seen.pop_first();
-        }
-    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::gate::Gate;
 use crate::guard::Guard;
 use crate::journal::{Entry, Journal, Lacked, Lacks, MEMORY, Parcel, Refused, Told};
 use crate::keeper::{Keeper, guarded};
+use crate::key::MAX_ID_BYTES;
 use crate::latency::Latency;
 use crate::members::{Listed, Members, Succession, without_doubles};
 use crate::pace::Pace;
@@ -23,7 +24,9 @@ use crate::stats::{CircuitState, Counter, NodeStats, PeerStats};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, RwLock, Weak};
 use crate::throttle::Throttle;
 use crate::waits::Waits;
-use crate::wire::{self, Errand, MAX_MARKS, Nonsense, Removal, Stamp, Status, Terms, Whom};
+use crate::wire::{
+    self, Errand, MAX_MARKS, MAX_TOLD, Nonsense, Removal, Stamp, Status, Terms, Whom,
+};
 
 /// How many keys one request removes: about 1 MiB if all are as long as can be.
 const KEYS_OF_A_REQUEST: usize = 64;
@@ -51,9 +54,6 @@ const MAX_ASIDE: usize = 64;
 
 /// How often a value is told to its owner that takes it for an older one.
 pub(crate) const MAX_TELLINGS: usize = 3;
-
-/// The longest id of a peer, in bytes: it stands in the head of each request.
-const MAX_ID_BYTES: usize = 1_024;
 
 /// How much is shown of a text that a peer sends, in bytes.
 const MAX_TEXT: usize = 400;
@@ -950,6 +950,7 @@ impl Cluster {
             return Ok(reply);
         }
         let passed = self.clock.now().saturating_duration_since(began);
+        call.whole = call.whole.saturating_sub(passed);
         match timeout.saturating_sub(passed) {
             left if left.is_zero() => Err(CallError::Timeout),
             left => {
@@ -1121,7 +1122,7 @@ impl Cluster {
         // To be told of it once more would only cost loads. Of very many, all are.
         let ids = remotes.iter().map(|remote| remote.peer.name().to_owned());
         let mut told: Vec<String> = ids.collect();
-        if told.iter().map(String::len).sum::<usize>() > BYTES_OF_IDS {
+        if told.len() > MAX_TOLD || told.iter().map(String::len).sum::<usize>() > BYTES_OF_IDS {
             told.clear();
         }
         let to = Whom::AllBut(told);

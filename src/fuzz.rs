@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::auth::{Digest, Nonces, Secret, Signature, Signed};
+use crate::auth::{Digest, Secret, Signature, Signed};
 use crate::cache::Cache;
 use crate::deadline::Clock;
 use crate::dialect::Dialect;
@@ -14,6 +14,7 @@ use crate::entry::Place;
 use crate::http1::{BodyLength, Chunks, ResponseScan, Scan, field_room, parse, parse_response};
 use crate::key::{MAX_KEY_BYTES, MAX_NAME_BYTES};
 use crate::node::Node;
+use crate::nonces::Nonces;
 use crate::peer::Peer;
 use crate::ring::{Member, Ring, hash_of_key};
 use crate::sync::{AtomicBool, OnceLock};

@@ -72,16 +72,18 @@ impl Gate {
 
     /// Refuses what a page in a browser could have sent, that comes from anywhere: one of another
     /// origin has `Origin`, or is a `POST` without our header, which it could not send without asking
-    /// first; one that lets its own name point here has that in `Host`.
+    /// first; one that lets its own name point here has that in `Host`. A `GET` for an image has none
+    /// of these: browsers say of it that it crosses sites, where they trust the way to the node.
     pub(crate) fn check_sender(
         &self,
         request: &Request<'_>,
         clock: &Clock,
     ) -> Result<(), Response> {
         let changes = ["PUT", "DELETE", "POST"].contains(&request.method);
-        let reason = if request.has_origin {
+        let is_for_peers = is_ours(request.target);
+        let reason = if request.has_origin || request.is_of_other_site && is_for_peers {
             "it comes from a page in a browser: no page may ask a node"
-        } else if changes && is_ours(request.target) && !request.terms.native {
+        } else if changes && is_for_peers && !request.terms.native {
             "it lacks the header X-Groupcache: send it along with PUT, DELETE and POST"
         } else if !self.is_served(request.host) {
             "it is for another host: add it to the hosts of this node if it is one of its names"
@@ -105,7 +107,9 @@ impl Gate {
             return false;
         };
         let is_that = |(known, at): &(String, Option<u16>)| {
-            *known == name && at.is_none_or(|at| port == Some(at))
+            let default = [80, 443];
+            *known == name
+                && at.is_none_or(|at| port.map_or(default.contains(&at), |port| port == at))
         };
         self.hosts.iter().any(is_that)
     }

@@ -3,11 +3,10 @@
 use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
 
-use crate::auth::{
-    Digest, Nonces, READ_WINDOW, Refused, Signature, Signed, check_time, check_within,
-};
+use crate::auth::{Digest, READ_WINDOW, Refused, Signature, Signed, check_time, check_within};
 use crate::deadline::Clock;
 use crate::keyring::Keyring;
+use crate::nonces::Nonces;
 use crate::peer::{Call, Peer};
 use crate::stats::Counter;
 use crate::sync::{AtomicU64, Mutex, Ordering, RandomState};
@@ -109,7 +108,8 @@ impl Guard {
     /// id for the answer to name.
     ///
     /// Of a request whose body is still to come, that is said of the head: it is checked again when
-    /// all is here, and only then it uses its nonce up.
+    /// all is here, and only then it uses its nonce up. A head that is old may have been recorded: it
+    /// proves nothing of who sends it.
     pub(crate) fn check(
         &self,
         request: &Request<'_>,
@@ -146,6 +146,10 @@ impl Guard {
             check_within(signature.time, now, READ_WINDOW)?;
         } else {
             self.check_change(request, body, &signature, now)?;
+        }
+        let is_old = check_within(signature.time, now, READ_WINDOW).is_err();
+        if is_old && matches!(body, Body::Announced(_)) {
+            return Ok(None);
         }
         Ok(Some(self.boot.load(Ordering::Relaxed)))
     }

@@ -9,6 +9,9 @@ use crate::sync::{Arc, KeySeed};
 /// The longest name of a group, in bytes.
 pub(crate) const MAX_NAME_BYTES: usize = 255;
 
+/// The longest id of a peer, in bytes: it stands in the head of each request.
+pub(crate) const MAX_ID_BYTES: usize = 1_024;
+
 /// The longest key, in bytes once percent-encoded, that travels to peers.
 pub const MAX_KEY_BYTES: usize = 16_000;
 

@@ -46,7 +46,7 @@
 //!
 //! Peers are answered by `group/serve.rs`, behind [`Node::begin`] and [`Node::answer`]; the engines
 //! `server.rs`, `tiny.rs` and `memory.rs` bring requests there. Who may ask, and whether this node is
-//! meant, is decided by `gate.rs`, and by `guard.rs` with `keyring.rs` and `auth.rs`, before anything else. `group/change.rs` removes and sets;
+//! meant, is decided by `gate.rs`, and by `guard.rs` with `keyring.rs`, `auth.rs` and `nonces.rs`, before anything else. `group/change.rs` removes and sets;
 //! `journal.rs` remembers removals, for peers that were not told, and `keeper.rs` delivers them.
 //! [`Group::get_many`] goes the same way for many keys at once: `group/many.rs`, `group/seats.rs`,
 //! `group/batch.rs`, `fanout.rs`; an answer to a peer that takes a load is pending meanwhile,
@@ -111,6 +111,8 @@ mod memory;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod node;
+#[cfg(feature = "auth")]
+mod nonces;
 mod origin;
 mod pace;
 mod peer;

@@ -362,9 +362,11 @@ impl Node {
         if self.serves(request.target) {
             gate.check_sender(request, clock)?;
         }
-        // No browser signs what it asks for.
+        // No browser signs what it asks for, and for that it has nothing to send.
         if self.0.page.is_some() && is_status(request.target) {
-            return Ok(None);
+            let is_bare = matches!(request.method, "GET" | "HEAD") && matches!(body, Body::Here(_));
+            let refusal = || self.respond_wrong_method("GET");
+            return is_bare.then_some(None).ok_or_else(refusal);
         }
         // First who asks: strangers are told nothing of the cluster.
         let boot = match self.guard() {
@@ -387,7 +389,7 @@ impl Node {
             }
         }
         let spoken = self.dialect().spoken(request.terms.native);
-        match self.find(request, spoken) {
+        match self.find(request, spoken, asker) {
             Err(response) => Begin::Ready(response),
             Ok((group, None)) => match request.method {
                 "POST" => group
@@ -402,7 +404,7 @@ impl Node {
             }
             Ok((group, Some(key))) => match request.method {
                 "GET" => group.begin_get(&key, &request.terms, asker).into(),
-                "PUT" => Begin::Ready(group.answer_put(&key, request.body, &request.terms)),
+                "PUT" => Begin::Ready(group.answer_put(&key, request.body, &request.terms, asker)),
                 "DELETE" => Begin::Ready(group.answer_delete(&key, &request.terms)),
                 _ => Begin::Ready(self.respond_wrong_method("GET, PUT, DELETE")),
             },
@@ -420,14 +422,19 @@ impl Node {
     }
 
     /// The group and the key that a request is about, or the answer that there are none.
-    fn find<'a>(&self, request: &Request<'a>, asker: Dialect) -> Result<Found<'a>, Response> {
-        let (group, key) = match parse_target(request.target, asker) {
+    fn find<'a>(
+        &self,
+        request: &Request<'a>,
+        spoken: Dialect,
+        asker: &Asker,
+    ) -> Result<Found<'a>, Response> {
+        let (group, key) = match parse_target(request.target, spoken) {
             Ok(Target::Key(group, key)) => (group, Some(key)),
-            Ok(Target::Group(_)) if asker == Dialect::Golang => {
+            Ok(Target::Group(_)) if spoken == Dialect::Golang => {
                 return Err(self.respond(Status::BadRequest, "bad request"));
             }
             Ok(Target::Group(group)) => (group, None),
-            Ok(Target::Node) => return Err(self.answer_node(request)),
+            Ok(Target::Node) => return Err(self.answer_node(request, asker)),
             Err(BadTarget::Elsewhere) => {
                 return Err(self.respond(Status::Elsewhere, "not a path of the peer protocol"));
             }
@@ -441,7 +448,7 @@ impl Node {
         match self.0.registry.find(&group) {
             Some(found) => Ok((found, key)),
             None => {
-                if asker == Dialect::Native && !request.terms.copies {
+                if spoken == Dialect::Native && !request.terms.copies {
                     self.note_removed(&group, key.as_deref(), request);
                 }
                 let text = format!("no such group: {group}");
@@ -471,17 +478,25 @@ impl Node {
     }
 
     /// What is asked of the node itself: whether it is there, or an errand.
-    fn answer_node(&self, request: &Request<'_>) -> Response {
+    fn answer_node(&self, request: &Request<'_>, asker: &Asker) -> Response {
         match request.method {
-            "POST" => match Errand::decode(request.body) {
-                Ok(errand) => self.run(errand, &request.terms),
-                Err(nonsense) => self.respond(nonsense.status(), nonsense.0),
-            },
+            "POST" => self.read_errand(request, asker),
             "GET" if self.0.cluster.is_leaving() => {
                 self.respond(Status::Leaving, "this node leaves the ring")
             }
             "GET" => self.respond(Status::Ok, "alive"),
             _ => self.respond_wrong_method("GET, POST"),
+        }
+    }
+
+    fn read_errand(&self, request: &Request<'_>, asker: &Asker) -> Response {
+        // Names and keys are copied out of the body.
+        let Some(_copying) = asker.pay_for_copy(request.body.len()) else {
+            return self.respond(Status::Overloaded, "too much is under way: ask again later");
+        };
+        match Errand::decode(request.body) {
+            Ok(errand) => self.run(errand, &request.terms),
+            Err(nonsense) => self.respond(nonsense.status(), nonsense.0),
         }
     }
 

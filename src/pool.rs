@@ -5,7 +5,7 @@
 //! keys they have had run: one who asks for much does not stand before the others, however many
 //! batches that is. How much may wait for a thread is bounded in keys and in their bytes; each may have
 //! as much as is left free for all others (Choudhury and Hahne's "dynamic threshold"), so that there is
-//! always room for one who comes. A job leaves its lane as soon as nobody wants it any more
+//! room for one who comes, unless very many ask for very much: each takes half of what is left. A job leaves its lane as soon as nobody wants it any more
 //! ([`Ticket`]).
 //!
 //! Threads are started when there is work for them. A thread inside a hung loader cannot be

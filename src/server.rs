@@ -453,7 +453,8 @@ impl ServerBuilder {
             );
         }
         let is_shared = self.settings.serves_peers && self.fallback.is_some();
-        let tells_apart = self.node.has_guard() || !admits_strangers;
+        // Where peers are not served, nobody has anything to prove.
+        let tells_apart = self.settings.serves_peers && self.node.has_guard() || !admits_strangers;
         let (poll, lobby) = Lobby::new().map_err(failed)?;
         let shared = Arc::new(Shared {
             peers: Lane::new(Which::Peers, self.settings.workers),

@@ -43,7 +43,8 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 pub(crate) use command::{BatchWriter, Command, Item, MAX_COMMAND, MAX_KEYS, decode_batch};
-pub(crate) use errand::{Errand, MAX_MARKS, Removal, Whom, decode_marks, encode_marks};
+use command::{Field, encode_bytes, read_field};
+pub(crate) use errand::{Errand, MAX_MARKS, MAX_TOLD, Removal, Whom, decode_marks, encode_marks};
 
 use crate::account::Charge;
 use crate::dialect::Dialect;
@@ -409,6 +410,8 @@ pub struct Request<'a> {
     pub(crate) auth: &'a str,
     /// Whether a browser says that a page asks.
     pub(crate) has_origin: bool,
+    /// Whether it says that the page is of another place, or shows what is there: an image, say.
+    pub(crate) is_of_other_site: bool,
     /// By which name the node is asked.
     pub(crate) host: Option<&'a str>,
     pub(crate) body: &'a [u8],
@@ -426,13 +429,14 @@ impl<'a> Request<'a> {
             header: "",
             auth: "",
             has_origin: false,
+            is_of_other_site: false,
             host: None,
             body: &[],
         }
     }
 
     /// Adds a header. Those the protocol does not know are ignored, so all can be handed over, and all
-    /// should: `Origin` and `Host` tell requests of browsers from those of peers.
+    /// should: `Origin`, `Sec-Fetch-Site` and `Host` tell requests of browsers from those of peers.
     #[must_use]
     pub fn header(mut self, name: &str, value: &'a str) -> Request<'a> {
         // Lengths tell most names apart, which saves comparing them.
@@ -443,6 +447,9 @@ impl<'a> Request<'a> {
             12 if name.eq_ignore_ascii_case(HEADER) && !value.trim().is_empty() => {
                 self.terms = Terms::parse(value);
                 self.header = value;
+            }
+            14 if name.eq_ignore_ascii_case("Sec-Fetch-Site") => {
+                self.is_of_other_site = ["cross-site", "same-site"].contains(&value.trim());
             }
             17 if name.eq_ignore_ascii_case(AUTH_HEADER) => self.auth = value,
             _ => {}
@@ -618,6 +625,11 @@ impl Response {
         self.status.code()
     }
 
+    /// Whether it is said to one who has not proved who it is, and should have.
+    pub(crate) fn is_distrust(&self) -> bool {
+        self.status == Status::Unauthorized
+    }
+
     /// The headers to send, besides those of the engine. `Content-Length` is not among them: it is
     /// [`body_len`](Response::body_len).
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
@@ -691,16 +703,12 @@ struct GetResponse {
     text: Option<String>,
 }
 
-#[derive(Clone, PartialEq, Message)]
-struct SetRequest {
-    #[prost(string, optional, tag = "1")]
-    group: Option<String>,
-    #[prost(string, optional, tag = "2")]
-    key: Option<String>,
-    #[prost(bytes = "bytes", optional, tag = "3")]
-    value: Option<bytes::Bytes>,
-    #[prost(uint64, optional, tag = "100")]
-    remaining_ms: Option<u64>,
+/// The fields of the body of a `PUT`, which is written and read by hand: a value is copied once.
+mod set {
+    pub(super) const GROUP: u32 = 1;
+    pub(super) const KEY: u32 = 2;
+    pub(super) const VALUE: u32 = 3;
+    pub(super) const REMAINING_MS: u32 = 100;
 }
 
 /// Why bytes are no message.
@@ -759,13 +767,15 @@ impl From<GetResponse> for Answer {
 
 /// The body of a `PUT`.
 pub(crate) fn encode_set(group: &str, key: &str, value: &Value, life: Option<Duration>) -> Vec<u8> {
-    SetRequest {
-        group: Some(group.to_owned()),
-        key: Some(key.to_owned()),
-        value: Some(bytes::Bytes::copy_from_slice(value)),
-        remaining_ms: life.map(millis_or_none),
+    let mut out = Vec::with_capacity(group.len() + key.len() + value.len() + 32);
+    encode_bytes(set::GROUP, group.as_bytes(), &mut out);
+    encode_bytes(set::KEY, key.as_bytes(), &mut out);
+    encode_bytes(set::VALUE, value, &mut out);
+    if let Some(life) = life {
+        encode_key(set::REMAINING_MS, WireType::Varint, &mut out);
+        encode_varint(millis_or_none(life), &mut out);
     }
-    .encode_to_vec()
+    out
 }
 
 /// The value in the body of a `PUT` and the life it has left. The path says what is set; a body
@@ -775,14 +785,22 @@ pub(crate) fn decode_set(
     key: &str,
     body: &[u8],
 ) -> Result<(Value, Option<Duration>), Nonsense> {
-    let message = SetRequest::decode(body).map_err(|_| NO_MESSAGE)?;
-    let named = (message.group.as_deref(), message.key.as_deref());
-    if named != (Some(group), Some(key)) {
+    let (mut named, mut value, mut life) = ((None, None), None, None);
+    let mut rest = body;
+    while !rest.is_empty() {
+        match read_field(&mut rest)? {
+            Field::Bytes(set::GROUP, bytes) => named.0 = Some(bytes),
+            Field::Bytes(set::KEY, bytes) => named.1 = Some(bytes),
+            Field::Bytes(set::VALUE, bytes) => value = Some(bytes),
+            Field::Number(set::REMAINING_MS, number) => life = Some(Duration::from_millis(number)),
+            _ => {}
+        }
+    }
+    if named != (Some(group.as_bytes()), Some(key.as_bytes())) {
         return Err(Nonsense("the body and the path name different keys"));
     }
-    let value = message.value.ok_or(Nonsense("the body has no value"))?;
-    let life = message.remaining_ms.map(Duration::from_millis);
-    Ok((Value::copy_from(&value), life))
+    let value = value.ok_or(Nonsense("the body has no value"))?;
+    Ok((Value::copy_from(value), life))
 }
 
 /// The fingerprint of the ring of whoever answered.

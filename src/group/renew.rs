@@ -36,16 +36,16 @@ impl<V: Cacheable> Shared<V> {
     ) -> Outcome<V> {
         match self.cluster.members().owner(key.text()) {
             Owner::This => {
-                self.renew(key);
+                self.renew(key, Origin::Application);
                 Ok(found.into())
             }
             Owner::Peer(owner) => self.timed(|| self.fetch(key, &owner, deadline, 0, Count::No)),
         }
     }
 
-    /// Has a value loaded by the pool, unless it is being loaded already. If there is no room in its
-    /// queue, whoever asks next tries again.
-    pub(super) fn renew(self: &Arc<Self>, key: KeyRef<'_>) {
+    /// Has a value loaded by the pool in the turn of the one who asked, unless it is being loaded
+    /// already. If there is no room in its queue, whoever asks next tries again.
+    pub(super) fn renew(self: &Arc<Self>, key: KeyRef<'_>, origin: Origin) {
         if self.is_renewal_paused(key) || self.loads.is_under_way(key) {
             return;
         }
@@ -57,7 +57,6 @@ impl<V: Cacheable> Shared<V> {
             let claimed = limit.clamp(LEAST_CLAIM, MAX_CLAIM);
             waiter.leave_a_claim(now + claimed, deadline);
             self.have_swept(); // should nobody run it in time
-            let origin = Origin::Application; // it has the value, and says when it is to be renewed
             self.queue_loads(vec![queued], usize::MAX, Role::Owner, origin);
         }
     }

@@ -34,7 +34,7 @@ pub(crate) enum Begun {
 /// A group of any type, as a node serves it.
 pub(crate) trait Serve: Send + Sync {
     fn begin_get(self: Arc<Self>, key: &str, terms: &Terms, asker: &Asker) -> Begun;
-    fn answer_put(&self, key: &str, body: &[u8], terms: &Terms) -> Response;
+    fn answer_put(&self, key: &str, body: &[u8], terms: &Terms, asker: &Asker) -> Response;
     fn answer_delete(&self, key: &str, terms: &Terms) -> Response;
     fn begin_command(self: Arc<Self>, body: &[u8], terms: &Terms, asker: &Asker) -> Begun;
     /// Lets the copy go of a value that another node owns, or all such copies.
@@ -91,7 +91,7 @@ impl<V: Cacheable> Serve for Shared<V> {
     fn begin_get(self: Arc<Self>, key: &str, terms: &Terms, asker: &Asker) -> Begun {
         self.counters.served.add();
         let form = Form::Single(self.cluster.settings.dialect.spoken(terms.native));
-        match self.serve_hit(self.cache.hash(key), terms.hits) {
+        match self.serve_hit(self.cache.hash(key), terms.hits, asker.origin()) {
             Some(item) => {
                 Begun::Ready(self.respond(form, [(key, item)].into_iter(), asker.charge()))
             }
@@ -106,7 +106,11 @@ impl<V: Cacheable> Serve for Shared<V> {
         }
     }
 
-    fn answer_put(&self, key: &str, body: &[u8], terms: &Terms) -> Response {
+    fn answer_put(&self, key: &str, body: &[u8], terms: &Terms, asker: &Asker) -> Response {
+        // The value is copied out of the body.
+        let Some(_copying) = asker.pay_for_copy(body.len()) else {
+            return self.respond_to_error(&Error::Overloaded);
+        };
         let (bytes, life) = match decode_set(&self.name, key, body) {
             Ok(set) => set,
             Err(nonsense) => return Response::text(Status::BadRequest, self.ring(), nonsense.0),
@@ -200,11 +204,13 @@ const ORDER_BYTES: usize = size_of::<Order>() + 32;
 const SEAT_BYTES: usize = 768;
 
 /// How long one who asks waits for its answer: not for ever, as it holds a connection meanwhile, and
-/// not less than this node would ask for itself, as `loading` long before that is nonsense.
+/// not less than this node would ask for itself, as `loading` long before that is nonsense. Not longer
+/// than a place in the queue is kept either, whatever is set.
 pub(super) fn patience_of(terms: &Terms, cluster: &Cluster) -> Duration {
     let settings = &cluster.settings;
     let most = settings.load_timeout.max(settings.fetch_timeout / 2);
-    terms.patience.unwrap_or(settings.load_timeout).min(most)
+    let patience = terms.patience.unwrap_or(settings.load_timeout);
+    patience.min(most).min(MAX_CLAIM)
 }
 
 impl<V: Cacheable> Shared<V> {
@@ -226,7 +232,7 @@ impl<V: Cacheable> Shared<V> {
     ) -> Begun {
         let form = Form::Batch(self.max_batch(terms));
         let mut charge = asker.charge();
-        let orders = self.take_orders(keys, terms, &mut charge);
+        let orders = self.take_orders(keys, terms, asker.origin(), &mut charge);
         if orders.is_empty() && !keys.is_empty() {
             return Begun::Ready(self.respond_to_error(&Error::Overloaded));
         }
@@ -242,6 +248,7 @@ impl<V: Cacheable> Shared<V> {
         self: &Arc<Self>,
         keys: &[(&str, u32)],
         terms: &Terms,
+        origin: Origin,
         charge: &mut Charge,
     ) -> Vec<Order> {
         let max = self.max_batch(terms);
@@ -253,7 +260,7 @@ impl<V: Cacheable> Shared<V> {
             let hashed = self.cache.hash(key);
             let item = match terms.peeks {
                 true => Some(self.bequeath(hashed)),
-                false => self.serve_hit(hashed, hits),
+                false => self.serve_hit(hashed, hits, origin),
             };
             let length = item.as_ref().map_or(0, Item::value_len);
             if !charge.grow(length) {
@@ -270,7 +277,7 @@ impl<V: Cacheable> Shared<V> {
     }
 
     /// What there is to say of a key of which that is known in memory.
-    fn serve_hit(self: &Arc<Self>, key: KeyRef<'_>, hits: u32) -> Option<Item> {
+    fn serve_hit(self: &Arc<Self>, key: KeyRef<'_>, hits: u32, origin: Origin) -> Option<Item> {
         let Some((found, rate)) = self.cache.answer(key, hits) else {
             let absences = self.absences.as_ref();
             if absences.is_some_and(|absences| absences.recheck(key)) {
@@ -282,7 +289,7 @@ impl<V: Cacheable> Shared<V> {
         };
         self.counters.served_hits.add();
         if found.is_stale {
-            self.renew(key);
+            self.renew(key, origin);
         }
         Some(self.item_of_value(key.text(), &found.value, found.expires, rate))
     }

@@ -215,7 +215,10 @@ impl Connection {
                     self.flush()?;
                     return Ok(Next::Park(pending));
                 }
-                Ok(Step::Deserted) => return Ok(Next::Close),
+                Ok(Step::Deserted) => {
+                    self.flush()?; // what was answered before
+                    return Ok(Next::Close);
+                }
                 Ok(Step::Elsewhere(other)) => return self.flushed(Next::Lane(other)),
                 Ok(Step::Partial) => {
                     if !self.flush()? {
@@ -295,6 +298,9 @@ impl Connection {
         if shared.is_shared() && !settle(&mut self.place, needed, shared) {
             return Err(TOO_MANY);
         }
+        if shared.takes_peers_only() {
+            self.purse.asker.prove();
+        }
         let is_nodes = is_ours || shared.fallback.is_none();
         let Some(body) = rest.get(..body_len) else {
             // Nothing is read, and no memory given, for one who would be refused in the end.
@@ -310,14 +316,12 @@ impl Connection {
                 self.was_told_to_continue = true;
             }
             self.expected = Some(head_len.saturating_add(body_len));
-            self.note_proof();
+            // It keeps no place before all is here: a head can be repeated.
+            self.purse.note_proof();
             return Ok(Step::Partial);
         };
         if needed != lane {
             return Ok(Step::Elsewhere(needed));
-        }
-        if shared.takes_peers_only() {
-            self.purse.asker.prove();
         }
         // One who gave up a PUT has this value removed everywhere: carried out late, it would stay.
         if is_ours && head.method == "PUT" && !is_connected(self.stream.socket(), self.is_blocking)
@@ -331,6 +335,13 @@ impl Connection {
         };
         self.consume(head_len + body_len);
         self.note_proof();
+        let framing = match &answer {
+            // Whoever has repeated a request that was recorded can prove no other one.
+            Answer::Peer(Begin::Ready(response)) if self.is_known() && response.is_distrust() => {
+                framing.closing()
+            }
+            _ => framing,
+        };
         Ok(self.take_answer(answer, framing))
     }
 
@@ -560,19 +571,15 @@ impl Connection {
         input + self.output.capacity() + self.stream.kept()
     }
 
-    /// Accounts for what it is to keep. Tells whether there is room for that: where it is little, those
-    /// make room who have begun a request and do not end it.
+    /// Accounts for what it is to keep. Tells whether there is room for that, which is made where it is
+    /// little.
     fn can_have(&mut self, kept: usize, shared: &Shared) -> bool {
-        while !self.purse.pay(kept) {
-            let slowest = match kept <= LITTLE {
-                true => shared.lobby.evict(Among::Senders, false),
-                false => None,
-            };
-            if slowest.is_none() {
-                return false;
-            }
-        }
-        true
+        self.purse.pay(kept) || kept <= LITTLE && shared.make_little_room(|| self.purse.pay(kept))
+    }
+
+    /// Whether it keeps little.
+    pub(super) fn keeps_little(&self) -> bool {
+        self.kept_besides(self.input.capacity()) <= LITTLE
     }
 
     /// Accounts for what it keeps. Tells whether there is room for that.

@@ -44,8 +44,8 @@ impl Task {
     fn class(&self) -> Class {
         match self {
             Task::Serve(connection) if connection.is_known() => Class::Known,
-            Task::Serve(_) => Class::Other,
-            Task::GiveUp(..) | Task::Forget(_) => Class::Chore,
+            Task::Serve(_) | Task::GiveUp(..) => Class::Other,
+            Task::Forget(_) => Class::Chore,
         }
     }
 }

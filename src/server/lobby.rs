@@ -62,6 +62,16 @@ pub(super) enum Among {
     Readers,
 }
 
+/// Who gives way first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Stranger,
+    /// One who has proved who it is, and loses nothing.
+    IdleKnown,
+    /// Such a one who has begun something. Whoever repeats a request that was recorded looks the same.
+    BusyKnown,
+}
+
 pub(super) struct Lobby {
     registry: Registry,
     waker: Waker,
@@ -74,8 +84,8 @@ struct State {
     guests: HashMap<usize, Guest>,
     /// When they are to leave.
     timers: BTreeSet<(Instant, usize)>,
-    /// Those who can give way, strangers first: whose time is up next goes first.
-    spare: BTreeSet<(Among, bool, Instant, usize)>,
+    /// Those who can give way: whose time is up next goes first of those of a rank.
+    spare: BTreeSet<(Among, Rank, Instant, usize)>,
     /// Nobody is to leave before this.
     opened: Instant,
     /// When the listener wakes by itself. `None`: not before it is told to.
@@ -242,9 +252,9 @@ impl Lobby {
     /// none and it `may_be_known`, one who has proved who it is.
     pub(super) fn evict(&self, among: Among, may_be_known: bool) -> Option<Left> {
         let mut state = self.state.lock();
-        let first = (among, false, state.opened, 0);
-        let (found, is_known, _, key) = state.spare.range(first..).next().copied()?;
-        if found != among || is_known && !may_be_known {
+        let first = (among, Rank::Stranger, state.opened, 0);
+        let (found, rank, _, key) = state.spare.range(first..).next().copied()?;
+        if found != among || rank != Rank::Stranger && !may_be_known {
             return None;
         }
         state.take(key)
@@ -311,8 +321,8 @@ impl State {
             return false;
         };
         self.timers.insert((due, key));
-        for (among, is_known) in guest.gives_way() {
-            self.spare.insert((among, is_known, due, key));
+        for (among, rank) in guest.gives_way() {
+            self.spare.insert((among, rank, due, key));
         }
         let too_late = self.wakes.is_none_or(|wakes| due < wakes);
         if too_late {
@@ -326,8 +336,8 @@ impl State {
             return;
         };
         self.timers.remove(&(due, key));
-        for (among, is_known) in guest.gives_way() {
-            self.spare.remove(&(among, is_known, due, key));
+        for (among, rank) in guest.gives_way() {
+            self.spare.remove(&(among, rank, due, key));
         }
     }
 
@@ -344,25 +354,26 @@ impl State {
 }
 
 impl Guest {
-    /// Among whom it can give way, and whether it has proved who it is: such a one only if nothing is
-    /// lost, or to others like it.
-    fn gives_way(&self) -> impl Iterator<Item = (Among, bool)> + use<> {
-        let (wait, is_known) = (self.wait, self.connection.is_known());
+    /// Among whom it can give way, and when.
+    fn gives_way(&self) -> impl Iterator<Item = (Among, Rank)> + use<> {
+        let wait = self.wait;
         let network = self.connection.network();
-        let is_spare = match is_known {
-            true => wait.is_idle(),
-            false => wait.is_unanswered(),
+        let rank = match self.connection.is_known() {
+            false => Rank::Stranger,
+            true if wait.is_idle() => Rank::IdleKnown,
+            true => Rank::BusyKnown,
         };
         let unanswered = [
             Some(Among::Unanswered),
             Some(Among::UnansweredFrom(network)),
             self.connection.kind().map(Among::UnansweredFor),
         ];
-        let unanswered = unanswered.into_iter().flatten().filter(move |_| is_spare);
+        let unanswered = unanswered.into_iter().flatten();
+        let unanswered = unanswered.filter(move |_| wait.is_unanswered());
         let is_sender = matches!(wait, Wait::Head | Wait::Body);
         let senders = is_sender.then_some(Among::Senders);
         let readers = (wait == Wait::Write).then_some(Among::Readers);
         let all = unanswered.chain(senders).chain(readers);
-        all.map(move |among| (among, is_known))
+        all.map(move |among| (among, rank))
     }
 }

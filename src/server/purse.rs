@@ -53,7 +53,9 @@ impl Purse {
 
     /// Takes what is beyond the bound, if nobody else does.
     pub(super) fn exceed(&mut self) -> bool {
-        self.exceeded = self.asker.exceed();
+        if self.exceeded.is_none() {
+            self.exceeded = self.asker.exceed();
+        }
         self.exceeded.is_some()
     }
 

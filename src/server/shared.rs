@@ -17,6 +17,9 @@ use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::tls::Tls;
 use crate::wire::{Request, Response, Status};
 
+/// How many give way for one who needs little: what they have may be less.
+const CUT_OFF_AT_ONCE: usize = 16;
+
 pub(super) struct Shared {
     pub(super) node: Node,
     pub(super) fallback: Option<Arc<Fallback>>,
@@ -153,10 +156,25 @@ impl Shared {
         drop(self.lobby.enter(connection, wait, due));
     }
 
-    /// Whether there is room for what a connection keeps. It is made for what it has to send.
+    /// Whether there is room for what a connection keeps. It is made for what it has to send, and for
+    /// one that needs little.
     fn has_room(&self, connection: &mut Connection) -> bool {
         connection.has_room()
+            || connection.keeps_little() && self.make_little_room(|| connection.has_room())
             || connection.has_unsent() && self.make_room(connection, Connection::has_room)
+    }
+
+    /// Makes room for one who needs little: strangers give way who have begun a request and do not end
+    /// it, and then those who have begun none.
+    pub(super) fn make_little_room(&self, mut has_room: impl FnMut() -> bool) -> bool {
+        (0..CUT_OFF_AT_ONCE).any(|_| {
+            let slowest = self.lobby.evict(Among::Senders, false);
+            let slowest = slowest.or_else(|| self.lobby.evict(Among::Unanswered, false));
+            slowest.is_some_and(|slowest| {
+                drop(slowest);
+                has_room()
+            })
+        })
     }
 
     /// Where too much waits to be read, the slowest readers are cut off, but no peer for a stranger.

@@ -161,20 +161,21 @@ fn encode_keys(tag: u32, keys: &[&str], out: &mut Vec<u8>) {
     }
 }
 
-fn encode_bytes(tag: u32, bytes: &[u8], out: &mut Vec<u8>) {
+pub(super) fn encode_bytes(tag: u32, bytes: &[u8], out: &mut Vec<u8>) {
     encode_key(tag, WireType::LengthDelimited, out);
     encode_varint(bytes.len() as u64, out);
     out.extend_from_slice(bytes);
 }
 
-enum Field<'a> {
+/// A field of a message that is read by hand.
+pub(super) enum Field<'a> {
     Bytes(u32, &'a [u8]),
     Number(u32, u64),
     Other,
 }
 
 /// Takes the next field off `rest`.
-fn read_field<'a>(rest: &mut &'a [u8]) -> Result<Field<'a>, Nonsense> {
+pub(super) fn read_field<'a>(rest: &mut &'a [u8]) -> Result<Field<'a>, Nonsense> {
     let (tag, wire_type) = decode_key(rest).map_err(|_| NO_MESSAGE)?;
     match wire_type {
         WireType::LengthDelimited => {

@@ -1,14 +1,19 @@
-//! Errands: what a `POST` asks of a whole node. They are read by hand for the reasons of `command.rs`.
+//! Errands: what a `POST` asks of a whole node. They are read field by field, for the reasons of
+//! `command.rs`.
 
 use std::time::Duration;
 
 use prost::Message;
 
+use super::command::{Field, read_field};
 use super::{KEY_TOO_LONG, NO_MESSAGE, Nonsense, Stamp, is_too_long};
-use crate::key::MAX_NAME_BYTES;
+use crate::key::{MAX_ID_BYTES, MAX_NAME_BYTES};
 
 /// The most removals that are handed over in one request.
 pub(crate) const MAX_REMOVALS: usize = 1_024;
+
+/// The most peers that an errand names, who were told already. Others are told once more.
+pub(crate) const MAX_TOLD: usize = 4_096;
 
 /// The most marks of one answer: their bytes fit into any body.
 pub(crate) const MAX_MARKS: usize = 43_690;
@@ -45,6 +50,14 @@ pub(crate) struct Removal {
     pub(crate) age: Duration,
 }
 
+const ID: u32 = 1;
+const MARKS: u32 = 2;
+const CLEAR: u32 = 3;
+const PEER: u32 = 4;
+const REMOVALS: u32 = 5;
+const TOLD: u32 = 6;
+
+/// As it is written: who reads it takes no more of it than is allowed.
 #[derive(Clone, PartialEq, Message)]
 struct ErrandMessage {
     #[prost(string, optional, tag = "1")]
@@ -104,26 +117,36 @@ impl Errand {
     }
 
     pub(crate) fn decode(body: &[u8]) -> Result<Errand, Nonsense> {
-        let message = ErrandMessage::decode(body).map_err(|_| NO_MESSAGE)?;
-        if let Some(id) = message.id {
-            return Ok(Errand::Departure(id));
-        }
-        if message.clear == Some(true) {
-            return Ok(Errand::Clear);
-        }
-        if message.marks == Some(true) {
-            return Ok(Errand::Marks);
-        }
-        match message.removals.len() {
-            0 => Err(Nonsense("the body holds nothing that this node knows")),
-            1..=MAX_REMOVALS => {
-                let removals = message.removals.into_iter().map(Removal::checked);
-                Ok(Errand::Deliver {
-                    to: message.peer.map_or(Whom::AllBut(message.told), Whom::One),
-                    removals: removals.collect::<Result<_, Nonsense>>()?,
-                })
+        let (mut id, mut peer, mut told) = (None, None, Vec::new());
+        let (mut marks, mut clear, mut removals) = (false, false, Vec::new());
+        let mut rest = body;
+        while !rest.is_empty() {
+            match read_field(&mut rest)? {
+                Field::Bytes(ID, bytes) => id = Some(name(bytes)?),
+                Field::Bytes(PEER, bytes) => peer = Some(name(bytes)?),
+                Field::Bytes(TOLD, bytes) => told.push(name(bytes)?),
+                Field::Bytes(REMOVALS, message) => removals.push(Removal::decode(message)?),
+                Field::Number(MARKS, number) => marks = number != 0,
+                Field::Number(CLEAR, number) => clear = number != 0,
+                _ => {}
             }
-            _ => Err(Nonsense("the body names too many removals")),
+            if removals.len() > MAX_REMOVALS || told.len() > MAX_TOLD {
+                return Err(Nonsense(
+                    "the body names too many removals, or too many peers",
+                ));
+            }
+        }
+        match id {
+            Some(id) => Ok(Errand::Departure(id)),
+            None if clear => Ok(Errand::Clear),
+            None if marks => Ok(Errand::Marks),
+            None if removals.is_empty() => {
+                Err(Nonsense("the body holds nothing that this node knows"))
+            }
+            None => Ok(Errand::Deliver {
+                to: peer.map_or(Whom::AllBut(told), Whom::One),
+                removals,
+            }),
         }
     }
 }
@@ -138,9 +161,19 @@ impl From<Removal> for RemovalMessage {
     }
 }
 
+/// The id of a peer.
+fn name(bytes: &[u8]) -> Result<String, Nonsense> {
+    if bytes.len() > MAX_ID_BYTES {
+        return Err(Nonsense("the id of a peer is too long"));
+    }
+    let name = std::str::from_utf8(bytes).map_err(|_| NO_MESSAGE)?;
+    Ok(name.to_owned())
+}
+
 impl Removal {
     /// One that nobody could carry out is refused, so that it is not kept to be told.
-    fn checked(message: RemovalMessage) -> Result<Removal, Nonsense> {
+    fn decode(message: &[u8]) -> Result<Removal, Nonsense> {
+        let message = RemovalMessage::decode(message).map_err(|_| NO_MESSAGE)?;
         let is_name = |name: &String| (1..=MAX_NAME_BYTES).contains(&name.len());
         if !message.group.as_ref().is_none_or(is_name) {
             return Err(Nonsense("a removal names no group that can be"));
@@ -224,6 +257,18 @@ mod tests {
         let bodies: [&[u8]; 4] = [b"", b"\xff", b"\xa8\x06\x01", &too_many.encode_to_vec()];
         for body in bodies {
             assert!(Errand::decode(body).is_err(), "{}", body.escape_ascii());
+        }
+    }
+
+    /// Each takes two bytes of the body, and fifty times as much once it is read.
+    #[test]
+    fn no_more_is_read_than_is_allowed() {
+        for tag in [REMOVALS, TOLD] {
+            let empty = [(tag << 3 | 2) as u8, 0];
+            // Behind the last that is allowed nothing is looked at.
+            let body = [&empty.repeat(MAX_TOLD + 1)[..], b"\xff"].concat();
+            let refused = Errand::decode(&body).unwrap_err();
+            assert!(refused.0.contains("too many"), "{refused:?}");
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use groupcache_sync::{
-    Bytes, Codec, CodecError, Group, HttpResponse, Node, Server, ServerBuilder, Value,
+    Bytes, Clock, Codec, CodecError, Group, HttpResponse, Node, Server, ServerBuilder, Value,
 };
 
 use crate::cluster::eventually;
@@ -324,6 +324,58 @@ impl InOrder {
         let order = self.order.lock().unwrap();
         order.iter().position(|other| other == key).unwrap()
     }
+}
+
+/// One client asks for many values that are stale: they are renewed in its turns, and not in those of
+/// the application.
+#[test]
+fn renewals_for_a_peer_do_not_delay_the_loads_of_the_application() {
+    const STALE: usize = 200;
+    let node = Node::builder("http://127.0.0.1:1").unwrap();
+    let clock = Clock::manual();
+    let node = node.loader_threads(1).clock(clock.clone()).build().unwrap();
+    let (release, released) = mpsc::channel();
+    let released = Mutex::new(released);
+    let renewed: Arc<Mutex<Vec<String>>> = Arc::default();
+    let noted = Arc::clone(&renewed);
+    let things = node.group_builder("things", 1 << 20);
+    let things = things.ttl(Duration::from_secs(10));
+    let things = things.stale_while_revalidate(Duration::from_secs(1_000));
+    let things: Group = things
+        .build(move |key| {
+            if key == "first" {
+                let _ = released.lock().unwrap().recv();
+            }
+            noted.lock().unwrap().push(key.to_owned());
+            Ok(Value::from(key))
+        })
+        .unwrap();
+    let keys: Vec<String> = (0..STALE).map(|key| key.to_string()).collect();
+    for key in &keys {
+        things.get(key).unwrap();
+    }
+    clock.advance(Duration::from_secs(20));
+    renewed.lock().unwrap().clear();
+    let server = Server::bind(&node, "127.0.0.1:0").unwrap();
+    let has = |flights: u64| eventually("all are queued", || things.stats().flights == flights);
+    let mut greedy = connect_from([127, 0, 0, 2], server.local_addr());
+    let mut held = connect_from([127, 0, 0, 2], server.local_addr());
+    held.send(ask_for(["first"], "things"));
+    has(1);
+    greedy.send(ask_for(&keys, "things"));
+    assert_eq!(greedy.answer().status, 200);
+    has(STALE as u64 + 1);
+    std::thread::scope(|scope| {
+        let own = scope.spawn(|| things.get_timeout("own", Duration::from_secs(1_000)));
+        has(STALE as u64 + 2);
+        release.send(()).unwrap();
+        assert_eq!(own.join().unwrap().unwrap(), Value::from("own"));
+    });
+    assert_eq!(held.answer().status, 200);
+    has(0);
+    let renewed = renewed.lock().unwrap();
+    let place = renewed.iter().position(|key| key == "own").unwrap();
+    assert!(place <= 8, "after {place} renewals");
 }
 
 /// One peer has many batches queued; another one, and the application, ask for what is in none and in

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use groupcache_sync::{
     Discoverer, Error, Group, GroupBuilder, Load, LoadError, Loaded, Loader, Network, Node,
-    NodeBuilder, Peer, Server, ServerBuilder, Value,
+    NodeBuilder, Peer, Request, Server, ServerBuilder, Value,
 };
 
 use crate::cluster::{GROUP, address, ends, eventually};
@@ -227,6 +227,24 @@ fn every_setting_of_a_server_bears_any_duration() {
                 let _ = server.shutdown(extreme.min(Duration::from_secs(5)));
             });
         }
+    }
+}
+
+/// Clients that are no nodes do not say how long they wait: as long as a load may take.
+#[test]
+fn a_client_that_does_not_say_how_long_it_waits_is_answered_whatever_the_load_timeout() {
+    for extreme in EXTREMES {
+        ends(&format!("load_timeout {extreme:?}"), move || {
+            let node = Node::builder("http://127.0.0.1:1").unwrap();
+            let Ok(node) = node.load_timeout(extreme).build() else {
+                return;
+            };
+            let group = node.group_builder(GROUP, 1 << 20);
+            let _group = group.build(|key| Ok(Value::from(key))).unwrap();
+            let target = format!("/_groupcache/{GROUP}/k");
+            let answer = node.answer(&Request::new("GET", &target));
+            assert!(extreme < Duration::from_secs(1) || answer.status() == 200);
+        });
     }
 }
 

@@ -298,6 +298,13 @@ fn a_page_in_a_browser_can_neither_ask_nor_change() {
             assert_eq!(status, 403, "{method} {target} {origin}");
         }
     }
+    // An image, say: it has no origin, and a browser that trusts the way to the node tells it.
+    for site in ["cross-site", "same-site"] {
+        let status = ask_as_page(&member, "GET", ALL[0].1, &[("Sec-Fetch-Site", site)]);
+        assert_eq!(status, 403, "{site}");
+    }
+    let typed = [("Sec-Fetch-Site", "none")];
+    assert_eq!(ask_as_page(&member, "GET", ALL[0].1, &typed), 200);
     for header in [&[][..], &[("X-Groupcache", "")], &[("X-Groupcache", " ")]] {
         for method in ["POST", "PUT", "DELETE"] {
             for target in ["/_groupcache/g", "/_groupcache/", "/_groupcache/g/k"] {
@@ -354,6 +361,19 @@ fn a_host_that_is_not_among_those_of_a_node_is_refused() {
     assert_eq!(ask(None), 403, "nobody knows by which name it was asked");
     let refused = Node::builder("http://a:1").unwrap().hosts(["a b"]).build();
     assert!(matches!(refused, Err(Error::InvalidSetting { .. })));
+}
+
+#[test]
+fn a_node_at_the_usual_port_may_be_asked_without_it() {
+    for (own, is_usual) in [
+        ("http://10.0.0.5:80", true),
+        ("http://10.0.0.5:8080", false),
+    ] {
+        let node = Node::builder(own).unwrap().hosts(["cache.internal"]);
+        let node = node.build().unwrap();
+        let request = Request::new("GET", "/_groupcache/").header("Host", "10.0.0.5");
+        assert_eq!(node.answer(&request).status() == 200, is_usual, "{own}");
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ const LEVELS: &[&[&str]] = &[
         "latency",
     ],
     &[
-        "codec", "waits", "flight", "loader", "stats", "wire", "auth",
+        "codec", "waits", "flight", "loader", "stats", "wire", "auth", "nonces",
     ],
     &["error"],
     &[

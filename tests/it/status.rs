@@ -262,6 +262,20 @@ fn a_secret_that_peers_share_does_not_guard_it() {
     assert_eq!(report(&node)["refused_requests"], 1);
 }
 
+/// It is for whoever reaches the port: so nobody may have a body read there.
+#[test]
+fn whoever_sends_it_a_body_is_sent_away_before_that_is_here() {
+    let node = with_page(|node| node);
+    let server = Server::bind(&node, "127.0.0.1:0").unwrap();
+    for method in ["GET", "POST", "PUT"] {
+        let mut client = Client::connect(server.local_addr());
+        let length = "X-Groupcache: v=1\r\nContent-Length: 1000000\r\n";
+        client.send(request(method, PAGE, length));
+        assert_eq!(client.answer().status, 405, "{method}");
+        client.assert_closed();
+    }
+}
+
 #[test]
 fn a_peer_that_leaves_is_shown_as_such() {
     let network = Network::new();

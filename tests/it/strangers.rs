@@ -141,9 +141,65 @@ fn a_peer_finds_a_place_where_all_are_those_of_peers() {
     }
 }
 
+/// Whoever has recorded a get may repeat it for a while, and so seem to be a peer: that does not keep
+/// others out.
+#[test]
+fn connections_that_begin_with_a_recorded_get_give_way() {
+    let (node, _group, server) = guarded(|settings| settings.max_connections(16));
+    let get = signed_get(&node);
+    let record = |_| {
+        let mut client = connect_from([127, 0, 0, 2], server.local_addr());
+        client.send(&get);
+        assert_eq!(client.answer().status, 200);
+        let _ = client.0.get_mut().write_all(b"P"); // and no more
+        client
+    };
+    let _recorded: Vec<Client> = (0..16).map(record).collect();
+    eventually("a peer has a place", || {
+        let mut peer = Client::connect(server.local_addr());
+        let is_sent = peer.0.get_mut().write_all(&get).is_ok();
+        let is_served = is_sent && peer.0.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
+        is_served && peer.answer().status == 200
+    });
+}
+
+/// The head of a request that was recorded proves nothing of one who never sends the rest.
+#[test]
+fn connections_with_a_recorded_head_alone_give_way() {
+    let (node, _group, server) = guarded(|settings| settings.max_connections(16));
+    let get = signed_get(&node);
+    let batch = signed(&node, |group, key| {
+        let keys = [key, "b", "c", "d", "e", "f", "g", "h"];
+        drop(group.get_many(&keys));
+    });
+    assert!(batch.starts_with(b"POST"));
+    let head = &batch[..batch.len() - 1];
+    for _ in 0..64 {
+        let mut client = connect_from([127, 0, 0, 2], server.local_addr());
+        let _ = client.0.get_mut().write_all(head);
+        std::mem::forget(client); // it stays until the test ends
+    }
+    for _ in 0..4 {
+        let mut peer = Client::connect(server.local_addr());
+        peer.send(&get);
+        assert_eq!(peer.answer().status, 200);
+    }
+}
+
+#[test]
+fn who_can_prove_no_further_request_is_no_peer_any_more() {
+    let (node, _group, server) = guarded(|settings| settings);
+    let mut client = Client::connect(server.local_addr());
+    client.send(signed_get(&node));
+    assert_eq!(client.answer().status, 200);
+    client.send(request("GET", "/_groupcache/things/a", ""));
+    assert_eq!(client.answer().status, 401);
+    client.assert_closed();
+}
+
 #[test]
 fn strangers_leave_memory_to_those_who_prove_who_they_are() {
-    let (node, group, server) = guarded(|settings| settings.max_buffered(4 << 20));
+    let (node, group, server) = guarded(|settings| settings.max_buffered(6 << 20));
     let mut strangers: Vec<Client> = (0..8)
         .map(|_| Client::connect(server.local_addr()))
         .collect();

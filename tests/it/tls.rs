@@ -263,6 +263,25 @@ fn signed_requests_go_through_tls_as_others_do() {
     assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
 }
 
+/// Idle connections of strangers have all the memory that strangers may have: who comes next is let in
+/// all the same, as each of them can give way.
+#[test]
+fn idle_strangers_shut_nobody_out_of_a_port_with_tls() {
+    const IDLE: usize = 64;
+    let authority = Authority::new();
+    let setup = Setup {
+        node: |node| node.keyring(Keyring::new("a secret of thirty-two bytes 123").unwrap()),
+        server: |server| server.max_buffered(1 << 20),
+        ..Setup::with(tls(&authority.identity(), &authority))
+    };
+    let service = setup.serve();
+    let connect = |_| TcpStream::connect(service.socket()).unwrap();
+    let _idle: Vec<TcpStream> = (0..IDLE).map(connect).collect();
+    let mut last = client(service.socket(), &authority, None);
+    let answer = ask(&mut last, "/_groupcache/things/key").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+}
+
 #[test]
 fn large_values_travel_both_ways() {
     let (_, [one, other]) = pair();
