@@ -34,8 +34,9 @@ pub(crate) struct Account {
     of_strangers: AtomicUsize,
     /// How many hold the value that is at this address in memory.
     holders: Mutex<HashMap<usize, Holders>>,
-    /// Whether somebody has what is beyond the bound.
+    /// Whether somebody has an answer that is beyond the bound, and whether a copy is.
     is_exceeded: AtomicBool,
+    is_copied: AtomicBool,
 }
 
 struct Holders {
@@ -53,6 +54,7 @@ impl Account {
             of_strangers: AtomicUsize::new(0),
             holders: Mutex::default(),
             is_exceeded: AtomicBool::new(false),
+            is_copied: AtomicBool::new(false),
         })
     }
 
@@ -160,20 +162,17 @@ impl Asker {
         }
     }
 
-    /// What pays for a copy of a body while it is made. Where the bodies themselves have taken all room,
-    /// one copy after the other is made beyond the bound: a moment is waited for that. It blocks.
+    /// What pays for a copy of a body while it is made; a small one costs nothing, as there are few
+    /// workers. Where the bodies themselves have taken all room, one copy after the other is made beyond
+    /// the bound: a moment is waited for that. It blocks.
     pub(crate) fn pay_for_copy(&self, bytes: usize) -> Option<Copying> {
         let mut charge = self.charge();
         for _ in 0..LOOKS {
-            let exceeded = match charge.grow(bytes) {
-                true => None,
-                false => Some(self.exceed()),
-            };
-            if exceeded.as_ref().is_none_or(Option::is_some) {
-                return Some(Copying {
-                    _charge: charge,
-                    _exceeded: exceeded.flatten(),
-                });
+            if bytes <= LITTLE || charge.grow(bytes) {
+                return Some(Copying::Paid { _charge: charge });
+            }
+            if !self.account.is_copied.swap(true, Ordering::Relaxed) {
+                return Some(Copying::Beyond(Arc::clone(&self.account)));
             }
             thread::sleep(LOOK);
         }
@@ -267,9 +266,17 @@ impl fmt::Debug for Charge {
 }
 
 /// A copy that is being made, and what pays for it.
-pub(crate) struct Copying {
-    _charge: Charge,
-    _exceeded: Option<Exceeded>,
+pub(crate) enum Copying {
+    Paid { _charge: Charge },
+    Beyond(Arc<Account>),
+}
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        if let Copying::Beyond(account) = self {
+            account.is_copied.store(false, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A value that is kept for one who is to read it.
@@ -388,9 +395,25 @@ mod tests {
         assert!(charge(&asker, 1 << 20).is_none());
         let _large = charge(&asker, 7 << 17).unwrap();
         assert!(charge(&asker, LITTLE + 1).is_none());
-        let small: Vec<_> = (0..4).map(|_| charge(&asker, LITTLE)).collect();
-        assert_eq!(small.iter().flatten().count(), 4);
+        let count = (1 << 17) / LITTLE;
+        let small: Vec<_> = (0..count).map(|_| charge(&asker, LITTLE)).collect();
+        assert_eq!(small.iter().flatten().count(), count);
         assert!(charge(&asker, 1).is_none());
+    }
+
+    #[test]
+    fn a_copy_is_paid_for_or_made_by_itself() {
+        let account = Account::new(1 << 20, false);
+        let asker = asker(&account);
+        let paid = asker.pay_for_copy(7 << 17);
+        assert!(matches!(paid, Some(Copying::Paid { .. })));
+        let alone = asker.pay_for_copy(1 << 20);
+        assert!(matches!(alone, Some(Copying::Beyond(_))));
+        assert!(asker.pay_for_copy(1 << 20).is_none());
+        assert!(asker.pay_for_copy(LITTLE).is_some(), "small ones are free");
+        drop(alone);
+        assert!(asker.pay_for_copy(1 << 20).is_some());
+        assert!(asker.exceed().is_some(), "an answer is another matter");
     }
 
     #[test]

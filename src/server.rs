@@ -385,7 +385,7 @@ impl ServerBuilder {
     /// an answer the slowest readers are cut off. One answer at a time may go beyond it. Defaults to
     /// 256 MiB.
     ///
-    /// An eighth of it is for connections that take up to 32 KiB. Where requests are signed (feature
+    /// An eighth of it is for connections that take up to 64 KiB. Where requests are signed (feature
     /// `auth`) or clients have certificates (feature `tls`), those who have not proved who they are
     /// take half of it at most, together: so do the clients of an application.
     pub fn max_buffered(mut self, bytes: usize) -> ServerBuilder {

@@ -1,25 +1,27 @@
 //! `Many`: many values in one answer, as JSON. What all such answers take at once is bounded.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use groupcache_sync::{Deadline, Error, Group, HttpResponse};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use crate::room::{Part, Room};
 
 /// The longest list of keys, in bytes.
 pub(crate) const MAX_LIST: usize = 1 << 20;
 
-/// The longest answer, in bytes, and what all together may have that are longer than a small one.
+/// About how long an answer may be, in bytes. One at a time is longer than a small one.
 const MAX_ANSWER: usize = 96 << 20;
 const SMALL: usize = 1 << 20;
-const ROOM: u64 = 2 * MAX_ANSWER as u64;
 
 /// About how many bytes of values are asked for at once, and how many keys.
 const AT_ONCE: usize = 4 << 20;
-const KEYS_AT_ONCE: usize = 1_024;
+const KEYS_AT_ONCE: usize = 64;
+
+const FULL: &str = "the answer is full: ask for this key again";
 
 pub(crate) struct Many {
     room: Room,
@@ -28,7 +30,7 @@ pub(crate) struct Many {
 impl Many {
     pub(crate) fn new() -> Many {
         Many {
-            room: Room::new(ROOM),
+            room: Room::new(MAX_ANSWER as u64),
         }
     }
 
@@ -44,6 +46,7 @@ impl Many {
             json: "{".to_owned(),
             room: &self.room,
             part: None,
+            end: deadline.instant(),
         };
         let keys: Vec<&String> = keys.iter().collect();
         let mut rest = &keys[..];
@@ -54,22 +57,18 @@ impl Many {
             rest = others;
             let before = answer.json.len();
             for (key, got) in some.iter().zip(group.get_many_with(some, deadline)) {
-                let item = match got {
-                    Ok(got) => {
-                        answer.add_value(key, &got.value);
-                        continue;
-                    }
-                    Err(Error::NotFound) => json!({ "missing": true }),
-                    Err(error) => json!({ "error": error.to_string() }),
-                };
-                answer.add(key, &item.to_string());
+                match got {
+                    Ok(got) => answer.add_value(key, &got.value),
+                    Err(Error::NotFound) => answer.add(key, &json!({ "missing": true })),
+                    Err(error) => answer.add_error(key, &error.to_string()),
+                }
             }
             let length = (answer.json.len() - before) / some.len();
-            count = (AT_ONCE / (length + 1)).clamp(1, KEYS_AT_ONCE);
+            let most = KEYS_AT_ONCE.min(2 * count);
+            count = (AT_ONCE / (length + 1)).clamp(1, most);
         }
-        let full = json!({ "error": "the answer is full: ask for this key again" }).to_string();
         for key in rest {
-            answer.add(key, &full);
+            answer.add_error(key, FULL);
         }
         answer.json.push_str("}\n");
         HttpResponse::new(200)
@@ -83,12 +82,23 @@ struct Answer<'a> {
     room: &'a Room,
     /// Its part of the room, once it is not small any more.
     part: Option<Part<'a>>,
+    /// Until when it may wait for that.
+    end: Option<Instant>,
 }
 
 impl Answer<'_> {
     fn add_value(&mut self, key: &str, value: &[u8]) {
+        if self.json.len() >= MAX_ANSWER {
+            return self.add_error(key, FULL);
+        }
         if self.part.is_none() && self.json.len() + value.len() > SMALL {
-            self.part = Some(self.room.take(MAX_ANSWER as u64));
+            self.part = self.room.take(MAX_ANSWER as u64, self.end);
+            if self.part.is_none() {
+                return self.add_error(
+                    key,
+                    "other large answers took too long: ask for this key again",
+                );
+            }
         }
         self.begin(key);
         self.json.push_str(r#"{"value":""#);
@@ -96,9 +106,13 @@ impl Answer<'_> {
         self.json.push_str(r#""}"#);
     }
 
-    fn add(&mut self, key: &str, item: &str) {
+    fn add_error(&mut self, key: &str, error: &str) {
+        self.add(key, &json!({ "error": error }));
+    }
+
+    fn add(&mut self, key: &str, item: &Json) {
         self.begin(key);
-        self.json.push_str(item);
+        self.json.push_str(&item.to_string());
     }
 
     fn begin(&mut self, key: &str) {

@@ -27,8 +27,11 @@ const MAX_BODY: u64 = 256 << 20;
 /// A body that is no longer is read without waiting for room, in bytes.
 const SMALL: u64 = 64 << 10;
 
-/// How many bytes of longer ones may be on their way at once.
+/// How many bytes of longer ones may be on their way at once, or one that is longer still.
 const ROOM: u64 = 32 << 20;
+
+/// The longest value that is kept, in bytes.
+const MAX_KEPT: u64 = 16 << 20;
 
 /// Loads values from the origin.
 pub(crate) struct Origin {
@@ -97,8 +100,8 @@ impl Origin {
         if (bytes.len() as u64) < SMALL {
             return Ok(Value::from(bytes));
         }
-        // Of one that does not say how long it is nothing is known: it may need all.
-        let _part = self.room.take(announced.unwrap_or(MAX_BODY));
+        // One that does not say how long it is may be as long as a value that is kept.
+        let _part = self.room.take(announced.unwrap_or(MAX_KEPT), None);
         // No more than is needed, and at once: bytes that grow are in memory twice.
         let rest = announced.unwrap_or(0).min(MAX_BODY).saturating_sub(SMALL);
         bytes.reserve_exact(rest as usize);

@@ -12,7 +12,7 @@ use socket2::SockRef;
 use super::Settings;
 use super::buffer::{Input, Output, is_transient};
 use super::lane::Which;
-use super::lobby::{Among, Wait};
+use super::lobby::{Among, Rank, Wait};
 use super::message::{HttpRequest, HttpResponse};
 use super::places::Place;
 use super::purse::Purse;
@@ -132,7 +132,11 @@ const TOO_MANY: Refusal = Refusal {
 /// makes room. Tells whether there is a place.
 fn settle(place: &mut Place, kind: Which, shared: &Shared) -> bool {
     place.settle(kind) || {
-        drop(shared.lobby.evict(Among::UnansweredFor(kind), true));
+        drop(
+            shared
+                .lobby
+                .evict(Among::UnansweredFor(kind), Rank::BusyKnown),
+        );
         place.settle(kind)
     }
 }
@@ -334,14 +338,13 @@ impl Connection {
             Answer::Application(shared.fall_back(&HttpRequest::new(&head, body, self.peer)))
         };
         self.consume(head_len + body_len);
+        // Whoever has repeated what was recorded can prove no other request, or no body for that head.
+        let is_refuted = self.has_proved()
+            && matches!(&answer, Answer::Peer(Begin::Ready(response)) if response.is_distrust());
+        if is_refuted {
+            return Ok(self.take_answer(answer, framing.closing()));
+        }
         self.note_proof();
-        let framing = match &answer {
-            // Whoever has repeated a request that was recorded can prove no other one.
-            Answer::Peer(Begin::Ready(response)) if self.is_known() && response.is_distrust() => {
-                framing.closing()
-            }
-            _ => framing,
-        };
         Ok(self.take_answer(answer, framing))
     }
 
@@ -574,12 +577,26 @@ impl Connection {
     /// Accounts for what it is to keep. Tells whether there is room for that, which is made where it is
     /// little.
     fn can_have(&mut self, kept: usize, shared: &Shared) -> bool {
-        self.purse.pay(kept) || kept <= LITTLE && shared.make_little_room(|| self.purse.pay(kept))
+        let pay = |connection: &mut Connection| connection.purse.pay(kept);
+        pay(self) || kept <= LITTLE && shared.make_little_room(self, pay)
     }
 
     /// Whether it keeps little.
     pub(super) fn keeps_little(&self) -> bool {
-        self.kept_besides(self.input.capacity()) <= LITTLE
+        let value = self.output.shared_value().map_or(0, |value| value.len());
+        self.kept_besides(self.input.capacity())
+            .saturating_add(value)
+            <= LITTLE
+    }
+
+    /// Whether it has not proved who it is, and others can.
+    pub(super) fn is_stranger(&self) -> bool {
+        self.purse.asker.is_stranger()
+    }
+
+    /// Whether it has proved who it is, at least by a head.
+    pub(super) fn has_proved(&self) -> bool {
+        self.purse.asker.has_proved()
     }
 
     /// Accounts for what it keeps. Tells whether there is room for that.

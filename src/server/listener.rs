@@ -8,7 +8,7 @@ use mio::{Events, Interest, Poll};
 
 use super::connection::Connection;
 use super::lane::{Task, Which};
-use super::lobby::{Among, LISTENER, Left, Phase};
+use super::lobby::{Among, LISTENER, Left, Phase, Rank};
 use super::places::{Full, Place};
 use super::shared::Shared;
 use crate::account::Asker;
@@ -113,7 +113,7 @@ impl Listener {
                 Err(error) if is_shortage(&error) => {
                     self.report(&error);
                     // Where descriptors are short, one that does nothing can be spared.
-                    drop(self.shared.lobby.evict(Among::Unanswered, true));
+                    drop(self.shared.lobby.evict(Among::Unanswered, Rank::BusyKnown));
                     return Some(REST);
                 }
                 // It concerns the connection that was to be accepted, and nobody else: systems tell of
@@ -158,25 +158,30 @@ impl Listener {
             Ok(place) => return Some(place),
             Err(full) => full,
         };
+        let most = |may_be_known| match may_be_known {
+            true => Rank::BusyKnown,
+            false => Rank::Announced,
+        };
         let left = match full {
             Full::Everywhere(may_be_known) => lobby
-                .evict(Among::Unanswered, false)
-                .or_else(|| self.evict_strange_reader())
-                .or_else(|| lobby.evict(Among::Unanswered, may_be_known)),
+                .evict(Among::Unanswered, Rank::Announced)
+                .or_else(|| self.evict_reader(Rank::Announced))
+                .or_else(|| lobby.evict(Among::Unanswered, most(may_be_known)))
+                .or_else(|| self.evict_reader(most(may_be_known))),
             // Nobody loses a connection by what another address does.
             Full::ForNetwork(network, may_be_known) => {
-                lobby.evict(Among::UnansweredFrom(network), may_be_known)
+                lobby.evict(Among::UnansweredFrom(network), most(may_be_known))
             }
         };
         drop(left);
         places.take(peer.ip()).ok()
     }
 
-    /// A stranger who does not read what it is told makes room too, where peers can prove who they are.
-    fn evict_strange_reader(&self) -> Option<Left> {
+    /// One who does not read what it is told makes room too, where peers can prove who they are.
+    fn evict_reader(&self, most: Rank) -> Option<Left> {
         let tells_apart = self.shared.account.tells_apart();
         tells_apart
-            .then(|| self.shared.lobby.evict(Among::Readers, false))
+            .then(|| self.shared.lobby.evict(Among::Readers, most))
             .flatten()
     }
 

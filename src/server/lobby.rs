@@ -64,8 +64,10 @@ pub(super) enum Among {
 
 /// Who gives way first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
+pub(super) enum Rank {
     Stranger,
+    /// One who has proved who it is by a head, whose body is still to come.
+    Announced,
     /// One who has proved who it is, and loses nothing.
     IdleKnown,
     /// Such a one who has begun something. Whoever repeats a request that was recorded looks the same.
@@ -248,13 +250,12 @@ impl Lobby {
         expired
     }
 
-    /// Takes the one out of these that is to be done first, if there is any: a stranger, or if there is
-    /// none and it `may_be_known`, one who has proved who it is.
-    pub(super) fn evict(&self, among: Among, may_be_known: bool) -> Option<Left> {
+    /// Takes the first out of these that is of this rank at `most`.
+    pub(super) fn evict(&self, among: Among, most: Rank) -> Option<Left> {
         let mut state = self.state.lock();
         let first = (among, Rank::Stranger, state.opened, 0);
         let (found, rank, _, key) = state.spare.range(first..).next().copied()?;
-        if found != among || rank != Rank::Stranger && !may_be_known {
+        if found != among || rank > most {
             return None;
         }
         state.take(key)
@@ -359,6 +360,7 @@ impl Guest {
         let wait = self.wait;
         let network = self.connection.network();
         let rank = match self.connection.is_known() {
+            false if self.connection.has_proved() => Rank::Announced,
             false => Rank::Stranger,
             true if wait.is_idle() => Rank::IdleKnown,
             true => Rank::BusyKnown,

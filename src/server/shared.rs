@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::connection::{BoxedConnection, Connection, Next};
 use super::lane::{Lane, Task, Which};
-use super::lobby::{Among, Lobby, Wait};
+use super::lobby::{Among, Lobby, Rank, Wait};
 use super::message::{HttpRequest, HttpResponse};
 use super::places::Places;
 use super::{Fallback, Settings};
@@ -160,19 +160,29 @@ impl Shared {
     /// one that needs little.
     fn has_room(&self, connection: &mut Connection) -> bool {
         connection.has_room()
-            || connection.keeps_little() && self.make_little_room(|| connection.has_room())
+            || connection.keeps_little() && self.make_little_room(connection, Connection::has_room)
             || connection.has_unsent() && self.make_room(connection, Connection::has_room)
     }
 
-    /// Makes room for one who needs little: strangers give way who have begun a request and do not end
-    /// it, and then those who have begun none.
-    pub(super) fn make_little_room(&self, mut has_room: impl FnMut() -> bool) -> bool {
+    /// Makes room for one who needs little: those give way who have begun a request and do not end it,
+    /// and where there is TLS, which takes memory for each, those who have begun none. Not a peer for a
+    /// stranger, who has a half of his own.
+    pub(super) fn make_little_room(
+        &self,
+        connection: &mut Connection,
+        has_room: impl Fn(&mut Connection) -> bool,
+    ) -> bool {
+        let most = match connection.is_stranger() {
+            true => Rank::Stranger,
+            false => Rank::Announced,
+        };
+        let idle = self.tls.as_ref().map(|_| Among::Unanswered);
         (0..CUT_OFF_AT_ONCE).any(|_| {
-            let slowest = self.lobby.evict(Among::Senders, false);
-            let slowest = slowest.or_else(|| self.lobby.evict(Among::Unanswered, false));
+            let mut among = [Some(Among::Senders), idle].into_iter().flatten();
+            let slowest = among.find_map(|among| self.lobby.evict(among, most));
             slowest.is_some_and(|slowest| {
                 drop(slowest);
-                has_room()
+                has_room(connection)
             })
         })
     }
@@ -185,7 +195,11 @@ impl Shared {
         has_room: impl Fn(&mut Connection) -> bool,
     ) -> bool {
         while !has_room(connection) {
-            let Some(slowest) = self.lobby.evict(Among::Readers, connection.is_known()) else {
+            let most = match connection.is_known() {
+                true => Rank::BusyKnown,
+                false => Rank::Announced,
+            };
+            let Some(slowest) = self.lobby.evict(Among::Readers, most) else {
                 return connection.exceed();
             };
             log::debug!(target: "groupcache", "too many answers are not read: one is cut off");

@@ -81,6 +81,16 @@ fn signed_get(served: &Node) -> Vec<u8> {
     signed(served, |group, key| drop(group.get(key)))
 }
 
+fn signed_batch(served: &Node) -> Vec<u8> {
+    let batch = signed(served, |group, key| {
+        let _ = group.get(key); // which tells for which process to sign
+        let keys: Vec<String> = (0..32).map(|number| format!("batch-{number}")).collect();
+        drop(group.get_many(&keys));
+    });
+    assert!(batch.starts_with(b"POST"));
+    batch
+}
+
 fn guarded(settings: impl FnOnce(ServerBuilder) -> ServerBuilder) -> (Node, Group, Server) {
     let node = Node::builder(SERVED).unwrap();
     let node = node.keyring(Keyring::new(SECRET).unwrap());
@@ -168,11 +178,7 @@ fn connections_that_begin_with_a_recorded_get_give_way() {
 fn connections_with_a_recorded_head_alone_give_way() {
     let (node, _group, server) = guarded(|settings| settings.max_connections(16));
     let get = signed_get(&node);
-    let batch = signed(&node, |group, key| {
-        let keys = [key, "b", "c", "d", "e", "f", "g", "h"];
-        drop(group.get_many(&keys));
-    });
-    assert!(batch.starts_with(b"POST"));
+    let batch = signed_batch(&node);
     let head = &batch[..batch.len() - 1];
     for _ in 0..64 {
         let mut client = connect_from([127, 0, 0, 2], server.local_addr());
@@ -184,6 +190,47 @@ fn connections_with_a_recorded_head_alone_give_way() {
         peer.send(&get);
         assert_eq!(peer.answer().status, 200);
     }
+}
+
+#[test]
+fn a_recorded_head_with_another_body_proves_nothing() {
+    let (node, _group, server) = guarded(|settings| settings);
+    let mut batch = signed_batch(&node);
+    *batch.last_mut().unwrap() ^= 1;
+    let mut client = Client::connect(server.local_addr());
+    let end = batch.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+    let (head, body) = batch.split_at(end.unwrap() + 2);
+    // The head is judged by itself.
+    client.send([head, b"Expect: 100-continue\r\n\r\n"].concat());
+    assert_eq!(client.head().status, 100);
+    client.send(&body[2..]);
+    assert_eq!(client.answer().status, 401);
+    client.assert_closed();
+}
+
+/// What a recorded get brings need not be read.
+#[test]
+fn connections_that_do_not_read_what_a_recorded_get_brings_give_way() {
+    let (node, group, server) = guarded(|settings| settings.max_connections(16));
+    let mut key = String::new();
+    let large = signed(&node, |group, of_served| {
+        key = of_served.to_owned();
+        drop(group.get(of_served));
+    });
+    let _ = group.set(&key, Value::from(vec![1; 4 << 20]));
+    let small = signed_batch(&node);
+    let unread = |_| {
+        let mut client = connect_from([127, 0, 0, 2], server.local_addr());
+        let _ = client.0.get_mut().write_all(&large);
+        client
+    };
+    let _unread: Vec<Client> = (0..16).map(unread).collect();
+    eventually("a peer has a place", || {
+        let mut peer = Client::connect(server.local_addr());
+        let is_sent = peer.0.get_mut().write_all(&small).is_ok();
+        let is_served = is_sent && peer.0.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
+        is_served && peer.answer().status == 200
+    });
 }
 
 #[test]

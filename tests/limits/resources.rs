@@ -39,6 +39,8 @@ fn idle_connections_of_peers_leave_descriptors_to_the_front() {
     let wrapper = ["sh", "-c", "ulimit -n 1024; exec \"$@\"", "sh"];
     let node = Process::start_under(&wrapper, &origin, STEADY);
     let peers = address(&node.url);
+    // Those of this test itself.
+    assert!(rlimit::increase_nofile_limit(4_096).unwrap() >= 2_048);
     let _idle: Vec<TcpStream> = (0..1_500)
         .map(|_| TcpStream::connect(peers).unwrap())
         .collect();

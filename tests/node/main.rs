@@ -23,6 +23,8 @@ mod origin;
 mod process;
 mod prometheus;
 mod protocol;
+#[path = "../../examples/node/room.rs"]
+mod room;
 mod secret;
 mod tls;
 
