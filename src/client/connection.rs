@@ -19,6 +19,10 @@ const INPUT: usize = 8 << 10;
 /// A body up to this length is sent in one piece with its head.
 const SENT_AT_ONCE: usize = 16 << 10;
 
+/// Once so many bytes of a body are here, room is made for all of it: one that grows by and by is in
+/// memory twice.
+const BELIEVED: usize = 256 << 10;
+
 /// What is reserved for a body before its first byte is here.
 const MAX_RESERVED: usize = 1 << 20;
 
@@ -174,15 +178,23 @@ impl Connection {
         let here = self.unread.len().min(length);
         body.extend_from_slice(&self.input[self.unread.start..self.unread.start + here]);
         self.unread.start += here;
-        let missing = (length - here) as u64;
+        self.read_on(&mut body, length.min(BELIEVED))?;
+        body.reserve_exact(length - body.len());
+        self.read_on(&mut body, length)?;
+        Ok(body)
+    }
+
+    /// Reads on until a body has this length.
+    fn read_on(&mut self, body: &mut Vec<u8>, length: usize) -> Result<(), Failed> {
+        let missing = length.saturating_sub(body.len()) as u64;
         if missing > 0 {
-            let read = (&mut self.stream).take(missing).read_to_end(&mut body);
+            let read = (&mut self.stream).take(missing).read_to_end(body);
             read.map_err(|error| self.failed(error))?;
             if body.len() < length {
                 return Err(self.failed(ErrorKind::UnexpectedEof.into()));
             }
         }
-        Ok(body)
+        Ok(())
     }
 
     fn read_chunks(&mut self, max: usize) -> Result<Vec<u8>, Failed> {
@@ -192,6 +204,9 @@ impl Connection {
             self.unread.start += chunks.advance(bytes, &mut body, max)?;
             if chunks == Chunks::Done {
                 return Ok(body);
+            }
+            if body.len() >= BELIEVED {
+                body.reserve_exact(max.saturating_sub(body.len()));
             }
             self.read_more()?;
         }
