@@ -30,6 +30,9 @@ const OF_THREAD: u64 = if cfg!(debug_assertions) { 64 } else { 0 };
 /// client is served whatever happens.
 const SOON: Duration = Duration::from_secs(20);
 
+/// How soon idle connections to peers are closed, which are kept for half a minute.
+const IDLE_TO_PEERS: Duration = Duration::from_secs(40);
+
 /// How long the other client may wait at most, and one of a hundred of its requests, where times
 /// are measured: attacker, client and node share the processors.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -325,10 +328,14 @@ impl Attacker<'_> {
 
     /// Waits until this holds.
     pub(crate) fn soon(&mut self, what: &str, holds: impl Fn(&Trial) -> bool) {
-        let end = Instant::now() + self.trial.soon;
+        self.within(self.trial.soon, what, holds);
+    }
+
+    fn within(&mut self, time: Duration, what: &str, holds: impl Fn(&Trial) -> bool) {
+        let end = Instant::now() + time;
         while !holds(self.trial) {
             if Instant::now() > end {
-                return self.fail(format!("not within {:?}: {what}", self.trial.soon));
+                return self.fail(format!("not within {time:?}: {what}"));
             }
             thread::sleep(Duration::from_millis(20));
         }
@@ -360,7 +367,8 @@ impl Attacker<'_> {
             })
         });
         let most = before.fds + MORE_DESCRIPTORS;
-        self.soon("its descriptors are closed", |trial| {
+        let time = self.trial.soon.max(IDLE_TO_PEERS);
+        self.within(time, "its descriptors are closed", |trial| {
             gauge(trial).is_none_or(|gauge| gauge.fds <= most)
         });
     }
