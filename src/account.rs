@@ -10,10 +10,10 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::origin::{Origin, network_of};
-use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering, thread};
+use crate::sync::{Arc, AtomicBool, AtomicUsize, Condvar, Mutex, Ordering, wait_until};
 use crate::value::Value;
 
 /// What an account holds unless it is set.
@@ -22,9 +22,8 @@ pub(crate) const MAX_CHARGED: usize = 256 << 20;
 /// Who takes no more than this needs little: a request of half of it, in a buffer that has grown for it.
 pub(crate) const LITTLE: usize = 64 << 10;
 
-/// How often, and how many times, it is looked whether there is room for a copy.
-const LOOK: Duration = Duration::from_millis(5);
-const LOOKS: usize = 100;
+/// How long one waits at most for copies of others that are beyond the bound.
+const WAIT_FOR_COPIES: Duration = Duration::from_millis(500);
 
 pub(crate) struct Account {
     max: usize,
@@ -34,9 +33,11 @@ pub(crate) struct Account {
     of_strangers: AtomicUsize,
     /// How many hold the value that is at this address in memory.
     holders: Mutex<HashMap<usize, Holders>>,
-    /// Whether somebody has an answer that is beyond the bound, and whether a copy is.
+    /// Whether somebody has an answer that is beyond the bound.
     is_exceeded: AtomicBool,
-    is_copied: AtomicBool,
+    /// Whether a copy is beyond it that is being made.
+    is_copied: Mutex<bool>,
+    copied: Condvar,
 }
 
 struct Holders {
@@ -54,7 +55,8 @@ impl Account {
             of_strangers: AtomicUsize::new(0),
             holders: Mutex::default(),
             is_exceeded: AtomicBool::new(false),
-            is_copied: AtomicBool::new(false),
+            is_copied: Mutex::new(false),
+            copied: Condvar::new(),
         })
     }
 
@@ -167,16 +169,19 @@ impl Asker {
     /// the bound: a moment is waited for that. It blocks.
     pub(crate) fn pay_for_copy(&self, bytes: usize) -> Option<Copying> {
         let mut charge = self.charge();
-        for _ in 0..LOOKS {
-            if bytes <= LITTLE || charge.grow(bytes) {
-                return Some(Copying::Paid { _charge: charge });
-            }
-            if !self.account.is_copied.swap(true, Ordering::Relaxed) {
-                return Some(Copying::Beyond(Arc::clone(&self.account)));
-            }
-            thread::sleep(LOOK);
+        if bytes <= LITTLE || charge.grow(bytes) {
+            return Some(Copying::Paid { _charge: charge });
         }
-        None
+        let end = Instant::now() + WAIT_FOR_COPIES;
+        let mut is_copied = self.account.is_copied.lock();
+        while *is_copied {
+            if end <= Instant::now() {
+                return None;
+            }
+            wait_until(&self.account.copied, &mut is_copied, Some(end));
+        }
+        *is_copied = true;
+        Some(Copying::Beyond(Arc::clone(&self.account)))
     }
 
     /// Has a value kept that is to be sent. It takes its memory once, however many are to read it.
@@ -274,7 +279,8 @@ pub(crate) enum Copying {
 impl Drop for Copying {
     fn drop(&mut self) {
         if let Copying::Beyond(account) = self {
-            account.is_copied.store(false, Ordering::Relaxed);
+            *account.is_copied.lock() = false;
+            account.copied.notify_one();
         }
     }
 }
