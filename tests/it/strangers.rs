@@ -91,6 +91,14 @@ fn signed_batch(served: &Node) -> Vec<u8> {
     batch
 }
 
+/// A new connection on which this was answered, if it has a place.
+fn served(server: &Server, request: &[u8]) -> Option<Client> {
+    let mut peer = Client::connect(server.local_addr());
+    let is_sent = peer.0.get_mut().write_all(request).is_ok();
+    let is_answered = is_sent && peer.0.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
+    (is_answered && peer.answer().status == 200).then_some(peer)
+}
+
 fn guarded(settings: impl FnOnce(ServerBuilder) -> ServerBuilder) -> (Node, Group, Server) {
     let node = Node::builder(SERVED).unwrap();
     let node = node.keyring(Keyring::new(SECRET).unwrap());
@@ -141,12 +149,10 @@ fn a_peer_finds_a_place_where_all_are_those_of_peers() {
     let peers = Mutex::new(Vec::new());
     for _ in 0..8 {
         eventually("one that is idle makes room", || {
-            let mut peer = Client::connect(server.local_addr());
-            let is_sent = peer.0.get_mut().write_all(&get).is_ok();
-            let is_served = is_sent && peer.0.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
-            let is_served = is_served && peer.answer().status == 200;
-            peers.lock().unwrap().push(peer);
-            is_served
+            let peer = served(&server, &get);
+            let has_place = peer.is_some();
+            peers.lock().unwrap().extend(peer);
+            has_place
         });
     }
 }
@@ -165,12 +171,7 @@ fn connections_that_begin_with_a_recorded_get_give_way() {
         client
     };
     let _recorded: Vec<Client> = (0..16).map(record).collect();
-    eventually("a peer has a place", || {
-        let mut peer = Client::connect(server.local_addr());
-        let is_sent = peer.0.get_mut().write_all(&get).is_ok();
-        let is_served = is_sent && peer.0.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
-        is_served && peer.answer().status == 200
-    });
+    eventually("a peer has a place", || served(&server, &get).is_some());
 }
 
 /// The head of a request that was recorded proves nothing of one who never sends the rest.
@@ -225,12 +226,7 @@ fn connections_that_do_not_read_what_a_recorded_get_brings_give_way() {
         client
     };
     let _unread: Vec<Client> = (0..16).map(unread).collect();
-    eventually("a peer has a place", || {
-        let mut peer = Client::connect(server.local_addr());
-        let is_sent = peer.0.get_mut().write_all(&small).is_ok();
-        let is_served = is_sent && peer.0.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
-        is_served && peer.answer().status == 200
-    });
+    eventually("a peer has a place", || served(&server, &small).is_some());
 }
 
 #[test]
