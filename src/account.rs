@@ -5,7 +5,9 @@
 //! it took when it is dropped: no way out forgets to.
 //!
 //! Strangers, who have not proved who they are, get half of it together where others can prove it. The
-//! last eighth is for those who need little, so that large bodies do not shut out small requests.
+//! last eighth is for those who need little, so that large bodies do not shut out small requests. The
+//! last thirty-second is not for buffers: whose request is here in full has room for what its load
+//! needs, though others fill all the rest with requests that do not end.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -66,8 +68,8 @@ impl Account {
     }
 
     /// Tells whether there is room for `more`, for one who then has `bytes`.
-    fn take(&self, more: usize, bytes: usize, is_stranger: bool) -> bool {
-        let limit = |max: usize| max - if bytes > LITTLE { max / 8 } else { 0 };
+    fn take(&self, more: usize, bytes: usize, kind: Kind, is_stranger: bool) -> bool {
+        let limit = |max: usize| max - kind.left_free(max, bytes);
         if is_stranger && !add(&self.of_strangers, more, limit(self.max / 2)) {
             return false;
         }
@@ -83,6 +85,26 @@ impl Account {
             subtract(&self.of_strangers, bytes);
         }
         subtract(&self.charged, bytes);
+    }
+}
+
+/// What a charge pays for.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Bytes that were read, or are to be sent.
+    Buffer,
+    /// What the node keeps for a request that is here in full.
+    Request,
+}
+
+impl Kind {
+    /// How much of `max` one who has `bytes` leaves to others.
+    fn left_free(self, max: usize, bytes: usize) -> usize {
+        match self {
+            _ if bytes > LITTLE => max / 8,
+            Kind::Buffer => max / 32,
+            Kind::Request => 0,
+        }
     }
 }
 
@@ -155,10 +177,20 @@ impl Asker {
         }
     }
 
-    /// A charge of nothing yet.
+    /// A charge of nothing yet, for what the node keeps for a request.
     pub(crate) fn charge(&self) -> Charge {
+        self.charge_for(Kind::Request)
+    }
+
+    /// The same, for buffers.
+    pub(crate) fn charge_for_buffers(&self) -> Charge {
+        self.charge_for(Kind::Buffer)
+    }
+
+    fn charge_for(&self, kind: Kind) -> Charge {
         Charge {
             account: Arc::clone(&self.account),
+            kind,
             is_stranger: self.is_stranger(),
             bytes: 0,
         }
@@ -223,6 +255,7 @@ fn place_of(value: &Value) -> usize {
 /// So many bytes of an account. Dropped, it gives them back.
 pub(crate) struct Charge {
     account: Arc<Account>,
+    kind: Kind,
     is_stranger: bool,
     bytes: usize,
 }
@@ -235,7 +268,7 @@ impl Charge {
             return true;
         }
         if let Some(more) = bytes.checked_sub(self.bytes) {
-            if !self.account.take(more, bytes, self.is_stranger) {
+            if !self.account.take(more, bytes, self.kind, self.is_stranger) {
                 return false;
             }
         } else {
@@ -404,6 +437,20 @@ mod tests {
         let count = (1 << 17) / LITTLE;
         let small: Vec<_> = (0..count).map(|_| charge(&asker, LITTLE)).collect();
         assert_eq!(small.iter().flatten().count(), count);
+        assert!(charge(&asker, 1).is_none());
+    }
+
+    #[test]
+    fn buffers_leave_room_for_what_a_request_needs() {
+        let account = Account::new(1 << 20, false);
+        let asker = asker(&account);
+        let mut buffers = asker.charge_for_buffers();
+        let mut many: Vec<_> = Vec::new();
+        while buffers.grow(8 << 10) {
+            many.push(std::mem::replace(&mut buffers, asker.charge_for_buffers()));
+        }
+        assert_eq!(many.len(), (1 << 20) * 31 / 32 / (8 << 10));
+        let _request = charge(&asker, 1 << 15).unwrap();
         assert!(charge(&asker, 1).is_none());
     }
 

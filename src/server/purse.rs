@@ -16,7 +16,7 @@ pub(super) struct Purse {
 impl Purse {
     pub(super) fn new(asker: Asker) -> Purse {
         Purse {
-            charge: asker.charge(),
+            charge: asker.charge_for_buffers(),
             asker,
             held: None,
             exceeded: None,

@@ -154,7 +154,9 @@ impl Client {
     }
 
     pub(crate) fn assert_open(&mut self) {
-        assert_eq!(self.get("open").status, 200);
+        let answer = self.get("open");
+        let text = String::from_utf8_lossy(&answer.body);
+        assert_eq!(answer.status, 200, "{text}");
     }
 }
 
