@@ -11,9 +11,17 @@
     reason = "a benchmark prints its tables, and a broken one had better stop"
 )]
 
-#[path = "../src/ring.rs"]
+#[path = "../src/protocol/hash.rs"]
+#[allow(dead_code, reason = "the library uses all of it")]
+mod hash;
+#[path = "../src/cluster/ring/mod.rs"]
 #[allow(dead_code, reason = "the library uses all of it")]
 mod ring;
+
+/// As the ring knows it.
+mod protocol {
+    pub(crate) use crate::hash;
+}
 
 use std::hint::black_box;
 use std::process::ExitCode;

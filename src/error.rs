@@ -4,9 +4,9 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::foreign::Panicked;
-use crate::key::MAX_KEY_BYTES;
-use crate::sync::Arc;
+use crate::cache::key::MAX_KEY_BYTES;
+use crate::runtime::foreign::Panicked;
+use crate::runtime::sync::Arc;
 
 /// What can go wrong.
 ///

@@ -65,115 +65,65 @@
 //! README.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod account;
-#[cfg(feature = "auth")]
 mod auth;
 mod cache;
 #[cfg(feature = "capi")]
 mod capi;
-mod change;
-mod circuit;
-mod client;
 mod cluster;
 mod codec;
-mod combiner;
-mod deadline;
-mod dialect;
 mod discovery;
-mod entry;
 mod error;
-mod fanout;
 mod flight;
-mod foreign;
-#[cfg(all(feature = "auth", any(test, fuzzing)))]
-#[doc(hidden)]
-pub mod fuzz;
-mod gate;
 mod group;
-#[cfg(feature = "auth")]
-mod guard;
-#[cfg(not(feature = "auth"))]
-#[path = "guard/none.rs"]
-mod guard;
-mod hot;
-mod http1;
-mod journal;
-mod keeper;
-mod key;
-#[cfg(feature = "auth")]
-mod keyring;
-mod latency;
 mod loader;
-mod lru;
-mod members;
-#[cfg(any(test, feature = "test-util"))]
-mod memory;
-#[cfg(feature = "metrics")]
-mod metrics;
 mod node;
-#[cfg(feature = "auth")]
-mod nonces;
-mod origin;
-mod pace;
-mod peer;
-mod policy;
-mod pool;
-mod probe;
-mod remote;
-mod ring;
+mod observe;
+mod protocol;
+mod runtime;
+mod serve;
 mod server;
-mod slot;
 mod stats;
-mod status;
-mod store;
-mod stream;
-mod sync;
-mod throttle;
-#[cfg(feature = "tiny_http")]
-mod tiny;
-#[cfg(feature = "tls")]
-mod tls;
-#[cfg(not(feature = "tls"))]
-#[path = "tls/absent.rs"]
-mod tls;
+mod testing;
+mod transport;
 mod value;
-mod waits;
-mod wire;
 
-pub use cache::ENTRY_OVERHEAD;
+#[cfg(feature = "auth")]
+#[cfg_attr(docsrs, doc(cfg(feature = "auth")))]
+pub use auth::keyring::Keyring;
+pub use cache::key::MAX_KEY_BYTES;
+pub use cache::shards::ENTRY_OVERHEAD;
+pub use cache::store::EvictionCause;
 #[cfg(feature = "json")]
 pub use codec::Json;
 #[cfg(feature = "msgpack")]
 pub use codec::MessagePack;
 pub use codec::{Bytes, Codec, CodecError, Utf8};
-pub use deadline::{Clock, Deadline};
-pub use dialect::Dialect;
 pub use discovery::{Discoverer, DiscovererBuilder, Discovery, Dns, PeerFile};
 pub use error::{Error, Unreached};
 pub use group::{Got, Group, GroupBuilder, Pending, Source};
-pub use key::MAX_KEY_BYTES;
-#[cfg(feature = "auth")]
-#[cfg_attr(docsrs, doc(cfg(feature = "auth")))]
-pub use keyring::Keyring;
-pub use latency::{Latencies, Latency};
 pub use loader::{Load, LoadError, Loaded, Loader};
-#[cfg(any(test, feature = "test-util"))]
-pub use memory::{Fault, Network};
+pub use node::{Begin, Node, NodeBuilder};
 #[cfg(feature = "metrics")]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
-pub use metrics::Metrics;
-pub use node::{Begin, Node, NodeBuilder};
-pub use peer::{Call, CallError, Limits, Link, Peer, Reply, Transport};
-pub use server::{HttpRequest, HttpResponse, Server, ServerBuilder};
-pub use stats::{CircuitState, GroupStats, NodeStats, PeerStats};
-pub use status::StatusPage;
-pub use store::EvictionCause;
+pub use observe::metrics::Metrics;
+pub use observe::status::StatusPage;
+pub use protocol::dialect::Dialect;
+pub use protocol::{Request, Response};
+pub use runtime::clock::{Clock, Deadline};
 #[cfg(feature = "tiny_http")]
-pub use tiny::{TinyServer, TinyServerBuilder, answer_tiny_http};
+pub use serve::tiny::{TinyServer, TinyServerBuilder, answer_tiny_http};
+pub use server::{HttpRequest, HttpResponse, Server, ServerBuilder};
+pub use stats::latency::{Latencies, Latency};
+pub use stats::{CircuitState, GroupStats, NodeStats, PeerStats};
+#[cfg(all(feature = "auth", any(test, fuzzing)))]
+#[doc(hidden)]
+pub use testing::fuzz;
+#[cfg(any(test, feature = "test-util"))]
+pub use testing::network::{Fault, Network};
+pub use transport::peer::{Call, CallError, Limits, Link, Peer, Reply, Transport};
 #[cfg(feature = "tls")]
-pub use tls::Tls;
+pub use transport::tls::Tls;
 pub use value::{Cacheable, Value};
-pub use wire::{Request, Response};
 
 /// The examples of the README are compiled as part of the tests.
 #[cfg(all(doctest, feature = "json"))]

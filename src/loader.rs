@@ -1,14 +1,12 @@
 //! `Loader`: where values come from when no cache has them.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::error::Error;
 use std::time::Duration;
 
-use crate::deadline::Deadline;
-use crate::foreign;
-pub(crate) use crate::foreign::Panicked;
-use crate::sync::{Arc, thread_local};
+use crate::runtime::clock::Deadline;
+pub(crate) use crate::runtime::foreign::Panicked;
+use crate::runtime::sync::Arc;
 
 /// What a loader is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -140,41 +138,9 @@ where
     }
 }
 
-thread_local! {
-    /// How many loaders run on this thread, one inside the other.
-    static LOADING: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Whether this thread is inside a loader.
-pub(crate) fn inside_a_loader() -> bool {
-    LOADING.with(Cell::get) > 0
-}
-
-/// Runs foreign code that loads: marks the thread, and turns a panic into an error.
-pub(crate) fn run<R>(load: impl FnOnce() -> R) -> Result<R, Panicked> {
-    struct Mark;
-    impl Drop for Mark {
-        fn drop(&mut self) {
-            LOADING.with(|loading| loading.set(loading.get() - 1));
-        }
-    }
-    LOADING.with(|loading| loading.set(loading.get() + 1));
-    let _mark = Mark;
-    let _free = foreign::free();
-    foreign::call(load)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_panic_becomes_its_message_and_the_thread_is_no_longer_loading() {
-        let panicked = run(|| -> () { panic!("no database") }).unwrap_err();
-        assert_eq!(panicked.0, "no database");
-        assert!(!inside_a_loader());
-        assert!(run(inside_a_loader).unwrap());
-    }
 
     #[test]
     fn any_error_becomes_a_load_error() {

@@ -4,34 +4,37 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::account::{Account, Asker, MAX_CHARGED};
-use crate::change::Reach;
-use crate::client::Http;
-use crate::cluster::{Cluster, Settings, check_peer};
-use crate::deadline::{Clock, Deadline};
-use crate::dialect::Dialect;
+use crate::auth::gate::Gate;
+#[cfg(feature = "auth")]
+use crate::auth::guard::Rules;
+use crate::auth::guard::{Body, Guard};
+#[cfg(feature = "auth")]
+use crate::auth::keyring::Keyring;
+use crate::cache::key::MAX_KEY_BYTES;
+use crate::cluster::change::Reach;
+use crate::cluster::hub::{Cluster, Settings, check_peer};
+use crate::cluster::members::Owner;
 use crate::error::Error;
-use crate::foreign;
-use crate::gate::Gate;
 use crate::group::{Begun, GroupBuilder, Pending, Registry, Serve};
-#[cfg(feature = "auth")]
-use crate::guard::Rules;
-use crate::guard::{Body, Guard};
-use crate::key::MAX_KEY_BYTES;
-#[cfg(feature = "auth")]
-use crate::keyring::Keyring;
-use crate::latency::Latencies;
-use crate::members::Owner;
-use crate::peer::{Limits, Peer, Transport};
-use crate::pool::Pool;
-use crate::stats::{GroupStats, NodeStats};
-use crate::status::{Page, StatusPage, is_status};
-use crate::sync::{Arc, Weak};
-use crate::tls::Tls;
-use crate::wire::{
+use crate::observe::Counted;
+#[cfg(feature = "metrics")]
+use crate::observe::metrics::Metrics;
+use crate::observe::status::{Page, StatusPage, is_status};
+use crate::protocol::account::{Account, Asker, MAX_CHARGED};
+use crate::protocol::dialect::Dialect;
+use crate::protocol::{
     BadTarget, Command, Errand, MAX_COMMAND, Named, Removal, Request, Response, Status, Target,
     Terms, Whom, is_ours, parse_target,
 };
+use crate::runtime::clock::{Clock, Deadline};
+use crate::runtime::foreign;
+use crate::runtime::pool::Pool;
+use crate::runtime::sync::{Arc, Weak};
+use crate::stats::latency::Latencies;
+use crate::stats::{GroupStats, NodeStats};
+use crate::transport::client::Http;
+use crate::transport::peer::{Limits, Peer, Transport};
+use crate::transport::tls::Tls;
 
 /// Bytes of a message besides its value and its key.
 const MESSAGE_OVERHEAD: usize = 1 << 10;
@@ -278,24 +281,20 @@ impl Node {
     /// What this node knows of itself and its peers.
     #[must_use]
     pub fn stats(&self) -> NodeStats {
-        self.0.cluster.stats()
+        self.0.stats()
     }
 
     /// What happened in each group of this node, by name.
     #[must_use]
     pub fn group_stats(&self) -> Vec<(String, GroupStats)> {
-        let groups = self.0.registry.all().into_iter();
-        groups.map(|(name, group)| (name, group.stats())).collect()
+        self.0.group_stats()
     }
 
     /// How long gets took that were not answered from memory, and loads, in each group of this node,
     /// by name.
     #[must_use]
     pub fn group_latencies(&self) -> Vec<(String, Latencies)> {
-        let groups = self.0.registry.all().into_iter();
-        groups
-            .map(|(name, group)| (name, group.latencies()))
-            .collect()
+        self.0.group_latencies()
     }
 
     /// Whether a request with this target is for the node: one of the peer protocol, or for the
@@ -568,6 +567,12 @@ impl Node {
         Response::text(status, self.0.cluster.members().fingerprint(), text)
     }
 
+    /// What it has counted, for those who publish it.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn counted(&self) -> Arc<dyn Counted> {
+        Arc::clone(&self.0) as Arc<dyn Counted>
+    }
+
     pub(crate) fn downgrade(&self) -> WeakNode {
         WeakNode(Arc::downgrade(&self.0))
     }
@@ -589,6 +594,33 @@ impl Node {
 }
 
 type Found<'a> = (Arc<dyn Serve>, Option<std::borrow::Cow<'a, str>>);
+
+impl Counted for Shared {
+    fn stats(&self) -> NodeStats {
+        self.cluster.stats()
+    }
+
+    fn group_stats(&self) -> Vec<(String, GroupStats)> {
+        let groups = self.registry.all().into_iter();
+        groups.map(|(name, group)| (name, group.stats())).collect()
+    }
+
+    fn group_latencies(&self) -> Vec<(String, Latencies)> {
+        let groups = self.registry.all().into_iter();
+        groups
+            .map(|(name, group)| (name, group.latencies()))
+            .collect()
+    }
+}
+
+#[cfg(feature = "metrics")]
+impl Metrics {
+    /// What publishes the metrics of `node`, and keeps it alive. Describes them to the recorder.
+    #[must_use]
+    pub fn new(node: &Node) -> Metrics {
+        Metrics::of(node.counted())
+    }
+}
 
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

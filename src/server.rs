@@ -13,24 +13,14 @@
 //!    a few workers for each processor serve all in turn.
 //! 4. An answer that takes a load holds no worker: its connection waits in the lobby until the load
 //!    calls back, or until its time is up, whichever takes it out first.
-//! 5. What a request takes is paid from one account ([`crate::account`]), and a connection has a place
+//! 5. What a request takes is paid from one account ([`crate::protocol::account`]), and a connection has a place
 //!    among few: where either is short, those who have proved that they are peers come first. The
 //!    listener itself does only what is quick: what is given up, or taken back, is done by a worker.
 //!
 //! Idle connections are watched with `mio`, which needs no `unsafe` of its callers. Where there is
 //! TLS, handshakes are the workers' business too, one step whenever something has come.
 
-mod buffer;
-mod connection;
-mod lane;
-mod listener;
-mod lobby;
-mod message;
-mod places;
-mod purse;
-mod shared;
-
-pub use message::{HttpRequest, HttpResponse};
+pub use crate::serve::message::{HttpRequest, HttpResponse};
 
 use std::fmt;
 use std::io;
@@ -39,25 +29,24 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::account::{Account, MAX_CHARGED};
 use crate::error::Error;
 use crate::node::Node;
-use crate::sync::{Arc, AtomicBool, Ordering, thread};
-use crate::tls::Tls;
+use crate::protocol::account::Account;
+use crate::runtime::sync::{Arc, AtomicBool, Ordering, thread};
+use crate::transport::tls::Tls;
 
-use lane::{Lane, Which};
-use listener::Listener;
-use lobby::{Lobby, Wait};
-use places::Places;
-use shared::Shared;
+use crate::serve::lane::{Lane, Which};
+use crate::serve::listener::Listener;
+use crate::serve::lobby::Lobby;
+use crate::serve::places::Places;
+use crate::serve::settings::{Fallback, Settings};
+use crate::serve::shared::Shared;
 
 /// How many connections the system may hold that are not accepted yet.
 const BACKLOG: i32 = 4_096;
 
 /// How long a stop waits for threads that are about to end.
 const GRACE: Duration = Duration::from_millis(250);
-
-type Fallback = dyn Fn(&HttpRequest<'_>) -> HttpResponse + Send + Sync;
 
 /// Serves a node to its peers over HTTP, on a port of its own.
 ///
@@ -207,84 +196,6 @@ enum Security {
     Plain,
     #[cfg(feature = "tls")]
     Tls(Tls),
-}
-
-#[derive(Clone, Debug)]
-struct Settings {
-    workers: usize,
-    fallback_workers: usize,
-    max_connections: usize,
-    max_connections_per_address: usize,
-    head_timeout: Duration,
-    body_timeout: Duration,
-    write_timeout: Duration,
-    idle_timeout: Duration,
-    max_fallback_body: usize,
-    max_buffered: usize,
-    serves_peers: bool,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings {
-            workers: 64,
-            fallback_workers: 64,
-            max_connections: 16_384,
-            max_connections_per_address: 1_024,
-            head_timeout: Duration::from_secs(10),
-            body_timeout: Duration::from_secs(30),
-            write_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(60),
-            max_fallback_body: 1 << 20,
-            max_buffered: MAX_CHARGED,
-            serves_peers: true,
-        }
-    }
-}
-
-/// More threads than this are a mistake, not a setting.
-const MAX_WORKERS: usize = 1 << 14;
-
-impl Settings {
-    fn check(&self) -> Result<(), Error> {
-        for (name, count) in [
-            ("workers", self.workers),
-            ("fallback_workers", self.fallback_workers),
-            ("max_connections", self.max_connections),
-            (
-                "max_connections_per_address",
-                self.max_connections_per_address,
-            ),
-        ] {
-            if count == 0 {
-                return Err(Error::setting(name, "with none, nothing is ever answered"));
-            }
-        }
-        for (name, count) in [
-            ("workers", self.workers),
-            ("fallback_workers", self.fallback_workers),
-        ] {
-            if count > MAX_WORKERS {
-                return Err(Error::setting(name, "no system runs so many threads"));
-            }
-        }
-        Error::check_positive("head_timeout", self.head_timeout)?;
-        Error::check_positive("body_timeout", self.body_timeout)?;
-        Error::check_positive("write_timeout", self.write_timeout)?;
-        Error::check_positive("idle_timeout", self.idle_timeout)
-    }
-
-    /// How long a connection may wait for this; `None` for a load: that is up to who asked.
-    fn time_for(&self, wait: Wait) -> Option<Duration> {
-        Some(match wait {
-            Wait::Request => self.idle_timeout,
-            Wait::Handshake | Wait::Head => self.head_timeout,
-            Wait::Body => self.body_timeout,
-            Wait::Write => self.write_timeout,
-            Wait::Answer => return None,
-            Wait::End => Duration::from_secs(2),
-        })
-    }
 }
 
 impl ServerBuilder {

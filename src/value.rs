@@ -4,7 +4,7 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::ops::Deref;
 
-use crate::sync::Arc;
+use crate::runtime::sync::Arc;
 
 /// Immutable bytes. A clone shares them: it costs one reference count and no copy.
 ///

@@ -1,6 +1,6 @@
 //! `Budget`: how many bytes a cache may still take (I4).
 
-use crate::sync::{AtomicUsize, Ordering};
+use crate::runtime::sync::{AtomicUsize, Ordering};
 
 /// Bytes that can be taken until none are left.
 pub(super) struct Budget {

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::ffi::{CString, c_char};
 
 use super::status::{Failure, groupcache_status};
-use crate::foreign;
-use crate::sync::thread_local;
+use crate::runtime::foreign;
+use crate::runtime::sync::thread_local;
 
 thread_local! {
     static LAST: RefCell<Last> = RefCell::default();

@@ -7,9 +7,9 @@
 
 use std::time::Duration;
 
-use crate::deadline::{Clock, Deadline, Sleeper};
 use crate::node::{Node, WeakNode};
-use crate::sync::{Arc, Condvar, Mutex};
+use crate::runtime::clock::{Clock, Deadline, Sleeper};
+use crate::runtime::sync::{Arc, Condvar, Mutex};
 
 /// How long a function waits that frees a handle and is not told how long.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);

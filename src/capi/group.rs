@@ -19,7 +19,7 @@ use super::values::groupcache_values;
 use crate::error::Error;
 use crate::group::Group;
 use crate::loader::Loaded;
-use crate::sync::Arc;
+use crate::runtime::sync::Arc;
 use crate::value::Value;
 
 /// A named cache with a loader, shared by all nodes that have a group of this name: a handle to it.

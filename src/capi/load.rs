@@ -8,8 +8,8 @@ use super::boundary::{answer, status};
 use super::end::LiveLoader;
 use super::status::{Failure, groupcache_status};
 use super::{GROUPCACHE_NEVER, ttl};
-use crate::deadline::{Clock, Deadline};
 use crate::loader::{Load, LoadError, Loaded, Loader};
+use crate::runtime::clock::{Clock, Deadline};
 use crate::value::Value;
 
 /// Loads the value of a key: gives it to `load` by `groupcache_load_value` and returns

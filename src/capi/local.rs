@@ -10,7 +10,7 @@ use std::mem::ManuallyDrop;
 
 use super::status::Failure;
 use crate::error::Error;
-use crate::sync::{Arc, AtomicBool, AtomicUsize, OnceLock, Ordering};
+use crate::runtime::sync::{Arc, AtomicBool, AtomicUsize, OnceLock, Ordering};
 
 /// How many forks lie between this process and the one that first counted. To read it costs a hit
 /// much less than to ask the system who we are.

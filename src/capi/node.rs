@@ -14,7 +14,7 @@ use super::status::{Failure, groupcache_status};
 use super::value::groupcache_value;
 use crate::error::Error;
 use crate::node::Node;
-use crate::sync::Arc;
+use crate::runtime::sync::Arc;
 use crate::value::Value;
 
 /// This process in the cluster: it holds groups and knows the peers. All its functions may be called

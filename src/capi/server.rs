@@ -11,8 +11,8 @@ use super::local::Local;
 use super::node::groupcache_node;
 use super::status::{Failure, groupcache_status};
 use crate::error::Error;
+use crate::runtime::sync::Arc;
 use crate::server::Server;
-use crate::sync::Arc;
 
 /// Answers the peers of a node, on threads of its own, until it is stopped. It keeps its node.
 pub struct groupcache_server(Local<(Server, Arc<End>)>);

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::argument::c_text;
 use super::status::Failure;
-use crate::dialect::Dialect;
 use crate::error::Error;
 use crate::group::GroupBuilder;
 use crate::node::NodeBuilder;
+use crate::protocol::dialect::Dialect;
 
 /// What can be set. Settings up to 99 are of nodes, the others of groups. The numbers never
 /// change.
@@ -174,7 +174,7 @@ fn is_of_tls(option: &groupcache_option) -> bool {
 
 #[cfg(feature = "auth")]
 fn with_secret(builder: NodeBuilder, file: &str) -> Result<NodeBuilder, Failure> {
-    Ok(builder.keyring(crate::keyring::Keyring::from_file(file)?))
+    Ok(builder.keyring(crate::auth::keyring::Keyring::from_file(file)?))
 }
 
 #[cfg(not(feature = "auth"))]
@@ -211,7 +211,7 @@ fn with_tls(builder: NodeBuilder, options: &[groupcache_option]) -> Result<NodeB
             Err(Error::setting("tls", reason).into())
         }
     };
-    let mut tls = crate::tls::Tls::from_files(
+    let mut tls = crate::transport::tls::Tls::from_files(
         file(Set::TlsCertificateFile)?,
         file(Set::TlsKeyFile)?,
         file(Set::TlsAuthorityFile)?,

@@ -138,7 +138,7 @@ impl fmt::Display for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::Arc;
+    use crate::runtime::sync::Arc;
 
     /// Programs that were compiled years ago know these numbers.
     #[test]

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, ToSocketAddrs};
 
 use super::Discovery;
-use crate::peer::Peer;
+use crate::transport::peer::Peer;
 
 /// The peers at all addresses of a name, A and AAAA, at one port.
 ///

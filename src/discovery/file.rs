@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::Discovery;
-use crate::peer::Peer;
+use crate::transport::peer::Peer;
 
 /// The longest file, in bytes: some ten thousand peers.
 const MAX_LENGTH: u64 = 1 << 20;

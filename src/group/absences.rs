@@ -7,11 +7,11 @@
 use std::time::{Duration, Instant};
 
 use super::charge;
-use crate::cache::{Cache, Counts};
-use crate::deadline::Clock;
-use crate::entry::Place;
-use crate::key::KeyRef;
-use crate::sync::AtomicBool;
+use crate::cache::entry::Place;
+use crate::cache::key::KeyRef;
+use crate::cache::shards::{Cache, Counts};
+use crate::runtime::clock::Clock;
+use crate::runtime::sync::AtomicBool;
 use crate::value::Cacheable;
 
 /// The part of a group's capacity that they take, if they are kept at all.

@@ -6,17 +6,17 @@ use std::time::Duration;
 use super::Shared;
 use super::fetch::Fetched;
 use super::many::Wanted;
-use crate::cluster::Limit;
-use crate::combiner::Seat;
-use crate::deadline::Deadline;
-use crate::peer::{Call, Reply};
-use crate::remote::{Asked, Failure, Query, Remote, Said};
-use crate::ring::hash_of_key;
-use crate::sync::Arc;
-use crate::value::Cacheable;
-use crate::wire::{
+use crate::cluster::batching::Seat;
+use crate::cluster::hub::Limit;
+use crate::cluster::remote::{Asked, Failure, Query, Remote, Said};
+use crate::protocol::hash::hash_of_key;
+use crate::protocol::{
     self, Command, Item, MAX_COMMAND, MAX_KEYS, Nonsense, Status, Terms, decode_batch,
 };
+use crate::runtime::clock::Deadline;
+use crate::runtime::sync::Arc;
+use crate::transport::peer::{Call, Reply};
+use crate::value::Cacheable;
 
 /// What one request for many keys comes to.
 pub(super) enum Batch {
@@ -125,7 +125,7 @@ impl<V: Cacheable> Shared<V> {
         let queries = queries.take_while(fits);
         let keys: Vec<(&str, u32)> = queries.map(|query| (query.key, query.hits)).collect();
         let hashes = || keys.iter().map(|(key, _)| hash_of_key(group, key));
-        let target = wire::target(group, None);
+        let target = protocol::target(group, None);
         let call = Call::new("POST", target, terms.to_header())
             .with_body(Command::Get(keys.clone()).encode());
         let read = |status, reply: Reply| match status {

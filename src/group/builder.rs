@@ -9,16 +9,16 @@ use super::failures::Failures;
 use super::reports::Reports;
 use super::timing::Timings;
 use super::{Counters, Group, Lives, Registry, Shared, Weigher};
-use crate::cache::{Cache, ENTRY_OVERHEAD, Grace, Listener};
-use crate::cluster::Cluster;
+use crate::cache::hot::Mirroring;
+use crate::cache::key::MAX_NAME_BYTES;
+use crate::cache::shards::{Cache, ENTRY_OVERHEAD, Grace, Listener};
+use crate::cache::store::EvictionCause;
+use crate::cluster::hub::Cluster;
 use crate::codec::{Bytes, Codec};
 use crate::error::Error;
-use crate::flight::Flights;
-use crate::hot::Mirroring;
-use crate::key::MAX_NAME_BYTES;
+use crate::flight::table::Flights;
 use crate::loader::{BatchLoader, FromClosure, LoadError, Loaded, Loader};
-use crate::store::EvictionCause;
-use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize};
+use crate::runtime::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize};
 use crate::value::{Cacheable, Value};
 
 /// The settings of a group, all with a default. Made by

@@ -1,8 +1,8 @@
 //! `Bulkhead`: how many loads of a group run at once, so that what it loads from is not overrun (the
 //! pattern's name is from Nygard's "Release It!").
 
+use crate::runtime::sync::{AtomicBool, AtomicUsize, Ordering};
 use crate::stats::Counter;
-use crate::sync::{AtomicBool, AtomicUsize, Ordering};
 
 pub(super) struct Bulkhead {
     max: usize,

@@ -8,20 +8,20 @@
 use std::time::Duration;
 
 use super::{Group, Shared, charge, check_key, lost_leader};
-use crate::change::Change;
-use crate::cluster::{MAX_TELLINGS, Recorded, batches};
-use crate::deadline::Deadline;
-use crate::entry::{Place, Stored};
+use crate::cache::entry::{Place, Stored};
+use crate::cache::key::KeyRef;
+use crate::cluster::change::Change;
+use crate::cluster::hub::{MAX_TELLINGS, Recorded, batches};
+use crate::cluster::journal::{Refused, Told};
+use crate::cluster::members::{Members, Owner};
+use crate::cluster::remote::{Failure, Remote};
 use crate::error::{Error, Unreached};
-use crate::foreign;
-use crate::journal::{Refused, Told};
-use crate::key::KeyRef;
-use crate::loader::{self, Loaded};
-use crate::members::{Members, Owner};
-use crate::remote::{Failure, Remote};
-use crate::sync::{Arc, Ordering};
+use crate::loader::Loaded;
+use crate::protocol::{self, MAX_KEYS};
+use crate::runtime::clock::Deadline;
+use crate::runtime::foreign;
+use crate::runtime::sync::{Arc, Ordering};
 use crate::value::{Cacheable, Value};
-use crate::wire::{self, MAX_KEYS};
 
 /// How often all are told while the list of peers keeps changing.
 const MAX_PASSES: usize = 4;
@@ -388,7 +388,7 @@ impl<V: Cacheable> Shared<V> {
             }
             Owner::Peer(_) if forms.body.is_none() => {
                 let bytes = self.encode_stored(&forms.value)?;
-                forms.body = Some(wire::encode_set(&self.name, key, &bytes, life));
+                forms.body = Some(protocol::encode_set(&self.name, key, &bytes, life));
             }
             _ => {}
         }
@@ -430,7 +430,7 @@ impl<V: Cacheable> Shared<V> {
     /// What a value weighs, if it is not too large.
     fn weight_of(&self, value: &Stored<V>) -> Result<usize, Error> {
         let value = value.get().ok_or_else(lost_leader)?;
-        let weight = loader::run(|| self.weigh(value))?;
+        let weight = foreign::load(|| self.weigh(value))?;
         let max = self.cluster.settings.max_value;
         match weight > max {
             true => Err(Error::ValueTooLarge { bytes: weight, max }),
@@ -490,7 +490,7 @@ impl<V: Cacheable> Shared<V> {
 
     /// The bytes of a value, if they may travel.
     pub(super) fn encode_for_peers(&self, value: &V) -> Result<Value, Error> {
-        let encoded = loader::run(|| self.codec.encode(value));
+        let encoded = foreign::load(|| self.codec.encode(value));
         let failed = |source| Error::Encode {
             source: Arc::from(source),
         };

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use super::absences::share_of;
 use super::load::Role;
 use super::{Landed, Outcome, Shared, charge};
-use crate::cache::Cache;
-use crate::deadline::Clock;
-use crate::entry::Place;
+use crate::cache::entry::Place;
+use crate::cache::key::KeyRef;
+use crate::cache::shards::Cache;
+use crate::cluster::members::Owner;
 use crate::error::Error;
-use crate::flight::Guard;
-use crate::key::KeyRef;
-use crate::members::Owner;
-use crate::sync::RandomState;
+use crate::flight::table::Guard;
+use crate::runtime::clock::Clock;
+use crate::runtime::sync::RandomState;
 use crate::value::Cacheable;
 
 /// The pause after a renewal that failed: the first, and the longest.

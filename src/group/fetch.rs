@@ -4,22 +4,21 @@ use std::time::{Duration, Instant};
 
 use super::load::Role;
 use super::{Count, Landed, Outcome, Shared, Source, lost_leader};
+use crate::cache::entry::{Place, Stored};
+use crate::cache::key::KeyRef;
+use crate::cluster::batching::Turn;
+use crate::cluster::remote::{Asked, Failure, Remote};
 use crate::codec::CodecError;
-use crate::combiner::Turn;
-use crate::deadline::Deadline;
-use crate::dialect::Dialect;
-use crate::entry::{Place, Stored};
 use crate::error::Error;
-use crate::flight::{Guard, Join, Part, Told};
-use crate::foreign;
-use crate::key::KeyRef;
-use crate::loader;
-use crate::peer::{Call, Reply};
-use crate::remote::{Asked, Failure, Remote};
-use crate::ring::hash_of_key;
-use crate::sync::{Arc, Ordering};
+use crate::flight::table::{Guard, Join, Part, Told};
+use crate::protocol::dialect::Dialect;
+use crate::protocol::hash::hash_of_key;
+use crate::protocol::{self, Answer, Item, Nonsense, Status, Terms};
+use crate::runtime::clock::Deadline;
+use crate::runtime::foreign;
+use crate::runtime::sync::{Arc, Ordering};
+use crate::transport::peer::{Call, Reply};
 use crate::value::Cacheable;
-use crate::wire::{self, Answer, Item, Nonsense, Status, Terms};
 
 /// Where values usually have more bytes than this, several are not asked for together: that saves
 /// work for each request, but takes another copy of the values.
@@ -215,7 +214,7 @@ impl<V: Cacheable> Shared<V> {
         let until = self.end_of_patience();
         loop {
             let asked = self.cluster.clock.now();
-            let target = wire::target(&self.name, Some(key.text()));
+            let target = protocol::target(&self.name, Some(key.text()));
             let terms = Terms {
                 falls_back: true,
                 ..self.terms(deadline, unreported)
@@ -262,7 +261,7 @@ impl<V: Cacheable> Shared<V> {
     /// When an owner that is still loading is not asked again, nor waited for where another thread asks
     /// it: loads of several processes that wait for each other in a circle would wait for ever.
     pub(super) fn end_of_patience(&self) -> Deadline {
-        if loader::inside_a_loader() {
+        if foreign::inside_a_loader() {
             let limit = self.cluster.settings.load_timeout;
             return Deadline::after(self.cluster.clock.now(), limit);
         }
@@ -312,7 +311,7 @@ impl<V: Cacheable> Shared<V> {
                 reply
                     .header
                     .as_deref()
-                    .and_then(wire::length_of)
+                    .and_then(protocol::length_of)
                     .unwrap_or(0),
             ),
             Status::LoadFailed => {
@@ -351,7 +350,7 @@ impl<V: Cacheable> Shared<V> {
     pub(super) fn decode(&self, answer: Answer) -> Option<Landed<V>> {
         let now = self.cluster.clock.now();
         let length = answer.value.len();
-        let decoded = loader::run(|| self.codec.decode(answer.value));
+        let decoded = foreign::load(|| self.codec.decode(answer.value));
         let usual = self.fetched_bytes.load(Ordering::Relaxed);
         self.fetched_bytes
             .store((7 * usual + length) / 8, Ordering::Relaxed);
@@ -374,7 +373,7 @@ impl<V: Cacheable> Shared<V> {
     }
 
     fn cannot_decode(&self, error: CodecError) -> Option<Landed<V>> {
-        let text = loader::run(|| error.to_string());
+        let text = foreign::load(|| error.to_string());
         foreign::defer_drop(error);
         self.report_undecodable_as(&text.unwrap_or_else(|panicked| panicked.0))
     }

@@ -7,16 +7,16 @@
 use std::time::Duration;
 
 use super::{BatchLoader, Count, Landed, Outcome, Shared, Source, charge, lost_leader};
-use crate::deadline::Deadline;
-use crate::entry::{Place, Stored};
+use crate::cache::entry::{Place, Stored};
+use crate::cache::key::KeyRef;
 use crate::error::Error;
-use crate::flight::{Guard, Join, Part, Queued, Told, Waiter};
-use crate::foreign;
-use crate::key::KeyRef;
-use crate::loader::{self, Load, LoadError, Loaded, Panicked};
-use crate::origin::Origin;
-use crate::pool::{self, Job, Refused, Work};
-use crate::sync::{Arc, OnceLock, Ordering};
+use crate::flight::table::{Guard, Join, Part, Queued, Told, Waiter};
+use crate::loader::{Load, LoadError, Loaded, Panicked};
+use crate::runtime::clock::Deadline;
+use crate::runtime::foreign;
+use crate::runtime::origin::Origin;
+use crate::runtime::pool::{self, Job, Refused, Work};
+use crate::runtime::sync::{Arc, OnceLock, Ordering};
 use crate::value::Cacheable;
 
 /// On whose account a value is loaded.
@@ -67,7 +67,7 @@ impl<V: Cacheable> Shared<V> {
             return match self.wait_for(&waiter, deadline) {
                 Told::Finished(outcome) if is_own => outcome,
                 // To others: this one is part of a load that has its place.
-                Told::Finished(Err(Error::Overloaded)) if loader::inside_a_loader() => continue,
+                Told::Finished(Err(Error::Overloaded)) if foreign::inside_a_loader() => continue,
                 Told::Finished(outcome) => outcome.map(Landed::joined),
                 Told::Lead(guard) => self.lead_load(guard, role),
                 Told::Again => match self.failed_lately(key) {
@@ -90,7 +90,7 @@ impl<V: Cacheable> Shared<V> {
         }
         match self.land_if_cached(guard) {
             Ok(outcome) => outcome,
-            Err(guard) => self.run_load(guard, Deadline::NEVER, role, loader::inside_a_loader()),
+            Err(guard) => self.run_load(guard, Deadline::NEVER, role, foreign::inside_a_loader()),
         }
     }
 
@@ -166,7 +166,7 @@ impl<V: Cacheable> Shared<V> {
 
     /// The jobs that run these flights: one for all where they are loaded together.
     fn works(self: &Arc<Self>, queued: &[Queued<Outcome<V>>], role: Role) -> Vec<Work> {
-        let is_part = loader::inside_a_loader();
+        let is_part = foreign::inside_a_loader();
         let work = |queued: &[Queued<Outcome<V>>]| Work {
             key_bytes: queued.iter().map(Queued::key_bytes).collect(),
             job: Box::new(PooledLoads {
@@ -229,7 +229,7 @@ impl<V: Cacheable> Shared<V> {
         self.counters.loads.add();
         let key = guard.key().text();
         let load = || self.loader.load(&Load::new(key, deadline));
-        let loaded = self.timed_load(&[key], || loader::run(load));
+        let loaded = self.timed_load(&[key], || foreign::load(load));
         let loaded = outcome_of(loaded).and_then(|loaded| self.weigh_loaded(loaded));
         drop(leading);
         loaded
@@ -279,7 +279,7 @@ impl<V: Cacheable> Shared<V> {
         let leading: Vec<_> = guards.iter().map(Guard::lead).collect();
         self.counters.loads.add_many(guards.len());
         let keys: Vec<&str> = guards.iter().map(|guard| guard.key().text()).collect();
-        let loaded = self.timed_load(&keys, || loader::run(|| load_many(&keys)));
+        let loaded = self.timed_load(&keys, || foreign::load(|| load_many(&keys)));
         drop(permit);
         let mut loaded = outcome_of(loaded);
         let land = |guard: Guard<Outcome<V>>| {
@@ -308,7 +308,7 @@ impl<V: Cacheable> Shared<V> {
     /// value is not dropped by the panic, as its drop may panic again, nor while flights are led, as it
     /// may ask for what they bring.
     pub(super) fn weighed(&self, value: V) -> Result<(V, usize), Panicked> {
-        match loader::run(|| self.weigh(&value)) {
+        match foreign::load(|| self.weigh(&value)) {
             Ok(weight) => Ok((value, weight)),
             Err(panicked) => {
                 foreign::defer_drop(value);

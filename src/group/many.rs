@@ -10,18 +10,17 @@ use std::collections::HashMap;
 use super::load::Role;
 use super::seats::{Answered, Room, Seats};
 use super::{Count, Landed, Outcome, Shared, check_key, lost_leader};
-use crate::deadline::Deadline;
+use crate::cache::key::KeyRef;
+use crate::cluster::members::Owner;
+use crate::cluster::remote::Remote;
 use crate::error::Error;
-use crate::flight::{Join, Part, Queued};
-use crate::foreign;
-use crate::key::KeyRef;
-use crate::loader;
-use crate::members::Owner;
-use crate::origin::Origin;
-use crate::remote::Remote;
-use crate::sync::{Arc, RandomState};
+use crate::flight::table::{Join, Part, Queued};
+use crate::protocol::MAX_KEYS;
+use crate::runtime::clock::Deadline;
+use crate::runtime::foreign;
+use crate::runtime::origin::Origin;
+use crate::runtime::sync::{Arc, RandomState};
 use crate::value::Cacheable;
-use crate::wire::MAX_KEYS;
 
 /// A key that is not in memory, and where its answer belongs.
 #[derive(Clone, Copy)]
@@ -109,7 +108,7 @@ impl<V: Cacheable> Shared<V> {
     /// Steps 2 to 5 for many keys.
     fn bring_many(self: &Arc<Self>, wanted: Vec<Wanted<'_>>, deadline: Deadline) -> Settled<V> {
         let mut settled = Vec::with_capacity(wanted.len());
-        if loader::inside_a_loader() {
+        if foreign::inside_a_loader() {
             // Its thread is the one that waits for itself, should it come to that (I8): a wait for
             // several flights would not be seen.
             let bring = |one: Wanted<'_>| {

@@ -5,15 +5,15 @@ use std::time::Instant;
 
 use super::seats::{Answered, Seats};
 use super::serve::{Asked, MAX_CLAIM, Order, item_of_error, patience_of};
-use crate::cluster::Cluster;
-use crate::deadline::{Clock, Deadline};
+use crate::cluster::hub::Cluster;
 use crate::error::Error;
-use crate::foreign;
-use crate::pool::Blocked;
-use crate::slot::{Closed, Slot};
-use crate::sync::{Arc, Mutex};
+use crate::protocol::{Item, Named, Response, Status, Terms};
+use crate::runtime::clock::{Clock, Deadline};
+use crate::runtime::foreign;
+use crate::runtime::pool::Blocked;
+use crate::runtime::slot::{Closed, Slot};
+use crate::runtime::sync::{Arc, Mutex};
 use crate::value::Cacheable;
-use crate::wire::{Item, Named, Response, Status, Terms};
 
 /// A request whose answer takes a load. See [`Node::begin`](crate::Node::begin).
 ///

@@ -9,16 +9,16 @@ use super::absences::Absences;
 use super::load::Role;
 use super::serve::MAX_CLAIM;
 use super::{Count, Outcome, Shared};
-use crate::cache::Found;
-use crate::change::Reach;
-use crate::cluster::Sweep;
-use crate::deadline::Deadline;
+use crate::cache::key::KeyRef;
+use crate::cache::shards::Found;
+use crate::cluster::change::Reach;
+use crate::cluster::hub::Sweep;
+use crate::cluster::members::Owner;
 use crate::error::Error;
-use crate::foreign;
-use crate::key::KeyRef;
-use crate::members::Owner;
-use crate::origin::Origin;
-use crate::sync::{Arc, Ordering, Weak};
+use crate::runtime::clock::Deadline;
+use crate::runtime::foreign;
+use crate::runtime::origin::Origin;
+use crate::runtime::sync::{Arc, Ordering, Weak};
 use crate::value::Cacheable;
 
 /// How long a renewal may wait for a thread, however short the time that a load may take.

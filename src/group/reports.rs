@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use crate::remote::Remote;
-use crate::throttle::Throttle;
+use crate::cluster::remote::Remote;
+use crate::runtime::throttle::Throttle;
 use crate::value::Cacheable;
 
 #[derive(Default)]

@@ -3,12 +3,12 @@
 use std::time::Instant;
 
 use super::{Outcome, Shared, lost_leader};
-use crate::account::Charge;
-use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::flight::{Guard, Told, Waiter};
-use crate::slot::Slot;
-use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
+use crate::flight::table::{Guard, Told, Waiter};
+use crate::protocol::account::Charge;
+use crate::runtime::clock::Deadline;
+use crate::runtime::slot::Slot;
+use crate::runtime::sync::{Arc, AtomicUsize, Mutex, Ordering};
 use crate::value::Cacheable;
 
 /// What became of a flight, as one of many.

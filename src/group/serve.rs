@@ -7,23 +7,22 @@ use super::load::Role;
 use super::pending::{AskedLoad, Pending};
 use super::seats::{Room, Seats};
 use super::{Landed, Outcome, Shared, lost_leader};
-use crate::account::{Asker, Charge};
-use crate::cluster::Cluster;
-use crate::deadline::Deadline;
-use crate::dialect::Dialect;
-use crate::entry::Stored;
+use crate::cache::entry::Stored;
+use crate::cache::key::KeyRef;
+use crate::cluster::hub::Cluster;
 use crate::error::Error;
-use crate::flight::Waiter;
-use crate::foreign;
-use crate::key::KeyRef;
-use crate::latency::Latencies;
-use crate::loader;
-use crate::origin::Origin;
-use crate::ring::hash_of_key;
+use crate::flight::table::Waiter;
+use crate::protocol::account::{Asker, Charge};
+use crate::protocol::dialect::Dialect;
+use crate::protocol::hash::hash_of_key;
+use crate::protocol::{Answer, BatchWriter, Command, Item, Response, Status, Terms, decode_set};
+use crate::runtime::clock::Deadline;
+use crate::runtime::foreign;
+use crate::runtime::origin::Origin;
+use crate::runtime::sync::{Arc, RandomState, RwLock};
 use crate::stats::GroupStats;
-use crate::sync::{Arc, RandomState, RwLock};
+use crate::stats::latency::Latencies;
 use crate::value::{Cacheable, Value};
-use crate::wire::{Answer, BatchWriter, Command, Item, Response, Status, Terms, decode_set};
 
 /// What becomes of a request at once.
 pub(crate) enum Begun {
@@ -118,7 +117,7 @@ impl<V: Cacheable> Serve for Shared<V> {
         if bytes.len() > self.cluster.settings.max_value {
             return Response::too_large(self.ring(), bytes.len());
         }
-        let value = match loader::run(|| self.codec.decode(bytes)) {
+        let value = match foreign::load(|| self.codec.decode(bytes)) {
             Ok(Ok(value)) => value,
             undecoded => {
                 foreign::dispose(undecoded);

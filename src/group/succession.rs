@@ -14,25 +14,25 @@ use std::time::Duration;
 use super::batch::Batch;
 use super::serve::Begun;
 use super::{Outcome, Pending, Shared};
-use crate::account::Asker;
-use crate::cluster::{Limit, batches};
-use crate::deadline::Deadline;
-use crate::entry::Place;
-use crate::flight::{Guard, Join, Part};
-use crate::journal::Removed;
-use crate::key::KeyRef;
-use crate::members::{Members, Owner};
-use crate::peer::{Call, Reply};
-use crate::pool::{Job, Work};
-use crate::remote::{Failure, Marks, Remote};
-use crate::ring::hash_of_key;
-use crate::slot::Slot;
-use crate::sync::Arc;
-use crate::value::Cacheable;
-use crate::wire::{
+use crate::cache::entry::Place;
+use crate::cache::key::KeyRef;
+use crate::cluster::hub::{Limit, batches};
+use crate::cluster::journal::Removed;
+use crate::cluster::members::{Members, Owner};
+use crate::cluster::remote::{Failure, Marks, Remote};
+use crate::flight::table::{Guard, Join, Part};
+use crate::protocol::account::Asker;
+use crate::protocol::hash::hash_of_key;
+use crate::protocol::{
     self, Answer, Command, Item, MAX_COMMAND, MAX_KEYS, Nonsense, Response, Stamp, Status, Terms,
     decode_batch,
 };
+use crate::runtime::clock::Deadline;
+use crate::runtime::pool::{Job, Work};
+use crate::runtime::slot::Slot;
+use crate::runtime::sync::Arc;
+use crate::transport::peer::{Call, Reply};
+use crate::value::Cacheable;
 
 /// How many keys a node that leaves offers to others, at most.
 const MAX_OFFERED: usize = 100_000;
@@ -237,7 +237,7 @@ impl<V: Cacheable> Shared<V> {
             .iter()
             .map(|(key, _)| hash_of_key(&self.name, key))
             .collect();
-        let target = wire::target(&self.name, None);
+        let target = protocol::target(&self.name, None);
         let call =
             Call::new("POST", target, terms.to_header()).with_body(Command::Peek(keys).encode());
         let limit = Limit::of_all(self.cluster.settings.limits.connect_timeout);
@@ -312,7 +312,7 @@ impl<V: Cacheable> Shared<V> {
         keys: &[&str],
         deadline: Deadline,
     ) -> Result<(), Failure> {
-        let target = wire::target(&self.name, None);
+        let target = protocol::target(&self.name, None);
         let call = Call::new("POST", target, self.terms(deadline, 0).to_header())
             .with_body(Command::Offer(keys.to_vec()).encode());
         let limit = self.cluster.limit();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Outcome, Shared, Source};
 use crate::error::Error;
-use crate::latency::{Histogram, Latencies};
+use crate::stats::latency::{Histogram, Latencies};
 use crate::value::Cacheable;
 
 /// What [`Latencies`] shows.

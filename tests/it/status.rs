@@ -81,7 +81,7 @@ fn the_page_is_html_that_a_browser_keeps_to_itself() {
 
 #[test]
 fn the_page_asks_nobody_else_and_makes_no_markup_of_texts() {
-    let page = include_str!("../../src/status/page.html");
+    let page = include_str!("../../src/observe/status/page.html");
     let namespace = "\"http://www.w3.org/2000/svg\"";
     let rest = page.replace(namespace, "");
     for foreign in [

@@ -7,12 +7,12 @@ use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
-use crate::deadline::{Clock, Deadline};
-use crate::flight::{Flights, Guard, Hold, Join, Part, Queued, Told, Waiter};
-use crate::key::{KeyHasher, KeyRef};
-use crate::origin::Origin;
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering, thread};
-use crate::waits::Waits;
+use crate::cache::key::{KeyHasher, KeyRef};
+use crate::flight::table::{Flights, Guard, Hold, Join, Part, Queued, Told, Waiter};
+use crate::flight::wait_graph::Waits;
+use crate::runtime::clock::{Clock, Deadline};
+use crate::runtime::origin::Origin;
+use crate::runtime::sync::{Arc, AtomicU64, Mutex, Ordering, thread};
 
 type Answer = Result<u64, &'static str>;
 

@@ -14,33 +14,15 @@ pub mod world;
 #[cfg(groupcache_model = "loom")]
 pub mod flights;
 
-// The flight and what it stands on, taken from the crate file by file: the rest of it starts
+// The flights and what they stand on, taken from the crate file by file: the rest of it starts
 // threads and opens sockets, which loom does not know.
 #[cfg(groupcache_model = "loom")]
 #[allow(dead_code, unreachable_pub)]
-#[path = "../../../src/deadline.rs"]
-mod deadline;
+mod cache;
 #[cfg(groupcache_model = "loom")]
 #[allow(dead_code, unreachable_pub)]
-#[path = "../../../src/flight.rs"]
+#[path = "../../../src/flight/mod.rs"]
 mod flight;
 #[cfg(groupcache_model = "loom")]
-#[allow(dead_code, unreachable_pub)]
-#[path = "../../../src/key.rs"]
-mod key;
-#[cfg(groupcache_model = "loom")]
-#[allow(dead_code, unreachable_pub)]
-#[path = "../../../src/origin.rs"]
-mod origin;
-#[cfg(groupcache_model = "loom")]
-#[allow(dead_code, unreachable_pub)]
-#[path = "../../../src/slot.rs"]
-mod slot;
-#[cfg(groupcache_model = "loom")]
 #[allow(dead_code, unreachable_pub, unused_imports)]
-#[path = "../../../src/sync.rs"]
-mod sync;
-#[cfg(groupcache_model = "loom")]
-#[allow(dead_code, unreachable_pub)]
-#[path = "../../../src/waits.rs"]
-mod waits;
+mod runtime;

@@ -1,0 +1,44 @@
+//! `Change`: what peers are told when values are removed or set.
+
+use crate::protocol::{self, Command, Stamp, Terms};
+use crate::transport::peer::Call;
+
+/// Which values a removal takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    All,
+    /// The copies that a node has of values that others own. What it owns itself it has loaded, or
+    /// was given, since it was told of the removal.
+    Copies,
+}
+
+/// A change of a group.
+pub(crate) enum Change<'a> {
+    Remove(&'a [&'a str]),
+    /// For the owner of the key: gives it a value.
+    Put {
+        key: &'a str,
+        body: Vec<u8>,
+    },
+    Clear,
+}
+
+impl Change<'_> {
+    /// The request that tells it.
+    pub(crate) fn call(&self, group: &str, ring: u64, stamp: Stamp, reach: Reach) -> Call {
+        let terms = Terms {
+            native: true,
+            ring: Some(ring),
+            stamp: Some(stamp),
+            copies: reach == Reach::Copies,
+            ..Terms::default()
+        };
+        let (method, key, body) = match self {
+            Change::Remove([key]) => ("DELETE", Some(*key), Vec::new()),
+            Change::Remove(keys) => ("POST", None, Command::Remove(keys.to_vec()).encode()),
+            Change::Put { key, body } => ("PUT", Some(*key), body.clone()),
+            Change::Clear => ("POST", None, Command::Clear.encode()),
+        };
+        Call::new(method, protocol::target(group, key), terms.to_header()).with_body(body)
+    }
+}

@@ -1,0 +1,311 @@
+//! `Members`: who belongs to the cluster at one moment, and who owns what.
+//!
+//! All peers of the list belong to it and are told of changes. On the ring are those that have not
+//! said that they leave. For some time after the ring has changed it is known who owned a key
+//! before: that one is asked for its value, from memory only, before it is loaded anew.
+
+use std::time::{Duration, Instant};
+
+use crate::cluster::journal;
+use crate::cluster::remote::Remote;
+use crate::cluster::ring::{Member, Ring};
+use crate::error::Error;
+use crate::protocol::dialect::Dialect;
+use crate::runtime::sync::Arc;
+use crate::transport::peer::Peer;
+
+/// How many earlier rings are remembered.
+const MAX_FORMER: usize = 4;
+
+/// The members at one moment, swapped whole.
+pub(crate) struct Members {
+    listed: Vec<Listed>,
+    owners: Arc<Owners>,
+    /// The rings before this one, the newest first.
+    former: Vec<Former>,
+}
+
+/// A peer of the list. Without a remote it is this node.
+#[derive(Clone)]
+pub(crate) struct Listed {
+    pub(crate) peer: Peer,
+    pub(crate) remote: Option<Arc<Remote>>,
+}
+
+/// Who owns what.
+struct Owners {
+    ring: Ring,
+    /// In the order of the list the ring was made of. `None` is this node.
+    members: Vec<Option<Arc<Remote>>>,
+}
+
+/// Who owned what before, and until when that is of use.
+#[derive(Clone)]
+struct Former {
+    owners: Arc<Owners>,
+    until: Instant,
+}
+
+/// Who owns a key.
+pub(crate) enum Owner {
+    This,
+    Peer(Arc<Remote>),
+}
+
+impl PartialEq for Owner {
+    fn eq(&self, other: &Owner) -> bool {
+        match (self, other) {
+            (Owner::This, Owner::This) => true,
+            (Owner::Peer(one), Owner::Peer(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
+
+/// What becomes of a list of members.
+#[derive(Clone, Copy)]
+pub(crate) struct Succession {
+    pub(crate) dialect: Dialect,
+    /// Whether this node has said that it leaves.
+    pub(crate) is_leaving: bool,
+    pub(crate) now: Instant,
+    /// How long the former owners are remembered.
+    pub(crate) warm_up: Duration,
+}
+
+impl Members {
+    /// This node alone.
+    pub(crate) fn alone(this: Peer, dialect: Dialect) -> Members {
+        let listed = [Listed {
+            peer: this,
+            remote: None,
+        }];
+        Members {
+            owners: Arc::new(Owners::of(dialect, &listed)),
+            listed: listed.into(),
+            former: Vec::new(),
+        }
+    }
+
+    /// The members that follow these ones.
+    pub(crate) fn followed_by(&self, listed: Vec<Listed>, how: Succession) -> Members {
+        let on_ring: Vec<Listed> = listed
+            .iter()
+            .filter(|listed| listed.is_on_ring(how.is_leaving))
+            .cloned()
+            .collect();
+        let owners = Owners::of(how.dialect, &on_ring);
+        let mut former = self.former_at(how.now);
+        if owners.ring.fingerprint() == self.owners.ring.fingerprint() {
+            return Members {
+                listed,
+                owners: Arc::new(owners), // with other links, perhaps
+                former,
+            };
+        }
+        if let Some(until) = how
+            .now
+            .checked_add(how.warm_up)
+            .filter(|&until| until > how.now)
+        {
+            let owners = self.former_owners(&on_ring, how.dialect);
+            former.insert(0, Former { owners, until });
+            former.truncate(MAX_FORMER);
+        }
+        Members {
+            listed,
+            owners: Arc::new(owners),
+            former,
+        }
+    }
+
+    /// Who owned what until now. One that was alone, as it has just started, owned nothing that
+    /// others know of: what it owns from now on belonged to those that are there already.
+    fn former_owners(&self, on_ring: &[Listed], dialect: Dialect) -> Arc<Owners> {
+        if self.owners.members.iter().any(Option::is_some) {
+            return Arc::clone(&self.owners);
+        }
+        let others = on_ring.iter().filter(|listed| listed.remote.is_some());
+        Arc::new(Owners::of(dialect, &others.cloned().collect::<Vec<_>>()))
+    }
+
+    /// Those of the earlier rings that are still of use.
+    fn former_at(&self, now: Instant) -> Vec<Former> {
+        let is_of_use = |former: &&Former| now < former.until;
+        self.former.iter().filter(is_of_use).cloned().collect()
+    }
+
+    /// Whether one of the earlier rings was in force a short while ago.
+    pub(crate) fn have_just_changed(&self, now: Instant) -> bool {
+        self.former.iter().any(|former| now < former.until)
+    }
+
+    /// Whether there are earlier rings, of use or not.
+    pub(crate) fn remembers(&self) -> bool {
+        !self.former.is_empty()
+    }
+
+    /// The same without the earlier rings that are of no use any more, if there are such.
+    pub(crate) fn without_past(&self, now: Instant) -> Option<Members> {
+        let former = self.former_at(now);
+        (former.len() < self.former.len()).then(|| Members {
+            listed: self.listed.clone(),
+            owners: Arc::clone(&self.owners),
+            former,
+        })
+    }
+
+    /// All peers of the list.
+    pub(crate) fn listed(&self) -> &[Listed] {
+        &self.listed
+    }
+
+    /// Whether this node is in the list.
+    pub(crate) fn has_this(&self) -> bool {
+        self.listed.iter().any(|listed| listed.remote.is_none())
+    }
+
+    /// Whether the list is this one, in whatever order.
+    pub(crate) fn are(&self, peers: &[Peer]) -> bool {
+        let is_listed = |peer: &Peer| self.listed.iter().any(|listed| listed.peer == *peer);
+        let is_there = |listed: &Listed| peers.contains(&listed.peer);
+        peers.iter().all(is_listed) && self.listed.iter().all(is_there)
+    }
+
+    pub(crate) fn peers(&self) -> Vec<Peer> {
+        let peers = self.listed.iter().map(|listed| listed.peer.clone());
+        peers.collect()
+    }
+
+    /// All peers of the list but this node.
+    pub(crate) fn remotes(&self) -> Vec<Arc<Remote>> {
+        let remotes = self
+            .listed
+            .iter()
+            .filter_map(|listed| listed.remote.clone());
+        remotes.collect()
+    }
+
+    /// Whether these are the same peers on the same ring, so that who told those has told these.
+    pub(crate) fn are_those(&self, others: &Members) -> bool {
+        let (these, those) = (self.remotes(), others.remotes());
+        let is_there = |remote: &Arc<Remote>| those.iter().any(|other| Arc::ptr_eq(other, remote));
+        self.fingerprint() == others.fingerprint()
+            && these.len() == those.len()
+            && these.iter().all(is_there)
+    }
+
+    pub(crate) fn owner(&self, key: &str) -> Owner {
+        self.owners.owner(key)
+    }
+
+    /// The one that owned a key last before this node, if that is not long ago and it can be asked.
+    pub(crate) fn former_owner(&self, key: &str, now: Instant) -> Option<Arc<Remote>> {
+        let former = self.former.iter().filter(|former| now < former.until);
+        let mut owners = former.filter_map(|former| match former.owners.owner(key) {
+            Owner::Peer(remote) => Some(remote),
+            Owner::This => None,
+        });
+        owners.find(|remote| remote.takes_batches() && !remote.circuit.is_open())
+    }
+
+    /// Whether a peer was a member of the ring by which somebody told of a removal, as far as this
+    /// node remembers it.
+    pub(crate) fn was_told(&self, remote: &Arc<Remote>, by: journal::Ring) -> bool {
+        let former = self.former.iter().map(|former| &former.owners);
+        let mut rings = former.chain([&self.owners]);
+        rings.any(|owners| {
+            let is_it = |member: &Option<Arc<Remote>>| {
+                member
+                    .as_ref()
+                    .is_some_and(|member| Arc::ptr_eq(member, remote))
+            };
+            by.may_be(owners.ring.fingerprint()) && owners.members.iter().any(is_it)
+        })
+    }
+
+    pub(crate) fn fingerprint(&self) -> u64 {
+        self.owners.ring.fingerprint()
+    }
+
+    /// The share of the ring that a member has: this node, or another one.
+    pub(crate) fn share(&self, remote: Option<&Arc<Remote>>) -> f64 {
+        let is_it = |member: &Option<Arc<Remote>>| match (member, remote) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        };
+        let at = self.owners.members.iter().position(is_it);
+        at.map_or(0.0, |at| self.owners.ring.share(at))
+    }
+}
+
+impl Listed {
+    fn is_on_ring(&self, is_leaving: bool) -> bool {
+        match &self.remote {
+            None => !is_leaving,
+            Some(remote) => !remote.has_left(),
+        }
+    }
+}
+
+impl Owners {
+    fn of(dialect: Dialect, listed: &[Listed]) -> Owners {
+        let member = |listed: &Listed| Member {
+            id: match dialect {
+                Dialect::Native => listed.peer.id.clone(),
+                Dialect::Golang => listed.peer.spelled.clone(),
+            },
+            weight: listed.peer.weight,
+        };
+        let members: Vec<Member> = listed.iter().map(member).collect();
+        Owners {
+            ring: match dialect {
+                Dialect::Native => Ring::new(&members),
+                Dialect::Golang => Ring::golang(&members),
+            },
+            members: listed.iter().map(|listed| listed.remote.clone()).collect(),
+        }
+    }
+
+    fn owner(&self, key: &str) -> Owner {
+        if let [None] = self.members[..] {
+            return Owner::This; // it is alone: the ring says nothing else
+        }
+        let remote = self
+            .ring
+            .owner(key.as_bytes())
+            .and_then(|at| self.members[at].clone());
+        remote.map_or(Owner::This, Owner::Peer)
+    }
+}
+
+/// The list without repetitions; the same id at two addresses is an error.
+pub(crate) fn without_doubles(peers: Vec<Peer>) -> Result<Vec<Peer>, Error> {
+    let mut unique: Vec<Peer> = Vec::with_capacity(peers.len());
+    for peer in peers {
+        match unique.iter().find(|other| other.id == peer.id) {
+            None => unique.push(peer),
+            Some(other) if *other == peer => {}
+            Some(other) => {
+                let reason = format!("it stands in the list twice, also as {}", other.address());
+                return Err(Error::peer(&peer.id, reason));
+            }
+        }
+    }
+    Ok(unique)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubles_are_one_peer_and_contradictions_an_error() {
+        let peer = |address: &str| Peer::new(address).unwrap();
+        let list = vec![peer("http://a:1"), peer("http://a:1/")];
+        assert_eq!(without_doubles(list).unwrap().len(), 1);
+        let list = vec![peer("http://a:1").id("x"), peer("http://b:1").id("x")];
+        assert!(without_doubles(list).is_err());
+    }
+}

@@ -1,0 +1,22 @@
+//! `observe`: what a node shows of itself, from the counters in `stats`.
+//!
+//! Imports `cluster` and `group`, of which the page tells. `metrics` publishes the counters, `status` draws
+//! a page of them. The node is above: it gives what is [`Counted`].
+
+use crate::stats::latency::Latencies;
+use crate::stats::{GroupStats, NodeStats};
+
+#[cfg(feature = "metrics")]
+pub(crate) mod metrics;
+pub(crate) mod status;
+
+/// What a node has counted.
+pub(crate) trait Counted: Send + Sync {
+    fn stats(&self) -> NodeStats;
+
+    /// What each group has counted, by name.
+    fn group_stats(&self) -> Vec<(String, GroupStats)>;
+
+    /// The latencies of each group, by name.
+    fn group_latencies(&self) -> Vec<(String, Latencies)>;
+}

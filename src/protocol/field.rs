@@ -1,0 +1,62 @@
+//! `Field`: protocol buffers field by field, and why bytes are no message.
+//!
+//! Where the other side chooses how many fields there are, they are read by hand: without a copy, and
+//! only as many as are allowed.
+
+use prost::encoding::{
+    DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field,
+};
+
+use super::status::Status;
+
+/// Why bytes are no message.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Nonsense(pub(crate) &'static str);
+
+pub(super) const NO_MESSAGE: Nonsense = Nonsense("the body is no protocol buffer message");
+pub(super) const KEY_TOO_LONG: Nonsense = Nonsense("the key is too long");
+
+impl Nonsense {
+    /// What is answered to it.
+    pub(crate) fn status(&self) -> Status {
+        match *self {
+            KEY_TOO_LONG => Status::KeyTooLong,
+            _ => Status::BadRequest,
+        }
+    }
+}
+
+pub(super) fn encode_bytes(tag: u32, bytes: &[u8], out: &mut Vec<u8>) {
+    encode_key(tag, WireType::LengthDelimited, out);
+    encode_varint(bytes.len() as u64, out);
+    out.extend_from_slice(bytes);
+}
+
+/// A field of a message that is read by hand.
+pub(super) enum Field<'a> {
+    Bytes(u32, &'a [u8]),
+    Number(u32, u64),
+    Other,
+}
+
+/// Takes the next field off `rest`.
+pub(super) fn read_field<'a>(rest: &mut &'a [u8]) -> Result<Field<'a>, Nonsense> {
+    let (tag, wire_type) = decode_key(rest).map_err(|_| NO_MESSAGE)?;
+    match wire_type {
+        WireType::LengthDelimited => {
+            let length = decode_varint(rest).map_err(|_| NO_MESSAGE)?;
+            let length = usize::try_from(length).map_err(|_| NO_MESSAGE)?;
+            let (bytes, behind) = rest.split_at_checked(length).ok_or(NO_MESSAGE)?;
+            *rest = behind;
+            Ok(Field::Bytes(tag, bytes))
+        }
+        WireType::Varint => {
+            let number = decode_varint(rest).map_err(|_| NO_MESSAGE)?;
+            Ok(Field::Number(tag, number))
+        }
+        other => {
+            skip_field(other, tag, rest, DecodeContext::default()).map_err(|_| NO_MESSAGE)?;
+            Ok(Field::Other)
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! `Response`: the answer to a peer.
+
+use std::fmt::Write as _;
+
+use super::account::Charge;
+use super::answer::Answer;
+use super::command::{BatchWriter, Item};
+
+use super::status::Status;
+use super::terms::{HEADER, VERSION};
+use crate::runtime::sync::Arc;
+use crate::value::Value;
+
+/// What an answer says of itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Named {
+    /// Which request it belongs to.
+    pub(crate) request: Option<u64>,
+    /// Which process gives it, to one who has signed for it.
+    pub(crate) boot: Option<u64>,
+}
+
+/// The answer to a peer, for an engine to send.
+///
+/// The body is in two parts, to be sent one after the other: what precedes the value, and the
+/// value, which is the cached one and not a copy of it.
+#[derive(Clone, Debug)]
+pub struct Response {
+    status: Status,
+    header: String,
+    /// What the body is, if the status does not tell.
+    kind: Option<&'static str>,
+    /// Further headers.
+    more: Vec<(&'static str, &'static str)>,
+    head: Vec<u8>,
+    value: Option<Value>,
+    /// What pays for the body, where it was made for this answer alone.
+    charge: Option<Arc<Charge>>,
+}
+
+impl Response {
+    pub(crate) fn new(status: Status, ring: u64) -> Response {
+        Response {
+            status,
+            header: format!("v={VERSION};s={};r={ring:x}", status.name()),
+            kind: None,
+            more: Vec::new(),
+            head: Vec::new(),
+            value: None,
+            charge: None,
+        }
+    }
+
+    /// An answer with a text for people.
+    pub(crate) fn text(status: Status, ring: u64, text: &str) -> Response {
+        let mut response = Response::new(status, ring);
+        response.head = format!("{text}\n").into_bytes();
+        response
+    }
+
+    /// Something for a browser.
+    pub(crate) fn document(
+        ring: u64,
+        kind: &'static str,
+        headers: &[(&'static str, &'static str)],
+        text: String,
+    ) -> Response {
+        Response {
+            kind: Some(kind),
+            more: headers.to_vec(),
+            head: text.into_bytes(),
+            ..Response::new(Status::Ok, ring)
+        }
+    }
+
+    /// That this path takes other methods.
+    pub(crate) fn wrong_method(ring: u64, allow: &'static str) -> Response {
+        let text = format!("this path takes {allow} only");
+        let mut response = Response::text(Status::WrongMethod, ring, &text);
+        response.more.push(("Allow", allow));
+        response
+    }
+
+    /// That the request does not prove that it comes from a peer.
+    #[cfg(feature = "auth")]
+    pub(crate) fn unauthorized(reason: &str) -> Response {
+        let mut response = Response::refusal(Status::Unauthorized, reason);
+        response
+            .more
+            .push(("WWW-Authenticate", super::terms::AUTH_HEADER));
+        response
+    }
+
+    /// That a change was signed for another process than this one.
+    #[cfg(feature = "auth")]
+    pub(crate) fn stale_boot(boot: u64, reason: &str) -> Response {
+        let named = Named {
+            boot: Some(boot),
+            ..Named::default()
+        };
+        let mut response = Response::refusal(Status::StaleBoot, reason).naming(named);
+        response
+            .more
+            .push(("WWW-Authenticate", super::terms::AUTH_HEADER));
+        response
+    }
+
+    /// An answer to one who may be a stranger: it says nothing of the ring.
+    pub(crate) fn refusal(status: Status, reason: &str) -> Response {
+        let mut response = Response::text(status, 0, reason);
+        response.header = format!("v={VERSION};s={}", status.name());
+        response
+    }
+
+    /// That a value of `length` bytes is larger than allowed.
+    pub(crate) fn too_large(ring: u64, length: usize) -> Response {
+        let mut response = Response::text(Status::TooLarge, ring, "too large to travel");
+        // Writing to a `String` cannot fail.
+        let _ = write!(response.header, ";n={length}");
+        response
+    }
+
+    /// The same, which says this of itself.
+    pub(crate) fn naming(mut self, named: Named) -> Response {
+        // Writing to a `String` cannot fail.
+        if let Some(request) = named.request {
+            let _ = write!(self.header, ";k={request:x}");
+        }
+        if let Some(boot) = named.boot {
+            let _ = write!(self.header, ";b={boot:x}");
+        }
+        self
+    }
+
+    /// The answer to a request for one key.
+    pub(crate) fn of(ring: u64, item: Item) -> Response {
+        match item {
+            Item::Value(answer) => Response::value(ring, answer),
+            Item::TooLarge(length) => Response::too_large(ring, length),
+            Item::Status(status, text) => Response::text(status, ring, &text),
+        }
+    }
+
+    /// An answer with this body.
+    pub(crate) fn bytes(ring: u64, body: Vec<u8>) -> Response {
+        let mut response = Response::new(Status::Ok, ring);
+        response.head = body;
+        response
+    }
+
+    /// The answer to a batch, for which `charge` pays until it is dropped.
+    pub(crate) fn batch(ring: u64, batch: BatchWriter, mut charge: Charge) -> Response {
+        let body = batch.finish();
+        charge.resize(body.capacity()); // less than while it was written
+        let mut response = Response::bytes(ring, body);
+        response.charge = Some(Arc::new(charge));
+        response
+    }
+
+    pub(crate) fn value(ring: u64, answer: Answer) -> Response {
+        let mut response = Response::new(Status::Ok, ring);
+        let (head, value) = answer.encode();
+        response.head = head;
+        response.value = Some(value);
+        response
+    }
+
+    /// The HTTP status code.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.status.code()
+    }
+
+    /// Whether it is said to one who has not proved who it is, and should have.
+    pub(crate) fn is_distrust(&self) -> bool {
+        self.status == Status::Unauthorized
+    }
+
+    /// The headers to send, besides those of the engine. `Content-Length` is not among them: it is
+    /// [`body_len`](Response::body_len).
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let usual = match self.status {
+            Status::Ok => "application/x-protobuf",
+            _ => "text/plain; charset=utf-8",
+        };
+        let kind = self.kind.unwrap_or(usual);
+        [("Content-Type", kind), (HEADER, self.header.as_str())]
+            .into_iter()
+            .chain(self.more.iter().copied())
+    }
+
+    /// How much of the body is its own, and paid by nobody yet.
+    pub(crate) fn unpaid_len(&self) -> usize {
+        match self.charge {
+            Some(_) => 0,
+            None => self.head.len(),
+        }
+    }
+
+    /// The value in the body, which others may have too.
+    pub(crate) fn shared_value(&self) -> Option<&Value> {
+        self.value.as_ref()
+    }
+
+    /// The two parts of the body.
+    #[must_use]
+    pub fn body(&self) -> [&[u8]; 2] {
+        [&self.head, self.value.as_deref().unwrap_or_default()]
+    }
+
+    /// The length of the body in bytes.
+    #[must_use]
+    pub fn body_len(&self) -> usize {
+        self.body().iter().map(|part| part.len()).sum()
+    }
+}

@@ -1,0 +1,404 @@
+//! `Peer`: a member of the cluster, and `Transport`, the way to it.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::runtime::sync::Arc;
+
+/// A member of the cluster: a place on the ring, and an address.
+///
+/// Made of an address, `"http://10.0.0.5:7000"`, which is then its id too. All nodes must name a
+/// peer by the same id: a peer under two names is two peers to the ring. In the ring of
+/// [`Dialect::Golang`](crate::Dialect::Golang) even two spellings of an address are two names.
+///
+/// An address that begins with `https://` is reached through TLS, for which the node needs a
+/// certificate: see `Tls`, feature `tls`. It is another id than the same one without: to change
+/// over without moving keys, give peers an [`id`](Peer::id) first.
+///
+/// ```
+/// use groupcache_sync::Peer;
+///
+/// let peer = Peer::new("http://10.0.0.5:7000")?.id("cache-0").weight(2.0)?;
+/// assert_eq!(peer.address(), "http://10.0.0.5:7000");
+/// # Ok::<(), groupcache_sync::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Peer {
+    pub(crate) id: String,
+    /// The id, or the address as it was given: Go hashes it letter by letter.
+    pub(crate) spelled: String,
+    is_secure: bool,
+    host: String,
+    port: u16,
+    pub(crate) weight: f64,
+}
+
+impl Peer {
+    /// The peer at `address`: `http://` or `https://`, a host name or an IP address (IPv6 in
+    /// brackets), and a port, which defaults to 80, and with TLS to 443.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidPeer`] if the address is anything else.
+    pub fn new(address: &str) -> Result<Peer, Error> {
+        let invalid = |reason: &str| Error::peer(address, reason);
+        let (is_secure, rest) = split_scheme(address)
+            .ok_or_else(|| invalid("it must begin with http:// or https://"))?;
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        if rest.contains(['/', '?', '#', '@', '\\']) {
+            return Err(invalid("only host:port may follow http:// or https://"));
+        }
+        let (host, port) = split_port(rest).ok_or_else(|| invalid("the port is no number"))?;
+        let port = port.unwrap_or(if is_secure { 443 } else { 80 });
+        let host = normal_host(host).ok_or_else(|| invalid("the host is no name or address"))?;
+        if port == 0 {
+            return Err(invalid("port 0 is not one that can be reached"));
+        }
+        Ok(Peer {
+            id: spell(is_secure, &host, port),
+            spelled: address.to_owned(),
+            is_secure,
+            host,
+            port,
+            weight: 1.0,
+        })
+    }
+
+    /// Sets the id, its place on the ring: with one that outlives addresses, a peer that comes back
+    /// elsewhere keeps its keys. Defaults to the address.
+    #[must_use]
+    pub fn id(mut self, id: impl Into<String>) -> Peer {
+        self.id = id.into();
+        self.spelled.clone_from(&self.id);
+        self
+    }
+
+    /// Sets its share of the keys relative to other peers, over 0 and up to 100. Defaults to 1.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidPeer`] if the weight is anything else.
+    pub fn weight(mut self, weight: f64) -> Result<Peer, Error> {
+        if !(weight > 0.0 && weight <= 100.0) {
+            return Err(Error::peer(
+                &self.id,
+                "its weight must be over 0 and up to 100",
+            ));
+        }
+        self.weight = weight;
+        Ok(self)
+    }
+
+    /// Its name on the ring.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.id
+    }
+
+    /// Where it listens, in the one spelling that this crate uses.
+    #[must_use]
+    pub fn address(&self) -> String {
+        spell(self.is_secure, &self.host, self.port)
+    }
+
+    /// Its host name or IP address, IPv6 in brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Whether it is reached through TLS: its address begins with `https://`.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.is_secure
+    }
+
+    /// Its host name or IP address, without the brackets that IPv6 has in addresses.
+    pub(crate) fn bare_host(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+}
+
+/// However the address was spelled.
+impl PartialEq for Peer {
+    fn eq(&self, other: &Peer) -> bool {
+        self.id == other.id
+            && self.is_secure == other.is_secure
+            && self.host == other.host
+            && self.port == other.port
+            && self.weight == other.weight
+    }
+}
+
+impl TryFrom<&str> for Peer {
+    type Error = Error;
+
+    fn try_from(address: &str) -> Result<Peer, Error> {
+        Peer::new(address)
+    }
+}
+
+impl TryFrom<&String> for Peer {
+    type Error = Error;
+
+    fn try_from(address: &String) -> Result<Peer, Error> {
+        Peer::new(address)
+    }
+}
+
+impl TryFrom<String> for Peer {
+    type Error = Error;
+
+    fn try_from(address: String) -> Result<Peer, Error> {
+        Peer::new(&address)
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.id)
+    }
+}
+
+fn spell(is_secure: bool, host: &str, port: u16) -> String {
+    let scheme = if is_secure { "https" } else { "http" };
+    format!("{scheme}://{host}:{port}")
+}
+
+/// Whether it is TLS, and what follows.
+fn split_scheme(address: &str) -> Option<(bool, &str)> {
+    let plain = address.strip_prefix("http://").map(|rest| (false, rest));
+    plain.or_else(|| address.strip_prefix("https://").map(|rest| (true, rest)))
+}
+
+/// A host, in its one spelling, and its port if it has one: as a `Host` header names it.
+pub(crate) fn split_host(text: &str) -> Option<(String, Option<u16>)> {
+    let (host, port) = split_port(text)?;
+    Some((normal_host(host)?, port))
+}
+
+fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
+    // The colons of an IPv6 address are inside brackets.
+    match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => {
+            let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+            Some((host, Some(digits.then(|| port.parse().ok()).flatten()?)))
+        }
+        _ => Some((text, None)),
+    }
+}
+
+/// One spelling for every host: lower case, addresses as the standard library writes them.
+fn normal_host(host: &str) -> Option<String> {
+    if let Some(inner) = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    {
+        return inner
+            .parse::<Ipv6Addr>()
+            .ok()
+            .map(|address| format!("[{address}]"));
+    }
+    if let Ok(IpAddr::V4(address)) = host.parse() {
+        return Some(address.to_string());
+    }
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    let is_name = !host.is_empty() && host.len() <= 253 && host.bytes().all(allowed);
+    is_name.then(|| host.to_ascii_lowercase())
+}
+
+/// How requests reach peers.
+///
+/// The default is HTTP ([`Node::new`](crate::Node::new)); with the feature `test-util` there is one
+/// in memory. This seam may still change: it does not follow semantic versioning yet.
+///
+/// It is used without any lock held, on the threads that fetch, change or probe, many at a time.
+pub trait Transport: Send + Sync + 'static {
+    /// The way to `peer`. Must not block, and a peer that is away is no error: calls are.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidPeer`] if this transport can never reach such a peer.
+    fn link(&self, peer: &Peer, limits: &Limits) -> Result<Arc<dyn Link>, Error>;
+}
+
+/// The way to one peer. Dropped when the peer leaves: it then closes its connections.
+pub trait Link: Send + Sync {
+    /// Sends `call` and waits for the answer to begin, no longer than `timeout`. All of it may take
+    /// up to [`Call::whole`], while it goes on: while at least 64 KiB of the request or of the answer
+    /// go their way in each `timeout`. A link that cannot tell whether it does takes `timeout` for
+    /// all of it. Called on the thread of a get or a change, on a loader thread, or on the node's
+    /// keeper, without any lock held.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`], and never later than [`Call::whole`].
+    fn call(&self, call: &Call, timeout: Duration) -> Result<Reply, CallError>;
+
+    /// How many requests were sent a second time, on another connection. Defaults to none.
+    fn retries(&self) -> u64 {
+        0
+    }
+}
+
+/// What is known of calls to a peer before they are made.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Limits {
+    /// The longest time a connection may take to be made.
+    pub connect_timeout: Duration,
+    /// The longest body of an answer, in bytes.
+    pub max_body: usize,
+}
+
+/// A request to a peer.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Call {
+    /// `GET`, `PUT`, `DELETE` or `POST`.
+    pub method: &'static str,
+    /// The path, percent-encoded.
+    pub target: String,
+    /// The value of the protocol's one header.
+    pub header: String,
+    /// The value of the header that proves who asks (`X-Groupcache-Auth`); empty for none.
+    pub auth: String,
+    /// The body; empty for `GET` and `DELETE`.
+    pub body: Vec<u8>,
+    /// How long all of it may take if it goes on steadily: see [`Link::call`]. Less than its
+    /// `timeout` stands for that.
+    pub whole: Duration,
+}
+
+impl Call {
+    pub(crate) fn new(method: &'static str, target: String, header: String) -> Call {
+        Call {
+            method,
+            target,
+            header,
+            auth: String::new(),
+            body: Vec::new(),
+            whole: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn with_body(self, body: Vec<u8>) -> Call {
+        Call { body, ..self }
+    }
+}
+
+/// The answer of a peer.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The HTTP status code.
+    pub status: u16,
+    /// The value of the protocol's one header, if there was one.
+    pub header: Option<String>,
+    /// The body, whole.
+    pub body: Vec<u8>,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The peer was silent: its answer has not begun in time, or not gone on.
+    Timeout,
+    /// The answer went on steadily, but all of it takes longer than it may.
+    Unfinished,
+    /// The peer cannot be reached, or broke off.
+    Unreachable(String),
+    /// What came is no answer.
+    Nonsense(String),
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CallError::Timeout => f.write_str("no answer in time"),
+            CallError::Unfinished => f.write_str("the answer goes on, but takes too long"),
+            CallError::Unreachable(reason) | CallError::Nonsense(reason) => f.write_str(reason),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_have_one_spelling() {
+        let spelled = |address: &str| Peer::new(address).map(|peer| peer.address()).ok();
+        assert_eq!(
+            spelled("http://Cache-0.Local:80/").as_deref(),
+            Some("http://cache-0.local:80")
+        );
+        assert_eq!(spelled("http://cache").as_deref(), Some("http://cache:80"));
+        assert_eq!(
+            spelled("http://[::0:1]:7000").as_deref(),
+            Some("http://[::1]:7000")
+        );
+        assert_eq!(spelled("http://[::1]").as_deref(), Some("http://[::1]:80"));
+        assert_eq!(spelled("https://A/").as_deref(), Some("https://a:443"));
+        assert_eq!(spelled("https://a:80").as_deref(), Some("https://a:80"));
+    }
+
+    #[test]
+    fn a_peer_with_tls_is_another_one_than_without() {
+        let [plain, secure] = ["http://a:1", "https://a:1"].map(|a| Peer::new(a).unwrap());
+        assert!(secure.is_secure() && !plain.is_secure());
+        assert_ne!(plain.name(), secure.name());
+        assert_ne!(plain.id("x"), secure.id("x"));
+    }
+
+    #[test]
+    fn addresses_that_could_lead_elsewhere_are_refused() {
+        for address in [
+            "",
+            "10.0.0.1:80",
+            "ftp://a:1",
+            "http://",
+            "https://",
+            "https:a:1",
+            "https://a:1/path",
+            "HTTPS://a:1",
+            "http://:80",
+            "http://a:0",
+            "http://a:x",
+            "http://a:99999",
+            "http://a:1/path",
+            "http://user@a:1",
+            "http://a:1?x",
+            "http://a b:1",
+            "http://[::1",
+            "http://::1:80",
+            "http://a:+1",
+            "http://a\r\nb:1",
+            "unix:/tmp/x",
+        ] {
+            let refused = Peer::new(address);
+            assert!(
+                matches!(refused, Err(Error::InvalidPeer { .. })),
+                "{address:?} {refused:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_weight_that_is_no_share_is_refused() {
+        for weight in [0.0, -1.0, 101.0, f64::NAN, f64::INFINITY] {
+            assert!(
+                Peer::new("http://a:1").unwrap().weight(weight).is_err(),
+                "{weight}"
+            );
+        }
+    }
+}
