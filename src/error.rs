@@ -5,8 +5,8 @@ use std::io;
 use std::time::Duration;
 
 use crate::cache::key::MAX_KEY_BYTES;
-use crate::runtime::foreign::Panicked;
 use crate::runtime::sync::Arc;
+use crate::runtime::user_code::Panicked;
 
 /// What can go wrong.
 ///

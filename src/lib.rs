@@ -40,14 +40,14 @@
 //!    `members.rs`, `ring.rs`
 //! 4. This process owns it: the loader runs, `group/load.rs`, `loader.rs`, `pool.rs`, unless the
 //!    former owner has the value still, `group/succession.rs`. Another does:
-//!    fetch from that peer, or load here if it is away. `group/fetch.rs`, `remote.rs`, `peer.rs`,
+//!    fetch from that peer, or load here if it is unreachable. `group/fetch.rs`, `remote.rs`, `peer.rs`,
 //!    `circuit.rs`, `probe.rs`, `client.rs`, `tls.rs`, `stream.rs`, `wire.rs`
 //! 5. The value goes into the main or the hot cache. Only then does the flight end.
 //!
 //! Peers are answered by `group/serve.rs`, behind [`Node::begin`] and [`Node::answer`]; the engines
 //! `server.rs`, `tiny.rs` and `memory.rs` bring requests there. Who may ask, and whether this node is
 //! meant, is decided by `gate.rs`, and by `guard.rs` with `keyring.rs`, `auth.rs` and `nonces.rs`, before anything else. `group/change.rs` removes and sets;
-//! `journal.rs` remembers removals, for peers that were not told, and `keeper.rs` delivers them.
+//! `journal.rs` remembers removals, for peers that were not told, and `maintenance.rs` delivers them.
 //! [`Group::get_many`] goes the same way for many keys at once: `group/many.rs`, `group/seats.rs`,
 //! `group/batch.rs`, `fanout.rs`; an answer to a peer that takes a load is pending meanwhile,
 //! `group/pending.rs`. What the user gave is called by `foreign.rs`, never under a lock.

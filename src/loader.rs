@@ -5,8 +5,8 @@ use std::error::Error;
 use std::time::Duration;
 
 use crate::runtime::clock::Deadline;
-pub(crate) use crate::runtime::foreign::Panicked;
 use crate::runtime::sync::Arc;
+pub(crate) use crate::runtime::user_code::Panicked;
 
 /// What a loader is asked for.
 #[derive(Clone, Copy, Debug)]

@@ -20,16 +20,16 @@ use crate::observe::Counted;
 #[cfg(feature = "metrics")]
 use crate::observe::metrics::Metrics;
 use crate::observe::status::{Page, StatusPage, is_status};
-use crate::protocol::account::{Account, Asker, MAX_CHARGED};
+use crate::protocol::account::{Account, MAX_CHARGED, Requester};
 use crate::protocol::dialect::Dialect;
 use crate::protocol::{
-    BadTarget, Command, Errand, MAX_COMMAND, Named, Removal, Request, Response, Status, Target,
-    Terms, Whom, is_ours, parse_target,
+    BadTarget, GroupCommand, MAX_COMMAND, Named, NodeCommand, Removal, Request, Response, Status,
+    Target, Terms, Whom, is_ours, parse_target,
 };
 use crate::runtime::clock::{Clock, Deadline};
-use crate::runtime::foreign;
 use crate::runtime::pool::Pool;
 use crate::runtime::sync::{Arc, Weak};
+use crate::runtime::user_code;
 use crate::stats::latency::Latencies;
 use crate::stats::{GroupStats, NodeStats};
 use crate::transport::client::Http;
@@ -46,7 +46,7 @@ const MESSAGE_OVERHEAD: usize = 1 << 10;
 /// handle goes; a server holds the node it serves. When the last handle goes, every thread stops.
 ///
 /// A node does nothing in the background until it must: it starts loader threads for gets with a
-/// deadline and for peers, one keeper thread when a peer is away or lacks a removal, one sweeper
+/// deadline and for peers, one maintenance thread when a peer is unreachable or lacks a removal, one sweeper
 /// thread for values that expire, and one thread that closes connections to peers which were idle for
 /// 30 seconds.
 ///
@@ -312,26 +312,26 @@ impl Node {
     /// bounded by 256 MiB: beyond it keys are overloaded, or left to be asked for again.
     #[must_use]
     pub fn begin(&self, request: &Request<'_>) -> Begin {
-        self.begin_for(request, &mut Asker::new(&self.0.account, None))
+        self.begin_for(request, &mut Requester::new(&self.0.account, None))
     }
 
-    /// The same for this asker, who pays for what the answer takes, and who is noted to have proved
+    /// The same for this requester, who pays for what the answer takes, and who is noted to have proved
     /// who it is if the request does.
-    pub(crate) fn begin_for(&self, request: &Request<'_>, asker: &mut Asker) -> Begin {
-        let _hold = foreign::hold(); // what listens is told once it is known what to answer
+    pub(crate) fn begin_for(&self, request: &Request<'_>, requester: &mut Requester) -> Begin {
+        let _hold = user_code::hold(); // what listens is told once it is known what to answer
         let boot = match self.admit(request, Body::Here(request.body)) {
             Ok(boot) => boot,
             Err(refusal) => return Begin::Ready(refusal),
         };
         if boot.is_some() {
-            asker.prove();
+            requester.prove();
         }
         let named = Named {
             // A Go peer would make nothing of it.
             request: request.terms.native.then(|| request.hash()),
             boot,
         };
-        match self.begin_admitted(request, asker) {
+        match self.begin_admitted(request, requester) {
             Begin::Ready(response) => Begin::Ready(response.naming(named)),
             Begin::Pending(pending) => Begin::Pending(pending.naming(named)),
         }
@@ -344,10 +344,10 @@ impl Node {
         &self,
         request: &Request<'_>,
         body_len: u64,
-        asker: &mut Asker,
+        requester: &mut Requester,
     ) -> Option<Response> {
         match self.admit(request, Body::Announced(body_len)) {
-            Ok(Some(_)) => asker.prove(),
+            Ok(Some(_)) => requester.prove(),
             Ok(None) => {}
             Err(refusal) => return Some(refusal),
         }
@@ -380,7 +380,7 @@ impl Node {
         Ok(boot)
     }
 
-    fn begin_admitted(&self, request: &Request<'_>, asker: &mut Asker) -> Begin {
+    fn begin_admitted(&self, request: &Request<'_>, requester: &mut Requester) -> Begin {
         if let Some(page) = &self.0.page {
             let shown = page.answer(request, &self.0.cluster, &self.0.registry);
             if let Some(response) = shown {
@@ -388,11 +388,11 @@ impl Node {
             }
         }
         let spoken = self.dialect().spoken(request.terms.native);
-        match self.find(request, spoken, asker) {
+        match self.find(request, spoken, requester) {
             Err(response) => Begin::Ready(response),
             Ok((group, None)) => match request.method {
                 "POST" => group
-                    .begin_command(request.body, &request.terms, asker)
+                    .begin_command(request.body, &request.terms, requester)
                     .into(),
                 _ => Begin::Ready(self.respond_wrong_method("POST")),
             },
@@ -402,8 +402,10 @@ impl Node {
                 Begin::Ready(self.respond_wrong_method("GET"))
             }
             Ok((group, Some(key))) => match request.method {
-                "GET" => group.begin_get(&key, &request.terms, asker).into(),
-                "PUT" => Begin::Ready(group.answer_put(&key, request.body, &request.terms, asker)),
+                "GET" => group.begin_get(&key, &request.terms, requester).into(),
+                "PUT" => {
+                    Begin::Ready(group.answer_put(&key, request.body, &request.terms, requester))
+                }
                 "DELETE" => Begin::Ready(group.answer_delete(&key, &request.terms)),
                 _ => Begin::Ready(self.respond_wrong_method("GET, PUT, DELETE")),
             },
@@ -425,7 +427,7 @@ impl Node {
         &self,
         request: &Request<'a>,
         spoken: Dialect,
-        asker: &Asker,
+        requester: &Requester,
     ) -> Result<Found<'a>, Response> {
         let (group, key) = match parse_target(request.target, spoken) {
             Ok(Target::Key(group, key)) => (group, Some(key)),
@@ -433,7 +435,7 @@ impl Node {
                 return Err(self.respond(Status::BadRequest, "bad request"));
             }
             Ok(Target::Group(group)) => (group, None),
-            Ok(Target::Node) => return Err(self.answer_node(request, asker)),
+            Ok(Target::Node) => return Err(self.answer_node(request, requester)),
             Err(BadTarget::Elsewhere) => {
                 return Err(self.respond(Status::Elsewhere, "not a path of the peer protocol"));
             }
@@ -467,19 +469,19 @@ impl Node {
         };
         match (request.method, key) {
             ("PUT" | "DELETE", Some(key)) => note(Some(key)),
-            ("POST", None) => match Command::decode(request.body) {
-                Ok(Command::Remove(keys)) => keys.iter().for_each(|key| note(Some(key))),
-                Ok(Command::Clear) => note(None),
+            ("POST", None) => match GroupCommand::decode(request.body) {
+                Ok(GroupCommand::Remove(keys)) => keys.iter().for_each(|key| note(Some(key))),
+                Ok(GroupCommand::Clear) => note(None),
                 _ => {}
             },
             _ => {}
         }
     }
 
-    /// What is asked of the node itself: whether it is there, or an errand.
-    fn answer_node(&self, request: &Request<'_>, asker: &Asker) -> Response {
+    /// What is asked of the node itself: whether it is there, or a node command.
+    fn answer_node(&self, request: &Request<'_>, requester: &Requester) -> Response {
         match request.method {
-            "POST" => self.read_errand(request, asker),
+            "POST" => self.read_node_command(request, requester),
             "GET" if self.0.cluster.is_leaving() => {
                 self.respond(Status::Leaving, "this node leaves the ring")
             }
@@ -488,27 +490,27 @@ impl Node {
         }
     }
 
-    fn read_errand(&self, request: &Request<'_>, asker: &Asker) -> Response {
+    fn read_node_command(&self, request: &Request<'_>, requester: &Requester) -> Response {
         // Names and keys are copied out of the body.
-        let Some(_copying) = asker.pay_for_copy(request.body.len()) else {
+        let Some(_copying) = requester.pay_for_copy(request.body.len()) else {
             return self.respond(Status::Overloaded, "too much is under way: ask again later");
         };
-        match Errand::decode(request.body) {
-            Ok(errand) => self.run(errand, &request.terms),
-            Err(nonsense) => self.respond(nonsense.status(), nonsense.0),
+        match NodeCommand::decode(request.body) {
+            Ok(command) => self.run(command, &request.terms),
+            Err(error) => self.respond(error.status(), error.0),
         }
     }
 
-    fn run(&self, errand: Errand, terms: &Terms) -> Response {
+    fn run(&self, command: NodeCommand, terms: &Terms) -> Response {
         let cluster = &self.0.cluster;
-        match errand {
-            Errand::Departure(id) => cluster.departed(&id),
-            Errand::Clear if terms.copies => cluster.clear_all(Reach::Copies),
-            Errand::Clear => {
+        match command {
+            NodeCommand::Departure(id) => cluster.departed(&id),
+            NodeCommand::Clear if terms.copies => cluster.clear_all(Reach::Copies),
+            NodeCommand::Clear => {
                 cluster.journal.note_all(terms.stamp, cluster.clock.now());
                 cluster.clear_all(Reach::All);
             }
-            Errand::Deliver { to, removals } => {
+            NodeCommand::Deliver { to, removals } => {
                 if !cluster.take_journal_over(&to, &removals) {
                     return self.respond(Status::BadRequest, "this node knows no such peer");
                 }
@@ -520,7 +522,7 @@ impl Node {
                     return self.respond(Status::Leaving, "this node leaves the ring");
                 }
             }
-            Errand::Marks => {
+            NodeCommand::Marks => {
                 let ring = cluster.members().fingerprint();
                 return Response::bytes(ring, cluster.marks());
             }
@@ -706,7 +708,7 @@ impl NodeBuilder {
         self
     }
 
-    /// Sets how long a value lives that was loaded here because its owner was away. Defaults to 2 s.
+    /// Sets how long a value lives that was loaded here because its owner was unreachable. Defaults to 2 s.
     pub fn fallback_life(mut self, life: Duration) -> NodeBuilder {
         self.fallback_life = life;
         self
@@ -833,7 +835,7 @@ impl NodeBuilder {
     /// the peers must do for that, which are equal where they are addresses.
     ///
     /// Nodes with a name and those without refuse each other. So a cluster gets a name, or another one, by
-    /// a restart of all its nodes: while some have it, the two kinds take each other for away. Plain
+    /// a restart of all its nodes: while some have it, the two kinds take each other for unreachable. Plain
     /// clients, Go peers and nodes of older versions say nothing of whom they mean, and are answered.
     /// Defaults to none.
     pub fn cluster(mut self, name: impl Into<String>) -> NodeBuilder {

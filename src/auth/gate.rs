@@ -7,7 +7,7 @@ use crate::cache::key::MAX_NAME_BYTES;
 use crate::error::Error;
 use crate::protocol::{Request, Response, Status, escaped, is_meant, is_ours};
 use crate::runtime::clock::Clock;
-use crate::runtime::throttle::Throttle;
+use crate::runtime::log_throttle::LogThrottle;
 use crate::stats::Counter;
 use crate::transport::peer::{Peer, split_host};
 
@@ -18,8 +18,8 @@ pub(crate) struct Gate {
     /// The hosts that requests may be for, each with its port if that matters; empty if any will do.
     hosts: Vec<(String, Option<u16>)>,
     misdirected: Counter,
-    misdirected_reports: Throttle,
-    forbidden_reports: Throttle,
+    misdirected_reports: LogThrottle,
+    forbidden_reports: LogThrottle,
 }
 
 impl Gate {
@@ -49,8 +49,8 @@ impl Gate {
             cluster,
             hosts,
             misdirected: Counter::default(),
-            misdirected_reports: Throttle::default(),
-            forbidden_reports: Throttle::default(),
+            misdirected_reports: LogThrottle::default(),
+            forbidden_reports: LogThrottle::default(),
         })
     }
 

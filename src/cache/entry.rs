@@ -5,27 +5,27 @@ use std::time::{Duration, Instant};
 
 use crate::cache::key::{KeyRef, Text};
 use crate::cache::policy::{Item, Marks};
-use crate::runtime::foreign::{self, Panicked};
 use crate::runtime::sync::Arc;
+use crate::runtime::user_code::{self, Panicked};
 use crate::value::{Cacheable, Value};
 
-/// Why a value is kept: this process owns it, or it is popular (or its owner is away).
+/// Why a value is kept: this process owns it, or it is popular (or its owner is unreachable).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Place {
+pub(crate) enum Tier {
     Main,
     Hot,
 }
 
 /// A value as it is kept, and as it goes to those who wait for it. Under a lock, or while a flight is
 /// held, this is cloned and dropped, and never the value itself, whose `clone` and `drop` may be
-/// foreign code (I1).
+/// user code (I1).
 pub(crate) enum Stored<V: 'static> {
     /// Where `V` is [`Value`], which is ours and shares its bytes already.
     Bytes(Value),
     Shared(Shared<V>),
 }
 
-/// A value of a foreign type.
+/// A value of a the user's type.
 pub(crate) struct Shared<V: 'static>(Option<Arc<V>>);
 
 impl<V: Cacheable> Stored<V> {
@@ -36,13 +36,13 @@ impl<V: Cacheable> Stored<V> {
         }
     }
 
-    /// The value, cloned by foreign code if it is foreign. Not under a lock.
+    /// The value, cloned by user code if it is foreign. Not under a lock.
     #[inline]
     pub(crate) fn value(self) -> Result<V, Panicked> {
         match self {
             Stored::Bytes(bytes) => cast(bytes).map_err(|_| gone()),
             Stored::Shared(Shared(ref value)) => match value.as_deref() {
-                Some(value) => foreign::call(|| value.clone()),
+                Some(value) => user_code::call(|| value.clone()),
                 None => Err(gone()),
             },
         }
@@ -56,7 +56,7 @@ impl<V: Cacheable> Stored<V> {
         }
     }
 
-    /// Whether its drop runs no foreign code.
+    /// Whether its drop runs no user code.
     pub(crate) fn is_ours(&self) -> bool {
         matches!(self, Stored::Bytes(_))
     }
@@ -99,7 +99,7 @@ impl<V: 'static> Drop for Shared<V> {
     /// The last holder may be one that holds a flight or a lock: the value drops after that.
     fn drop(&mut self) {
         if let Some(value) = self.0.take().and_then(Arc::into_inner) {
-            foreign::defer_drop(value);
+            user_code::defer_drop(value);
         }
     }
 }

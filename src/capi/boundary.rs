@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::ffi::{CString, c_char};
 
 use super::status::{Failure, groupcache_status};
-use crate::runtime::foreign;
 use crate::runtime::sync::thread_local;
+use crate::runtime::user_code;
 
 thread_local! {
     static LAST: RefCell<Last> = RefCell::default();
@@ -22,7 +22,7 @@ struct Last {
 /// Runs what a function does. What it unwinds over is the work of this one call, or of the library,
 /// whose state outlives panics by its guards (I3).
 pub(super) fn status(work: impl FnOnce() -> Result<(), Failure>) -> groupcache_status {
-    let failure = match foreign::call(work) {
+    let failure = match user_code::call(work) {
         Ok(Ok(())) => return groupcache_status::Ok,
         Ok(Err(failure)) => failure,
         Err(panicked) => Failure::Panic(panicked.0),

@@ -37,7 +37,7 @@ pub struct groupcache_peer {
     pub abandoned_calls: u64,
     /// Requests that were sent again, on another connection.
     pub retries: u64,
-    /// How often it was found to be away.
+    /// How often it was found to be unreachable.
     pub circuit_openings: u64,
     /// Removals that it has missed, and that will be delivered when it is back.
     pub owed: u64,
@@ -45,8 +45,8 @@ pub struct groupcache_peer {
     pub is_this_node: bool,
     /// Whether it has said that it leaves, and has not come back since: it then owns nothing.
     pub has_left: bool,
-    /// Whether it is away: it failed too often, and is probed until it answers.
-    pub is_away: bool,
+    /// Whether it is unreachable: it failed too often, and is probed until it answers.
+    pub is_unreachable: bool,
 }
 
 impl Known {
@@ -74,7 +74,7 @@ impl Known {
             owed: stats.owed,
             is_this_node: stats.is_this_node,
             has_left: stats.has_left,
-            is_away: stats.circuit == CircuitState::Open,
+            is_unreachable: stats.circuit == CircuitState::Open,
         }
     }
 }

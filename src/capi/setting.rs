@@ -22,7 +22,7 @@ pub enum groupcache_setting {
     FetchTimeoutMs = 2,
     /// How long a load may take where nobody can say that it is still under way. Default 10,000.
     LoadTimeoutMs = 3,
-    /// How long a value lives that was loaded here as its owner was away. Default 2,000.
+    /// How long a value lives that was loaded here as its owner was unreachable. Default 2,000.
     FallbackLifeMs = 4,
     /// How many calls to a peer must fail in a row for it to count as away. Default 3.
     CircuitFailures = 5,

@@ -1,4 +1,4 @@
-//! `Combiner`: requests to one peer that are made at the same time become one.
+//! `Batcher`: requests to one peer that are made at the same time become one.
 //!
 //! As long as there are only a few callers, each asks by itself, and takes the time it takes. Where
 //! there are more, only a few requests are under way at a time, and they are for what the peer has in
@@ -24,7 +24,7 @@ pub(crate) trait Question: Send + 'static {
     fn goes_with(&self, other: &Self) -> bool;
 }
 
-pub(crate) struct Combiner<Q: Question, A: Send + 'static> {
+pub(crate) struct Batcher<Q: Question, A: Send + 'static> {
     /// How many callers there may be before they have to be quick.
     max_patient: usize,
     /// How many quick requests may be under way.
@@ -61,19 +61,19 @@ pub(crate) enum Turn<Q: Question, A: Send + 'static> {
 
 /// One who asks, until it has what it wants.
 pub(crate) struct Caller<'a, Q: Question, A: Send + 'static> {
-    combiner: &'a Arc<Combiner<Q, A>>,
+    batcher: &'a Arc<Batcher<Q, A>>,
     is_one_of_few: bool,
 }
 
 /// The right to ask for others. Dropped, it goes to those in line.
 pub(crate) struct Place<Q: Question, A: Send + 'static> {
-    combiner: Arc<Combiner<Q, A>>,
+    batcher: Arc<Batcher<Q, A>>,
 }
 
-impl<Q: Question, A: Send + 'static> Combiner<Q, A> {
+impl<Q: Question, A: Send + 'static> Batcher<Q, A> {
     /// With so many callers who ask by themselves, and so many requests for others under way.
-    pub(crate) fn new((max_patient, max_quick): (usize, usize)) -> Arc<Combiner<Q, A>> {
-        Arc::new(Combiner {
+    pub(crate) fn new((max_patient, max_quick): (usize, usize)) -> Arc<Batcher<Q, A>> {
+        Arc::new(Batcher {
             max_patient,
             max_quick,
             callers: AtomicUsize::new(0),
@@ -87,14 +87,14 @@ impl<Q: Question, A: Send + 'static> Combiner<Q, A> {
     pub(crate) fn enter(self: &Arc<Self>) -> Caller<'_, Q, A> {
         let others = self.callers.fetch_add(1, Ordering::Relaxed);
         Caller {
-            combiner: self,
+            batcher: self,
             is_one_of_few: others < self.max_patient,
         }
     }
 
     fn place(self: &Arc<Self>) -> Place<Q, A> {
         Place {
-            combiner: Arc::clone(self),
+            batcher: Arc::clone(self),
         }
     }
 
@@ -109,7 +109,7 @@ impl<Q: Question, A: Send + 'static> Combiner<Q, A> {
     }
 
     /// Those who take over the place of one who leaves it.
-    fn heirs(&self) -> Option<Vec<Seat<Q, A>>> {
+    fn successors(&self) -> Option<Vec<Seat<Q, A>>> {
         let mut line = self.line.lock();
         let party = line.party();
         if party.is_none() {
@@ -131,10 +131,10 @@ impl<Q: Question, A: Send + 'static> Caller<'_, Q, A> {
             return Turn::Patient;
         }
         let slot = {
-            let mut line = self.combiner.line.lock();
-            if line.quick < self.combiner.max_quick {
+            let mut line = self.batcher.line.lock();
+            if line.quick < self.batcher.max_quick {
                 line.quick += 1;
-                return Turn::Quick(self.combiner.place(), Vec::new());
+                return Turn::Quick(self.batcher.place(), Vec::new());
             }
             let slot = Slot::new();
             line.waiting.push_back(Seat {
@@ -145,7 +145,7 @@ impl<Q: Question, A: Send + 'static> Caller<'_, Q, A> {
         };
         let turn = slot.wait(clock, deadline);
         turn.unwrap_or_else(|| {
-            self.combiner.leave(&slot);
+            self.batcher.leave(&slot);
             Turn::Late
         })
     }
@@ -153,7 +153,7 @@ impl<Q: Question, A: Send + 'static> Caller<'_, Q, A> {
 
 impl<Q: Question, A: Send + 'static> Drop for Caller<'_, Q, A> {
     fn drop(&mut self) {
-        self.combiner.callers.fetch_sub(1, Ordering::Relaxed);
+        self.batcher.callers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -175,10 +175,10 @@ impl<Q: Question, A: Send + 'static> Line<Q, A> {
 
 impl<Q: Question, A: Send + 'static> Drop for Place<Q, A> {
     fn drop(&mut self) {
-        let Some(mut party) = self.combiner.heirs() else {
+        let Some(mut party) = self.batcher.successors() else {
             return;
         };
-        let mut place = self.combiner.place();
+        let mut place = self.batcher.place();
         while !party.is_empty() {
             let leader = party.remove(0);
             match leader.slot.fill(Turn::Quick(place, party)) {
@@ -223,11 +223,11 @@ mod tests {
         }
     }
 
-    type Words = Arc<Combiner<Word, usize>>;
+    type Words = Arc<Batcher<Word, usize>>;
 
     /// Nobody is patient, and there is one request at a time.
     fn words() -> Words {
-        Combiner::new((0, 1))
+        Batcher::new((0, 1))
     }
 
     /// Somebody who asks, so that all others get in line.
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_few_callers_ask_by_themselves() {
-        let words: Words = Combiner::new((4, 1));
+        let words: Words = Batcher::new((4, 1));
         let few: Vec<_> = (0..4).map(|_| words.enter()).collect();
         let turn = |caller: &Caller<'_, _, _>| {
             caller.take_turn(|| Word("a"), &Clock::system(), Deadline::NEVER)

@@ -1,6 +1,6 @@
 //! `Change`: what peers are told when values are removed or set.
 
-use crate::protocol::{self, Command, Stamp, Terms};
+use crate::protocol::{self, GroupCommand, Stamp, Terms};
 use crate::transport::peer::Call;
 
 /// Which values a removal takes.
@@ -35,9 +35,9 @@ impl Change<'_> {
         };
         let (method, key, body) = match self {
             Change::Remove([key]) => ("DELETE", Some(*key), Vec::new()),
-            Change::Remove(keys) => ("POST", None, Command::Remove(keys.to_vec()).encode()),
+            Change::Remove(keys) => ("POST", None, GroupCommand::Remove(keys.to_vec()).encode()),
             Change::Put { key, body } => ("PUT", Some(*key), body.clone()),
-            Change::Clear => ("POST", None, Command::Clear.encode()),
+            Change::Clear => ("POST", None, GroupCommand::Clear.encode()),
         };
         Call::new(method, protocol::target(group, key), terms.to_header()).with_body(body)
     }

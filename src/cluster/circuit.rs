@@ -82,7 +82,7 @@ impl Circuit {
         failures >= self.tolerance && self.trip(now)
     }
 
-    /// It is known to be away. Tells whether this opened it.
+    /// It is known to be unreachable. Tells whether this opened it.
     pub(crate) fn trip(&self, now: Instant) -> bool {
         let opens = !self.open.swap(true, Ordering::AcqRel);
         if opens {

@@ -8,22 +8,22 @@ use crate::auth::gate::Gate;
 use crate::auth::guard::Guard;
 use crate::cache::key::MAX_ID_BYTES;
 use crate::cluster::change::{Change, Reach};
-use crate::cluster::journal::{Entry, Journal, Lacked, Lacks, MEMORY, Parcel, Refused, Told};
+use crate::cluster::journal::{ChangeInfo, Entry, Journal, Lacked, Lacks, MEMORY, Parcel, Refused};
 use crate::cluster::members::{Listed, Members, Succession, without_doubles};
 use crate::cluster::remote::{Failure, Marks, Remote};
 use crate::error::{Error, Unreached};
-use crate::flight::wait_graph::Waits;
+use crate::flight::wait_graph::WaitGraph;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::{
-    self, Errand, MAX_MARKS, MAX_TOLD, Nonsense, Removal, Stamp, Status, Terms, Whom,
+    self, MAX_MARKS, MAX_TOLD, NodeCommand, ProtocolError, Removal, Stamp, Status, Terms, Whom,
 };
 use crate::runtime::clock::{Clock, Deadline};
 use crate::runtime::fanout::Fanout;
-use crate::runtime::maintenance::{Keeper, guarded};
-use crate::runtime::pace::Pace;
+use crate::runtime::log_throttle::LogThrottle;
+use crate::runtime::maintenance::{Maintenance, guarded};
 use crate::runtime::pool::Pool;
+use crate::runtime::rate_limit::RateLimit;
 use crate::runtime::sync::{Arc, AtomicBool, Mutex, Ordering, RwLock, Weak};
-use crate::runtime::throttle::Throttle;
 use crate::stats::latency::Latency;
 use crate::stats::{CircuitState, Counter, NodeStats, PeerStats};
 use crate::transport::peer::{Call, CallError, Limits, Peer, Reply, Transport};
@@ -42,7 +42,7 @@ const BYTES_OF_IDS: usize = 1 << 16;
 /// whose time is over.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a round of the keeper tells a peer what it lacks: others wait for their probes.
+/// How long a round of the maintenance tells a peer what it lacks: others wait for their probes.
 const ROUND: Duration = Duration::from_secs(1);
 
 /// How long a peer is left alone that speaks the dialect of Go, and lacks what was removed before it
@@ -98,7 +98,7 @@ pub(crate) struct Cluster {
     pub(crate) clock: Clock,
     pub(crate) pool: Pool,
     pub(crate) fanout: Fanout,
-    pub(crate) waits: Arc<Waits>,
+    pub(crate) wait_graph: Arc<WaitGraph>,
     /// Says whom requests are meant for, and whether this node is.
     pub(crate) gate: Gate,
     /// Signs and checks requests, if the peers share a secret.
@@ -106,7 +106,7 @@ pub(crate) struct Cluster {
     transport: Arc<dyn Transport>,
     members: RwLock<Arc<Members>>,
     /// Held while the list is swapped and those who come and go are noted, so that this is done in
-    /// one order. The only lock under which others are taken; no foreign code runs under it.
+    /// one order. The only lock under which others are taken; no user code runs under it.
     change: Mutex<()>,
     /// Whether this node has said that it leaves.
     is_leaving: AtomicBool,
@@ -116,19 +116,19 @@ pub(crate) struct Cluster {
     /// may come back.
     aside: Mutex<Vec<(Arc<Remote>, Instant)>>,
     /// Probes peers, and tells them of what they lack.
-    keeper: Keeper,
+    maintenance: Maintenance,
     /// Lets expired values go. A thread of its own, as listeners hear of each, which is foreign
     /// code: a slow one must not keep a peer away.
-    sweeper: Keeper,
+    sweeper: Maintenance,
     /// What lets its expired values go: the groups.
     sweeps: Mutex<Vec<Weak<dyn Sweep>>>,
     /// How often the ring is made anew because peers leave and come back, as others say.
-    renewals: Pace,
+    renewals: RateLimit,
     ring_mismatches: Counter,
     pub(crate) discovery_polls: Counter,
     pub(crate) discovery_errors: Counter,
-    mismatch_reports: Throttle,
-    refusal_reports: Throttle,
+    mismatch_reports: LogThrottle,
+    refusal_reports: LogThrottle,
 }
 
 /// A change that is written down, until all have been told of it.
@@ -196,7 +196,7 @@ impl Cluster {
             clock,
             pool,
             fanout: Fanout::default(),
-            waits: Waits::of_process(),
+            wait_graph: WaitGraph::of_process(),
             gate,
             guard,
             transport,
@@ -205,15 +205,15 @@ impl Cluster {
             is_leaving: AtomicBool::new(false),
             journal,
             aside: Mutex::new(Vec::new()),
-            keeper: Keeper::new("groupcache-prober"),
-            sweeper: Keeper::new("groupcache-keeper"),
+            maintenance: Maintenance::new("groupcache-prober"),
+            sweeper: Maintenance::new("groupcache-maintenance"),
             sweeps: Mutex::new(Vec::new()),
-            renewals: Pace::default(),
+            renewals: RateLimit::default(),
             ring_mismatches: Counter::default(),
             discovery_polls: Counter::default(),
             discovery_errors: Counter::default(),
-            mismatch_reports: Throttle::default(),
-            refusal_reports: Throttle::default(),
+            mismatch_reports: LogThrottle::default(),
+            refusal_reports: LogThrottle::default(),
         })
     }
 
@@ -283,7 +283,7 @@ impl Cluster {
         }
         let dropped = self.set_aside(gone, &after);
         drop(change);
-        drop(dropped); // links are foreign code (I1)
+        drop(dropped); // links are user code (I1)
         true
     }
 
@@ -351,10 +351,10 @@ impl Cluster {
                 .iter()
                 .for_each(|remote| remote.note_marks(Marks::Unasked));
         }
-        // Once each of them is in one of the two lists: the keeper may have looked in between.
+        // Once each of them is in one of the two lists: the maintenance may have looked in between.
         self.all_told()
             .iter()
-            .for_each(|remote| self.wake_keeper_for(remote));
+            .for_each(|remote| self.wake_maintenance_for(remote));
     }
 
     /// Those who are told of removals: who is in the list, or has left it not long ago.
@@ -376,7 +376,7 @@ impl Cluster {
             *aside = kept;
             (aside.clone(), dropped)
         };
-        drop(dropped); // links are foreign code (I1)
+        drop(dropped); // links are user code (I1)
         kept.into_iter().map(|(remote, _)| remote).collect()
     }
 
@@ -427,10 +427,10 @@ impl Cluster {
         mut call: Call,
         limit: Limit,
         deadline: Deadline,
-        read: impl FnOnce(Status, Reply) -> Result<R, Nonsense>,
+        read: impl FnOnce(Status, Reply) -> Result<R, ProtocolError>,
     ) -> Result<R, Failure> {
         if remote.circuit.is_open() {
-            return Err(Failure::Away(
+            return Err(Failure::Unreachable(
                 "it failed before and is being probed".to_owned(),
             ));
         }
@@ -462,11 +462,11 @@ impl Cluster {
             Err(error @ CallError::Unfinished) => {
                 remote.errors.add();
                 self.suspect(remote);
-                Err(Failure::Away(error.to_string()))
+                Err(Failure::Unreachable(error.to_string()))
             }
             Err(error) => {
                 self.failed(remote, &error);
-                Err(Failure::Away(error.to_string()))
+                Err(Failure::Unreachable(error.to_string()))
             }
         }
     }
@@ -483,7 +483,7 @@ impl Cluster {
         remote: &Remote,
         sent: &Sent,
         reply: Reply,
-        read: impl FnOnce(Status, Reply) -> Result<R, Nonsense>,
+        read: impl FnOnce(Status, Reply) -> Result<R, ProtocolError>,
     ) -> Result<R, CallError> {
         if let Some(ring) = reply.header.as_deref().and_then(protocol::ring_of) {
             self.compare_rings(remote, ring);
@@ -493,13 +493,13 @@ impl Cluster {
             Dialect::Golang => Some(Status::of_golang(reply.status)),
         };
         let status = status.ok_or_else(|| {
-            CallError::Nonsense(format!("an answer with status {}", reply.status))
+            CallError::ProtocolError(format!("an answer with status {}", reply.status))
         })?;
         if status == Status::Unauthorized && self.guard.is_none() {
             remote.note_no_batches(); // it may answer a `GET` all the same
         }
         if status.sends_away() {
-            return Err(CallError::Nonsense(format!(
+            return Err(CallError::ProtocolError(format!(
                 "it refuses this node: {}",
                 text_of(&reply.body)
             )));
@@ -509,7 +509,7 @@ impl Cluster {
             Dialect::Golang => Ok(()),
         };
         let outcome = belongs.and_then(|()| read(status, reply));
-        outcome.map_err(|nonsense| CallError::Nonsense(nonsense.0.to_owned()))
+        outcome.map_err(|error| CallError::ProtocolError(error.0.to_owned()))
     }
 
     /// What an answer is spoken in.
@@ -594,17 +594,17 @@ impl Cluster {
     fn failed(self: &Arc<Self>, remote: &Remote, error: &CallError) {
         remote.errors.add();
         if remote.circuit.fail(self.clock.now()) {
-            self.note_away(remote, error);
+            self.note_unreachable(remote, error);
         }
     }
 
     /// Notes that the circuit has opened.
-    pub(crate) fn note_away(self: &Arc<Self>, remote: &Remote, error: &CallError) {
+    pub(crate) fn note_unreachable(self: &Arc<Self>, remote: &Remote, error: &CallError) {
         log::warn!(
             target: "groupcache", peer:% = remote.peer, error:% = error;
-            "the peer is away; its keys are loaded here until it answers"
+            "the peer is unreachable; its keys are loaded here until it answers"
         );
-        self.wake_keeper_for(remote);
+        self.wake_maintenance_for(remote);
     }
 
     /// Has `sweep` called about once a second from when [`wake_sweeper`](Cluster::wake_sweeper) is
@@ -636,16 +636,16 @@ impl Cluster {
         }
     }
 
-    fn wake_keeper(self: &Arc<Self>, due: Instant) {
+    fn wake_maintenance(self: &Arc<Self>, due: Instant) {
         let cluster = Arc::downgrade(self);
-        self.keeper.wake(&self.clock, Deadline::at(due), || {
+        self.maintenance.wake(&self.clock, Deadline::at(due), || {
             move || cluster.upgrade().map(|cluster| cluster.keep())
         });
     }
 
-    fn wake_keeper_for(self: &Arc<Self>, remote: &Remote) {
+    fn wake_maintenance_for(self: &Arc<Self>, remote: &Remote) {
         if let Some(due) = self.due(remote, self.clock.now()) {
-            self.wake_keeper(due);
+            self.wake_maintenance(due);
         }
     }
 
@@ -664,25 +664,25 @@ impl Cluster {
     fn finish(self: &Arc<Self>, part: &Range<u64>) {
         self.journal.finish(part);
         for remote in self.members().remotes() {
-            self.wake_keeper_for(&remote);
+            self.wake_maintenance_for(&remote);
         }
         let has_aside = !self.aside.lock().is_empty();
         if let Some(due) = self.clock.now().checked_add(PAUSE).filter(|_| has_aside) {
-            self.wake_keeper(due);
+            self.wake_maintenance(due);
         }
     }
 
     /// What this node says of a change that it makes itself.
-    pub(crate) fn own(&self, recorded: &Recorded) -> Told {
-        Told {
+    pub(crate) fn own(&self, recorded: &Recorded) -> ChangeInfo {
+        ChangeInfo {
             stamp: Some(recorded.stamp),
             ring: Some(self.members().fingerprint()),
         }
     }
 
     /// What a peer says of its change.
-    pub(crate) fn told(&self, terms: &Terms) -> Told {
-        Told {
+    pub(crate) fn told(&self, terms: &Terms) -> ChangeInfo {
+        ChangeInfo {
             stamp: terms.stamp,
             ring: terms.ring,
         }
@@ -711,7 +711,7 @@ impl Cluster {
 
     fn put_off_delivery(self: &Arc<Self>, remote: &Remote, pause: Duration) {
         *remote.next_delivery.lock() = self.clock.now().checked_add(pause);
-        self.wake_keeper_for(remote);
+        self.wake_maintenance_for(remote);
     }
 
     /// Tells a peer of a change; of a value that it takes for an older one, once more, unless this
@@ -744,7 +744,7 @@ impl Cluster {
                 Refused::Perhaps => break, // it may have an older value still
             }
         }
-        Err(Failure::Away("it was told of later changes".into()))
+        Err(Failure::Unreachable("it was told of later changes".into()))
     }
 
     fn tell_native(
@@ -769,11 +769,13 @@ impl Cluster {
                 // A peer without the group has nothing of it.
                 Status::Ok | Status::NoSuchGroup => Ok(Ok(answer(true))),
                 Status::Superseded => Ok(Ok(answer(false))),
-                Status::TooLarge => Ok(Err(Failure::Away("the value is too large for it".into()))),
+                Status::TooLarge => Ok(Err(Failure::Unreachable(
+                    "the value is too large for it".into(),
+                ))),
                 Status::BadRequest | Status::KeyTooLong if is_of_a_node(&reply) => {
                     Ok(Err(Failure::Refused))
                 }
-                _ => Err(Nonsense("it refuses the change")),
+                _ => Err(ProtocolError("it refuses the change")),
             }
         })?
     }
@@ -790,7 +792,7 @@ impl Cluster {
         told.into_iter().flatten().collect()
     }
 
-    /// The keeper's round: probes the peers that are away, so that no caller has to, and tells the
+    /// The maintenance's round: probes the peers that are unreachable, so that no caller has to, and tells the
     /// others what they lack. Returns when the next one is due.
     fn keep(self: &Arc<Self>) -> Deadline {
         let now = self.clock.now();
@@ -816,12 +818,12 @@ impl Cluster {
         due.map_or(Deadline::NEVER, Deadline::at)
     }
 
-    /// When the keeper has to do with a peer, if it has: not before `now`.
+    /// When the maintenance has to do with a peer, if it has: not before `now`.
     fn due(&self, remote: &Remote, now: Instant) -> Option<Instant> {
-        let is_away = remote.circuit.is_open();
-        let probe =
-            (is_away || remote.has_left()).then(|| remote.circuit.next_probe().unwrap_or(now));
-        let lacks = !is_away && self.has_to_tell(remote);
+        let is_unreachable = remote.circuit.is_open();
+        let probe = (is_unreachable || remote.has_left())
+            .then(|| remote.circuit.next_probe().unwrap_or(now));
+        let lacks = !is_unreachable && self.has_to_tell(remote);
         let delivery = lacks.then(|| remote.next_delivery.lock().unwrap_or(now));
         probe.into_iter().chain(delivery).min()
     }
@@ -865,17 +867,17 @@ impl Cluster {
     fn note_left(self: &Arc<Self>, remote: &Remote, has_left: bool) {
         if remote.note_left(has_left) {
             self.renew_ring();
-            self.wake_keeper_for(remote); // which finds out when it is back
+            self.wake_maintenance_for(remote); // which finds out when it is back
         }
     }
 
-    /// Makes the ring anew for all peers that have left it or come back, or has the keeper do so in
+    /// Makes the ring anew for all peers that have left it or come back, or has the maintenance do so in
     /// a short while if that was done often of late: a ring takes a while to make, and whoever
     /// reaches the port can say that a peer leaves.
     fn renew_ring(self: &Arc<Self>) {
         match self.renewals.admit(self.clock.now()) {
             Ok(()) => self.remake_ring(),
-            Err(due) => self.wake_keeper(due),
+            Err(due) => self.wake_maintenance(due),
         }
     }
 
@@ -904,7 +906,7 @@ impl Cluster {
         }
         self.have_run(
             remote,
-            Errand::Departure(self.this.name().to_owned()),
+            NodeCommand::Departure(self.this.name().to_owned()),
             None,
             deadline,
         )
@@ -971,7 +973,7 @@ impl Cluster {
                     Err(Failure::Unsupported) => {
                         return self.put_off_delivery(remote, GOLANG_PAUSE);
                     }
-                    Err(Failure::Deadline | Failure::Away(_)) => {
+                    Err(Failure::Deadline | Failure::Unreachable(_)) => {
                         return self.put_off_delivery(remote, PAUSE);
                     }
                 }
@@ -1005,7 +1007,7 @@ impl Cluster {
         let all = self.all_told();
         for other in all.iter().filter(|other| !Arc::ptr_eq(other, late)) {
             other.echoes.add(parcel.part.clone());
-            self.wake_keeper_for(other);
+            self.wake_maintenance_for(other);
         }
     }
 
@@ -1044,7 +1046,7 @@ impl Cluster {
         // A later one than those of the changes themselves: what arrives late of them is older.
         let stamp = self.journal.stamp();
         match &parcel.change {
-            Lacked::All => self.have_run(remote, Errand::Clear, Some((stamp, reach)), until),
+            Lacked::All => self.have_run(remote, NodeCommand::Clear, Some((stamp, reach)), until),
             Lacked::Groups(groups) => {
                 let mut told = Ok(());
                 for group in groups {
@@ -1069,14 +1071,14 @@ impl Cluster {
     fn have_run(
         self: &Arc<Self>,
         remote: &Arc<Remote>,
-        errand: Errand,
+        command: NodeCommand,
         change: Option<(Stamp, Reach)>,
         deadline: Deadline,
     ) -> Result<(), Failure> {
         let limit = self.limit();
         self.call(
             remote,
-            errand_call(errand, change),
+            node_command_call(command, change),
             limit,
             deadline,
             |status, reply| {
@@ -1088,7 +1090,7 @@ impl Cluster {
                     {
                         Ok(Err(Failure::Refused))
                     }
-                    _ => Err(Nonsense("it refuses the errand")),
+                    _ => Err(ProtocolError("it refuses the command")),
                 }
             },
         )?
@@ -1101,19 +1103,20 @@ impl Cluster {
         let takes = |remote: &Arc<Remote>| {
             remote.takes_batches() && !remote.circuit.is_open() && !remote.has_left()
         };
-        let mut heirs = self.members().remotes();
-        heirs.retain(takes);
+        let mut successors = self.members().remotes();
+        successors.retain(takes);
         let mut remotes = self.all_told();
         remotes.retain(|remote| remote.speaks() != Some(Dialect::Golang)); // they cannot be told
         let mut unreached = Vec::new();
         for remote in &remotes {
-            let is_other = |heir: &&Arc<Remote>| !Arc::ptr_eq(remote, heir);
-            let heirs = heirs.iter().filter(is_other);
+            let is_other = |successor: &&Arc<Remote>| !Arc::ptr_eq(remote, successor);
+            let successors = successors.iter().filter(is_other);
             let mut entries = self.journal.entries(&remote.lacks);
             entries.extend(self.journal.entries(&remote.echoes));
             let to = Whom::One(remote.peer.name().to_owned());
-            if !self.hand_to_first(heirs, &to, &entries, deadline) {
-                let failure = Failure::Away("nobody takes over to tell it of removals".into());
+            if !self.hand_to_first(successors, &to, &entries, deadline) {
+                let failure =
+                    Failure::Unreachable("nobody takes over to tell it of removals".into());
                 unreached.push(remote.unreached(&failure));
             }
         }
@@ -1126,25 +1129,30 @@ impl Cluster {
             told.clear();
         }
         let to = Whom::AllBut(told);
-        self.hand_to_first(heirs.iter(), &to, &self.journal.entries(&all), deadline);
+        self.hand_to_first(
+            successors.iter(),
+            &to,
+            &self.journal.entries(&all),
+            deadline,
+        );
         unreached
     }
 
     /// Gives entries to the first that takes them; tells whether one did, or none was needed.
     fn hand_to_first<'a>(
         self: &Arc<Self>,
-        mut heirs: impl Iterator<Item = &'a Arc<Remote>>,
+        mut successors: impl Iterator<Item = &'a Arc<Remote>>,
         to: &Whom,
         entries: &[Entry],
         deadline: Deadline,
     ) -> bool {
-        let takes = |heir| self.hand_entries(heir, to, entries, deadline).is_ok();
-        entries.is_empty() || heirs.any(takes)
+        let takes = |successor| self.hand_entries(successor, to, entries, deadline).is_ok();
+        entries.is_empty() || successors.any(takes)
     }
 
     fn hand_entries(
         self: &Arc<Self>,
-        heir: &Arc<Remote>,
+        successor: &Arc<Remote>,
         to: &Whom,
         entries: &[Entry],
         deadline: Deadline,
@@ -1170,11 +1178,11 @@ impl Cluster {
                 key: entry.key.as_deref().map(str::to_owned),
                 age: now.saturating_duration_since(entry.at),
             });
-            let errand = Errand::Deliver {
+            let command = NodeCommand::Deliver {
                 to: to.clone(),
                 removals: removals.collect(),
             };
-            self.have_run(heir, errand, None, deadline)?;
+            self.have_run(successor, command, None, deadline)?;
             rest = later;
         }
         Ok(())
@@ -1213,7 +1221,7 @@ impl Cluster {
             .take_over(removals.iter().map(entry).collect(), now);
         for remote in self.all_told().into_iter().filter(is_meant) {
             remote.lacks.add(part.clone());
-            self.wake_keeper_for(&remote);
+            self.wake_maintenance_for(&remote);
         }
         true
     }
@@ -1232,7 +1240,7 @@ impl Cluster {
         unasked.retain(is_unasked);
         self.fanout.each(&unasked, |remote| {
             let limit = self.settings.limits.connect_timeout;
-            match self.send(remote, errand_call(Errand::Marks, None), limit) {
+            match self.send(remote, node_command_call(NodeCommand::Marks, None), limit) {
                 Ok(reply) => remote.note_marks(self.adopt_marks(&reply)),
                 Err(error) => self.failed(remote, &error),
             }
@@ -1317,7 +1325,7 @@ impl Sent {
     /// Whether an answer belongs to this request, or does no harm if it does not. That of an older
     /// node does not say; but neither does that of whatever else listens at the address of a peer, so
     /// one without our header is not believed.
-    fn check(&self, remote: &Remote, reply: &Reply, status: Status) -> Result<(), Nonsense> {
+    fn check(&self, remote: &Remote, reply: &Reply, status: Status) -> Result<(), ProtocolError> {
         let named = reply.header.as_deref().map(protocol::request_of);
         if named == Some(Some(self.hash)) {
             remote.note_names_requests();
@@ -1326,7 +1334,7 @@ impl Sent {
         if named == Some(None) && !remote.names_requests() || self.is_harmless(status) {
             return Ok(());
         }
-        Err(Nonsense("the answer does not belong to the request"))
+        Err(ProtocolError("the answer does not belong to the request"))
     }
 
     /// Whether nothing wrong comes of an answer to another request.
@@ -1364,15 +1372,15 @@ fn text_of(body: &[u8]) -> String {
     text.chars().filter(printable).collect()
 }
 
-/// The request for an errand, with what belongs to it if it changes something.
-fn errand_call(errand: Errand, change: Option<(Stamp, Reach)>) -> Call {
+/// The request for a node command, with what belongs to it if it changes something.
+fn node_command_call(command: NodeCommand, change: Option<(Stamp, Reach)>) -> Call {
     let terms = Terms {
         native: true,
         stamp: change.map(|(stamp, _)| stamp),
         copies: change.is_some_and(|(_, reach)| reach == Reach::Copies),
         ..Terms::default()
     };
-    Call::new("POST", protocol::BASE.to_owned(), terms.to_header()).with_body(errand.encode())
+    Call::new("POST", protocol::BASE.to_owned(), terms.to_header()).with_body(command.encode())
 }
 
 /// The smallest request that every peer answers.

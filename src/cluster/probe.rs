@@ -42,10 +42,10 @@ impl Cluster {
         }
     }
 
-    /// Takes a peer for away that has not answered a probe.
+    /// Takes a peer for unreachable that has not answered a probe.
     fn note_silent(self: &Arc<Self>, remote: &Remote, error: &CallError) {
         if remote.circuit.trip(self.clock.now()) {
-            self.note_away(remote, error);
+            self.note_unreachable(remote, error);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cluster::batching::{Combiner, Question};
+use crate::cluster::batching::{Batcher, Question};
 use crate::cluster::circuit::Circuit;
 use crate::cluster::journal::{Journal, Lacks};
 use crate::error::Unreached;
@@ -20,8 +20,8 @@ use crate::transport::peer::{Link, Peer};
 pub(crate) enum Failure {
     /// The caller's own time is up. Says nothing about the peer (I6).
     Deadline,
-    /// The peer is away: refused, silent, nonsense, or known to be so.
-    Away(String),
+    /// The peer is unreachable: refused, silent, nonsense, or known to be so.
+    Unreachable(String),
     /// The peer speaks a dialect that has no such request.
     Unsupported,
     /// The peer is there and does not do it: it would not the next time either.
@@ -35,7 +35,7 @@ pub(crate) struct Remote {
     /// What each request to it ends its header with: whom it is meant for.
     pub(crate) addressed: String,
     /// Those who ask it for values.
-    pub(crate) line: Arc<Combiner<Asked, Said>>,
+    pub(crate) line: Arc<Batcher<Asked, Said>>,
     pub(crate) circuit: Circuit,
     pub(crate) spoken: Spoken,
     /// The removals that it has not been told.
@@ -170,7 +170,7 @@ impl Remote {
             peer: peer.clone(),
             link,
             addressed,
-            line: Combiner::new(callers_at_once()),
+            line: Batcher::new(callers_at_once()),
             circuit: Circuit::new(failures),
             // A native cluster has no others.
             spoken: Spoken::new(match dialect {
@@ -248,7 +248,7 @@ impl Remote {
         *self.marks.lock() = marks;
     }
 
-    /// Notes that it answers again after it was away.
+    /// Notes that it answers again after it was unreachable.
     pub(crate) fn note_back(&self) {
         // It may be another process, a newer one or an older.
         self.note_marks(Marks::Unasked);
@@ -279,7 +279,7 @@ impl Remote {
             peer: self.peer.name().to_owned(),
             reason: match failure {
                 Failure::Deadline => "no time left".to_owned(),
-                Failure::Away(reason) => reason.clone(),
+                Failure::Unreachable(reason) => reason.clone(),
                 Failure::Refused => "it refuses the change".to_owned(),
                 Failure::Unsupported => {
                     "unsupported: golang/groupcache can neither remove nor set".to_owned()

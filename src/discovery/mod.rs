@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use crate::node::{Node, WeakNode};
 use crate::runtime::clock::{Clock, Deadline, Sleeper};
-use crate::runtime::foreign;
 use crate::runtime::sync::{Arc, Condvar, Mutex, RandomState, thread};
+use crate::runtime::user_code;
 use crate::transport::peer::Peer;
 
 /// The shortest time between two reports of errors.
@@ -290,9 +290,9 @@ impl<D: Discovery> Asking<D> {
     }
 
     fn ask(&mut self) -> Result<Vec<Peer>, String> {
-        // The text of its error is foreign code too.
+        // The text of its error is user code too.
         let source = &mut self.source;
-        let list = foreign::call(|| source.peers().map_err(|error| error.to_string()));
+        let list = user_code::call(|| source.peers().map_err(|error| error.to_string()));
         let list = list.map_err(|panicked| format!("the source panicked: {}", panicked.0))??;
         if list.is_empty() && !self.settings.allow_empty {
             return Err("the list is empty; if that can be, set `allow_empty`".to_owned());

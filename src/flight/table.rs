@@ -1,6 +1,6 @@
 //! `Flights`: one run per key, shared by all who ask for it meanwhile (singleflight).
 //!
-//! A flight is *queued*, *led* or *landed*. A queued flight has no leader: it waits for whoever can
+//! A flight is *queued*, *led* or *outcome*. A queued flight has no leader: it waits for whoever can
 //! run it first, a thread of the pool or one that joins and runs loads itself. A led flight is run by
 //! the one that holds its [`Guard`]. All others wait, each with its own deadline: a waiter is a
 //! [`Slot`], so it may be a parked thread or a callback.
@@ -22,9 +22,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use crate::cache::key::{HandThrough, Hashed, Key, KeyRef};
-use crate::flight::wait_graph::{Leading, Led, NOBODY, Run, Waits, leads, this_thread};
+use crate::flight::wait_graph::{Leading, Led, NOBODY, Run, WaitGraph, leads, this_thread};
 use crate::runtime::clock::{Clock, Deadline};
-use crate::runtime::origin::Origin;
+use crate::runtime::flow::Flow;
 use crate::runtime::slot::{Closed, Slot};
 use crate::runtime::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Weak};
 
@@ -41,7 +41,7 @@ impl<T: Clone + Send + 'static> Payload for T {}
 pub(crate) type Hold = Box<dyn Send + Sync>;
 
 /// The places of a flight, each with the one on whose behalf it was put there.
-type Holds = Vec<(Origin, Hold)>;
+type Holds = Vec<(Flow, Hold)>;
 
 /// The flights of one kind in one group. Clones share them.
 pub(crate) struct Flights<T: Payload> {
@@ -51,7 +51,7 @@ pub(crate) struct Flights<T: Payload> {
 /// The flights that can be joined, by key.
 struct Tables<T: Payload> {
     shards: Vec<Mutex<Table<T>>>,
-    waits: Arc<Waits>,
+    wait_graph: Arc<WaitGraph>,
 }
 
 type Table<T> = HashMap<Key, Arc<Flight<T>>, HandThrough>;
@@ -77,36 +77,36 @@ enum Phase<T> {
     /// In the queues of those who have asked for it: whichever comes to it first runs it.
     Queued(Holds),
     Led,
-    Landed(Landed<T>),
+    SharedOutcome(SharedOutcome<T>),
 }
 
 /// How a flight ended, and for whom: those whose deadlines are after this one ask anew.
 #[derive(Clone)]
-struct Landed<T> {
-    landing: Landing<T>,
+struct SharedOutcome<T> {
+    outcome: Outcome<T>,
     until: Deadline,
 }
 
-impl<T: Clone> Landed<T> {
-    fn of(landing: Landing<T>) -> Landed<T> {
-        Landed {
-            landing,
+impl<T: Clone> SharedOutcome<T> {
+    fn of(outcome: Outcome<T>) -> SharedOutcome<T> {
+        SharedOutcome {
+            outcome,
             until: Deadline::NEVER,
         }
     }
 
     /// What it is to one with this deadline.
-    fn to(&self, deadline: Deadline) -> Landing<T> {
+    fn to(&self, deadline: Deadline) -> Outcome<T> {
         match deadline.is_after(self.until) {
-            true => Landing::Again,
-            false => self.landing.clone(),
+            true => Outcome::Again,
+            false => self.outcome.clone(),
         }
     }
 }
 
 /// How a flight ended.
 #[derive(Clone)]
-enum Landing<T> {
+enum Outcome<T> {
     Finished(T),
     /// Without a result: whoever still wants one asks anew.
     Again,
@@ -118,7 +118,7 @@ struct Waiting<T: Payload> {
     deadline: Deadline,
     /// Whether it takes the lead if the leader hands over.
     can_lead: bool,
-    slot: Arc<Slot<Told<T>>>,
+    slot: Arc<Slot<WaitOutcome<T>>>,
 }
 
 /// That somebody without a waiter still wants the result.
@@ -140,13 +140,13 @@ pub(crate) enum Join {
 }
 
 /// The part of one who joins a flight.
-pub(crate) enum Part<T: Payload> {
+pub(crate) enum Joined<T: Payload> {
     Lead(Guard<T>),
     Wait(Waiter<T>),
 }
 
 /// What a waiter is told.
-pub(crate) enum Told<T: Payload> {
+pub(crate) enum WaitOutcome<T: Payload> {
     /// The result.
     Finished(T),
     /// The leader left, and this waiter leads from now on.
@@ -161,12 +161,12 @@ pub(crate) enum Told<T: Payload> {
     Cycle,
 }
 
-impl<T: Payload> From<Landing<T>> for Told<T> {
-    fn from(landing: Landing<T>) -> Told<T> {
-        match landing {
-            Landing::Finished(result) => Told::Finished(result),
-            Landing::Again => Told::Again,
-            Landing::Lost => Told::Lost,
+impl<T: Payload> From<Outcome<T>> for WaitOutcome<T> {
+    fn from(outcome: Outcome<T>) -> WaitOutcome<T> {
+        match outcome {
+            Outcome::Finished(result) => WaitOutcome::Finished(result),
+            Outcome::Again => WaitOutcome::Again,
+            Outcome::Lost => WaitOutcome::Lost,
         }
     }
 }
@@ -174,30 +174,30 @@ impl<T: Payload> From<Landing<T>> for Told<T> {
 /// What one who comes to a flight finds.
 enum Entered<T> {
     /// It waits, under this number.
-    Waits(u64),
+    WaitGraph(u64),
     /// It was queued, and is led by the one who came.
     Leads(Holds),
-    Landed(Landing<T>),
+    SharedOutcome(Outcome<T>),
 }
 
 impl<T: Payload> Flights<T> {
-    pub(crate) fn new(waits: Arc<Waits>) -> Flights<T> {
+    pub(crate) fn new(wait_graph: Arc<WaitGraph>) -> Flights<T> {
         let table = |_| Mutex::new(Table::default());
         Flights {
             tables: Arc::new(Tables {
                 shards: (0..SHARDS).map(table).collect(),
-                waits,
+                wait_graph,
             }),
         }
     }
 
     /// Joins the flight of `key`, or starts it. `deadline` tells for how long the result is of use
     /// to the one who asks.
-    pub(crate) fn join(&self, key: KeyRef<'_>, deadline: Deadline, how: Join) -> Part<T> {
+    pub(crate) fn join(&self, key: KeyRef<'_>, deadline: Deadline, how: Join) -> Joined<T> {
         let can_lead = how == Join::Lead;
         loop {
             match self.tables.find_or_start(key, || Flight::led(key)) {
-                Err(flight) => return Part::Lead(self.tables.guard(flight)),
+                Err(flight) => return Joined::Lead(self.tables.guard(flight)),
                 Ok(flight) => match self.tables.enter(flight, deadline, can_lead) {
                     Some(part) => return part,
                     None => continue,
@@ -224,8 +224,8 @@ impl<T: Payload> Flights<T> {
                     return (self.tables.waiter(flight, slot, FIRST), Some(queued));
                 }
                 Ok(flight) => match self.tables.enter(flight, deadline, false) {
-                    Some(Part::Wait(waiter)) => return (waiter, None),
-                    Some(Part::Lead(_)) | None => continue,
+                    Some(Joined::Wait(waiter)) => return (waiter, None),
+                    Some(Joined::Lead(_)) | None => continue,
                 },
             }
         }
@@ -323,26 +323,26 @@ impl<T: Payload> Tables<T> {
         flight: Arc<Flight<T>>,
         deadline: Deadline,
         can_lead: bool,
-    ) -> Option<Part<T>> {
+    ) -> Option<Joined<T>> {
         let slot = Slot::new();
         let number = match flight.enter(&slot, deadline, can_lead) {
-            Entered::Waits(number) => number,
+            Entered::WaitGraph(number) => number,
             Entered::Leads(hold) => {
                 drop(hold);
-                return Some(Part::Lead(self.guard(flight)));
+                return Some(Joined::Lead(self.guard(flight)));
             }
-            Entered::Landed(Landing::Again) => {
+            Entered::SharedOutcome(Outcome::Again) => {
                 // It ended since it was found, and may still stand in the table.
                 self.take_out(&flight);
                 return None;
             }
-            Entered::Landed(landing) => {
-                // It landed since it was found in the table: as good as if waited for.
-                let _ = slot.fill(landing.into());
+            Entered::SharedOutcome(outcome) => {
+                // It outcome since it was found in the table: as good as if waited for.
+                let _ = slot.fill(outcome.into());
                 0
             }
         };
-        Some(Part::Wait(self.waiter(flight, slot, number)))
+        Some(Joined::Wait(self.waiter(flight, slot, number)))
     }
 
     fn guard(self: &Arc<Self>, flight: Arc<Flight<T>>) -> Guard<T> {
@@ -364,7 +364,7 @@ impl<T: Payload> Tables<T> {
     fn waiter(
         self: &Arc<Self>,
         flight: Arc<Flight<T>>,
-        slot: Arc<Slot<Told<T>>>,
+        slot: Arc<Slot<WaitOutcome<T>>>,
         number: u64,
     ) -> Waiter<T> {
         Waiter {
@@ -397,7 +397,7 @@ impl<T: Payload> Flight<T> {
     }
 
     /// A queued flight, of the one who waits in `slot`.
-    fn queued(key: KeyRef<'_>, slot: &Arc<Slot<Told<T>>>, deadline: Deadline) -> Flight<T> {
+    fn queued(key: KeyRef<'_>, slot: &Arc<Slot<WaitOutcome<T>>>, deadline: Deadline) -> Flight<T> {
         let waiting = Waiting {
             deadline,
             can_lead: false,
@@ -436,10 +436,15 @@ impl<T: Payload> Flight<T> {
         self.stale.store(true, Ordering::Release);
     }
 
-    fn enter(&self, slot: &Arc<Slot<Told<T>>>, deadline: Deadline, can_lead: bool) -> Entered<T> {
+    fn enter(
+        &self,
+        slot: &Arc<Slot<WaitOutcome<T>>>,
+        deadline: Deadline,
+        can_lead: bool,
+    ) -> Entered<T> {
         let mut state = self.state.lock();
-        if let Phase::Landed(landed) = &state.phase {
-            return Entered::Landed(landed.to(deadline));
+        if let Phase::SharedOutcome(outcome) = &state.phase {
+            return Entered::SharedOutcome(outcome.to(deadline));
         }
         if can_lead {
             if let Some(hold) = state.start() {
@@ -454,7 +459,7 @@ impl<T: Payload> Flight<T> {
             slot: Arc::clone(slot),
         };
         state.waiters.insert(number, waiting);
-        Entered::Waits(number)
+        Entered::WaitGraph(number)
     }
 
     /// Takes a waiter out. The last one withdraws a flight that is queued, unless it leaves a claim:
@@ -521,7 +526,7 @@ impl<T: Payload> State<T> {
         }
         match std::mem::replace(&mut self.phase, Phase::Led) {
             Phase::Queued(hold) => Some(hold),
-            Phase::Led | Phase::Landed(_) => None,
+            Phase::Led | Phase::SharedOutcome(_) => None,
         }
     }
 
@@ -530,9 +535,12 @@ impl<T: Payload> State<T> {
         if !self.is_queued() || !self.waiters.is_empty() || !may_go(self) {
             return None;
         }
-        match std::mem::replace(&mut self.phase, Phase::Landed(Landed::of(Landing::Again))) {
+        match std::mem::replace(
+            &mut self.phase,
+            Phase::SharedOutcome(SharedOutcome::of(Outcome::Again)),
+        ) {
             Phase::Queued(hold) => Some(hold),
-            Phase::Led | Phase::Landed(_) => None,
+            Phase::Led | Phase::SharedOutcome(_) => None,
         }
     }
 
@@ -563,7 +571,7 @@ impl<T: Payload> Led for Flight<T> {
 /// A flight in a queue, as the queue holds it.
 pub(crate) struct Queued<T: Payload> {
     tables: Arc<Tables<T>>,
-    /// Weak: a flight that was withdrawn or has landed is not kept by the queue.
+    /// Weak: a flight that was withdrawn or has outcome is not kept by the queue.
     flight: Weak<Flight<T>>,
     key_bytes: usize,
 }
@@ -591,7 +599,7 @@ impl<T: Payload> Queued<T> {
 
     /// Has the flight keep `hold`, of its place among what `origin` has queued, until it is no longer
     /// queued. The one before among these is given up.
-    pub(crate) fn hold(&self, origin: Origin, hold: Hold) {
+    pub(crate) fn hold(&self, flow: Flow, hold: Hold) {
         let Some(flight) = self.flight.upgrade() else {
             return;
         };
@@ -599,16 +607,16 @@ impl<T: Payload> Queued<T> {
             let mut state = flight.state.lock();
             match &mut state.phase {
                 Phase::Queued(holds) => {
-                    let of_origin = holds.iter_mut().find(|(other, _)| *other == origin);
+                    let of_origin = holds.iter_mut().find(|(other, _)| *other == flow);
                     match of_origin {
                         Some((_, held)) => Some(std::mem::replace(held, hold)),
                         None => {
-                            holds.push((origin, hold));
+                            holds.push((flow, hold));
                             None
                         }
                     }
                 }
-                Phase::Led | Phase::Landed(_) => Some(hold),
+                Phase::Led | Phase::SharedOutcome(_) => Some(hold),
             }
         };
         drop(unused); // it has a lock of its own (I2)
@@ -670,21 +678,21 @@ impl<T: Payload> Guard<T> {
 
     /// Ends the flight with `result`, for all who wait. What is to be stored is stored (I7).
     pub(crate) fn finish(mut self, result: T) {
-        self.land(Landed::of(Landing::Finished(result)));
+        self.land(SharedOutcome::of(Outcome::Finished(result)));
     }
 
     /// Ends the flight with `result` for those whose deadlines are not after `until`: the others ask
     /// anew.
     pub(crate) fn finish_until(mut self, until: Deadline, result: T) {
-        self.land(Landed {
-            landing: Landing::Finished(result),
+        self.land(SharedOutcome {
+            outcome: Outcome::Finished(result),
             until,
         });
     }
 
     /// Ends the flight without a result: those who wait ask anew.
     pub(crate) fn release(mut self) {
-        self.land(Landed::of(Landing::Again));
+        self.land(SharedOutcome::of(Outcome::Again));
     }
 
     /// Hands the flight to the oldest waiter that can lead and has time left (I6); where there is
@@ -697,16 +705,16 @@ impl<T: Payload> Guard<T> {
         self.flight.leader.store(NOBODY, Ordering::SeqCst);
         let mut last = 0;
         while let Some(waiting) = self.flight.successor(&mut last, now) {
-            match waiting.slot.fill(Told::Lead(self)) {
+            match waiting.slot.fill(WaitOutcome::Lead(self)) {
                 // It gave up meanwhile: the next one.
-                Err(Told::Lead(guard)) => self = guard,
+                Err(WaitOutcome::Lead(guard)) => self = guard,
                 _ => return,
             }
         }
-        self.land(Landed::of(Landing::Again));
+        self.land(SharedOutcome::of(Outcome::Again));
     }
 
-    fn land(&mut self, landed: Landed<T>) {
+    fn land(&mut self, outcome: SharedOutcome<T>) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
@@ -714,7 +722,7 @@ impl<T: Payload> Guard<T> {
         self.flight.leader.store(NOBODY, Ordering::SeqCst);
         let waiters = {
             let mut state = self.flight.state.lock();
-            state.phase = Phase::Landed(landed.clone());
+            state.phase = Phase::SharedOutcome(outcome.clone());
             std::mem::take(&mut state.waiters)
         };
         // A callback may take its time: the threads come first.
@@ -723,14 +731,14 @@ impl<T: Payload> Guard<T> {
             .partition(|waiting| waiting.slot.calls_back());
         for waiting in threads.into_iter().chain(callbacks) {
             // One who gave up meanwhile does not want it.
-            let _ = waiting.slot.fill(landed.to(waiting.deadline).into());
+            let _ = waiting.slot.fill(outcome.to(waiting.deadline).into());
         }
     }
 }
 
 impl<T: Payload> Drop for Guard<T> {
     fn drop(&mut self) {
-        self.land(Landed::of(Landing::Lost));
+        self.land(SharedOutcome::of(Outcome::Lost));
     }
 }
 
@@ -738,23 +746,23 @@ impl<T: Payload> Drop for Guard<T> {
 pub(crate) struct Waiter<T: Payload> {
     tables: Arc<Tables<T>>,
     flight: Arc<Flight<T>>,
-    slot: Arc<Slot<Told<T>>>,
+    slot: Arc<Slot<WaitOutcome<T>>>,
     number: u64,
 }
 
 impl<T: Payload> Waiter<T> {
     /// Blocks until there is something to tell, no longer than `deadline`.
-    pub(crate) fn wait(&self, clock: &Clock, deadline: Deadline) -> Told<T> {
+    pub(crate) fn wait(&self, clock: &Clock, deadline: Deadline) -> WaitOutcome<T> {
         let flight = Arc::clone(&self.flight);
-        let Some(_edge) = self.tables.waits.enter(flight) else {
-            return Told::Cycle;
+        let Some(_edge) = self.tables.wait_graph.enter(flight) else {
+            return WaitOutcome::Cycle;
         };
-        self.slot.wait(clock, deadline).unwrap_or(Told::Late)
+        self.slot.wait(clock, deadline).unwrap_or(WaitOutcome::Late)
     }
 
     /// Has `callback` called with what this waiter is told, without any lock held, unless the waiter
     /// is dropped before.
-    pub(crate) fn then(&self, callback: impl FnOnce(Told<T>) + Send + 'static) {
+    pub(crate) fn then(&self, callback: impl FnOnce(WaitOutcome<T>) + Send + 'static) {
         self.slot.then(callback);
     }
 
@@ -771,10 +779,10 @@ impl<T: Payload> Waiter<T> {
     }
 
     /// The flight, if it has no leader yet and no place among what `origin` has queued.
-    pub(crate) fn queued_besides(&self, origin: Origin) -> Option<Queued<T>> {
+    pub(crate) fn queued_besides(&self, flow: Flow) -> Option<Queued<T>> {
         let has_place = match &self.flight.state.lock().phase {
-            Phase::Queued(holds) => holds.iter().any(|(other, _)| *other == origin),
-            Phase::Led | Phase::Landed(_) => true,
+            Phase::Queued(holds) => holds.iter().any(|(other, _)| *other == flow),
+            Phase::Led | Phase::SharedOutcome(_) => true,
         };
         (!has_place).then(|| self.tables.queued(&self.flight))
     }
@@ -809,7 +817,7 @@ impl<T: Payload> Drop for Waiter<T> {
     fn drop(&mut self) {
         self.leave(None);
         // A lead that came too late goes on to the next: dropping it here would fail the others.
-        if let Closed::Full(Told::Lead(guard)) = self.slot.close() {
+        if let Closed::Full(WaitOutcome::Lead(guard)) = self.slot.close() {
             guard.pass_on(None);
         }
     }
@@ -832,28 +840,28 @@ mod tests {
     impl Fixture {
         fn new() -> Fixture {
             Fixture {
-                flights: Flights::new(Waits::new()),
+                flights: Flights::new(WaitGraph::new()),
                 hasher: KeyHasher::new(),
                 clock: Clock::manual(),
             }
         }
 
-        fn join(&self, key: &str, deadline: Deadline, how: Join) -> Part<Result> {
+        fn join(&self, key: &str, deadline: Deadline, how: Join) -> Joined<Result> {
             self.flights.join(self.hasher.hash(key), deadline, how)
         }
 
         fn lead(&self, key: &str) -> Guard<Result> {
             match self.join(key, Deadline::NEVER, Join::Lead) {
-                Part::Lead(guard) => guard,
-                Part::Wait(_) => panic!("{key} is led already"),
+                Joined::Lead(guard) => guard,
+                Joined::Wait(_) => panic!("{key} is led already"),
             }
         }
 
         /// Waits as a thread does that can take the lead.
         fn wait(&self, key: &str, deadline: Deadline) -> Waiter<Result> {
             match self.join(key, deadline, Join::Lead) {
-                Part::Wait(waiter) => waiter,
-                Part::Lead(_) => panic!("{key} is not led"),
+                Joined::Wait(waiter) => waiter,
+                Joined::Lead(_) => panic!("{key} is not led"),
             }
         }
 
@@ -873,7 +881,7 @@ mod tests {
             queued.start(self.clock.now())
         }
 
-        fn told(&self, waiter: &Waiter<Result>) -> Told<Result> {
+        fn told(&self, waiter: &Waiter<Result>) -> WaitOutcome<Result> {
             waiter.wait(&self.clock, Deadline::at(self.clock.now()))
         }
 
@@ -904,7 +912,10 @@ mod tests {
         let guard = fixture.lead("k");
         let waiter = fixture.wait("k", Deadline::NEVER);
         guard.finish(Ok(7));
-        assert!(matches!(fixture.told(&waiter), Told::Finished(Ok(7))));
+        assert!(matches!(
+            fixture.told(&waiter),
+            WaitOutcome::Finished(Ok(7))
+        ));
         assert_eq!(fixture.flights.len(), 0);
     }
 
@@ -914,7 +925,7 @@ mod tests {
         let guard = fixture.lead("k");
         let waiter = fixture.wait("k", Deadline::NEVER);
         drop(guard);
-        assert!(matches!(fixture.told(&waiter), Told::Lost));
+        assert!(matches!(fixture.told(&waiter), WaitOutcome::Lost));
         fixture.lead("k").finish(Ok(1));
     }
 
@@ -924,15 +935,18 @@ mod tests {
         let guard = fixture.lead("k");
         let late = fixture.wait("k", Deadline::at(fixture.clock.now()));
         let batch = fixture.wait_only("k", Deadline::NEVER);
-        let heir = fixture.wait("k", fixture.soon());
+        let successor = fixture.wait("k", fixture.soon());
         let younger = fixture.wait("k", Deadline::NEVER);
         guard.hand_over(fixture.clock.now());
-        let Told::Lead(guard) = fixture.told(&heir) else {
+        let WaitOutcome::Lead(guard) = fixture.told(&successor) else {
             panic!("the oldest that can lead and has time left must lead");
         };
         guard.finish(Ok(3));
         for waiter in [late, batch, younger] {
-            assert!(matches!(fixture.told(&waiter), Told::Finished(Ok(3))));
+            assert!(matches!(
+                fixture.told(&waiter),
+                WaitOutcome::Finished(Ok(3))
+            ));
         }
     }
 
@@ -940,11 +954,11 @@ mod tests {
     fn a_lead_that_nobody_picked_up_goes_on() {
         let fixture = Fixture::new();
         let guard = fixture.lead("k");
-        let heir = fixture.wait("k", Deadline::NEVER);
+        let successor = fixture.wait("k", Deadline::NEVER);
         let next = fixture.wait("k", Deadline::NEVER);
         guard.hand_over(fixture.clock.now());
-        drop(heir);
-        assert!(matches!(fixture.told(&next), Told::Lead(_)));
+        drop(successor);
+        assert!(matches!(fixture.told(&next), WaitOutcome::Lead(_)));
     }
 
     #[test]
@@ -954,7 +968,7 @@ mod tests {
         let batch = fixture.wait_only("k", Deadline::NEVER);
         guard.hand_over(fixture.clock.now());
         assert_eq!(fixture.flights.len(), 0);
-        assert!(matches!(fixture.told(&batch), Told::Again));
+        assert!(matches!(fixture.told(&batch), WaitOutcome::Again));
     }
 
     #[test]
@@ -969,7 +983,10 @@ mod tests {
         assert_eq!(fixture.flights.len(), 1, "the successor is still there");
         let waiter = fixture.wait("k", Deadline::NEVER);
         new.finish(Ok(2));
-        assert!(matches!(fixture.told(&waiter), Told::Finished(Ok(2))));
+        assert!(matches!(
+            fixture.told(&waiter),
+            WaitOutcome::Finished(Ok(2))
+        ));
     }
 
     #[test]
@@ -977,13 +994,16 @@ mod tests {
         let fixture = Fixture::new();
         let held = Arc::new(AtomicU64::new(0));
         let (waiter, queued) = fixture.queue("k", Deadline::NEVER);
-        queued.hold(Origin::Application, Held::hold(&held));
+        queued.hold(Flow::Application, Held::hold(&held));
         assert!(waiter.is_queued());
         let guard = fixture.lead("k");
         assert_eq!(held.load(Ordering::SeqCst), 0, "it is no longer queued");
         assert!(fixture.start(&queued).is_none() && !waiter.is_queued());
         guard.finish(Ok(5));
-        assert!(matches!(fixture.told(&waiter), Told::Finished(Ok(5))));
+        assert!(matches!(
+            fixture.told(&waiter),
+            WaitOutcome::Finished(Ok(5))
+        ));
         assert!(fixture.start(&queued).is_none());
     }
 
@@ -992,14 +1012,14 @@ mod tests {
         let fixture = Fixture::new();
         let held = Arc::new(AtomicU64::new(0));
         let (first, queued) = fixture.queue("k", Deadline::NEVER);
-        queued.hold(Origin::Application, Held::hold(&held));
+        queued.hold(Flow::Application, Held::hold(&held));
         let second = fixture.wait_only("k", Deadline::NEVER);
         drop(first);
         assert_eq!((fixture.flights.len(), held.load(Ordering::SeqCst)), (1, 1));
         drop(second);
         assert_eq!((fixture.flights.len(), held.load(Ordering::SeqCst)), (0, 0));
         assert!(fixture.start(&queued).is_none());
-        queued.hold(Origin::Application, Held::hold(&held));
+        queued.hold(Flow::Application, Held::hold(&held));
         assert_eq!(held.load(Ordering::SeqCst), 0, "too late to hold anything");
     }
 
@@ -1009,7 +1029,7 @@ mod tests {
         let until = fixture.clock.now() + Duration::from_secs(1);
         let held = Arc::new(AtomicU64::new(0));
         let (first, queued) = fixture.queue("k", Deadline::NEVER);
-        queued.hold(Origin::Application, Held::hold(&held));
+        queued.hold(Flow::Application, Held::hold(&held));
         let second = fixture.wait_only("k", Deadline::NEVER);
         let first = first.leave_if_alone().err().unwrap();
         first.leave_a_claim(until, Deadline::NEVER);
@@ -1018,7 +1038,7 @@ mod tests {
         drop(second);
 
         let (alone, queued) = fixture.queue("l", Deadline::NEVER);
-        queued.hold(Origin::Application, Held::hold(&held));
+        queued.hold(Flow::Application, Held::hold(&held));
         assert!(alone.leave_if_alone().is_ok());
         assert_eq!(held.load(Ordering::SeqCst), 1, "that of the other key");
         assert!(fixture.start(&queued).is_none());
@@ -1027,7 +1047,7 @@ mod tests {
         let guard = fixture.start(&queued).unwrap();
         let waits = waits.leave_if_alone().err().unwrap();
         guard.finish(Ok(3));
-        assert!(matches!(fixture.told(&waits), Told::Finished(Ok(3))));
+        assert!(matches!(fixture.told(&waits), WaitOutcome::Finished(Ok(3))));
     }
 
     #[test]
@@ -1039,7 +1059,10 @@ mod tests {
         assert_eq!(fixture.flights.len(), 1);
         let joined = fixture.wait("k", Deadline::NEVER);
         guard.finish(Ok(1));
-        assert!(matches!(fixture.told(&joined), Told::Finished(Ok(1))));
+        assert!(matches!(
+            fixture.told(&joined),
+            WaitOutcome::Finished(Ok(1))
+        ));
     }
 
     #[test]
@@ -1093,9 +1116,9 @@ mod tests {
         guard.finish_until(soon, Err("too late"));
         assert!(matches!(
             fixture.told(&first),
-            Told::Finished(Err("too late"))
+            WaitOutcome::Finished(Err("too late"))
         ));
-        assert!(matches!(fixture.told(&second), Told::Again));
+        assert!(matches!(fixture.told(&second), WaitOutcome::Again));
     }
 
     #[test]
@@ -1105,7 +1128,7 @@ mod tests {
         let _leading = guard.lead();
         let waiter = fixture.wait("k", Deadline::NEVER);
         let told = waiter.wait(&fixture.clock, Deadline::NEVER);
-        assert!(matches!(told, Told::Cycle));
+        assert!(matches!(told, WaitOutcome::Cycle));
     }
 
     #[test]
@@ -1122,15 +1145,15 @@ mod tests {
                 let waiter = fixture.wait("a", Deadline::NEVER);
                 ready.send(()).unwrap();
                 match waiter.wait(&fixture.clock, Deadline::NEVER) {
-                    Told::Finished(result) => second.finish(result),
+                    WaitOutcome::Finished(result) => second.finish(result),
                     _ => second.finish(Err("a cycle")),
                 }
             });
             is_ready.recv().unwrap();
             let waiter = fixture.wait("b", Deadline::NEVER);
             match waiter.wait(&fixture.clock, Deadline::NEVER) {
-                Told::Cycle => first.finish(Ok(1)),
-                Told::Finished(Err("a cycle")) => first.finish(Ok(2)),
+                WaitOutcome::Cycle => first.finish(Ok(1)),
+                WaitOutcome::Finished(Err("a cycle")) => first.finish(Ok(2)),
                 _ => panic!("one of the two must see the cycle"),
             }
         });
@@ -1157,7 +1180,10 @@ mod tests {
             assert!(guard.stale().load(Ordering::Acquire));
             guard.finish(Ok(6));
         }
-        assert!(matches!(fixture.told(&waiter), Told::Finished(Ok(6))));
+        assert!(matches!(
+            fixture.told(&waiter),
+            WaitOutcome::Finished(Ok(6))
+        ));
     }
 
     #[test]
@@ -1171,7 +1197,7 @@ mod tests {
             let thread = Arc::clone(&thread_waits.slot);
             let waiter = fixture.wait_only("k", Deadline::NEVER);
             waiter.then(move |told| {
-                let finished = matches!(told, Told::Finished(Ok(8)));
+                let finished = matches!(told, WaitOutcome::Finished(Ok(8)));
                 let thread_knows = matches!(thread.close(), Closed::Full(_));
                 sender.send((name, finished && thread_knows)).unwrap();
             });
@@ -1196,9 +1222,9 @@ mod tests {
         let fixture = Fixture::new();
         let guard = fixture.lead("k");
         let _gone = gives_up(&fixture);
-        let heir = fixture.wait("k", Deadline::NEVER);
+        let successor = fixture.wait("k", Deadline::NEVER);
         guard.hand_over(fixture.clock.now());
-        let Told::Lead(guard) = fixture.told(&heir) else {
+        let WaitOutcome::Lead(guard) = fixture.told(&successor) else {
             panic!("the next must lead");
         };
         guard.finish(Ok(1));
@@ -1210,10 +1236,10 @@ mod tests {
         let guard = fixture.lead("k");
         let too_late = fixture.wait("k", Deadline::NEVER);
         let _gone = gives_up(&fixture);
-        let heir = fixture.wait("k", Deadline::NEVER);
+        let successor = fixture.wait("k", Deadline::NEVER);
         guard.hand_over(fixture.clock.now());
         drop(too_late);
-        let Told::Lead(guard) = fixture.told(&heir) else {
+        let WaitOutcome::Lead(guard) = fixture.told(&successor) else {
             panic!("the next must lead");
         };
         guard.finish(Ok(1));

@@ -48,7 +48,7 @@ pub(crate) fn leads(run: Run) -> bool {
 /// checked and added under one lock; a thread that takes a lead over is not waiting at that moment;
 /// so the last edge of any cycle is always the one that is checked.
 #[derive(Default)]
-pub(crate) struct Waits {
+pub(crate) struct WaitGraph {
     edges: Mutex<HashMap<u64, Arc<dyn Led>>>,
 }
 
@@ -57,13 +57,13 @@ pub(crate) trait Led: Send + Sync {
     fn leader(&self) -> u64;
 }
 
-impl Waits {
-    pub(crate) fn of_process() -> Arc<Waits> {
-        OF_PROCESS.get(Waits::new)
+impl WaitGraph {
+    pub(crate) fn of_process() -> Arc<WaitGraph> {
+        OF_PROCESS.get(WaitGraph::new)
     }
 
-    pub(crate) fn new() -> Arc<Waits> {
-        Arc::new(Waits::default())
+    pub(crate) fn new() -> Arc<WaitGraph> {
+        Arc::new(WaitGraph::default())
     }
 
     /// Notes that this thread waits for `flight`; `None` if it would wait for itself.
@@ -88,7 +88,7 @@ impl Waits {
     }
 }
 
-impl Drop for Waits {
+impl Drop for WaitGraph {
     fn drop(&mut self) {
         OF_PROCESS.let_go();
     }
@@ -96,7 +96,7 @@ impl Drop for Waits {
 
 /// A noted wait, for as long as it lasts.
 pub(crate) struct Edge {
-    waits: Option<Arc<Waits>>,
+    waits: Option<Arc<WaitGraph>>,
 }
 
 impl Drop for Edge {
@@ -110,7 +110,7 @@ impl Drop for Edge {
 
 pub(crate) const NOBODY: u64 = 0;
 
-static OF_PROCESS: OneForAll<Waits> = OneForAll::new();
+static OF_PROCESS: OneForAll<WaitGraph> = OneForAll::new();
 
 /// Only gives numbers: nothing waits for it or depends on its order, so no model needs to see it.
 static THREADS: AtomicU64 = AtomicU64::new(NOBODY + 1);

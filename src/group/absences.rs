@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::charge;
-use crate::cache::entry::Place;
+use crate::cache::entry::Tier;
 use crate::cache::key::KeyRef;
 use crate::cache::shards::{Cache, Counts};
 use crate::runtime::clock::Clock;
@@ -63,7 +63,7 @@ impl Absences {
         let expires = now.checked_add(life);
         let weight = charge(key, 0);
         self.keys
-            .insert(Place::Main, key, (), weight, expires, stale);
+            .insert(Tier::Main, key, (), weight, expires, stale);
     }
 
     pub(super) fn remove(&self, key: KeyRef<'_>) {

@@ -11,7 +11,7 @@ use crate::cluster::hub::Limit;
 use crate::cluster::remote::{Asked, Failure, Query, Remote, Said};
 use crate::protocol::hash::hash_of_key;
 use crate::protocol::{
-    self, Command, Item, MAX_COMMAND, MAX_KEYS, Nonsense, Status, Terms, decode_batch,
+    self, GroupCommand, Item, MAX_COMMAND, MAX_KEYS, ProtocolError, Status, Terms, decode_batch,
 };
 use crate::runtime::clock::Deadline;
 use crate::runtime::sync::Arc;
@@ -127,16 +127,16 @@ impl<V: Cacheable> Shared<V> {
         let hashes = || keys.iter().map(|(key, _)| hash_of_key(group, key));
         let target = protocol::target(group, None);
         let call = Call::new("POST", target, terms.to_header())
-            .with_body(Command::Get(keys.clone()).encode());
+            .with_body(GroupCommand::Get(keys.clone()).encode());
         let read = |status, reply: Reply| match status {
             Status::Ok => match decode_batch(reply.body, hashes())? {
-                items if items.is_empty() => Err(Nonsense("it answers for no key")),
+                items if items.is_empty() => Err(ProtocolError("it answers for no key")),
                 items => Ok(Batch::Items(items)),
             },
             Status::NoSuchGroup => Ok(Batch::NoSuchGroup),
             // How older nodes say that they do not know the command.
             Status::BadRequest | Status::WrongMethod | Status::Foreign => Ok(Batch::Unknown),
-            _ => Err(Nonsense("it refuses the request")),
+            _ => Err(ProtocolError("it refuses the request")),
         };
         let batch = self.cluster.call(owner, call, limit, deadline, read)?;
         match batch {

@@ -8,19 +8,19 @@
 use std::time::Duration;
 
 use super::{Group, Shared, charge, check_key, lost_leader};
-use crate::cache::entry::{Place, Stored};
+use crate::cache::entry::{Stored, Tier};
 use crate::cache::key::KeyRef;
 use crate::cluster::change::Change;
 use crate::cluster::hub::{MAX_TELLINGS, Recorded, batches};
-use crate::cluster::journal::{Refused, Told};
+use crate::cluster::journal::{ChangeInfo, Refused};
 use crate::cluster::members::{Members, Owner};
 use crate::cluster::remote::{Failure, Remote};
 use crate::error::{Error, Unreached};
 use crate::loader::Loaded;
 use crate::protocol::{self, MAX_KEYS};
 use crate::runtime::clock::Deadline;
-use crate::runtime::foreign;
 use crate::runtime::sync::{Arc, Ordering};
+use crate::runtime::user_code;
 use crate::value::{Cacheable, Value};
 
 /// How often all are told while the list of peers keeps changing.
@@ -30,7 +30,7 @@ const MAX_PASSES: usize = 4;
 /// that is silent.
 const USUAL_TIME: u32 = 4;
 
-/// A value that is set, and what its owner needs of it, which foreign code makes.
+/// A value that is set, and what its owner needs of it, which user code makes.
 struct Forms<V: 'static> {
     value: Stored<V>,
     /// Where this node owns the key.
@@ -186,7 +186,7 @@ impl<V: Cacheable> Shared<V> {
         if keys.is_empty() {
             return Ok(());
         }
-        let _hold = foreign::hold(); // what listens is told once the peers know
+        let _hold = user_code::hold(); // what listens is told once the peers know
         let recorded = self.cluster.record(&self.name, Some(keys));
         let told = self.cluster.own(&recorded);
         self.tell_until_all_know(&recorded, deadline, |members| {
@@ -210,7 +210,7 @@ impl<V: Cacheable> Shared<V> {
     }
 
     fn set(&self, key: &str, loaded: Loaded<V>, deadline: Deadline) -> Result<(), Error> {
-        let _hold = foreign::hold(); // what listens is told once the peers know
+        let _hold = user_code::hold(); // what listens is told once the peers know
         let Loaded { value, ttl } = loaded;
         let mut forms = Forms::of(value);
         check_key(key)?;
@@ -245,7 +245,7 @@ impl<V: Cacheable> Shared<V> {
     }
 
     fn clear(&self, deadline: Deadline) -> Result<(), Error> {
-        let _hold = foreign::hold(); // what listens is told once the peers know
+        let _hold = user_code::hold(); // what listens is told once the peers know
         let recorded = self.cluster.record(&self.name, None);
         let told = self.cluster.own(&recorded);
         let tell = |remote: &Arc<Remote>, deadline| {
@@ -303,7 +303,7 @@ impl<V: Cacheable> Shared<V> {
     }
 
     /// Forgets `key` on this node, and what is being loaded or fetched of it.
-    pub(super) fn invalidate(&self, key: &str, told: Told) {
+    pub(super) fn invalidate(&self, key: &str, told: ChangeInfo) {
         let key = self.cache.hash(key);
         self.counters.removes.add();
         let (journal, now) = (&self.cluster.journal, self.cluster.clock.now());
@@ -348,7 +348,7 @@ impl<V: Cacheable> Shared<V> {
         self.fetches.mark_all_stale();
     }
 
-    pub(super) fn invalidate_all(&self, told: Told) {
+    pub(super) fn invalidate_all(&self, told: ChangeInfo) {
         let journal = &self.cluster.journal;
         let noted = journal.note(&self.name, None, told, self.cluster.clock.now());
         self.drop_all();
@@ -401,7 +401,7 @@ impl<V: Cacheable> Shared<V> {
         key: &str,
         forms: &mut Forms<V>,
         life: Option<Duration>,
-        mut told: Told,
+        mut told: ChangeInfo,
         recorded: &Recorded,
     ) {
         for _ in 0..MAX_TELLINGS {
@@ -430,7 +430,7 @@ impl<V: Cacheable> Shared<V> {
     /// What a value weighs, if it is not too large.
     fn weight_of(&self, value: &Stored<V>) -> Result<usize, Error> {
         let value = value.get().ok_or_else(lost_leader)?;
-        let weight = foreign::load(|| self.weigh(value))?;
+        let weight = user_code::load(|| self.weigh(value))?;
         let max = self.cluster.settings.max_value;
         match weight > max {
             true => Err(Error::ValueTooLarge { bytes: weight, max }),
@@ -445,7 +445,7 @@ impl<V: Cacheable> Shared<V> {
         key: &str,
         value: V,
         life: Option<Duration>,
-        told: Told,
+        told: ChangeInfo,
     ) -> Result<bool, Error> {
         let value = Stored::new(value);
         let weight = self.weight_of(&value)?;
@@ -458,7 +458,7 @@ impl<V: Cacheable> Shared<V> {
         value: Stored<V>,
         weight: usize,
         life: Option<Duration>,
-        told: Told,
+        told: ChangeInfo,
     ) -> bool {
         let key = self.cache.hash(key);
         let (journal, now) = (&self.cluster.journal, self.cluster.clock.now());
@@ -474,7 +474,7 @@ impl<V: Cacheable> Shared<V> {
         let is_kept = life != Some(Duration::ZERO)
             && self
                 .cache
-                .insert(Place::Main, key, value, weight, expires, superseded);
+                .insert(Tier::Main, key, value, weight, expires, superseded);
         if is_kept && expires.is_some() {
             self.have_swept();
         } else if !is_kept && superseded.load(Ordering::Acquire) {
@@ -490,7 +490,7 @@ impl<V: Cacheable> Shared<V> {
 
     /// The bytes of a value, if they may travel.
     pub(super) fn encode_for_peers(&self, value: &V) -> Result<Value, Error> {
-        let encoded = foreign::load(|| self.codec.encode(value));
+        let encoded = user_code::load(|| self.codec.encode(value));
         let failed = |source| Error::Encode {
             source: Arc::from(source),
         };

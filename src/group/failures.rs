@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::absences::share_of;
 use super::load::Role;
-use super::{Landed, Outcome, Shared, charge};
-use crate::cache::entry::Place;
+use super::{Obtained, Outcome, Shared, charge};
+use crate::cache::entry::Tier;
 use crate::cache::key::KeyRef;
 use crate::cache::shards::Cache;
 use crate::cluster::members::Owner;
@@ -136,7 +136,7 @@ impl<V: Cacheable> Shared<V> {
         let expires = end.checked_add(MEMORY);
         self.failures
             .keys
-            .insert(Place::Main, key, failed, weight, expires, stale);
+            .insert(Tier::Main, key, failed, weight, expires, stale);
         self.have_swept();
     }
 
@@ -150,7 +150,7 @@ impl<V: Cacheable> Shared<V> {
         let outcome = if is_before(failed.until) {
             self.or_stand_in(key, Err(failed.error))
         } else if failed.count > 1 && is_before(failed.renews) && is_owner() {
-            Ok(Landed::from(self.cache.stand_in(key)?))
+            Ok(Obtained::from(self.cache.stand_in(key)?))
         } else {
             return None;
         };

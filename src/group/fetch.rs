@@ -1,22 +1,22 @@
-//! Step 4, where another process owns the key: ask it, and load here if it is away.
+//! Step 4, where another process owns the key: ask it, and load here if it is unreachable.
 
 use std::time::{Duration, Instant};
 
 use super::load::Role;
-use super::{Count, Landed, Outcome, Shared, Source, lost_leader};
-use crate::cache::entry::{Place, Stored};
+use super::{Count, Obtained, Outcome, Shared, Source, lost_leader};
+use crate::cache::entry::{Stored, Tier};
 use crate::cache::key::KeyRef;
 use crate::cluster::batching::Turn;
 use crate::cluster::remote::{Asked, Failure, Remote};
 use crate::codec::CodecError;
 use crate::error::Error;
-use crate::flight::table::{Guard, Join, Part, Told};
+use crate::flight::table::{Guard, Join, Joined, WaitOutcome};
 use crate::protocol::dialect::Dialect;
 use crate::protocol::hash::hash_of_key;
-use crate::protocol::{self, Answer, Item, Nonsense, Status, Terms};
+use crate::protocol::{self, Answer, Item, ProtocolError, Status, Terms};
 use crate::runtime::clock::Deadline;
-use crate::runtime::foreign;
 use crate::runtime::sync::{Arc, Ordering};
+use crate::runtime::user_code;
 use crate::transport::peer::{Call, Reply};
 use crate::value::Cacheable;
 
@@ -65,25 +65,27 @@ impl<V: Cacheable> Shared<V> {
     ) -> Outcome<V> {
         loop {
             match self.fetches.join(key, deadline, Join::Lead) {
-                Part::Lead(guard) => {
+                Joined::Lead(guard) => {
                     self.count_lead(&mut count);
                     return self.lead_fetch(guard, owner, deadline, unreported);
                 }
-                Part::Wait(waiter) => {
+                Joined::Wait(waiter) => {
                     self.count_joined(&mut count);
                     let patience = self.end_of_patience();
                     return match self.wait_for(&waiter, deadline.earlier(patience)) {
-                        Told::Finished(outcome) => outcome.map(Landed::joined),
-                        Told::Lead(guard) => self.lead_fetch(guard, owner, deadline, unreported),
-                        Told::Again => continue,
-                        Told::Lost => Err(lost_leader()),
+                        WaitOutcome::Finished(outcome) => outcome.map(Obtained::joined),
+                        WaitOutcome::Lead(guard) => {
+                            self.lead_fetch(guard, owner, deadline, unreported)
+                        }
+                        WaitOutcome::Again => continue,
+                        WaitOutcome::Lost => Err(lost_leader()),
                         // Whoever leads may have more patience than a loader.
-                        Told::Late if !deadline.is_past(self.cluster.clock.now()) => {
+                        WaitOutcome::Late if !deadline.is_past(self.cluster.clock.now()) => {
                             drop(waiter);
                             self.load(key, deadline, Role::Fallback, Count::No)
                         }
-                        Told::Late => Err(Error::Deadline),
-                        Told::Cycle => Err(Error::Cycle),
+                        WaitOutcome::Late => Err(Error::Deadline),
+                        WaitOutcome::Cycle => Err(Error::Cycle),
                     };
                 }
             }
@@ -163,7 +165,7 @@ impl<V: Cacheable> Shared<V> {
                 | Fetched::Foreign,
             ) => None,
             Err(Failure::Deadline) => Some(Err(Error::Deadline)),
-            Err(Failure::Away(_) | Failure::Unsupported | Failure::Refused) => None,
+            Err(Failure::Unreachable(_) | Failure::Unsupported | Failure::Refused) => None,
         }
     }
 
@@ -190,10 +192,10 @@ impl<V: Cacheable> Shared<V> {
         let turn = caller.take_turn(asked, &self.cluster.clock, deadline);
         let (fetched, unreported) = match turn {
             Turn::Patient | Turn::Alone => (None, unreported),
-            Turn::Quick(place, others) => {
+            Turn::Quick(tier, others) => {
                 let own = self.query(key.text(), unreported);
                 let fetched = self.ask_together(owner, own, others, deadline);
-                drop(place); // the next in line leads
+                drop(tier); // the next in line leads
                 (fetched, 0)
             }
             Turn::Answered(Ok(item)) => (Fetched::of(item).map(Ok), 0),
@@ -261,7 +263,7 @@ impl<V: Cacheable> Shared<V> {
     /// When an owner that is still loading is not asked again, nor waited for where another thread asks
     /// it: loads of several processes that wait for each other in a circle would wait for ever.
     pub(super) fn end_of_patience(&self) -> Deadline {
-        if foreign::inside_a_loader() {
+        if user_code::inside_a_loader() {
             let limit = self.cluster.settings.load_timeout;
             return Deadline::after(self.cluster.clock.now(), limit);
         }
@@ -282,7 +284,7 @@ impl<V: Cacheable> Shared<V> {
         }
         let reason = "it answers `loading` without waiting";
         let is_hasty = now.saturating_duration_since(asked) < patience / 2;
-        is_hasty.then(|| Err(Failure::Away(reason.to_owned())))
+        is_hasty.then(|| Err(Failure::Unreachable(reason.to_owned())))
     }
 
     /// What an answer says; `None` if the owner is still loading.
@@ -291,14 +293,14 @@ impl<V: Cacheable> Shared<V> {
         key: KeyRef<'_>,
         status: Status,
         reply: Reply,
-    ) -> Result<Option<Fetched>, Nonsense> {
+    ) -> Result<Option<Fetched>, ProtocolError> {
         let is_native = self.cluster.spoken(&reply) == Dialect::Native;
         Ok(Some(match status {
             Status::Ok => {
                 let answer = Answer::decode(reply.body)?;
                 // A Go peer does not say which key its answer belongs to.
                 if is_native && answer.key_hash != Some(hash_of_key(&self.name, key.text())) {
-                    return Err(Nonsense("the answer belongs to another key"));
+                    return Err(ProtocolError("the answer belongs to another key"));
                 }
                 Fetched::Value(answer)
             }
@@ -327,30 +329,30 @@ impl<V: Cacheable> Shared<V> {
             | Status::WrongMethod
             | Status::Leaving
             | Status::Elsewhere => {
-                return Err(Nonsense("it refuses the request"));
+                return Err(ProtocolError("it refuses the request"));
             }
         }))
     }
 
     /// Keeps a copy of what was fetched if it is popular. `None` if it cannot be decoded here.
-    fn mirror(self: &Arc<Self>, guard: &Guard<Outcome<V>>, answer: Answer) -> Option<Landed<V>> {
+    fn mirror(self: &Arc<Self>, guard: &Guard<Outcome<V>>, answer: Answer) -> Option<Obtained<V>> {
         let rate = answer.rate;
-        let mut landed = self.decode(answer)?;
+        let mut obtained = self.decode(answer)?;
         let now = self.cluster.clock.now();
         let dice = self.dice.fetch_add(1, Ordering::Relaxed);
-        if let Some(until) = self.mirroring.life(rate, landed.expires, now, dice) {
-            let owners_expiry = std::mem::replace(&mut landed.expires, until.instant());
-            self.keep(guard, Place::Hot, &landed, now);
-            landed.expires = owners_expiry;
+        if let Some(until) = self.mirroring.life(rate, obtained.expires, now, dice) {
+            let owners_expiry = std::mem::replace(&mut obtained.expires, until.instant());
+            self.keep(guard, Tier::Hot, &obtained, now);
+            obtained.expires = owners_expiry;
         }
-        Some(landed)
+        Some(obtained)
     }
 
     /// What a peer sent. `None` if it cannot be decoded here.
-    pub(super) fn decode(&self, answer: Answer) -> Option<Landed<V>> {
+    pub(super) fn decode(&self, answer: Answer) -> Option<Obtained<V>> {
         let now = self.cluster.clock.now();
         let length = answer.value.len();
-        let decoded = foreign::load(|| self.codec.decode(answer.value));
+        let decoded = user_code::load(|| self.codec.decode(answer.value));
         let usual = self.fetched_bytes.load(Ordering::Relaxed);
         self.fetched_bytes
             .store((7 * usual + length) / 8, Ordering::Relaxed);
@@ -363,7 +365,7 @@ impl<V: Cacheable> Shared<V> {
             Ok(weighed) => weighed,
             Err(panicked) => return self.report_undecodable_as(&panicked.0),
         };
-        Some(Landed {
+        Some(Obtained {
             value: Stored::new(value),
             source: Source::Peer,
             expires: answer.remaining.and_then(|life| now.checked_add(life)),
@@ -372,13 +374,13 @@ impl<V: Cacheable> Shared<V> {
         })
     }
 
-    fn cannot_decode(&self, error: CodecError) -> Option<Landed<V>> {
-        let text = foreign::load(|| error.to_string());
-        foreign::defer_drop(error);
+    fn cannot_decode(&self, error: CodecError) -> Option<Obtained<V>> {
+        let text = user_code::load(|| error.to_string());
+        user_code::defer_drop(error);
         self.report_undecodable_as(&text.unwrap_or_else(|panicked| panicked.0))
     }
 
-    fn report_undecodable_as(&self, reason: &str) -> Option<Landed<V>> {
+    fn report_undecodable_as(&self, reason: &str) -> Option<Obtained<V>> {
         self.report_undecodable(reason);
         None
     }

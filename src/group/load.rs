@@ -6,17 +6,17 @@
 
 use std::time::Duration;
 
-use super::{BatchLoader, Count, Landed, Outcome, Shared, Source, charge, lost_leader};
-use crate::cache::entry::{Place, Stored};
+use super::{BatchLoader, Count, Obtained, Outcome, Shared, Source, charge, lost_leader};
+use crate::cache::entry::{Stored, Tier};
 use crate::cache::key::KeyRef;
 use crate::error::Error;
-use crate::flight::table::{Guard, Join, Part, Queued, Told, Waiter};
+use crate::flight::table::{Guard, Join, Joined, Queued, WaitOutcome, Waiter};
 use crate::loader::{Load, LoadError, Loaded, Panicked};
 use crate::runtime::clock::Deadline;
-use crate::runtime::foreign;
-use crate::runtime::origin::Origin;
+use crate::runtime::flow::Flow;
 use crate::runtime::pool::{self, Job, Refused, Work};
 use crate::runtime::sync::{Arc, OnceLock, Ordering};
+use crate::runtime::user_code;
 use crate::value::Cacheable;
 
 /// On whose account a value is loaded.
@@ -24,7 +24,7 @@ use crate::value::Cacheable;
 pub(super) enum Role {
     /// This process owns the key, or a peer says so.
     Owner,
-    /// The owner is away.
+    /// The owner is unreachable.
     Fallback,
 }
 
@@ -43,19 +43,19 @@ impl<V: Cacheable> Shared<V> {
             }
             let (waiter, is_own) = if deadline.is_never() {
                 match self.loads.join(key, deadline, Join::Lead) {
-                    Part::Lead(guard) => {
+                    Joined::Lead(guard) => {
                         self.count_lead(&mut count);
                         return self.lead_load(guard, role);
                     }
-                    Part::Wait(waiter) => (waiter, false),
+                    Joined::Wait(waiter) => (waiter, false),
                 }
             } else {
                 let (waiter, queued) = self.loads.queue(key, deadline);
                 let is_own = queued.is_some();
-                let origin = Origin::Application;
-                self.queue_loads(queued.into_iter().collect(), usize::MAX, role, origin);
+                let flow = Flow::Application;
+                self.queue_loads(queued.into_iter().collect(), usize::MAX, role, flow);
                 if !is_own {
-                    self.queue_too([&waiter], usize::MAX, role, origin);
+                    self.queue_too([&waiter], usize::MAX, role, flow);
                 }
                 (waiter, is_own)
             };
@@ -65,19 +65,21 @@ impl<V: Cacheable> Shared<V> {
                 self.count_joined(&mut count);
             }
             return match self.wait_for(&waiter, deadline) {
-                Told::Finished(outcome) if is_own => outcome,
+                WaitOutcome::Finished(outcome) if is_own => outcome,
                 // To others: this one is part of a load that has its place.
-                Told::Finished(Err(Error::Overloaded)) if foreign::inside_a_loader() => continue,
-                Told::Finished(outcome) => outcome.map(Landed::joined),
-                Told::Lead(guard) => self.lead_load(guard, role),
-                Told::Again => match self.failed_lately(key) {
+                WaitOutcome::Finished(Err(Error::Overloaded)) if user_code::inside_a_loader() => {
+                    continue;
+                }
+                WaitOutcome::Finished(outcome) => outcome.map(Obtained::joined),
+                WaitOutcome::Lead(guard) => self.lead_load(guard, role),
+                WaitOutcome::Again => match self.failed_lately(key) {
                     Some(outcome) => outcome,
                     None => continue,
                 },
-                Told::Lost => Err(lost_leader()),
-                Told::Late if waiter.is_queued() => Err(Error::Overloaded),
-                Told::Late => Err(Error::Deadline),
-                Told::Cycle => Err(Error::Cycle),
+                WaitOutcome::Lost => Err(lost_leader()),
+                WaitOutcome::Late if waiter.is_queued() => Err(Error::Overloaded),
+                WaitOutcome::Late => Err(Error::Deadline),
+                WaitOutcome::Cycle => Err(Error::Cycle),
             };
         }
     }
@@ -90,7 +92,7 @@ impl<V: Cacheable> Shared<V> {
         }
         match self.land_if_cached(guard) {
             Ok(outcome) => outcome,
-            Err(guard) => self.run_load(guard, Deadline::NEVER, role, foreign::inside_a_loader()),
+            Err(guard) => self.run_load(guard, Deadline::NEVER, role, user_code::inside_a_loader()),
         }
     }
 
@@ -102,15 +104,15 @@ impl<V: Cacheable> Shared<V> {
         waiters: impl IntoIterator<Item = &'a Waiter<Outcome<V>>>,
         at_once: usize,
         role: Role,
-        origin: Origin,
+        flow: Flow,
     ) {
-        let origin = pool::actual(origin);
+        let flow = pool::actual(flow);
         let waiters = waiters.into_iter();
         let queued: Vec<_> = waiters
-            .filter_map(|waiter| waiter.queued_besides(origin))
+            .filter_map(|waiter| waiter.queued_besides(flow))
             .collect();
         // Where there is no room, they keep the places they have.
-        self.offer_loads(&queued, at_once, role, origin);
+        self.offer_loads(&queued, at_once, role, flow);
     }
 
     /// Leaves new flights to the pool for `origin`, `at_once` of them at a time, and to whoever runs them before
@@ -120,10 +122,10 @@ impl<V: Cacheable> Shared<V> {
         mut queued: Vec<Queued<Outcome<V>>>,
         at_once: usize,
         role: Role,
-        origin: Origin,
+        flow: Flow,
     ) {
         queued.retain(|queued| !self.finish_if_cached(queued));
-        let Some((taken, refused)) = self.offer_loads(&queued, at_once, role, origin) else {
+        let Some((taken, refused)) = self.offer_loads(&queued, at_once, role, flow) else {
             return;
         };
         for queued in &queued[taken..] {
@@ -140,13 +142,13 @@ impl<V: Cacheable> Shared<V> {
         queued: &[Queued<Outcome<V>>],
         at_once: usize,
         role: Role,
-        origin: Origin,
+        flow: Flow,
     ) -> Option<(usize, Error)> {
         if queued.is_empty() {
             return None;
         }
         let pool = &self.cluster.pool;
-        let (places, refused) = match pool.submit(self.works(queued, role), at_once, origin) {
+        let (places, refused) = match pool.submit(self.works(queued, role), at_once, flow) {
             Ok(places) => (places, Error::Overloaded),
             Err(Refused::Full | Refused::Closed) => (Vec::new(), Error::Overloaded),
             Err(Refused::NoThread(source)) => {
@@ -154,8 +156,8 @@ impl<V: Cacheable> Shared<V> {
                 (Vec::new(), Error::Thread { source })
             }
         };
-        for (queued, &place) in queued.iter().zip(&places) {
-            queued.hold(pool::actual(origin), Box::new(pool.ticket(place)));
+        for (queued, &tier) in queued.iter().zip(&places) {
+            queued.hold(pool::actual(flow), Box::new(pool.ticket(tier)));
         }
         if places.len() == queued.len() {
             return None;
@@ -166,7 +168,7 @@ impl<V: Cacheable> Shared<V> {
 
     /// The jobs that run these flights: one for all where they are loaded together.
     fn works(self: &Arc<Self>, queued: &[Queued<Outcome<V>>], role: Role) -> Vec<Work> {
-        let is_part = foreign::inside_a_loader();
+        let is_part = user_code::inside_a_loader();
         let work = |queued: &[Queued<Outcome<V>>]| Work {
             key_bytes: queued.iter().map(Queued::key_bytes).collect(),
             job: Box::new(PooledLoads {
@@ -229,7 +231,7 @@ impl<V: Cacheable> Shared<V> {
         self.counters.loads.add();
         let key = guard.key().text();
         let load = || self.loader.load(&Load::new(key, deadline));
-        let loaded = self.timed_load(&[key], || foreign::load(load));
+        let loaded = self.timed_load(&[key], || user_code::load(load));
         let loaded = outcome_of(loaded).and_then(|loaded| self.weigh_loaded(loaded));
         drop(leading);
         loaded
@@ -279,7 +281,7 @@ impl<V: Cacheable> Shared<V> {
         let leading: Vec<_> = guards.iter().map(Guard::lead).collect();
         self.counters.loads.add_many(guards.len());
         let keys: Vec<&str> = guards.iter().map(|guard| guard.key().text()).collect();
-        let loaded = self.timed_load(&keys, || foreign::load(|| load_many(&keys)));
+        let loaded = self.timed_load(&keys, || user_code::load(|| load_many(&keys)));
         drop(permit);
         let mut loaded = outcome_of(loaded);
         let land = |guard: Guard<Outcome<V>>| {
@@ -294,7 +296,7 @@ impl<V: Cacheable> Shared<V> {
         drop(leading);
         // Values of keys that nobody asked for: each by itself, should one of them panic.
         let unasked = loaded.into_iter().flatten();
-        unasked.for_each(|(_, loaded)| foreign::dispose(loaded));
+        unasked.for_each(|(_, loaded)| user_code::dispose(loaded));
         outcomes
     }
 
@@ -304,14 +306,14 @@ impl<V: Cacheable> Shared<V> {
         Ok((Loaded { value, ttl }, weight))
     }
 
-    /// A value with its weight. Weighing is foreign code too, as a codec may be: if it panics, the
+    /// A value with its weight. Weighing is user code too, as a codec may be: if it panics, the
     /// value is not dropped by the panic, as its drop may panic again, nor while flights are led, as it
     /// may ask for what they bring.
     pub(super) fn weighed(&self, value: V) -> Result<(V, usize), Panicked> {
-        match foreign::load(|| self.weigh(&value)) {
+        match user_code::load(|| self.weigh(&value)) {
             Ok(weight) => Ok((value, weight)),
             Err(panicked) => {
-                foreign::defer_drop(value);
+                user_code::defer_drop(value);
                 Err(panicked)
             }
         }
@@ -361,7 +363,7 @@ impl<V: Cacheable> Shared<V> {
     }
 
     /// The life of a value that this node owns. Nobody tells a node of removals that is in no list:
-    /// there it lives no longer than a value whose owner is away.
+    /// there it lives no longer than a value whose owner is unreachable.
     pub(super) fn life_in_list(&self, life: Option<Duration>) -> Option<Duration> {
         if self.cluster.members().has_this() {
             return life;
@@ -377,27 +379,27 @@ impl<V: Cacheable> Shared<V> {
         loaded: Loaded<V>,
         weight: usize,
         role: Role,
-    ) -> Landed<V> {
+    ) -> Obtained<V> {
         let now = self.cluster.clock.now();
         let key = guard.key().as_ref();
         let mut life = self.life_in_list(self.lives.of(loaded.ttl, key));
-        let mut place = Place::Main;
+        let mut tier = Tier::Main;
         if role == Role::Fallback {
             let fallback = self.cluster.settings.fallback_life;
             life = Some(life.map_or(fallback, |life| life.min(fallback)));
-            if self.cache.fits(Place::Hot, charge(key, weight)) {
-                place = Place::Hot;
+            if self.cache.fits(Tier::Hot, charge(key, weight)) {
+                tier = Tier::Hot;
             }
         }
-        let landed = Landed {
+        let obtained = Obtained {
             value: Stored::new(loaded.value),
             source: Source::Load,
             expires: life.and_then(|life| now.checked_add(life)),
             weight,
             encoded: Some(Arc::new(OnceLock::new())),
         };
-        self.keep(guard, place, &landed, now);
-        landed
+        self.keep(guard, tier, &obtained, now);
+        obtained
     }
 }
 

@@ -9,17 +9,17 @@ use std::collections::HashMap;
 
 use super::load::Role;
 use super::seats::{Answered, Room, Seats};
-use super::{Count, Landed, Outcome, Shared, check_key, lost_leader};
+use super::{Count, Obtained, Outcome, Shared, check_key, lost_leader};
 use crate::cache::key::KeyRef;
 use crate::cluster::members::Owner;
 use crate::cluster::remote::Remote;
 use crate::error::Error;
-use crate::flight::table::{Join, Part, Queued};
+use crate::flight::table::{Join, Joined, Queued};
 use crate::protocol::MAX_KEYS;
 use crate::runtime::clock::Deadline;
-use crate::runtime::foreign;
-use crate::runtime::origin::Origin;
+use crate::runtime::flow::Flow;
 use crate::runtime::sync::{Arc, RandomState};
+use crate::runtime::user_code;
 use crate::value::Cacheable;
 
 /// A key that is not in memory, and where its answer belongs.
@@ -108,12 +108,12 @@ impl<V: Cacheable> Shared<V> {
     /// Steps 2 to 5 for many keys.
     fn bring_many(self: &Arc<Self>, wanted: Vec<Wanted<'_>>, deadline: Deadline) -> Settled<V> {
         let mut settled = Vec::with_capacity(wanted.len());
-        if foreign::inside_a_loader() {
+        if user_code::inside_a_loader() {
             // Its thread is the one that waits for itself, should it come to that (I8): a wait for
             // several flights would not be seen.
             let bring = |one: Wanted<'_>| {
                 let outcome = self.bring(one.key, deadline, one.unreported, Count::Yes);
-                foreign::run_deferred(); // peers may wait for it, and this thread for them next
+                user_code::run_deferred(); // peers may wait for it, and this thread for them next
                 (one.at, outcome)
             };
             return wanted.into_iter().map(bring).collect();
@@ -182,7 +182,7 @@ impl<V: Cacheable> Shared<V> {
             if !deadline.is_never() {
                 let joined = waiters.iter().zip(&are_own).filter(|(_, is_own)| !**is_own);
                 let joined = joined.map(|(waiter, _)| waiter);
-                self.queue_too(joined, self.bulkhead.max(), role, Origin::Application);
+                self.queue_too(joined, self.bulkhead.max(), role, Flow::Application);
             }
             let seats = Seats::new(self, Room::endless(), waiters);
             self.run_queued(new, deadline, role);
@@ -193,7 +193,7 @@ impl<V: Cacheable> Shared<V> {
             for ((&one, is_own), answer) in wanted.iter().zip(are_own).zip(answers) {
                 let outcome = match answer {
                     Answered::Outcome(outcome) if is_own => outcome,
-                    Answered::Outcome(outcome) => outcome.map(Landed::joined),
+                    Answered::Outcome(outcome) => outcome.map(Obtained::joined),
                     Answered::Again | Answered::NoRoom => {
                         self.load(one.key, deadline, role, Count::No)
                     }
@@ -213,7 +213,7 @@ impl<V: Cacheable> Shared<V> {
     ) {
         let most = self.bulkhead.max();
         if !deadline.is_never() {
-            return self.queue_loads(queued, most, role, Origin::Application);
+            return self.queue_loads(queued, most, role, Flow::Application);
         }
         let mut open: Vec<_> = queued;
         open.retain(|queued| !self.finish_if_cached(queued));
@@ -221,17 +221,17 @@ impl<V: Cacheable> Shared<V> {
             let now = self.cluster.clock.now();
             let guards = open.iter().filter_map(|queued| queued.start(now));
             let _ = self.run_batch_loader(load_many, guards.collect(), role, false);
-            foreign::run_deferred(); // this thread leads nothing now
+            user_code::run_deferred(); // this thread leads nothing now
             return;
         }
         if most > 1 && open.len() > 1 {
             // Help is welcome. Where there is none, this thread does it all.
-            self.offer_loads(&open, most - 1, role, Origin::Application);
+            self.offer_loads(&open, most - 1, role, Flow::Application);
         }
         for queued in open {
             if let Some(guard) = queued.start(self.cluster.clock.now()) {
                 let _ = self.run_load(guard, deadline, role, false);
-                foreign::run_deferred(); // this thread leads nothing now
+                user_code::run_deferred(); // this thread leads nothing now
             }
         }
     }
@@ -241,7 +241,7 @@ impl<V: Cacheable> Shared<V> {
         for at in 0..seats.len() {
             if let Some(guard) = seats.start(at) {
                 let _ = self.lead_load(guard, role);
-                foreign::run_deferred(); // this thread leads nothing now
+                user_code::run_deferred(); // this thread leads nothing now
             }
         }
     }
@@ -274,7 +274,7 @@ impl<V: Cacheable> Shared<V> {
         let (mut joined, mut waiters) = (Vec::new(), Vec::new());
         for &one in wanted {
             match self.fetches.join(one.key, deadline, Join::Start) {
-                Part::Lead(guard) => {
+                Joined::Lead(guard) => {
                     self.counters.leads.add();
                     match self.land_if_cached(guard) {
                         Ok(outcome) => settled.push((one.at, outcome)),
@@ -285,7 +285,7 @@ impl<V: Cacheable> Shared<V> {
                         }
                     }
                 }
-                Part::Wait(waiter) => {
+                Joined::Wait(waiter) => {
                     self.counters.joined.add();
                     joined.push(one);
                     waiters.push(waiter);
@@ -318,7 +318,7 @@ impl<V: Cacheable> Shared<V> {
         settled.extend(loaded.into_iter().map(|(one, outcome)| (one.at, outcome)));
         for (one, answer) in joined.into_iter().zip(self.answers(&seats, deadline)) {
             let outcome = match answer {
-                Answered::Outcome(outcome) => outcome.map(Landed::joined),
+                Answered::Outcome(outcome) => outcome.map(Obtained::joined),
                 Answered::Again | Answered::NoRoom => {
                     self.fetch(one.key, owner, deadline, one.unreported, Count::No)
                 }

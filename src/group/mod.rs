@@ -5,7 +5,7 @@
 //! 2. Otherwise one thread per key goes on, the leader of the flight; the others wait for it.
 //! 3. The leader looks in the caches once more, then asks the ring who owns the key.
 //! 4. This process: the loader runs, unless the key belonged to another one not long ago, which has
-//!    its value still (`succession.rs`). Another: fetch from there. If that one is away: load here.
+//!    its value still (`succession.rs`). Another: fetch from there. If that one is unreachable: load here.
 //! 5. The value goes into the main or the hot cache. Only then does the flight end (I7).
 //!
 //! A group has two flight tables (I5). A request of a peer joins or leads only in `loads`, and is
@@ -44,7 +44,7 @@ use load::Role;
 use reports::Reports;
 use timing::Timings;
 
-use crate::cache::entry::{Place, Stored};
+use crate::cache::entry::{Stored, Tier};
 use crate::cache::hot::Mirroring;
 use crate::cache::key::{KeyRef, MAX_KEY_BYTES};
 use crate::cache::shards::{Cache, ENTRY_OVERHEAD, Found};
@@ -52,12 +52,12 @@ use crate::cluster::hub::Cluster;
 use crate::cluster::members::Owner;
 use crate::codec::Codec;
 use crate::error::Error;
-use crate::flight::table::{Flights, Guard, Told, Waiter};
+use crate::flight::table::{Flights, Guard, WaitOutcome, Waiter};
 use crate::loader::{BatchLoader, Loader};
 use crate::protocol;
 use crate::runtime::clock::Deadline;
-use crate::runtime::foreign;
 use crate::runtime::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, OnceLock};
+use crate::runtime::user_code;
 use crate::stats::latency::Latencies;
 use crate::stats::{Counter, GroupStats};
 use crate::value::{Cacheable, Value};
@@ -99,7 +99,7 @@ impl<V: Cacheable> fmt::Debug for Group<V> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Source {
-    /// Memory, as this process owns the key (or keeps it for an owner that is away).
+    /// Memory, as this process owns the key (or keeps it for an owner that is unreachable).
     Main,
     /// Memory, as a mirrored copy.
     Hot,
@@ -164,7 +164,7 @@ struct Shared<V: Cacheable> {
     /// A load that takes as long as this is reported.
     slow_load: Duration,
     reports: Reports,
-    /// Whether the keeper comes to let expired values go.
+    /// Whether the maintenance comes to let expired values go.
     is_swept: AtomicBool,
     /// The bytes that fetched values had of late, about.
     fetched_bytes: AtomicUsize,
@@ -200,10 +200,10 @@ struct Counters {
 }
 
 /// What a flight brings.
-type Outcome<V> = Result<Landed<V>, Error>;
+type Outcome<V> = Result<Obtained<V>, Error>;
 
 #[derive(Clone, Debug)]
-struct Landed<V: Cacheable> {
+struct Obtained<V: Cacheable> {
     value: Stored<V>,
     source: Source,
     expires: Option<Instant>,
@@ -213,14 +213,14 @@ struct Landed<V: Cacheable> {
     encoded: Option<Arc<OnceLock<Result<Value, Error>>>>,
 }
 
-impl<V: Cacheable> From<Found<V>> for Landed<V> {
-    fn from(found: Found<V>) -> Landed<V> {
-        Landed {
+impl<V: Cacheable> From<Found<V>> for Obtained<V> {
+    fn from(found: Found<V>) -> Obtained<V> {
+        Obtained {
             value: found.value,
-            source: match found.place {
+            source: match found.tier {
                 _ if found.is_stale => Source::Stale,
-                Place::Main => Source::Main,
-                Place::Hot => Source::Hot,
+                Tier::Main => Source::Main,
+                Tier::Hot => Source::Hot,
             },
             expires: found.expires,
             weight: found.weight,
@@ -273,8 +273,8 @@ impl<V: Cacheable> Group<V> {
     ///
     /// As [`get_timeout`](Group::get_timeout).
     pub fn get_with(&self, key: &str, deadline: Deadline) -> Result<Got<V>, Error> {
-        let landed = self.0.get(self.0.cache.hash(key), deadline)?;
-        landed.got(self.0.cluster.clock.now())
+        let obtained = self.0.get(self.0.cache.hash(key), deadline)?;
+        obtained.got(self.0.cluster.clock.now())
     }
 
     /// The values of many keys, in the order of `keys`. Blocks until all are here.
@@ -348,7 +348,7 @@ impl<V: Cacheable> Group<V> {
         keys: &[K],
         deadline: Deadline,
     ) -> Vec<Result<Got<V>, Error>> {
-        let _hold = foreign::hold();
+        let _hold = user_code::hold();
         let outcomes = self.0.get_many(keys, deadline);
         let now = self.0.cluster.clock.now();
         let got = |outcome: Outcome<V>| outcome?.got(now);
@@ -356,7 +356,7 @@ impl<V: Cacheable> Group<V> {
     }
 
     fn values_of<K: AsRef<str>>(&self, keys: &[K], deadline: Deadline) -> Vec<Result<V, Error>> {
-        let _hold = foreign::hold();
+        let _hold = user_code::hold();
         let outcomes = self.0.get_many(keys, deadline).into_iter();
         outcomes
             .map(|outcome| Ok(outcome?.value.value()?))
@@ -404,7 +404,7 @@ impl<V: Cacheable> Group<V> {
     }
 }
 
-impl<V: Cacheable> Landed<V> {
+impl<V: Cacheable> Obtained<V> {
     /// The end of its life.
     fn deadline(&self) -> Deadline {
         self.expires.map_or(Deadline::NEVER, Deadline::at)
@@ -419,8 +419,8 @@ impl<V: Cacheable> Landed<V> {
         })
     }
 
-    fn joined(self) -> Landed<V> {
-        Landed {
+    fn joined(self) -> Obtained<V> {
+        Obtained {
             source: Source::Joined,
             ..self
         }
@@ -440,7 +440,7 @@ impl<V: Cacheable> Shared<V> {
     #[cold]
     fn get(self: &Arc<Self>, key: KeyRef<'_>, deadline: Deadline) -> Outcome<V> {
         // What listens is told once nobody waits for this thread any more.
-        let _hold = foreign::hold();
+        let _hold = user_code::hold();
         match self.cache.get(key) {
             Ok(found) if found.is_stale => self.use_stale(key, found, deadline),
             Ok(found) => Ok(found.into()),
@@ -483,19 +483,19 @@ impl<V: Cacheable> Shared<V> {
     fn keep(
         self: &Arc<Self>,
         guard: &Guard<Outcome<V>>,
-        place: Place,
-        landed: &Landed<V>,
+        tier: Tier,
+        obtained: &Obtained<V>,
         now: Instant,
     ) {
-        let too_large = landed.weight > self.cluster.settings.max_value;
-        if landed.deadline().is_past(now) || too_large {
+        let too_large = obtained.weight > self.cluster.settings.max_value;
+        if obtained.deadline().is_past(now) || too_large {
             return;
         }
         let key = guard.key().as_ref();
-        let (value, weight) = (landed.value.clone(), charge(key, landed.weight));
+        let (value, weight) = (obtained.value.clone(), charge(key, obtained.weight));
         self.cache
-            .insert(place, key, value, weight, landed.expires, guard.stale());
-        if landed.expires.is_some() {
+            .insert(tier, key, value, weight, obtained.expires, guard.stale());
+        if obtained.expires.is_some() {
             self.have_swept();
         }
     }
@@ -522,7 +522,7 @@ impl<V: Cacheable> Shared<V> {
     }
 
     /// Waits for a flight. If this is a thread of the pool, another one may take its part meanwhile.
-    fn wait_for(&self, waiter: &Waiter<Outcome<V>>, deadline: Deadline) -> Told<Outcome<V>> {
+    fn wait_for(&self, waiter: &Waiter<Outcome<V>>, deadline: Deadline) -> WaitOutcome<Outcome<V>> {
         let _blocked = self.cluster.pool.wait_inside();
         waiter.wait(&self.cluster.clock, deadline)
     }

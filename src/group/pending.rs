@@ -9,10 +9,10 @@ use crate::cluster::hub::Cluster;
 use crate::error::Error;
 use crate::protocol::{Item, Named, Response, Status, Terms};
 use crate::runtime::clock::{Clock, Deadline};
-use crate::runtime::foreign;
 use crate::runtime::pool::Blocked;
 use crate::runtime::slot::{Closed, Slot};
 use crate::runtime::sync::{Arc, Mutex};
+use crate::runtime::user_code;
 use crate::value::Cacheable;
 
 /// A request whose answer takes a load. See [`Node::begin`](crate::Node::begin).
@@ -107,7 +107,7 @@ impl Pending {
                 *held = callback.take();
             }
         }
-        foreign::dispose(callback);
+        user_code::dispose(callback);
         let (served, named) = (Arc::clone(&self.served), self.named);
         let held = Arc::clone(&self.callback);
         let answer = move || {
@@ -118,10 +118,10 @@ impl Pending {
         // Not while the thread that brings it leads flights: the codec and the callback may ask for
         // what others of them bring. It has its turn before listeners and drops, and whoever gives up
         // meanwhile has the answer all the same.
-        let later = |answer| move |()| foreign::defer_first(answer);
+        let later = |answer| move |()| user_code::defer_first(answer);
         if let Some((answer, ())) = self.all.then_later(answer, later) {
-            if let Err(panicked) = foreign::call(answer) {
-                foreign::report("the callback of a pending answer panicked", &panicked);
+            if let Err(panicked) = user_code::call(answer) {
+                user_code::report("the callback of a pending answer panicked", &panicked);
             }
         }
     }
@@ -135,7 +135,7 @@ impl Pending {
         if is_closed && callback.is_none() {
             return None;
         }
-        foreign::dispose(callback);
+        user_code::dispose(callback);
         Some(self.served.response().naming(self.named))
     }
 }
@@ -156,7 +156,7 @@ impl fmt::Debug for Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         let _ = self.all.close();
-        foreign::dispose(take(&self.callback));
+        user_code::dispose(take(&self.callback));
         self.served.leave();
     }
 }
@@ -195,7 +195,7 @@ struct Party<V: Cacheable> {
     load: AskedLoad,
 }
 
-/// What the asker says of its load.
+/// What the requester says of its load.
 #[derive(Clone, Copy)]
 pub(super) struct AskedLoad {
     /// For how long the value is of use to it.
@@ -216,15 +216,15 @@ impl<V: Cacheable> Party<V> {
         let group = &self.seats.group;
         match self.seats.answer(at) {
             Some(Answered::Outcome(outcome)) => group.item(key, outcome),
-            // The asker loads it itself: it would take `loading` at once for nonsense.
+            // The requester loads it itself: it would take `loading` at once for nonsense.
             Some(Answered::Again) => item_of_error(&Error::Overloaded),
             Some(Answered::NoRoom) => item_of_loading(),
-            // One load all the same: of the asker instead of this node.
+            // One load all the same: of the requester instead of this node.
             None if self.load.falls_back && self.seats.leave_if_alone(at) => {
                 item_of_error(&Error::Overloaded)
             }
             None => {
-                // The asker asks again, and is to find the place that the load has in the queue.
+                // The requester asks again, and is to find the place that the load has in the queue.
                 let cluster = &group.cluster;
                 let claimed = cluster.settings.fetch_timeout.min(MAX_CLAIM);
                 let until = cluster.clock.now() + claimed;

@@ -16,9 +16,9 @@ use crate::cluster::hub::Sweep;
 use crate::cluster::members::Owner;
 use crate::error::Error;
 use crate::runtime::clock::Deadline;
-use crate::runtime::foreign;
-use crate::runtime::origin::Origin;
+use crate::runtime::flow::Flow;
 use crate::runtime::sync::{Arc, Ordering, Weak};
+use crate::runtime::user_code;
 use crate::value::Cacheable;
 
 /// How long a renewal may wait for a thread, however short the time that a load may take.
@@ -36,7 +36,7 @@ impl<V: Cacheable> Shared<V> {
     ) -> Outcome<V> {
         match self.cluster.members().owner(key.text()) {
             Owner::This => {
-                self.renew(key, Origin::Application);
+                self.renew(key, Flow::Application);
                 Ok(found.into())
             }
             Owner::Peer(owner) => self.timed(|| self.fetch(key, &owner, deadline, 0, Count::No)),
@@ -45,7 +45,7 @@ impl<V: Cacheable> Shared<V> {
 
     /// Has a value loaded by the pool in the turn of the one who asked, unless it is being loaded
     /// already. If there is no room in its queue, whoever asks next tries again.
-    pub(super) fn renew(self: &Arc<Self>, key: KeyRef<'_>, origin: Origin) {
+    pub(super) fn renew(self: &Arc<Self>, key: KeyRef<'_>, flow: Flow) {
         if self.is_renewal_paused(key) || self.loads.is_under_way(key) {
             return;
         }
@@ -57,7 +57,7 @@ impl<V: Cacheable> Shared<V> {
             let claimed = limit.clamp(LEAST_CLAIM, MAX_CLAIM);
             waiter.leave_a_claim(now + claimed, deadline);
             self.have_swept(); // should nobody run it in time
-            self.queue_loads(vec![queued], usize::MAX, Role::Owner, origin);
+            self.queue_loads(vec![queued], usize::MAX, Role::Owner, flow);
         }
     }
 
@@ -72,7 +72,7 @@ impl<V: Cacheable> Shared<V> {
                 | Error::Thread { .. },
             ) => match self.cache.stand_in(key) {
                 Some(found) => {
-                    foreign::defer_drop(outcome); // the error is of the loader
+                    user_code::defer_drop(outcome); // the error is of the loader
                     Ok(found.into())
                 }
                 None => outcome,

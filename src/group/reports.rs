@@ -4,15 +4,15 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use crate::cluster::remote::Remote;
-use crate::runtime::throttle::Throttle;
+use crate::runtime::log_throttle::LogThrottle;
 use crate::value::Cacheable;
 
 #[derive(Default)]
 pub(super) struct Reports {
-    slow_load: Throttle,
-    full_pool: Throttle,
-    missing_group: Throttle,
-    undecodable: Throttle,
+    slow_load: LogThrottle,
+    full_pool: LogThrottle,
+    missing_group: LogThrottle,
+    undecodable: LogThrottle,
 }
 
 impl<V: Cacheable> Shared<V> {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Outcome, Shared, lost_leader};
 use crate::error::Error;
-use crate::flight::table::{Guard, Told, Waiter};
+use crate::flight::table::{Guard, WaitOutcome, Waiter};
 use crate::protocol::account::Charge;
 use crate::runtime::clock::Deadline;
 use crate::runtime::slot::Slot;
@@ -131,12 +131,14 @@ impl<V: Cacheable> Seats<V> {
         drop(left); // it takes a lock of its flight (I2)
     }
 
-    fn take(&self, at: usize, told: Told<Outcome<V>>) {
+    fn take(&self, at: usize, told: WaitOutcome<Outcome<V>>) {
         let answer = match told {
-            Told::Finished(outcome) => self.hold(outcome),
-            Told::Lost => Answered::Outcome(Err(lost_leader())),
+            WaitOutcome::Finished(outcome) => self.hold(outcome),
+            WaitOutcome::Lost => Answered::Outcome(Err(lost_leader())),
             // A lead is only handed to those who can take it, and a callback has no deadline.
-            Told::Again | Told::Lead(_) | Told::Late | Told::Cycle => Answered::Again,
+            WaitOutcome::Again | WaitOutcome::Lead(_) | WaitOutcome::Late | WaitOutcome::Cycle => {
+                Answered::Again
+            }
         };
         let left = {
             let mut seat = self.seats[at].lock();
@@ -150,7 +152,7 @@ impl<V: Cacheable> Seats<V> {
     }
 
     fn hold(&self, outcome: Outcome<V>) -> Answered<V> {
-        let weight = outcome.as_ref().map_or(0, |landed| landed.weight);
+        let weight = outcome.as_ref().map_or(0, |obtained| obtained.weight);
         let taken = self.room.lock().take(weight);
         match taken {
             Taken::Yes => Answered::Outcome(outcome),

@@ -6,20 +6,22 @@ use std::time::{Duration, Instant};
 use super::load::Role;
 use super::pending::{AskedLoad, Pending};
 use super::seats::{Room, Seats};
-use super::{Landed, Outcome, Shared, lost_leader};
+use super::{Obtained, Outcome, Shared, lost_leader};
 use crate::cache::entry::Stored;
 use crate::cache::key::KeyRef;
 use crate::cluster::hub::Cluster;
 use crate::error::Error;
 use crate::flight::table::Waiter;
-use crate::protocol::account::{Asker, Charge};
+use crate::protocol::account::{Charge, Requester};
 use crate::protocol::dialect::Dialect;
 use crate::protocol::hash::hash_of_key;
-use crate::protocol::{Answer, BatchWriter, Command, Item, Response, Status, Terms, decode_set};
+use crate::protocol::{
+    Answer, BatchWriter, GroupCommand, Item, Response, Status, Terms, decode_set,
+};
 use crate::runtime::clock::Deadline;
-use crate::runtime::foreign;
-use crate::runtime::origin::Origin;
+use crate::runtime::flow::Flow;
 use crate::runtime::sync::{Arc, RandomState, RwLock};
+use crate::runtime::user_code;
 use crate::stats::GroupStats;
 use crate::stats::latency::Latencies;
 use crate::value::{Cacheable, Value};
@@ -32,10 +34,10 @@ pub(crate) enum Begun {
 
 /// A group of any type, as a node serves it.
 pub(crate) trait Serve: Send + Sync {
-    fn begin_get(self: Arc<Self>, key: &str, terms: &Terms, asker: &Asker) -> Begun;
-    fn answer_put(&self, key: &str, body: &[u8], terms: &Terms, asker: &Asker) -> Response;
+    fn begin_get(self: Arc<Self>, key: &str, terms: &Terms, requester: &Requester) -> Begun;
+    fn answer_put(&self, key: &str, body: &[u8], terms: &Terms, requester: &Requester) -> Response;
     fn answer_delete(&self, key: &str, terms: &Terms) -> Response;
-    fn begin_command(self: Arc<Self>, body: &[u8], terms: &Terms, asker: &Asker) -> Begun;
+    fn begin_command(self: Arc<Self>, body: &[u8], terms: &Terms, requester: &Requester) -> Begun;
     /// Lets the copy go of a value that another node owns, or all such copies.
     fn forget_copies(&self, key: Option<&str>);
     /// Offers what is in memory to those who own it now.
@@ -87,12 +89,12 @@ impl Registry {
 }
 
 impl<V: Cacheable> Serve for Shared<V> {
-    fn begin_get(self: Arc<Self>, key: &str, terms: &Terms, asker: &Asker) -> Begun {
+    fn begin_get(self: Arc<Self>, key: &str, terms: &Terms, requester: &Requester) -> Begun {
         self.counters.served.add();
         let form = Form::Single(self.cluster.settings.dialect.spoken(terms.native));
-        match self.serve_hit(self.cache.hash(key), terms.hits, asker.origin()) {
+        match self.serve_hit(self.cache.hash(key), terms.hits, requester.flow()) {
             Some(item) => {
-                Begun::Ready(self.respond(form, [(key, item)].into_iter(), asker.charge()))
+                Begun::Ready(self.respond(form, [(key, item)].into_iter(), requester.charge()))
             }
             None => {
                 let order = Order {
@@ -100,27 +102,27 @@ impl<V: Cacheable> Serve for Shared<V> {
                     item: None,
                     seat: None,
                 };
-                self.begin_loads(vec![order], form, terms, asker, asker.charge())
+                self.begin_loads(vec![order], form, terms, requester, requester.charge())
             }
         }
     }
 
-    fn answer_put(&self, key: &str, body: &[u8], terms: &Terms, asker: &Asker) -> Response {
+    fn answer_put(&self, key: &str, body: &[u8], terms: &Terms, requester: &Requester) -> Response {
         // The value is copied out of the body.
-        let Some(_copying) = asker.pay_for_copy(body.len()) else {
+        let Some(_copying) = requester.pay_for_copy(body.len()) else {
             return self.respond_to_error(&Error::Overloaded);
         };
         let (bytes, life) = match decode_set(&self.name, key, body) {
             Ok(set) => set,
-            Err(nonsense) => return Response::text(Status::BadRequest, self.ring(), nonsense.0),
+            Err(error) => return Response::text(Status::BadRequest, self.ring(), error.0),
         };
         if bytes.len() > self.cluster.settings.max_value {
             return Response::too_large(self.ring(), bytes.len());
         }
-        let value = match foreign::load(|| self.codec.decode(bytes)) {
+        let value = match user_code::load(|| self.codec.decode(bytes)) {
             Ok(Ok(value)) => value,
             undecoded => {
-                foreign::dispose(undecoded);
+                user_code::dispose(undecoded);
                 let text = "the value cannot be decoded";
                 return Response::text(Status::BadRequest, self.ring(), text);
             }
@@ -140,33 +142,31 @@ impl<V: Cacheable> Serve for Shared<V> {
         Response::new(Status::Ok, self.ring())
     }
 
-    fn begin_command(self: Arc<Self>, body: &[u8], terms: &Terms, asker: &Asker) -> Begun {
+    fn begin_command(self: Arc<Self>, body: &[u8], terms: &Terms, requester: &Requester) -> Begun {
         let ready = |status| Begun::Ready(Response::new(status, self.ring()));
-        match Command::decode(body) {
-            Ok(Command::Get(keys)) => self.begin_get_many(&keys, terms, asker),
-            Ok(Command::Remove(keys)) => {
+        match GroupCommand::decode(body) {
+            Ok(GroupCommand::Get(keys)) => self.begin_get_many(&keys, terms, requester),
+            Ok(GroupCommand::Remove(keys)) => {
                 self.obey_removal(&keys, terms);
                 ready(Status::Ok)
             }
-            Ok(Command::Offer(keys)) => self.begin_take_over(&keys, terms, asker),
-            Ok(Command::Clear) if terms.copies => {
+            Ok(GroupCommand::Offer(keys)) => self.begin_take_over(&keys, terms, requester),
+            Ok(GroupCommand::Clear) if terms.copies => {
                 self.drop_copies();
                 ready(Status::Ok)
             }
-            Ok(Command::Clear) => {
+            Ok(GroupCommand::Clear) => {
                 self.invalidate_all(self.cluster.told(terms));
                 ready(Status::Ok)
             }
-            Ok(Command::Peek(keys)) => {
+            Ok(GroupCommand::Peek(keys)) => {
                 let items = keys
                     .iter()
                     .map(|&(key, removed)| (key, self.bequeath_if_newer(key, removed)));
                 let form = Form::Batch(self.max_batch(terms));
-                Begun::Ready(self.respond(form, items, asker.charge()))
+                Begun::Ready(self.respond(form, items, requester.charge()))
             }
-            Err(nonsense) => {
-                Begun::Ready(Response::text(nonsense.status(), self.ring(), nonsense.0))
-            }
+            Err(error) => Begun::Ready(Response::text(error.status(), self.ring(), error.0)),
         }
     }
 
@@ -217,7 +217,7 @@ impl<V: Cacheable> Shared<V> {
         self.cluster.members().fingerprint()
     }
 
-    /// The longest answer that the asker and this node agree on, in bytes.
+    /// The longest answer that the requester and this node agree on, in bytes.
     fn max_batch(&self, terms: &Terms) -> usize {
         let own_max = self.cluster.settings.limits.max_body.min(MAX_BATCH);
         terms.max_body.map_or(own_max, |max| max.min(own_max))
@@ -227,18 +227,18 @@ impl<V: Cacheable> Shared<V> {
         self: Arc<Self>,
         keys: &[(&str, u32)],
         terms: &Terms,
-        asker: &Asker,
+        requester: &Requester,
     ) -> Begun {
         let form = Form::Batch(self.max_batch(terms));
-        let mut charge = asker.charge();
-        let orders = self.take_orders(keys, terms, asker.origin(), &mut charge);
+        let mut charge = requester.charge();
+        let orders = self.take_orders(keys, terms, requester.flow(), &mut charge);
         if orders.is_empty() && !keys.is_empty() {
             return Begun::Ready(self.respond_to_error(&Error::Overloaded));
         }
         if !terms.peeks {
             self.counters.served.add_many(orders.len());
         }
-        self.begin_loads(orders, form, terms, asker, charge)
+        self.begin_loads(orders, form, terms, requester, charge)
     }
 
     /// What there is to say at once of the first of `keys`. What does not fit is asked for again: it
@@ -247,7 +247,7 @@ impl<V: Cacheable> Shared<V> {
         self: &Arc<Self>,
         keys: &[(&str, u32)],
         terms: &Terms,
-        origin: Origin,
+        flow: Flow,
         charge: &mut Charge,
     ) -> Vec<Order> {
         let max = self.max_batch(terms);
@@ -259,7 +259,7 @@ impl<V: Cacheable> Shared<V> {
             let hashed = self.cache.hash(key);
             let item = match terms.peeks {
                 true => Some(self.bequeath(hashed)),
-                false => self.serve_hit(hashed, hits, origin),
+                false => self.serve_hit(hashed, hits, flow),
             };
             let length = item.as_ref().map_or(0, Item::value_len);
             if !charge.grow(length) {
@@ -276,7 +276,7 @@ impl<V: Cacheable> Shared<V> {
     }
 
     /// What there is to say of a key of which that is known in memory.
-    fn serve_hit(self: &Arc<Self>, key: KeyRef<'_>, hits: u32, origin: Origin) -> Option<Item> {
+    fn serve_hit(self: &Arc<Self>, key: KeyRef<'_>, hits: u32, flow: Flow) -> Option<Item> {
         let Some((found, rate)) = self.cache.answer(key, hits) else {
             let absences = self.absences.as_ref();
             if absences.is_some_and(|absences| absences.recheck(key)) {
@@ -288,7 +288,7 @@ impl<V: Cacheable> Shared<V> {
         };
         self.counters.served_hits.add();
         if found.is_stale {
-            self.renew(key, origin);
+            self.renew(key, flow);
         }
         Some(self.item_of_value(key.text(), &found.value, found.expires, rate))
     }
@@ -299,7 +299,7 @@ impl<V: Cacheable> Shared<V> {
         mut orders: Vec<Order>,
         form: Form,
         terms: &Terms,
-        asker: &Asker,
+        requester: &Requester,
         mut charge: Charge,
     ) -> Begun {
         let now = self.cluster.clock.now();
@@ -314,7 +314,7 @@ impl<V: Cacheable> Shared<V> {
                 order.item.get_or_insert_with(loading);
             }
         }
-        let waiters = self.queue_orders(&mut orders, load_deadline, asker.origin(), &mut charge);
+        let waiters = self.queue_orders(&mut orders, load_deadline, requester.flow(), &mut charge);
         if waiters.is_empty() {
             let items = orders.into_iter().map(|order| (order.key, order.item));
             let items = items.filter_map(|(key, item)| Some((key, item?)));
@@ -323,7 +323,7 @@ impl<V: Cacheable> Shared<V> {
         let room = match form {
             // A single value is answered as soon as it is there.
             Form::Single(_) => Room::endless(),
-            Form::Batch(max) => Room::new(max, asker.charge()),
+            Form::Batch(max) => Room::new(max, requester.charge()),
         };
         let seats = Seats::new(self, room, waiters);
         let load = AskedLoad {
@@ -345,7 +345,7 @@ impl<V: Cacheable> Shared<V> {
         self: &Arc<Self>,
         orders: &mut [Order],
         deadline: Deadline,
-        origin: Origin,
+        flow: Flow,
         charge: &mut Charge,
     ) -> Vec<Waiter<Outcome<V>>> {
         let (mut waiters, mut new) = (Vec::new(), Vec::new());
@@ -366,8 +366,8 @@ impl<V: Cacheable> Shared<V> {
             new.extend(queued);
         }
         let at_once = self.bulkhead.max();
-        self.queue_loads(new, at_once, Role::Owner, origin);
-        self.queue_too(&waiters, at_once, Role::Owner, origin);
+        self.queue_loads(new, at_once, Role::Owner, flow);
+        self.queue_too(&waiters, at_once, Role::Owner, flow);
         waiters
     }
 
@@ -380,8 +380,8 @@ impl<V: Cacheable> Shared<V> {
         charge: Charge,
     ) -> Response {
         match form {
-            Form::Single(asker) => match items.next() {
-                Some((_, item)) if asker == Dialect::Golang => {
+            Form::Single(requester) => match items.next() {
+                Some((_, item)) if requester == Dialect::Golang => {
                     Response::of(self.ring(), item.for_golang())
                 }
                 Some((_, item)) => Response::of(self.ring(), item),
@@ -417,7 +417,9 @@ impl<V: Cacheable> Shared<V> {
     pub(super) fn item(&self, key: &str, outcome: Outcome<V>) -> Item {
         match self.or_stand_in(self.cache.hash(key), outcome) {
             // Just loaded: there is no rate yet.
-            Ok(landed) => self.item_of_bytes(key, self.encode_landed(&landed), landed.expires, 0.0),
+            Ok(obtained) => {
+                self.item_of_bytes(key, self.encode_landed(&obtained), obtained.expires, 0.0)
+            }
             Err(error) => item_of_error(&error),
         }
     }
@@ -470,15 +472,15 @@ impl<V: Cacheable> Shared<V> {
     }
 
     /// The bytes of a value, made once for all who wait for the flight that brought it.
-    fn encode_landed(&self, landed: &Landed<V>) -> Result<Value, Error> {
-        let Some(encoded) = &landed.encoded else {
-            return self.encode_stored(&landed.value);
+    fn encode_landed(&self, obtained: &Obtained<V>) -> Result<Value, Error> {
+        let Some(encoded) = &obtained.encoded else {
+            return self.encode_stored(&obtained.value);
         };
         if let Some(encoded) = encoded.get() {
             return encoded.clone();
         }
-        // Foreign code, so not inside the cell: should two come here at once, both encode.
-        let bytes = self.encode_stored(&landed.value);
+        // User code, so not inside the cell: should two come here at once, both encode.
+        let bytes = self.encode_stored(&obtained.value);
         let _ = encoded.set(bytes.clone());
         bytes
     }
@@ -491,7 +493,7 @@ impl<V: Cacheable> Shared<V> {
 /// How what there is to say of the keys of a request becomes one answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Form {
-    /// There is one key, and this is what the asker speaks.
+    /// There is one key, and this is what the requester speaks.
     Single(Dialect),
     /// A batch of up to so many bytes.
     Batch(usize),
@@ -524,7 +526,7 @@ pub(super) fn item_of_error(error: &Error) -> Item {
         Error::ValueTooLarge { bytes, .. } => return Item::TooLarge(*bytes),
         _ => Status::LoadFailed,
     };
-    // The text of a loader's error is foreign code.
-    let text = foreign::call(|| error.to_string());
+    // The text of a loader's error is user code.
+    let text = user_code::call(|| error.to_string());
     Item::Status(status, text.unwrap_or_else(|panicked| panicked.0))
 }

@@ -14,18 +14,18 @@ use std::time::Duration;
 use super::batch::Batch;
 use super::serve::Begun;
 use super::{Outcome, Pending, Shared};
-use crate::cache::entry::Place;
+use crate::cache::entry::Tier;
 use crate::cache::key::KeyRef;
 use crate::cluster::hub::{Limit, batches};
 use crate::cluster::journal::Removed;
 use crate::cluster::members::{Members, Owner};
 use crate::cluster::remote::{Failure, Marks, Remote};
-use crate::flight::table::{Guard, Join, Part};
-use crate::protocol::account::Asker;
+use crate::flight::table::{Guard, Join, Joined};
+use crate::protocol::account::Requester;
 use crate::protocol::hash::hash_of_key;
 use crate::protocol::{
-    self, Answer, Command, Item, MAX_COMMAND, MAX_KEYS, Nonsense, Response, Stamp, Status, Terms,
-    decode_batch,
+    self, Answer, GroupCommand, Item, MAX_COMMAND, MAX_KEYS, ProtocolError, Response, Stamp,
+    Status, Terms, decode_batch,
 };
 use crate::runtime::clock::Deadline;
 use crate::runtime::pool::{Job, Work};
@@ -74,7 +74,7 @@ impl<V: Cacheable> Shared<V> {
         let key = guard.key().as_ref();
         let answer = self.ask_former(&former.remote, &[key], &removed, deadline);
         let inherited = self.take_in(guard, answer.into_iter().next().flatten());
-        drop(leading); // not before: decoding is foreign code
+        drop(leading); // not before: decoding is user code
         inherited
     }
 
@@ -106,7 +106,7 @@ impl<V: Cacheable> Shared<V> {
         let flights = guards.into_iter().zip(answers);
         let inherited = flights.map(|(guard, answer)| self.take_in(guard, answer));
         let inherited = inherited.collect();
-        drop(leading); // not before: decoding is foreign code
+        drop(leading); // not before: decoding is user code
         inherited
     }
 
@@ -238,36 +238,36 @@ impl<V: Cacheable> Shared<V> {
             .map(|(key, _)| hash_of_key(&self.name, key))
             .collect();
         let target = protocol::target(&self.name, None);
-        let call =
-            Call::new("POST", target, terms.to_header()).with_body(Command::Peek(keys).encode());
+        let call = Call::new("POST", target, terms.to_header())
+            .with_body(GroupCommand::Peek(keys).encode());
         let limit = Limit::of_all(self.cluster.settings.limits.connect_timeout);
         let read = |status, reply: Reply| match status {
             Status::Ok => decode_batch(reply.body, hashes.into_iter()),
             Status::NoSuchGroup | Status::BadRequest => Ok(Vec::new()),
-            _ => Err(Nonsense("it refuses the request")),
+            _ => Err(ProtocolError("it refuses the request")),
         };
         self.cluster.call(former, call, limit, deadline, read)
     }
 
     /// Ends a flight with the value that was taken over, if there is one that can be used.
     fn take_in(self: &Arc<Self>, guard: Guard<Outcome<V>>, answer: Option<Answer>) -> Inherited<V> {
-        let Some(landed) = answer.and_then(|answer| self.decode(answer)) else {
+        let Some(obtained) = answer.and_then(|answer| self.decode(answer)) else {
             return Err(guard);
         };
         let now = self.cluster.clock.now();
-        if landed.deadline().is_past(now) {
+        if obtained.deadline().is_past(now) {
             return Err(guard);
         }
         self.counters.inherited.add();
-        self.keep(&guard, Place::Main, &landed, now);
-        guard.finish(Ok(landed.clone()));
-        Ok(Ok(landed))
+        self.keep(&guard, Tier::Main, &obtained, now);
+        guard.finish(Ok(obtained.clone()));
+        Ok(Ok(obtained))
     }
 
     /// What this node owned in main memory, to one who owns it now. Counts for nothing.
     pub(super) fn bequeath(&self, key: KeyRef<'_>) -> Item {
         let found = self.cache.recheck(key);
-        match found.filter(|found| found.place == Place::Main) {
+        match found.filter(|found| found.tier == Tier::Main) {
             Some(found) => self.item_of_value(key.text(), &found.value, found.expires, 0.0),
             None => Item::Status(Status::Loading, String::new()),
         }
@@ -293,31 +293,31 @@ impl<V: Cacheable> Shared<V> {
             };
             match shares
                 .iter_mut()
-                .find(|(heir, _)| Arc::ptr_eq(heir, &owner))
+                .find(|(successor, _)| Arc::ptr_eq(successor, &owner))
             {
                 Some((_, keys)) => keys.push(key),
                 None => shares.push((owner, vec![key])),
             }
         }
-        self.cluster.fanout.each(&shares, |(heir, keys)| {
+        self.cluster.fanout.each(&shares, |(successor, keys)| {
             // One that cannot be told of some is not told of the others.
-            batches(keys).try_for_each(|keys| self.offer_to(heir, keys, deadline))
+            batches(keys).try_for_each(|keys| self.offer_to(successor, keys, deadline))
         });
     }
 
-    /// Blocks until the heir has taken over what it wants of `keys`.
+    /// Blocks until the successor has taken over what it wants of `keys`.
     fn offer_to(
         &self,
-        heir: &Arc<Remote>,
+        successor: &Arc<Remote>,
         keys: &[&str],
         deadline: Deadline,
     ) -> Result<(), Failure> {
         let target = protocol::target(&self.name, None);
         let call = Call::new("POST", target, self.terms(deadline, 0).to_header())
-            .with_body(Command::Offer(keys.to_vec()).encode());
+            .with_body(GroupCommand::Offer(keys.to_vec()).encode());
         let limit = self.cluster.limit();
         self.cluster
-            .call(heir, call, limit, deadline, |status, _| match status {
+            .call(successor, call, limit, deadline, |status, _| match status {
                 Status::Ok | Status::Loading => Ok(Ok(())),
                 // It has no such group, no time, or is too old to know of offers.
                 _ => Ok(Err(Failure::Unsupported)),
@@ -329,7 +329,7 @@ impl<V: Cacheable> Shared<V> {
         self: &Arc<Self>,
         keys: &[&str],
         terms: &Terms,
-        asker: &Asker,
+        requester: &Requester,
     ) -> Begun {
         let done = Slot::new();
         let work = Work {
@@ -340,7 +340,7 @@ impl<V: Cacheable> Shared<V> {
                 done: Arc::clone(&done),
             }),
         };
-        match self.cluster.pool.submit(vec![work], 1, asker.origin()) {
+        match self.cluster.pool.submit(vec![work], 1, requester.flow()) {
             Ok(_) => Begun::Pending(Pending::of_job(done, self.ring(), terms, &self.cluster)),
             Err(_) => {
                 let text = "there is no thread for it";
@@ -355,7 +355,7 @@ impl<V: Cacheable> Shared<V> {
         let mut guards = Vec::with_capacity(keys.len());
         for key in keys.iter().filter(|key| members.owner(key) == Owner::This) {
             let key = self.cache.hash(key);
-            if let Part::Lead(guard) = self.loads.join(key, Deadline::NEVER, Join::Start) {
+            if let Joined::Lead(guard) = self.loads.join(key, Deadline::NEVER, Join::Start) {
                 guards.extend(self.land_if_cached(guard).err());
             }
         }

@@ -21,7 +21,7 @@ pub(super) struct Timings {
 impl Timings {
     fn of<V: Cacheable>(&self, outcome: &Outcome<V>) -> &Histogram {
         match outcome {
-            Ok(landed) => match landed.source {
+            Ok(obtained) => match obtained.source {
                 Source::Peer => &self.peer,
                 Source::Load => &self.load,
                 Source::Joined | Source::Main | Source::Hot => &self.joined,

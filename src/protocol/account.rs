@@ -14,7 +14,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::runtime::origin::{Origin, network_of};
+use crate::runtime::flow::{Flow, network_of};
 use crate::runtime::sync::{Arc, AtomicBool, AtomicUsize, Condvar, Mutex, Ordering, wait_until};
 use crate::value::Value;
 
@@ -140,15 +140,15 @@ fn subtract(sum: &AtomicUsize, bytes: usize) {
 
 /// One who asks from outside, and the account that pays for it.
 #[derive(Clone)]
-pub(crate) struct Asker {
+pub(crate) struct Requester {
     account: Arc<Account>,
     network: Option<IpAddr>,
     has_proved: bool,
 }
 
-impl Asker {
-    pub(crate) fn new(account: &Arc<Account>, address: Option<IpAddr>) -> Asker {
-        Asker {
+impl Requester {
+    pub(crate) fn new(account: &Arc<Account>, address: Option<IpAddr>) -> Requester {
+        Requester {
             account: Arc::clone(account),
             network: address.map(network_of),
             has_proved: false,
@@ -170,10 +170,10 @@ impl Asker {
     }
 
     /// Whose turn its loads take.
-    pub(crate) fn origin(&self) -> Origin {
+    pub(crate) fn flow(&self) -> Flow {
         match self.is_stranger() {
-            true => Origin::Strangers,
-            false => Origin::Network(self.network),
+            true => Flow::Strangers,
+            false => Flow::Network(self.network),
         }
     }
 
@@ -356,19 +356,19 @@ impl Drop for Exceeded {
 mod tests {
     use super::*;
 
-    fn asker(account: &Arc<Account>) -> Asker {
-        Asker::new(account, None)
+    fn requester(account: &Arc<Account>) -> Requester {
+        Requester::new(account, None)
     }
 
-    fn charge(asker: &Asker, bytes: usize) -> Option<Charge> {
-        let mut charge = asker.charge();
+    fn charge(requester: &Requester, bytes: usize) -> Option<Charge> {
+        let mut charge = requester.charge();
         charge.grow(bytes).then_some(charge)
     }
 
     #[test]
     fn all_charges_share_one_bound_and_give_back_what_they_took() {
         let account = Account::new(100, false);
-        let (mut first, mut second) = (asker(&account).charge(), asker(&account).charge());
+        let (mut first, mut second) = (requester(&account).charge(), requester(&account).charge());
         assert!(first.resize(60));
         assert!(!second.resize(60));
         assert!(first.resize(40));
@@ -382,15 +382,15 @@ mod tests {
     #[test]
     fn a_value_counts_once_for_all_who_are_to_read_it() {
         let account = Account::new(100, false);
-        let asker = asker(&account);
+        let requester = requester(&account);
         let (value, other) = (Value::from(&[0; 60]), Value::from(&[0; 60]));
-        let (first, second) = (asker.hold(&value), asker.hold(&value));
+        let (first, second) = (requester.hold(&value), requester.hold(&value));
         assert!(first.is_some() && second.is_some());
-        assert!(asker.hold(&other).is_none());
+        assert!(requester.hold(&other).is_none());
         drop(first);
-        assert!(asker.hold(&other).is_none());
+        assert!(requester.hold(&other).is_none());
         drop(second);
-        assert!(asker.hold(&other).is_some());
+        assert!(requester.hold(&other).is_some());
     }
 
     /// A value is kept as long as it is counted: else another one could come to its address, and be
@@ -398,23 +398,26 @@ mod tests {
     #[test]
     fn a_value_that_its_reader_has_dropped_is_not_taken_for_another() {
         let account = Account::new(1_000, false);
-        let asker = asker(&account);
+        let requester = requester(&account);
         let held: Vec<_> = (0..10)
-            .map(|_| asker.hold(&Value::from(vec![0; 100])).is_some())
+            .map(|_| requester.hold(&Value::from(vec![0; 100])).is_some())
             .collect();
         assert_eq!(held, [true; 10]);
         let held: Vec<_> = (0..20)
-            .map(|_| asker.hold(&Value::from(vec![0; 100])))
+            .map(|_| requester.hold(&Value::from(vec![0; 100])))
             .collect();
         assert_eq!(held.iter().flatten().count(), 10, "each takes its own room");
         drop(held);
-        assert!(charge(&asker, 1_000).is_some(), "all of it was given back");
+        assert!(
+            charge(&requester, 1_000).is_some(),
+            "all of it was given back"
+        );
     }
 
     #[test]
     fn strangers_leave_half_to_those_who_prove_who_they_are() {
         let account = Account::new(100, true);
-        let (stranger, mut peer) = (asker(&account), asker(&account));
+        let (stranger, mut peer) = (requester(&account), requester(&account));
         peer.prove();
         let mut first = charge(&stranger, 50).unwrap();
         assert!(charge(&stranger, 1).is_none());
@@ -430,52 +433,58 @@ mod tests {
     #[test]
     fn large_bodies_leave_room_for_small_requests() {
         let account = Account::new(1 << 20, false);
-        let asker = asker(&account);
-        assert!(charge(&asker, 1 << 20).is_none());
-        let _large = charge(&asker, 7 << 17).unwrap();
-        assert!(charge(&asker, LITTLE + 1).is_none());
+        let requester = requester(&account);
+        assert!(charge(&requester, 1 << 20).is_none());
+        let _large = charge(&requester, 7 << 17).unwrap();
+        assert!(charge(&requester, LITTLE + 1).is_none());
         let count = (1 << 17) / LITTLE;
-        let small: Vec<_> = (0..count).map(|_| charge(&asker, LITTLE)).collect();
+        let small: Vec<_> = (0..count).map(|_| charge(&requester, LITTLE)).collect();
         assert_eq!(small.iter().flatten().count(), count);
-        assert!(charge(&asker, 1).is_none());
+        assert!(charge(&requester, 1).is_none());
     }
 
     #[test]
     fn buffers_leave_room_for_what_a_request_needs() {
         let account = Account::new(1 << 20, false);
-        let asker = asker(&account);
-        let mut buffers = asker.charge_for_buffers();
+        let requester = requester(&account);
+        let mut buffers = requester.charge_for_buffers();
         let mut many: Vec<_> = Vec::new();
         while buffers.grow(8 << 10) {
-            many.push(std::mem::replace(&mut buffers, asker.charge_for_buffers()));
+            many.push(std::mem::replace(
+                &mut buffers,
+                requester.charge_for_buffers(),
+            ));
         }
         assert_eq!(many.len(), (1 << 20) * 31 / 32 / (8 << 10));
-        let _request = charge(&asker, 1 << 15).unwrap();
-        assert!(charge(&asker, 1).is_none());
+        let _request = charge(&requester, 1 << 15).unwrap();
+        assert!(charge(&requester, 1).is_none());
     }
 
     #[test]
     fn a_copy_is_paid_for_or_made_by_itself() {
         let account = Account::new(1 << 20, false);
-        let asker = asker(&account);
-        let paid = asker.pay_for_copy(7 << 17);
+        let requester = requester(&account);
+        let paid = requester.pay_for_copy(7 << 17);
         assert!(matches!(paid, Some(Copying::Paid { .. })));
-        let alone = asker.pay_for_copy(1 << 20);
+        let alone = requester.pay_for_copy(1 << 20);
         assert!(matches!(alone, Some(Copying::Beyond(_))));
-        assert!(asker.pay_for_copy(1 << 20).is_none());
-        assert!(asker.pay_for_copy(LITTLE).is_some(), "small ones are free");
+        assert!(requester.pay_for_copy(1 << 20).is_none());
+        assert!(
+            requester.pay_for_copy(LITTLE).is_some(),
+            "small ones are free"
+        );
         drop(alone);
-        assert!(asker.pay_for_copy(1 << 20).is_some());
-        assert!(asker.exceed().is_some(), "an answer is another matter");
+        assert!(requester.pay_for_copy(1 << 20).is_some());
+        assert!(requester.exceed().is_some(), "an answer is another matter");
     }
 
     #[test]
     fn one_at_a_time_may_go_beyond_the_bound() {
         let account = Account::new(1, false);
-        let asker = asker(&account);
-        let first = asker.exceed();
-        assert!(first.is_some() && asker.exceed().is_none());
+        let requester = requester(&account);
+        let first = requester.exceed();
+        assert!(first.is_some() && requester.exceed().is_none());
         drop(first);
-        assert!(asker.exceed().is_some());
+        assert!(requester.exceed().is_some());
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
-use super::field::{Field, NO_MESSAGE, Nonsense, encode_bytes, read_field};
+use super::field::{Field, NO_MESSAGE, ProtocolError, encode_bytes, read_field};
 use super::terms::millis_or_none;
 use crate::value::Value;
 
@@ -74,7 +74,7 @@ impl Answer {
         (head, self.value)
     }
 
-    pub(crate) fn decode(body: Vec<u8>) -> Result<Answer, Nonsense> {
+    pub(crate) fn decode(body: Vec<u8>) -> Result<Answer, ProtocolError> {
         let message = GetResponse::decode(bytes::Bytes::from(body)).map_err(|_| NO_MESSAGE)?;
         Ok(message.into())
     }
@@ -110,7 +110,7 @@ pub(crate) fn decode_set(
     group: &str,
     key: &str,
     body: &[u8],
-) -> Result<(Value, Option<Duration>), Nonsense> {
+) -> Result<(Value, Option<Duration>), ProtocolError> {
     let (mut named, mut value, mut life) = ((None, None), None, None);
     let mut rest = body;
     while !rest.is_empty() {
@@ -123,8 +123,8 @@ pub(crate) fn decode_set(
         }
     }
     if named != (Some(group.as_bytes()), Some(key.as_bytes())) {
-        return Err(Nonsense("the body and the path name different keys"));
+        return Err(ProtocolError("the body and the path name different keys"));
     }
-    let value = value.ok_or(Nonsense("the body has no value"))?;
+    let value = value.ok_or(ProtocolError("the body has no value"))?;
     Ok((Value::copy_from(value), life))
 }

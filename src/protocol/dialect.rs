@@ -27,15 +27,15 @@ pub enum Dialect {
     /// 64-bit machine; plain `http` and a URL without a path.
     ///
     /// **A Go owner** can neither say "not found" nor "still loading". Whatever it answers but a
-    /// value has the asker load for itself, as Go does; it may take as long as
+    /// value has the requester load for itself, as Go does; it may take as long as
     /// [`load_timeout`](crate::NodeBuilder::load_timeout). Its values come without a life: a
     /// mirrored copy has the longest life of such copies. One larger than
     /// [`max_value`](crate::NodeBuilder::max_value) cannot be used, and looks like a failure of the
     /// peer: set that to the largest there is. Keys with empty segments or with `.` or
     /// `..` as one (`/x`, `a//b`, `../a`) do not reach a Go owner behind Go's `ServeMux`, which
-    /// redirects them: every asker loads these for itself.
+    /// redirects them: every requester loads these for itself.
     ///
-    /// **A Go asker** waits until the value is loaded, at most the `load_timeout`, and gets errors
+    /// **A Go requester** waits until the value is loaded, at most the `load_timeout`, and gets errors
     /// as from Go. Its odd spelling of keys (a space as `+`) is understood here; the Go server
     /// takes it for a `+`, so *between two Go peers* a key with a space loads the wrong value.
     ///

@@ -11,12 +11,13 @@ use super::status::Status;
 
 /// Why bytes are no message.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Nonsense(pub(crate) &'static str);
+pub(crate) struct ProtocolError(pub(crate) &'static str);
 
-pub(super) const NO_MESSAGE: Nonsense = Nonsense("the body is no protocol buffer message");
-pub(super) const KEY_TOO_LONG: Nonsense = Nonsense("the key is too long");
+pub(super) const NO_MESSAGE: ProtocolError =
+    ProtocolError("the body is no protocol buffer message");
+pub(super) const KEY_TOO_LONG: ProtocolError = ProtocolError("the key is too long");
 
-impl Nonsense {
+impl ProtocolError {
     /// What is answered to it.
     pub(crate) fn status(&self) -> Status {
         match *self {
@@ -40,7 +41,7 @@ pub(super) enum Field<'a> {
 }
 
 /// Takes the next field off `rest`.
-pub(super) fn read_field<'a>(rest: &mut &'a [u8]) -> Result<Field<'a>, Nonsense> {
+pub(super) fn read_field<'a>(rest: &mut &'a [u8]) -> Result<Field<'a>, ProtocolError> {
     let (tag, wire_type) = decode_key(rest).map_err(|_| NO_MESSAGE)?;
     match wire_type {
         WireType::LengthDelimited => {

@@ -1,9 +1,9 @@
 //! `Request`: what a peer asks, and what identifies it.
 
-use super::command::Command;
 use super::dialect::Dialect;
-use super::errand::Errand;
+use super::group_command::GroupCommand;
 use super::hash::hash_of_parts;
+use super::node_command::NodeCommand;
 use super::target::{Target, parse_target};
 use super::terms::{AUTH_HEADER, HEADER, Terms};
 
@@ -92,10 +92,10 @@ pub(crate) fn hash_of_request(method: &str, target: &str, body: &[u8]) -> u64 {
 pub(crate) fn changes_nothing(target: &str, body: &[u8]) -> bool {
     match parse_target(target, Dialect::Native) {
         Ok(Target::Group(_)) => matches!(
-            Command::decode(body),
-            Ok(Command::Get(_) | Command::Peek(_))
+            GroupCommand::decode(body),
+            Ok(GroupCommand::Get(_) | GroupCommand::Peek(_))
         ),
-        Ok(Target::Node) => matches!(Errand::decode(body), Ok(Errand::Marks)),
+        Ok(Target::Node) => matches!(NodeCommand::decode(body), Ok(NodeCommand::Marks)),
         _ => false,
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::account::Charge;
 use super::answer::Answer;
-use super::command::{BatchWriter, Item};
+use super::group_command::{BatchWriter, Item};
 
 use super::status::Status;
 use super::terms::{HEADER, VERSION};

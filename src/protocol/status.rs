@@ -8,7 +8,7 @@ pub(crate) enum Status {
     Ok,
     NotFound,
     NoSuchGroup,
-    /// The load is under way and takes longer than the asker's patience: ask again.
+    /// The load is under way and takes longer than the requester's patience: ask again.
     Loading,
     /// No thread was free to load.
     Overloaded,

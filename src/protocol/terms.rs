@@ -10,8 +10,8 @@
 //! | `w` | request | milliseconds after which the owner answers `loading`; with 0 at once |
 //! | `d` | request | milliseconds until the caller gives up; absent if never |
 //! | `p` | request | with 1: only what the node owns in memory, for one who owns it now |
-//! | `f` | request | with 1: the asker loads the value itself if its load has not begun after `w` |
-//! | `m` | request | the longest body that the asker takes, in bytes; for batches |
+//! | `f` | request | with 1: the requester loads the value itself if its load has not begun after `w` |
+//! | `m` | request | the longest body that the requester takes, in bytes; for batches |
 //! | `i` | change | who makes it: the random number of the sender's process, hexadecimal |
 //! | `q` | change | its number among the changes of that process |
 //! | `g` | request | name of the cluster, percent-encoded |
@@ -38,7 +38,7 @@ pub(super) const VERSION: u32 = 1;
 /// What a native peer says along with its request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Terms {
-    /// Whether the asker speaks this dialect at all.
+    /// Whether the requester speaks this dialect at all.
     pub(crate) native: bool,
     pub(crate) hits: u32,
     pub(crate) patience: Option<Duration>,
@@ -47,7 +47,7 @@ pub(crate) struct Terms {
     pub(crate) max_body: Option<usize>,
     /// Whether only what is in main memory is asked for, by one who owns it now.
     pub(crate) peeks: bool,
-    /// Whether the asker loads the value itself if its load has not begun when its patience ends.
+    /// Whether the requester loads the value itself if its load has not begun when its patience ends.
     pub(crate) falls_back: bool,
     /// Whether only copies are removed of values that others own.
     pub(crate) copies: bool,

@@ -244,7 +244,7 @@ fn a_bare_value_of_any_length_survives() {
 }
 
 #[test]
-fn the_asker_learns_the_ring_and_the_length_of_what_is_too_large() {
+fn the_requester_learns_the_ring_and_the_length_of_what_is_too_large() {
     let header = Response::too_large(0xabc, 70_000).header;
     assert_eq!(ring_of(&header), Some(0xabc));
     assert_eq!(length_of(&header), Some(70_000));

@@ -6,8 +6,8 @@
 //! the other, and no longer than its deadline, as each call to a peer takes only the time that is
 //! left.
 
-use crate::runtime::foreign;
 use crate::runtime::sync::{Arc, AtomicUsize, Mutex, Ordering, run_at_once};
+use crate::runtime::user_code;
 
 /// How many helpers a node has at most.
 const HELPERS: usize = 64;
@@ -46,7 +46,7 @@ impl Fanout {
     ) -> Vec<R> {
         let next = AtomicUsize::new(0);
         let take_turns = || {
-            let _hold = foreign::hold(); // what listens is told once the work is done
+            let _hold = user_code::hold(); // what listens is told once the work is done
             let turns = std::iter::from_fn(|| items.get(next.fetch_add(1, Ordering::Relaxed)));
             turns.map(&work).collect::<Vec<R>>()
         };

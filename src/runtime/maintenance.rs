@@ -1,4 +1,4 @@
-//! `Keeper`: a background thread of a node, started when there is first something to do.
+//! `Maintenance`: a background thread of a node, started when there is first something to do.
 //!
 //! It sleeps until the next thing is due, and no sooner: to be woken for the same instant many times
 //! is to be woken once.
@@ -6,13 +6,13 @@
 use std::time::Duration;
 
 use crate::runtime::clock::{Clock, Deadline, Sleeper};
-use crate::runtime::foreign;
 use crate::runtime::sync::{Arc, Condvar, Mutex, OnceCell, thread};
+use crate::runtime::user_code;
 
-/// How long the keeper waits after a round that panicked.
+/// How long the maintenance waits after a round that panicked.
 const PAUSE: Duration = Duration::from_secs(1);
 
-pub(crate) struct Keeper {
+pub(crate) struct Maintenance {
     name: &'static str,
     bell: Arc<Bell>,
     thread: OnceCell<thread::JoinHandle<()>>,
@@ -29,10 +29,10 @@ struct BellState {
     stopped: bool,
 }
 
-impl Keeper {
-    /// A keeper whose thread has this name.
-    pub(crate) fn new(name: &'static str) -> Keeper {
-        Keeper {
+impl Maintenance {
+    /// A maintenance whose thread has this name.
+    pub(crate) fn new(name: &'static str) -> Maintenance {
+        Maintenance {
             name,
             bell: Arc::new(Bell {
                 state: Mutex::new(BellState {
@@ -45,7 +45,7 @@ impl Keeper {
         }
     }
 
-    /// Says that there is something to do at `due`. `work` does it on the thread of the keeper: it
+    /// Says that there is something to do at `due`. `work` does it on the thread of the maintenance: it
     /// says when there is more, or `None` to end.
     pub(crate) fn wake<W>(&self, clock: &Clock, due: Deadline, work: impl FnOnce() -> W)
     where
@@ -59,18 +59,18 @@ impl Keeper {
         });
         if let Err(error) = started {
             // The next one to wake it tries again.
-            log::warn!(target: "groupcache", error:% = error; "cannot start the keeper thread");
+            log::warn!(target: "groupcache", error:% = error; "cannot start the maintenance thread");
         }
         self.bell.set(due);
     }
 }
 
-impl Drop for Keeper {
+impl Drop for Maintenance {
     fn drop(&mut self) {
         self.bell.state.lock().stopped = true;
         self.bell.changed.notify_all();
         if let Some(thread) = self.thread.take() {
-            // The last handle may fall on the keeper itself, which then ends by itself.
+            // The last handle may fall on the maintenance itself, which then ends by itself.
             if thread.thread().id() != thread::current().id() {
                 let _ = thread.join();
             }
@@ -88,15 +88,15 @@ fn keep(bell: &Arc<Bell>, clock: &Clock, mut work: impl FnMut() -> Option<Deadli
     }
 }
 
-/// Runs foreign code on a thread that must not end: `None` if it panicked.
+/// Runs user code on a thread that must not end: `None` if it panicked.
 pub(crate) fn guarded<R>(work: impl FnOnce() -> R) -> Option<R> {
-    let report = |panicked: &foreign::Panicked| {
+    let report = |panicked: &user_code::Panicked| {
         log::error!(
             target: "groupcache", message:% = panicked.0;
-            "foreign code panicked on a thread of the node"
+            "user code panicked on a thread of the node"
         );
     };
-    foreign::call(work).inspect_err(report).ok()
+    user_code::call(work).inspect_err(report).ok()
 }
 
 impl Bell {

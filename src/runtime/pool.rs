@@ -16,9 +16,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 
 use crate::runtime::clock::{Clock, Deadline, Sleeper};
-use crate::runtime::foreign;
-use crate::runtime::origin::Origin;
+use crate::runtime::flow::Flow;
 use crate::runtime::sync::{Arc, Condvar, Mutex, Weak, thread, thread_local};
+use crate::runtime::user_code;
 
 /// How many keys may wait for a thread, and how many bytes they may have. One who is alone may have
 /// half of it.
@@ -55,11 +55,11 @@ struct Shared {
 struct State {
     lanes: BTreeMap<u64, Lane>,
     /// Those who have jobs, or have had more run than the others.
-    askers: BTreeMap<Origin, Asker>,
-    /// The askers that have a job to run now, in the order of their turns.
+    requesters: BTreeMap<Flow, Requester>,
+    /// The requesters that have a job to run now, in the order of their turns.
     turns: BTreeSet<Turn>,
-    /// The askers that have no job, by when the others will have had as much run.
-    resting: BTreeSet<(u64, Origin)>,
+    /// The requesters that have no job, by when the others will have had as much run.
+    resting: BTreeSet<(u64, Flow)>,
     /// How much the one had run whose turn was last.
     reached: u64,
     /// The last number that was given to a lane, a turn or a job.
@@ -75,13 +75,13 @@ struct State {
     closed: bool,
 }
 
-/// When an asker has its turn, by how much it has had run: loads that are under way first, as they hold
+/// When an requester has its turn, by how much it has had run: loads that are under way first, as they hold
 /// a thread meanwhile, and others wait for them.
-type Turn = (bool, u64, Origin);
+type Turn = (bool, u64, Flow);
 
 /// One on whose behalf jobs wait.
 #[derive(Default)]
-struct Asker {
+struct Requester {
     /// The lanes that have a job to run now, in the order of their turns.
     turns: BTreeMap<u64, u64>,
     keys: usize,
@@ -92,7 +92,7 @@ struct Asker {
 
 /// Jobs that were submitted together.
 struct Lane {
-    origin: Origin,
+    flow: Flow,
     jobs: BTreeMap<u64, Queued>,
     /// How many of them may run at once, and how many do.
     at_once: usize,
@@ -148,13 +148,13 @@ impl Pool {
         &self,
         lane: Vec<Work>,
         at_once: usize,
-        origin: Origin,
+        flow: Flow,
     ) -> Result<Vec<Place>, Refused> {
         let mut state = self.shared.state.lock();
         if state.closed {
             return Err(Refused::Closed);
         }
-        let (places, refused) = state.add_lane(lane, at_once, actual(origin));
+        let (places, refused) = state.add_lane(lane, at_once, actual(flow));
         let started = self.shared.start_threads(&mut state);
         let threads = state.threads.len();
         self.shared.work.notify_all();
@@ -186,7 +186,7 @@ impl Pool {
     }
 
     /// Notes, for as long as the token lives, that this thread waits for a value. If it is one of the
-    /// pool, inside a loader or other foreign code, another one may take its part: else loads that
+    /// pool, inside a loader or other user code, another one may take its part: else loads that
     /// wait for loads could hold all threads.
     pub(crate) fn wait_inside(&self) -> Blocked<'_> {
         if !is_loader_thread() {
@@ -243,7 +243,7 @@ impl State {
         &mut self,
         works: Vec<Work>,
         at_once: usize,
-        origin: Origin,
+        flow: Flow,
     ) -> (Vec<Place>, Vec<Work>) {
         let number = self.next_number();
         let (mut places, mut jobs) = (Vec::new(), BTreeMap::new());
@@ -253,12 +253,12 @@ impl State {
             // Also what has none takes a place.
             let keys = work.key_bytes.len().max(1);
             let bytes = work.key_bytes.iter().sum::<usize>();
-            if !self.has_room(origin, keys, bytes) {
+            if !self.has_room(flow, keys, bytes) {
                 refused.push(work);
                 break;
             }
             self.queued_jobs += 1;
-            self.count(origin, |keys_before, bytes_before| {
+            self.count(flow, |keys_before, bytes_before| {
                 *keys_before += keys;
                 *bytes_before += bytes;
             });
@@ -278,7 +278,7 @@ impl State {
         refused.extend(works);
         if !jobs.is_empty() {
             let lane = Lane {
-                origin,
+                flow,
                 jobs,
                 at_once: at_once.max(1),
                 running: 0,
@@ -290,33 +290,33 @@ impl State {
         (places, refused)
     }
 
-    /// Whether there is room, and as much left as this asker has then.
-    fn has_room(&self, origin: Origin, keys: usize, bytes: usize) -> bool {
+    /// Whether there is room, and as much left as this requester has then.
+    fn has_room(&self, flow: Flow, keys: usize, bytes: usize) -> bool {
         let free_keys = MAX_QUEUED_KEYS.saturating_sub(self.queued_keys);
         let free_bytes = MAX_QUEUED_BYTES.saturating_sub(self.queued_bytes);
-        let own = |asker: &Asker| (asker.keys, asker.bytes);
-        let (own_keys, own_bytes) = match origin {
-            Origin::Load => (0, 0),
-            _ => self.askers.get(&origin).map_or((0, 0), own),
+        let own = |requester: &Requester| (requester.keys, requester.bytes);
+        let (own_keys, own_bytes) = match flow {
+            Flow::Load => (0, 0),
+            _ => self.requesters.get(&flow).map_or((0, 0), own),
         };
         own_keys.saturating_add(keys) <= free_keys && own_bytes.saturating_add(bytes) <= free_bytes
     }
 
-    /// Changes what is queued in all, and on behalf of one asker.
-    fn count(&mut self, origin: Origin, change: impl Fn(&mut usize, &mut usize)) {
+    /// Changes what is queued in all, and on behalf of one requester.
+    fn count(&mut self, flow: Flow, change: impl Fn(&mut usize, &mut usize)) {
         change(&mut self.queued_keys, &mut self.queued_bytes);
         let reached = self.reached;
-        let asker = self.askers.entry(origin).or_insert_with(|| Asker {
+        let requester = self.requesters.entry(flow).or_insert_with(|| Requester {
             had: reached,
-            ..Asker::default()
+            ..Requester::default()
         });
-        if asker.keys == 0 {
-            self.resting.remove(&(asker.had, origin));
-            asker.had = asker.had.max(reached);
+        if requester.keys == 0 {
+            self.resting.remove(&(requester.had, flow));
+            requester.had = requester.had.max(reached);
         }
-        change(&mut asker.keys, &mut asker.bytes);
-        if asker.keys == 0 {
-            self.resting.insert((asker.had, origin));
+        change(&mut requester.keys, &mut requester.bytes);
+        if requester.keys == 0 {
+            self.resting.insert((requester.had, flow));
             self.forget_rested();
         }
     }
@@ -324,16 +324,16 @@ impl State {
     /// Forgets those who have no job, and no more behind them than the others.
     fn forget_rested(&mut self) {
         let has_jobs = self.queued_jobs > 0;
-        while let Some(&(had, origin)) = self.resting.first() {
+        while let Some(&(had, flow)) = self.resting.first() {
             if had > self.reached && has_jobs {
                 break;
             }
-            self.resting.remove(&(had, origin));
-            self.askers.remove(&origin);
+            self.resting.remove(&(had, flow));
+            self.requesters.remove(&flow);
         }
     }
 
-    /// Gives a lane its next turn among those of its asker, if it has a job that may run and has no
+    /// Gives a lane its next turn among those of its requester, if it has a job that may run and has no
     /// turn yet.
     fn give_turn(&mut self, number: u64) {
         let next = self.next_number();
@@ -344,10 +344,10 @@ impl State {
             return;
         }
         lane.turn = Some(next);
-        let origin = lane.origin;
-        if let Some(asker) = self.askers.get_mut(&origin) {
-            asker.turns.insert(next, number);
-            self.turns.insert(turn_of(origin, asker));
+        let flow = lane.flow;
+        if let Some(requester) = self.requesters.get_mut(&flow) {
+            requester.turns.insert(next, number);
+            self.turns.insert(turn_of(flow, requester));
         }
     }
 
@@ -356,29 +356,29 @@ impl State {
         let Some(lane) = self.lanes.get_mut(&number) else {
             return;
         };
-        let (origin, turn) = (lane.origin, lane.turn.take());
-        if let (Some(turn), Some(asker)) = (turn, self.askers.get_mut(&origin)) {
-            asker.turns.remove(&turn);
-            if asker.turns.is_empty() {
-                self.turns.remove(&turn_of(origin, asker));
+        let (flow, turn) = (lane.flow, lane.turn.take());
+        if let (Some(turn), Some(requester)) = (turn, self.requesters.get_mut(&flow)) {
+            requester.turns.remove(&turn);
+            if requester.turns.is_empty() {
+                self.turns.remove(&turn_of(flow, requester));
             }
         }
     }
 
     /// Takes the next job out, with the number of its lane.
     fn pop(&mut self) -> Option<(u64, Box<dyn Job>)> {
-        let &(_, had, origin) = self.turns.first()?;
-        let (_, &number) = self.askers.get(&origin)?.turns.first_key_value()?;
+        let &(_, had, flow) = self.turns.first()?;
+        let (_, &number) = self.requesters.get(&flow)?.turns.first_key_value()?;
         self.take_turn(number);
         let lane = self.lanes.get_mut(&number)?;
         let (_, queued) = lane.jobs.pop_first()?;
         lane.running += 1;
         self.queued_jobs -= 1;
-        if origin != Origin::Load {
+        if flow != Flow::Load {
             self.reached = self.reached.max(had);
         }
-        self.charge(origin, queued.keys);
-        self.count(origin, |keys, bytes| {
+        self.charge(flow, queued.keys);
+        self.count(flow, |keys, bytes| {
             *keys -= queued.keys;
             *bytes -= queued.bytes;
         });
@@ -386,15 +386,15 @@ impl State {
         Some((number, queued.job))
     }
 
-    /// Notes how many keys an asker has had run, which puts off its next turn.
-    fn charge(&mut self, origin: Origin, keys: usize) {
-        let Some(asker) = self.askers.get_mut(&origin) else {
+    /// Notes how many keys an requester has had run, which puts off its next turn.
+    fn charge(&mut self, flow: Flow, keys: usize) {
+        let Some(requester) = self.requesters.get_mut(&flow) else {
             return;
         };
-        let had_turn = self.turns.remove(&turn_of(origin, asker));
-        asker.had = asker.had.saturating_add(keys as u64);
+        let had_turn = self.turns.remove(&turn_of(flow, requester));
+        requester.had = requester.had.saturating_add(keys as u64);
         if had_turn {
-            self.turns.insert(turn_of(origin, asker));
+            self.turns.insert(turn_of(flow, requester));
         }
     }
 
@@ -428,10 +428,10 @@ impl State {
         queued.bytes -= place.bytes;
         let is_empty = queued.keys == 0;
         let forgotten = is_empty.then(|| lane.jobs.remove(&place.job)).flatten();
-        let origin = lane.origin;
+        let flow = lane.flow;
         self.queued_jobs -= usize::from(is_empty);
         self.remove_if_empty(place.lane);
-        self.count(origin, |keys, bytes| {
+        self.count(flow, |keys, bytes| {
             *keys -= 1;
             *bytes -= place.bytes;
         });
@@ -439,15 +439,15 @@ impl State {
     }
 }
 
-fn turn_of(origin: Origin, asker: &Asker) -> Turn {
-    (origin != Origin::Load, asker.had, origin)
+fn turn_of(flow: Flow, requester: &Requester) -> Turn {
+    (flow != Flow::Load, requester.had, flow)
 }
 
 /// On whose behalf this thread queues jobs for `origin`: what a load begins is part of it.
-pub(crate) fn actual(origin: Origin) -> Origin {
-    match is_loader_thread() || foreign::inside_a_loader() {
-        true => Origin::Load,
-        false => origin,
+pub(crate) fn actual(flow: Flow) -> Flow {
+    match is_loader_thread() || user_code::inside_a_loader() {
+        true => Flow::Load,
+        false => flow,
     }
 }
 
@@ -493,9 +493,9 @@ impl Shared {
         let mut lane = None;
         while let Some((number, job)) = self.next_job(me, lane) {
             lane = Some(number);
-            let _hold = foreign::hold(); // what listens is told once the job is done
+            let _hold = user_code::hold(); // what listens is told once the job is done
             // A panic ends the flight it held, by the flight's guard, and not this thread.
-            if let Err(panicked) = foreign::call(|| job.run()) {
+            if let Err(panicked) = user_code::call(|| job.run()) {
                 log::error!(
                     target: "groupcache", error:% = panicked.0;
                     "a load panicked outside its loader"
@@ -551,7 +551,7 @@ impl Drop for Ticket {
     }
 }
 
-/// Says so if no thread could be started. Not under a lock: a logger is foreign code (I1).
+/// Says so if no thread could be started. Not under a lock: a logger is user code (I1).
 fn report_no_thread(threads: usize, started: &io::Result<()>) {
     if let Err(error) = started {
         log::warn!(
@@ -628,7 +628,7 @@ mod tests {
     }
 
     fn submit(pool: &Pool, call: impl FnOnce() + Send + 'static) -> Vec<Place> {
-        pool.submit(vec![work(1, call)], 1, Origin::Application)
+        pool.submit(vec![work(1, call)], 1, Flow::Application)
             .unwrap()
     }
 
@@ -687,18 +687,18 @@ mod tests {
         let blocked = block(&pool);
         let quarter = MAX_QUEUED_KEYS / 4;
         let lane = vec![work(quarter, || ()), work(quarter, || ()), work(1, || ())];
-        let places = pool.submit(lane, 1, Origin::Application).unwrap();
+        let places = pool.submit(lane, 1, Flow::Application).unwrap();
         assert_eq!(places.len(), MAX_QUEUED_KEYS / 2, "the third has no room");
-        let refused = pool.submit(vec![work(1, || ())], 1, Origin::Application);
+        let refused = pool.submit(vec![work(1, || ())], 1, Flow::Application);
         assert!(matches!(refused, Err(Refused::Full)));
         drop(pool.ticket(places[0]));
         let large = Work {
             job: Box::new(Call(|| ())),
             key_bytes: vec![MAX_QUEUED_BYTES],
         };
-        let refused = pool.submit(vec![large], 1, Origin::Application);
+        let refused = pool.submit(vec![large], 1, Flow::Application);
         assert!(matches!(refused, Err(Refused::Full)));
-        let places = pool.submit(vec![work(1, || ())], 1, Origin::Application);
+        let places = pool.submit(vec![work(1, || ())], 1, Flow::Application);
         assert_eq!(places.unwrap().len(), 1);
         drop(blocked);
     }
@@ -716,7 +716,7 @@ mod tests {
         let blocked = block(&pool);
         let counted = Counted(Arc::clone(&dropped));
         let places = pool
-            .submit(vec![work(2, move || drop(counted))], 1, Origin::Application)
+            .submit(vec![work(2, move || drop(counted))], 1, Flow::Application)
             .unwrap();
         assert_eq!(queued(&pool), (2, 20));
         drop(pool.ticket(places[0]));
@@ -730,7 +730,7 @@ mod tests {
         drop(blocked);
         pool.wait_until_idle(&Clock::system(), Deadline::NEVER);
         let state = pool.shared.state.lock();
-        assert!(state.turns.is_empty() && state.askers.is_empty() && state.resting.is_empty());
+        assert!(state.turns.is_empty() && state.requesters.is_empty() && state.resting.is_empty());
     }
 
     #[test]
@@ -745,8 +745,8 @@ mod tests {
             };
             (0..3).map(work).collect::<Vec<_>>()
         };
-        pool.submit(lane("large"), 1, Origin::Application).unwrap();
-        pool.submit(lane("other"), 1, Origin::Application).unwrap();
+        pool.submit(lane("large"), 1, Flow::Application).unwrap();
+        pool.submit(lane("other"), 1, Flow::Application).unwrap();
         drop((blocked, sender));
         let order: Vec<_> = receiver.iter().collect();
         assert_eq!(
@@ -755,8 +755,8 @@ mod tests {
         );
     }
 
-    fn peer(number: u8) -> Origin {
-        Origin::Network(Some([10, 0, 0, number].into()))
+    fn peer(number: u8) -> Flow {
+        Flow::Network(Some([10, 0, 0, number].into()))
     }
 
     #[test]
@@ -774,8 +774,7 @@ mod tests {
         }
         let lane = (0..3).map(|_| job("peer")).collect();
         pool.submit(lane, 1, peer(2)).unwrap();
-        pool.submit(vec![job("own")], 1, Origin::Application)
-            .unwrap();
+        pool.submit(vec![job("own")], 1, Flow::Application).unwrap();
         drop((blocked, sender));
         let order: Vec<_> = receiver.iter().collect();
         assert_eq!(order.len(), 34);
@@ -813,16 +812,16 @@ mod tests {
         state.add_lane((0..10).map(|_| job(1)).collect(), 10, peer(2));
         let pop = |state: &mut State| {
             let (number, _) = state.pop().unwrap();
-            let origin = state.lanes[&number].origin;
+            let flow = state.lanes[&number].flow;
             state.end(number);
-            origin
+            flow
         };
         assert_eq!(pop(&mut state), peer(1));
         state.add_lane(vec![job(100)], 1, peer(1));
         let order: Vec<_> = (0..11).map(|_| pop(&mut state)).collect();
         assert_eq!(order[10], peer(1), "{order:?}");
         assert!(state.lanes.is_empty() && state.turns.is_empty());
-        assert!(state.askers.is_empty() && state.resting.is_empty());
+        assert!(state.requesters.is_empty() && state.resting.is_empty());
     }
 
     #[test]
@@ -832,7 +831,7 @@ mod tests {
         assert!(places.is_empty() && refused.is_empty());
         let (number, _) = state.pop().unwrap();
         state.end(number);
-        assert!(state.is_idle() && state.askers.is_empty());
+        assert!(state.is_idle() && state.requesters.is_empty());
     }
 
     #[test]
@@ -849,7 +848,7 @@ mod tests {
         // What a load waits for is part of it, and takes all there is.
         let full = queued(&pool).0;
         let mut state = pool.shared.state.lock();
-        let (nested, _) = state.add_lane(jobs(MAX_QUEUED_KEYS), 1, Origin::Load);
+        let (nested, _) = state.add_lane(jobs(MAX_QUEUED_KEYS), 1, Flow::Load);
         assert_eq!(nested.len(), MAX_QUEUED_KEYS - full);
         drop(state);
         drop(blocked);
@@ -868,7 +867,7 @@ mod tests {
                 running.fetch_sub(1, Ordering::SeqCst);
             })
         };
-        pool.submit((0..100).map(work).collect(), 2, Origin::Application)
+        pool.submit((0..100).map(work).collect(), 2, Flow::Application)
             .unwrap();
         pool.wait_until_idle(&Clock::system(), Deadline::NEVER);
         assert!((1..=2).contains(&most.load(Ordering::SeqCst)));

@@ -49,7 +49,7 @@ impl<T: Send + 'static> Slot<T> {
                 Ok(())
             }
             State::Callback(call) => {
-                drop(state); // the callback is foreign code (I1)
+                drop(state); // the callback is user code (I1)
                 call(thing);
                 Ok(())
             }

@@ -13,7 +13,7 @@ use super::settings::Settings;
 use crate::group::Pending;
 use crate::node::Begin;
 use crate::protocol::Response;
-use crate::protocol::account::{Asker, LITTLE};
+use crate::protocol::account::{LITTLE, Requester};
 use crate::protocol::http1::{self, CONTINUE, Head, Persistence, Refusal};
 use crate::serve::buffer::{Input, Output, is_transient};
 use crate::serve::lane::Which;
@@ -162,10 +162,10 @@ impl Connection {
         stream: Stream<TcpStream>,
         peer: SocketAddr,
         place: Place,
-        asker: Asker,
+        requester: Requester,
     ) -> Connection {
         Connection {
-            purse: Purse::new(asker),
+            purse: Purse::new(requester),
             stream,
             peer,
             place,
@@ -303,13 +303,15 @@ impl Connection {
             return Err(TOO_MANY);
         }
         if shared.takes_peers_only() {
-            self.purse.asker.prove();
+            self.purse.requester.prove();
         }
         let is_nodes = is_ours || shared.fallback.is_none();
         let Some(body) = rest.get(..body_len) else {
             // Nothing is read, and no memory given, for one who would be refused in the end.
-            let asker = &mut self.purse.asker;
-            let refusal = is_nodes.then(|| shared.refuse_head(&head, asker)).flatten();
+            let requester = &mut self.purse.requester;
+            let refusal = is_nodes
+                .then(|| shared.refuse_head(&head, requester))
+                .flatten();
             if let Some(response) = refusal {
                 self.turn_down(response, framing);
                 return Ok(Step::Answered);
@@ -333,7 +335,7 @@ impl Connection {
             return Ok(Step::Deserted);
         }
         let answer = if is_nodes {
-            Answer::Peer(shared.begin(&head, body, &mut self.purse.asker))
+            Answer::Peer(shared.begin(&head, body, &mut self.purse.requester))
         } else {
             Answer::Application(shared.fall_back(&HttpRequest::new(&head, body, self.peer)))
         };
@@ -591,12 +593,12 @@ impl Connection {
 
     /// Whether it has not proved who it is, and others can.
     pub(crate) fn is_stranger(&self) -> bool {
-        self.purse.asker.is_stranger()
+        self.purse.requester.is_stranger()
     }
 
     /// Whether it has proved who it is, at least by a head.
     pub(crate) fn has_proved(&self) -> bool {
-        self.purse.asker.has_proved()
+        self.purse.requester.has_proved()
     }
 
     /// Accounts for what it keeps. Tells whether there is room for that.

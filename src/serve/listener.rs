@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll};
 
-use crate::protocol::account::Asker;
+use crate::protocol::account::Requester;
 use crate::runtime::sync::{Arc, thread};
 use crate::serve::connection::Connection;
 use crate::serve::lane::{Task, Which};
@@ -143,8 +143,8 @@ impl Listener {
         };
         match stream {
             Ok(stream) => {
-                let asker = Asker::new(&self.shared.account, Some(peer.ip()));
-                let connection = Box::new(Connection::new(stream, peer, place, asker));
+                let requester = Requester::new(&self.shared.account, Some(peer.ip()));
+                let connection = Box::new(Connection::new(stream, peer, place, requester));
                 let wait = connection.awaited();
                 self.shared.wait(connection, wait);
             }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::settings::Settings;
-use crate::runtime::origin::network_of;
+use crate::runtime::flow::network_of;
 use crate::runtime::sync::{Arc, Condvar, Mutex, RandomState, wait_until};
 use crate::serve::lane::Which;
 

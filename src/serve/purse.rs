@@ -1,10 +1,10 @@
 //! `Purse`: what pays for what a connection keeps.
 
-use crate::protocol::account::{Asker, Charge, Exceeded, Held};
+use crate::protocol::account::{Charge, Exceeded, Held, Requester};
 use crate::value::Value;
 
 pub(crate) struct Purse {
-    pub(crate) asker: Asker,
+    pub(crate) requester: Requester,
     /// What pays for its buffers.
     charge: Charge,
     /// The value that the client has yet to read.
@@ -14,10 +14,10 @@ pub(crate) struct Purse {
 }
 
 impl Purse {
-    pub(crate) fn new(asker: Asker) -> Purse {
+    pub(crate) fn new(requester: Requester) -> Purse {
         Purse {
-            charge: asker.charge_for_buffers(),
-            asker,
+            charge: requester.charge_for_buffers(),
+            requester,
             held: None,
             exceeded: None,
         }
@@ -46,7 +46,7 @@ impl Purse {
     /// Accounts for a value that is to be sent. Tells whether there is room.
     pub(crate) fn hold(&mut self, value: &Value) -> bool {
         if !self.held.as_ref().is_some_and(|held| held.is_of(value)) {
-            self.held = self.asker.hold(value);
+            self.held = self.requester.hold(value);
         }
         self.held.is_some()
     }
@@ -54,7 +54,7 @@ impl Purse {
     /// Takes what is beyond the bound, if nobody else does.
     pub(crate) fn exceed(&mut self) -> bool {
         if self.exceeded.is_none() {
-            self.exceeded = self.asker.exceed();
+            self.exceeded = self.requester.exceed();
         }
         self.exceeded.is_some()
     }
@@ -67,9 +67,9 @@ impl Purse {
 
     /// Has it pay as a peer does, once it has proved to be one.
     pub(crate) fn note_proof(&mut self) -> bool {
-        if self.asker.has_proved() {
+        if self.requester.has_proved() {
             self.charge.prove();
         }
-        self.asker.has_proved()
+        self.requester.has_proved()
     }
 }

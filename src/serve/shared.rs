@@ -5,11 +5,11 @@ use std::time::Instant;
 use super::settings::{Fallback, Settings};
 use crate::group::Pending;
 use crate::node::{Begin, Node};
-use crate::protocol::account::{Account, Asker};
+use crate::protocol::account::{Account, Requester};
 use crate::protocol::http1::{Head, Refusal};
 use crate::protocol::{Request, Response, Status};
-use crate::runtime::foreign;
 use crate::runtime::sync::{Arc, AtomicBool, Ordering};
+use crate::runtime::user_code;
 use crate::serve::connection::{BoxedConnection, Connection, Next};
 use crate::serve::lane::{Lane, Task, Which};
 use crate::serve::lobby::{Among, Lobby, Rank, Wait};
@@ -75,7 +75,7 @@ impl Shared {
     }
 
     /// A refusal as peers understand it, where it is for want of room: they are not to take this node
-    /// for away.
+    /// for unreachable.
     pub(crate) fn overloaded(&self, refusal: Refusal) -> Option<Response> {
         let is_overload = refusal.status == Status::Overloaded.code();
         (is_overload && self.settings.serves_peers)
@@ -87,20 +87,24 @@ impl Shared {
         self.tls.as_ref().is_some_and(|tls| !tls.admits_strangers())
     }
 
-    pub(crate) fn begin(&self, head: &Head<'_>, body: &[u8], asker: &mut Asker) -> Begin {
-        self.node.begin_for(&request_of(head).body(body), asker)
+    pub(crate) fn begin(&self, head: &Head<'_>, body: &[u8], requester: &mut Requester) -> Begin {
+        self.node.begin_for(&request_of(head).body(body), requester)
     }
 
     /// What a request of the peer protocol is refused with whose body is still to come.
-    pub(crate) fn refuse_head(&self, head: &Head<'_>, asker: &mut Asker) -> Option<Response> {
+    pub(crate) fn refuse_head(
+        &self,
+        head: &Head<'_>,
+        requester: &mut Requester,
+    ) -> Option<Response> {
         self.node
-            .refuse_head(&request_of(head), head.body_len, asker)
+            .refuse_head(&request_of(head), head.body_len, requester)
     }
 
     /// The application's answer, or `None` if there is none because it panicked.
     pub(crate) fn fall_back(&self, request: &HttpRequest<'_>) -> Option<HttpResponse> {
         let fallback = self.fallback.as_ref()?;
-        foreign::call(|| fallback(request))
+        user_code::call(|| fallback(request))
             .inspect_err(|_| log::error!(target: "groupcache", "the fallback of a server panicked"))
             .ok()
     }
@@ -112,7 +116,7 @@ impl Shared {
             let mut has_served = false;
             while let Some(task) = shared.lane(which).next(has_served) {
                 has_served = true;
-                let served = foreign::call(|| shared.perform(task, which));
+                let served = user_code::call(|| shared.perform(task, which));
                 if served.is_err() {
                     log::error!(target: "groupcache", "answering a request panicked");
                 }

@@ -124,13 +124,13 @@ pub struct PeerStats {
     pub dialect: Option<Dialect>,
     /// Calls made to it.
     pub calls: u64,
-    /// Calls that failed: refused, silent or nonsense. Probes of a peer that is away are not counted.
+    /// Calls that failed: refused, silent or nonsense. Probes of a peer that is unreachable are not counted.
     pub call_errors: u64,
     /// Calls that were given up because their caller's time was over, which says nothing of the peer.
     pub abandoned_calls: u64,
     /// Requests that were sent again, because the connection that was kept for them turned out dead.
     pub retries: u64,
-    /// How often it was found to be away.
+    /// How often it was found to be unreachable.
     pub circuit_openings: u64,
     /// Removals that it has missed, and that will be delivered when it is back.
     pub owed: u64,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::auth::nonces::Nonces;
 use crate::auth::signature::{Digest, Secret, Signature, Signed};
-use crate::cache::entry::Place;
+use crate::cache::entry::Tier;
 use crate::cache::key::{MAX_KEY_BYTES, MAX_NAME_BYTES};
 use crate::cache::shards::Cache;
 use crate::cluster::ring::{Member, Ring, hash_of_key};
@@ -18,8 +18,9 @@ use crate::protocol::http1::{
     BodyLength, Chunks, ResponseScan, Scan, field_room, parse, parse_response,
 };
 use crate::protocol::{
-    Answer, BatchWriter, Command, Errand, Item, Request, Status, Target, Terms, decode_batch,
-    decode_marks, decode_set, encode_marks, encode_set, encoded_len, parse_target, target,
+    Answer, BatchWriter, GroupCommand, Item, NodeCommand, Request, Status, Target, Terms,
+    decode_batch, decode_marks, decode_set, encode_marks, encode_set, encoded_len, parse_target,
+    target,
 };
 use crate::runtime::clock::Clock;
 use crate::runtime::sync::{AtomicBool, OnceLock};
@@ -175,11 +176,11 @@ pub fn messages(data: &[u8]) {
         let items = decode_batch(writer.finish(), [hash].into_iter()).unwrap();
         assert_eq!(format!("{items:?}"), format!("{:?}", [item]));
     }
-    if let Ok(command) = Command::decode(data) {
-        assert_eq!(Command::decode(&command.encode()), Ok(command.clone()));
+    if let Ok(command) = GroupCommand::decode(data) {
+        assert_eq!(GroupCommand::decode(&command.encode()), Ok(command.clone()));
     }
-    if let Ok(errand) = Errand::decode(data) {
-        assert_eq!(Errand::decode(&errand.clone().encode()), Ok(errand));
+    if let Ok(command) = NodeCommand::decode(data) {
+        assert_eq!(NodeCommand::decode(&command.clone().encode()), Ok(command));
     }
     if let Ok(marks) = decode_marks(data) {
         assert_eq!(decode_marks(&encode_marks(marks.clone())), Ok(marks));
@@ -325,15 +326,15 @@ pub fn cache(data: &[u8]) {
         let key = cache.hash(&text);
         match operation[0] % 8 {
             0..3 => {
-                let place = if operation[1] < 200 {
-                    Place::Main
+                let tier = if operation[1] < 200 {
+                    Tier::Main
                 } else {
-                    Place::Hot
+                    Tier::Hot
                 };
                 let weight = usize::from(operation[2]) * 8 + 1;
                 let life = Duration::from_millis(u64::from(operation[2]));
                 let expires = (operation[0] > 128).then(|| clock.now() + life);
-                let is_kept = cache.insert(place, key, number, weight, expires, &fresh);
+                let is_kept = cache.insert(tier, key, number, weight, expires, &fresh);
                 if is_kept {
                     model[slot] = Some((number, expires));
                 }

@@ -222,7 +222,7 @@ fn normal_host(host: &str) -> Option<String> {
 ///
 /// It is used without any lock held, on the threads that fetch, change or probe, many at a time.
 pub trait Transport: Send + Sync + 'static {
-    /// The way to `peer`. Must not block, and a peer that is away is no error: calls are.
+    /// The way to `peer`. Must not block, and a peer that is unreachable is no error: calls are.
     ///
     /// # Errors
     ///
@@ -236,7 +236,7 @@ pub trait Link: Send + Sync {
     /// up to [`Call::whole`], while it goes on: while at least 64 KiB of the request or of the answer
     /// go their way in each `timeout`. A link that cannot tell whether it does takes `timeout` for
     /// all of it. Called on the thread of a get or a change, on a loader thread, or on the node's
-    /// keeper, without any lock held.
+    /// maintenance, without any lock held.
     ///
     /// # Errors
     ///
@@ -317,7 +317,7 @@ pub enum CallError {
     /// The peer cannot be reached, or broke off.
     Unreachable(String),
     /// What came is no answer.
-    Nonsense(String),
+    ProtocolError(String),
 }
 
 impl fmt::Display for CallError {
@@ -325,7 +325,9 @@ impl fmt::Display for CallError {
         match self {
             CallError::Timeout => f.write_str("no answer in time"),
             CallError::Unfinished => f.write_str("the answer goes on, but takes too long"),
-            CallError::Unreachable(reason) | CallError::Nonsense(reason) => f.write_str(reason),
+            CallError::Unreachable(reason) | CallError::ProtocolError(reason) => {
+                f.write_str(reason)
+            }
         }
     }
 }

@@ -10,8 +10,8 @@ use crate::auth::signature::{
 };
 use crate::protocol::{Request, Response, changes_nothing};
 use crate::runtime::clock::Clock;
+use crate::runtime::log_throttle::LogThrottle;
 use crate::runtime::sync::{AtomicU64, Mutex, Ordering, RandomState};
-use crate::runtime::throttle::Throttle;
 use crate::stats::Counter;
 use crate::transport::peer::{Call, Peer};
 
@@ -31,7 +31,7 @@ pub(crate) struct Guard {
     next: AtomicU64,
     refused: Counter,
     /// Who is refused may try as often as he likes.
-    reports: Throttle,
+    reports: LogThrottle,
 }
 
 /// What is taken besides requests with the code of today.
@@ -72,7 +72,7 @@ impl Guard {
             seed: random(this.name()),
             next: AtomicU64::new(0),
             refused: Counter::default(),
-            reports: Throttle::default(),
+            reports: LogThrottle::default(),
         }
     }
 

@@ -35,7 +35,7 @@ impl Ghosts {
             NOBODY => u32::MAX,
             _ => turn.wrapping_sub(ghost.stamp),
         };
-        let place = match bucket.iter().position(|ghost| ghost.tag == tag) {
+        let tier = match bucket.iter().position(|ghost| ghost.tag == tag) {
             Some(same) => same,
             None => (1..WAYS).fold(0, |oldest, way| {
                 if age(&bucket[way]) > age(&bucket[oldest]) {
@@ -45,7 +45,7 @@ impl Ghosts {
                 }
             }),
         };
-        bucket[place] = Ghost { tag, stamp };
+        bucket[tier] = Ghost { tag, stamp };
     }
 
     /// When a key was last used that left.

@@ -4,7 +4,7 @@
 //! for all shards, so a value of half of it fits however many shards there are. Room is made before
 //! a value is kept, so the bytes never exceed the budget, not even for a moment (I4).
 //!
-//! Values of foreign types are cloned and dropped, and whoever listens is told of them, after
+//! Values of the user's types are cloned and dropped, and whoever listens is told of them, after
 //! unlocking and after their bytes are given back (I1), so all that may call the cache again. A hit
 //! touches its shard and nothing else.
 
@@ -12,17 +12,17 @@ use std::time::{Duration, Instant};
 
 use crate::cache::budget::Budget;
 use crate::cache::entry::{
-    Entry, Expiry, Life, MAX_WEIGHT, Place, Stored, Tick, tick, ticks, whole_ticks,
+    Entry, Expiry, Life, MAX_WEIGHT, Stored, Tick, Tier, tick, ticks, whole_ticks,
 };
 use crate::cache::key::{KeyHasher, KeyRef};
 use crate::cache::policy::Item;
 use crate::cache::store::{EvictionCause, Gone, Seen, Store, Use};
 use crate::runtime::clock::Clock;
-use crate::runtime::foreign;
 use crate::runtime::sync::{
     Arc, AtomicBool, AtomicU64, AtomicUsize, CachePadded, Mutex, OnceLock, Ordering, processors,
     thread,
 };
+use crate::runtime::user_code;
 use crate::value::Cacheable;
 
 /// What an entry is charged on top of its key and its value, in bytes: its cell and its part of the
@@ -111,7 +111,7 @@ type Tally<'a> = (&'a mut u64, &'a mut Counts);
 #[derive(Debug)]
 pub(crate) struct Found<V: 'static> {
     pub(crate) value: Stored<V>,
-    pub(crate) place: Place,
+    pub(crate) tier: Tier,
     pub(crate) expires: Option<Instant>,
     /// Whether it is past its expiry, and is to be renewed.
     pub(crate) is_stale: bool,
@@ -170,10 +170,10 @@ impl<V: Cacheable> Cache<V> {
     }
 
     /// Whether a value of this weight can be kept in `place` at all.
-    pub(crate) fn fits(&self, place: Place, weight: usize) -> bool {
-        let budget = match place {
-            Place::Main => &self.total,
-            Place::Hot => &self.hot,
+    pub(crate) fn fits(&self, tier: Tier, weight: usize) -> bool {
+        let budget = match tier {
+            Tier::Main => &self.total,
+            Tier::Hot => &self.hot,
         };
         weight <= budget.capacity.min(self.total.capacity).min(MAX_WEIGHT)
     }
@@ -199,21 +199,21 @@ impl<V: Cacheable> Cache<V> {
     /// that lock: either the value is kept before and removed by it, or it is not kept (P2).
     pub(crate) fn insert(
         &self,
-        place: Place,
+        tier: Tier,
         key: KeyRef<'_>,
         value: impl Into<Stored<V>>,
         weight: usize,
         expires: Option<Instant>,
         stale: &AtomicBool,
     ) -> bool {
-        let value = value.into(); // which drops as foreign code has to
-        if !self.fits(place, weight) {
+        let value = value.into(); // which drops as user code has to
+        if !self.fits(tier, weight) {
             return false;
         }
         let expires = expires.map_or(Expiry::NEVER, |at| Expiry::at(tick(self.start, at)));
         let entry = Entry::new(key, value, weight, expires);
         let mut leaving = Leaving::new();
-        let (kept, refused) = self.insert_entry(place, key, entry, stale, &mut leaving);
+        let (kept, refused) = self.insert_entry(tier, key, entry, stale, &mut leaving);
         drop(refused);
         match (leaving.first, leaving.more) {
             (Some(gone), more) if more.is_empty() => self.dismiss(gone),
@@ -225,7 +225,7 @@ impl<V: Cacheable> Cache<V> {
     /// Makes room and keeps `entry`, or gives it back.
     fn insert_entry(
         &self,
-        place: Place,
+        tier: Tier,
         key: KeyRef<'_>,
         entry: Entry<V>,
         stale: &AtomicBool,
@@ -238,13 +238,13 @@ impl<V: Cacheable> Cache<V> {
             if stale.load(Ordering::Acquire) {
                 return (false, Some(entry));
             }
-            let Err(lack) = self.take(place, weight) else {
+            let Err(lack) = self.take(tier, weight) else {
                 break;
             };
             let is_time = self.may_have_expired();
             if !is_time && self.gives_way(shard, lack) {
                 if let Some(gone) = state.evict(shard, lack, key, weight) {
-                    self.release(gone.place, gone.entry.weight());
+                    self.release(gone.tier, gone.entry.weight());
                     leaving.push(gone);
                     continue;
                 }
@@ -253,12 +253,12 @@ impl<V: Cacheable> Cache<V> {
             self.make_room(lack, key, weight, leaving);
             state = shard.state.lock();
         }
-        let drop_tick = state.store.drop_tick(place, entry.expires);
+        let drop_tick = state.store.drop_tick(tier, entry.expires);
         if let Some(tick) = drop_tick {
             self.soonest_expiry.fetch_min(tick, Ordering::Relaxed);
         }
-        if let Some(replaced) = state.store.insert(place, key, entry) {
-            self.release(replaced.place, replaced.entry.weight());
+        if let Some(replaced) = state.store.insert(tier, key, entry) {
+            self.release(replaced.tier, replaced.entry.weight());
             leaving.push(replaced);
         }
         shard.publish(&state.store);
@@ -288,7 +288,7 @@ impl<V: Cacheable> Cache<V> {
             removed
         };
         if let Some(gone) = removed {
-            self.release(gone.place, gone.entry.weight());
+            self.release(gone.tier, gone.entry.weight());
             self.dismiss(gone);
         }
     }
@@ -303,7 +303,7 @@ impl<V: Cacheable> Cache<V> {
                 removed
             };
             let weight = removed.iter().map(|gone| gone.entry.weight()).sum();
-            self.release(Place::Hot, weight);
+            self.release(Tier::Hot, weight);
             self.dismiss_each(removed);
         }
     }
@@ -317,8 +317,8 @@ impl<V: Cacheable> Cache<V> {
                 shard.publish(&state.store);
                 removed
             };
-            self.release(Place::Main, removed.bytes(Place::Main));
-            self.release(Place::Hot, removed.bytes(Place::Hot));
+            self.release(Tier::Main, removed.bytes(Tier::Main));
+            self.release(Tier::Hot, removed.bytes(Tier::Hot));
             self.dismiss_all(removed, EvictionCause::Removed);
         }
     }
@@ -338,8 +338,8 @@ impl<V: Cacheable> Cache<V> {
             shards.retain(|shard| {
                 let (expired, left) = shard.pop_expired(now);
                 let is_done = expired.len() < SWEEP;
-                // All of them first: foreign code that waits for room waits for nobody's bytes.
-                let release = |gone: &Gone<V>| self.release(gone.place, gone.entry.weight());
+                // All of them first: user code that waits for room waits for nobody's bytes.
+                let release = |gone: &Gone<V>| self.release(gone.tier, gone.entry.weight());
                 expired.iter().for_each(release);
                 self.dismiss_each(expired);
                 if is_done {
@@ -398,8 +398,8 @@ impl<V: Cacheable> Cache<V> {
             sum.evictions += state.counts.evictions;
             sum.rejections += state.counts.rejections;
             sum.expirations += state.counts.expirations;
-            sum.main_items += state.store.len(Place::Main);
-            sum.hot_items += state.store.len(Place::Hot);
+            sum.main_items += state.store.len(Tier::Main);
+            sum.hot_items += state.store.len(Tier::Hot);
             sum
         })
     }
@@ -412,38 +412,38 @@ impl<V: Cacheable> Cache<V> {
     }
 
     /// Takes `weight` off the budgets, or says which of them lacks it.
-    fn take(&self, place: Place, weight: usize) -> Result<(), Place> {
-        if place == Place::Hot && !self.hot.try_take(weight) {
-            return Err(Place::Hot);
+    fn take(&self, tier: Tier, weight: usize) -> Result<(), Tier> {
+        if tier == Tier::Hot && !self.hot.try_take(weight) {
+            return Err(Tier::Hot);
         }
         if self.total.try_take(weight) {
             return Ok(());
         }
-        if place == Place::Hot {
+        if tier == Tier::Hot {
             self.hot.give_back(weight);
         }
-        Err(Place::Main)
+        Err(Tier::Main)
     }
 
-    fn release(&self, place: Place, weight: usize) {
-        if place == Place::Hot {
+    fn release(&self, tier: Tier, weight: usize) {
+        if tier == Tier::Hot {
             self.hot.give_back(weight);
         }
         self.total.give_back(weight);
     }
 
     /// Whether this shard holds about its part of `place`, and so makes room for its own values.
-    fn gives_way(&self, shard: &Shard<V>, place: Place) -> bool {
-        let held = shard.bytes(place);
-        let mean = self.held(place) / self.shards.len();
+    fn gives_way(&self, shard: &Shard<V>, tier: Tier) -> bool {
+        let held = shard.bytes(tier);
+        let mean = self.held(tier) / self.shards.len();
         held > 0 && held >= mean - mean / SLACK
     }
 
-    fn held(&self, place: Place) -> usize {
+    fn held(&self, tier: Tier) -> usize {
         let hot = self.hot.taken();
-        match place {
-            Place::Main => self.total.taken().saturating_sub(hot),
-            Place::Hot => hot,
+        match tier {
+            Tier::Main => self.total.taken().saturating_sub(hot),
+            Tier::Hot => hot,
         }
     }
 
@@ -451,19 +451,19 @@ impl<V: Cacheable> Cache<V> {
     ///
     /// If nothing is left to evict, the room is held by threads that took it and have not kept
     /// their value yet. They wait for nobody, so this ends.
-    fn make_room(&self, lack: Place, key: KeyRef<'_>, weight: usize, leaving: &mut Leaving<V>) {
+    fn make_room(&self, lack: Tier, key: KeyRef<'_>, weight: usize, leaving: &mut Leaving<V>) {
         let gone = self.evict_expired().or_else(|| {
-            let places: &[Place] = match lack {
-                Place::Main => &[Place::Main, Place::Hot],
-                Place::Hot => &[Place::Hot],
+            let places: &[Tier] = match lack {
+                Tier::Main => &[Tier::Main, Tier::Hot],
+                Tier::Hot => &[Tier::Hot],
             };
             places
                 .iter()
-                .find_map(|&place| self.evict_anywhere(place, key, weight))
+                .find_map(|&tier| self.evict_anywhere(tier, key, weight))
         });
         match gone {
             Some(gone) => {
-                self.release(gone.place, gone.entry.weight());
+                self.release(gone.tier, gone.entry.weight());
                 leaving.push(gone);
             }
             None => thread::yield_now(),
@@ -471,17 +471,17 @@ impl<V: Cacheable> Cache<V> {
     }
 
     /// Evicts from a shard that holds more than its part.
-    fn evict_anywhere(&self, place: Place, key: KeyRef<'_>, weight: usize) -> Option<Gone<V>> {
+    fn evict_anywhere(&self, tier: Tier, key: KeyRef<'_>, weight: usize) -> Option<Gone<V>> {
         let home = key.shard(self.shards.len());
         let shards = || {
             (0..self.shards.len())
                 .filter_map(|step| self.shards[(home + step) % self.shards.len()].get())
         };
-        let held: usize = shards().map(|shard| shard.bytes(place)).sum();
+        let held: usize = shards().map(|shard| shard.bytes(tier)).sum();
         let mean = held / self.shards.len();
-        let shard = shards().find(|shard| shard.bytes(place) >= mean.max(1))?;
+        let shard = shards().find(|shard| shard.bytes(tier) >= mean.max(1))?;
         let mut state = shard.state.lock();
-        state.evict(shard, place, key, weight)
+        state.evict(shard, tier, key, weight)
     }
 
     /// Takes out an entry that has expired, if there may be one.
@@ -523,11 +523,9 @@ impl<V: Cacheable> Cache<V> {
             drop(store);
             return;
         }
-        let gone = store.into_entries().map(move |(entry, place)| Gone {
-            entry,
-            place,
-            cause,
-        });
+        let gone = store
+            .into_entries()
+            .map(move |(entry, tier)| Gone { entry, tier, cause });
         self.dismiss_each(gone.collect());
     }
 
@@ -535,9 +533,9 @@ impl<V: Cacheable> Cache<V> {
     /// there are.
     fn dismiss_each(&self, gone: Vec<Gone<V>>) {
         match &self.listener {
-            Some(listener) if foreign::depth() < MOST_DEPTH => {
+            Some(listener) if user_code::depth() < MOST_DEPTH => {
                 let listener = Arc::clone(listener);
-                foreign::defer(move || gone.into_iter().for_each(|gone| tell(&*listener, &gone)));
+                user_code::defer(move || gone.into_iter().for_each(|gone| tell(&*listener, &gone)));
             }
             _ => gone.into_iter().for_each(|gone| self.dismiss(gone)),
         }
@@ -547,12 +545,12 @@ impl<V: Cacheable> Cache<V> {
     /// it is dropped, once this thread is done with what it does.
     fn dismiss(&self, gone: Gone<V>) {
         match &self.listener {
-            Some(listener) if foreign::depth() < MOST_DEPTH => {
+            Some(listener) if user_code::depth() < MOST_DEPTH => {
                 let listener = Arc::clone(listener);
-                foreign::defer(move || tell(&*listener, &gone));
+                user_code::defer(move || tell(&*listener, &gone));
             }
             None if gone.entry.value.is_ours() => drop(gone),
-            _ => foreign::defer_drop(gone),
+            _ => user_code::defer_drop(gone),
         }
     }
 }
@@ -560,9 +558,9 @@ impl<V: Cacheable> Cache<V> {
 /// Tells the listener of a value that has left.
 fn tell<V: Cacheable>(listener: &(dyn Fn(&str, &V, EvictionCause) + Send + Sync), gone: &Gone<V>) {
     if let Some(value) = gone.entry.value.get() {
-        let told = foreign::call(|| listener(gone.entry.key(), value, gone.cause));
+        let told = user_code::call(|| listener(gone.entry.key(), value, gone.cause));
         if let Err(panicked) = told {
-            foreign::report(
+            user_code::report(
                 "an eviction listener panicked; the cache goes on",
                 &panicked,
             );
@@ -599,9 +597,9 @@ impl<V: Cacheable> Cache<V> {
         for shard in self.made_shards() {
             let state = shard.state.lock();
             state.store.validate();
-            for place in [Place::Main, Place::Hot] {
-                assert_eq!(shard.bytes(place), state.store.bytes(place), "{place:?}");
-                sums[place as usize] += state.store.bytes(place);
+            for tier in [Tier::Main, Tier::Hot] {
+                assert_eq!(shard.bytes(tier), state.store.bytes(tier), "{tier:?}");
+                sums[tier as usize] += state.store.bytes(tier);
             }
             let soonest = self.soonest_expiry.load(Ordering::Relaxed);
             let expiry = state.store.soonest_expiry();
@@ -640,20 +638,20 @@ impl<V: Cacheable> Cache<V> {
         let found = self.look(
             key,
             Use::Counts,
-            |(main_hits, counts), place, entry, life| {
+            |(main_hits, counts), tier, entry, life| {
                 if !self.serves(life) {
                     return Err(0);
                 }
-                let hits = match place {
-                    Place::Main => main_hits,
-                    Place::Hot => &mut counts.hot_hits,
+                let hits = match tier {
+                    Tier::Main => main_hits,
+                    Tier::Hot => &mut counts.hot_hits,
                 };
                 *hits += 1;
                 entry.count_hit(*hits);
                 if life != Life::Fresh {
                     counts.stale_hits += 1;
                 }
-                Ok(self.found(place, entry, life))
+                Ok(self.found(tier, entry, life))
             },
         );
         found.and_then(|found| found)
@@ -670,8 +668,8 @@ impl<V: Cacheable> Cache<V> {
 
     /// Looks `key` up once more for one who has just begun to lead. Counts for nothing.
     pub(crate) fn recheck(&self, key: KeyRef<'_>) -> Option<Found<V>> {
-        let found = self.look(key, Use::Peeks, |_, place, entry, life| {
-            (life == Life::Fresh).then(|| self.found(place, entry, life))
+        let found = self.look(key, Use::Peeks, |_, tier, entry, life| {
+            (life == Life::Fresh).then(|| self.found(tier, entry, life))
         });
         found.ok().flatten()
     }
@@ -685,10 +683,10 @@ impl<V: Cacheable> Cache<V> {
         let found = self.look(
             key,
             Use::Peeks,
-            |(_, counts), place, entry, life| match life {
+            |(_, counts), tier, entry, life| match life {
                 Life::Stale(since) if ticks(since) < if_error => {
                     counts.stand_ins += 1;
-                    Some(self.found(place, entry, life))
+                    Some(self.found(tier, entry, life))
                 }
                 _ => None,
             },
@@ -700,18 +698,18 @@ impl<V: Cacheable> Cache<V> {
     /// rate of requests from the whole cluster.
     pub(crate) fn answer(&self, key: KeyRef<'_>, hits: u32) -> Option<(Found<V>, f64)> {
         let now = self.clock.now();
-        let read = |_: Tally<'_>, place, entry: &mut Entry<V>, life| {
+        let read = |_: Tally<'_>, tier, entry: &mut Entry<V>, life| {
             if !self.serves(life) {
                 return None;
             }
             let fresh = std::mem::take(&mut entry.hits)
                 .saturating_add(hits)
                 .saturating_add(1);
-            Some((self.found(place, entry, life), fresh))
+            Some((self.found(tier, entry, life), fresh))
         };
         let measure = |store: &mut Store<V>, found: Option<(Found<V>, u32)>| {
             let (found, fresh) = found?;
-            let rate = store.rate(key, found.place, fresh, now);
+            let rate = store.rate(key, found.tier, fresh, now);
             Some((found, rate))
         };
         self.look_and(key, Use::Counts, read, measure).ok()?
@@ -723,7 +721,7 @@ impl<V: Cacheable> Cache<V> {
         &self,
         key: KeyRef<'_>,
         counts: Use,
-        read: impl FnOnce(Tally<'_>, Place, &mut Entry<V>, Life) -> R,
+        read: impl FnOnce(Tally<'_>, Tier, &mut Entry<V>, Life) -> R,
     ) -> Result<R, u32> {
         self.look_and(key, counts, read, |_, found| found)
     }
@@ -733,7 +731,7 @@ impl<V: Cacheable> Cache<V> {
         &self,
         key: KeyRef<'_>,
         counts: Use,
-        read: impl FnOnce(Tally<'_>, Place, &mut Entry<V>, Life) -> R,
+        read: impl FnOnce(Tally<'_>, Tier, &mut Entry<V>, Life) -> R,
         then: impl FnOnce(&mut Store<V>, R) -> T,
     ) -> Result<T, u32> {
         let shard = self.shards[key.shard(self.shards.len())]
@@ -749,7 +747,7 @@ impl<V: Cacheable> Cache<V> {
             key,
             counts,
             || self.now(),
-            |place, entry, life| read((main_hits, all), place, entry, life),
+            |tier, entry, life| read((main_hits, all), tier, entry, life),
         );
         match seen {
             Seen::Kept(found) => Ok(then(store, found)),
@@ -766,19 +764,19 @@ impl<V: Cacheable> Cache<V> {
     /// Accounts for an entry that has expired and left; gives the hits nobody knows of.
     #[cold]
     fn account_for(&self, gone: Gone<V>) -> u32 {
-        self.release(gone.place, gone.entry.weight());
-        let unreported = match gone.place {
-            Place::Main => 0,
-            Place::Hot => gone.entry.hits,
+        self.release(gone.tier, gone.entry.weight());
+        let unreported = match gone.tier {
+            Tier::Main => 0,
+            Tier::Hot => gone.entry.hits,
         };
         self.dismiss(gone);
         unreported
     }
 
-    fn found(&self, place: Place, entry: &Entry<V>, life: Life) -> Found<V> {
+    fn found(&self, tier: Tier, entry: &Entry<V>, life: Life) -> Found<V> {
         Found {
             value: entry.value.clone(),
-            place,
+            tier,
             expires: self.instant(entry.expires),
             is_stale: life != Life::Fresh,
             weight: entry.weight(),
@@ -798,13 +796,13 @@ impl<V> Shard<V> {
         }
     }
 
-    fn bytes(&self, place: Place) -> usize {
-        self.bytes[place as usize].load(Ordering::Relaxed)
+    fn bytes(&self, tier: Tier) -> usize {
+        self.bytes[tier as usize].load(Ordering::Relaxed)
     }
 
     fn publish(&self, store: &Store<V>) {
-        for place in [Place::Main, Place::Hot] {
-            self.bytes[place as usize].store(store.bytes(place), Ordering::Relaxed);
+        for tier in [Tier::Main, Tier::Hot] {
+            self.bytes[tier as usize].store(store.bytes(tier), Ordering::Relaxed);
         }
     }
 
@@ -823,11 +821,11 @@ impl<V> State<V> {
     fn evict(
         &mut self,
         shard: &Shard<V>,
-        place: Place,
+        tier: Tier,
         key: KeyRef<'_>,
         weight: usize,
     ) -> Option<Gone<V>> {
-        let gone = self.store.evict(place, key, weight)?;
+        let gone = self.store.evict(tier, key, weight)?;
         self.counts.evictions += 1;
         if gone.cause == EvictionCause::Rejected {
             self.counts.rejections += 1;

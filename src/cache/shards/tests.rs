@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::cache::store::tests::{OPERATIONS, config, life, place};
+use crate::cache::store::tests::{OPERATIONS, config, life, tier};
 
 const KEYS: usize = 16;
 const CAPACITY: usize = 2_000;
@@ -17,7 +17,7 @@ enum Operation {
     Recheck(usize),
     Answer(usize, u32),
     Insert {
-        place: Place,
+        tier: Tier,
         key: usize,
         weight: usize,
         life: Option<u64>,
@@ -41,13 +41,13 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => CAPACITY / 2 - 10..=CAPACITY / 2,
         1 => prop::sample::select(huge.to_vec()),
     ];
-    let insert = (place(), 0..KEYS, weight, life(), prop::bool::weighted(0.1));
+    let insert = (tier(), 0..KEYS, weight, life(), prop::bool::weighted(0.1));
     prop_oneof![
         12 => (0..KEYS).prop_map(Operation::Get),
         2 => (0..KEYS).prop_map(Operation::Recheck),
         2 => (0..KEYS, any::<u32>()).prop_map(|(key, hits)| Operation::Answer(key, hits)),
-        16 => insert.prop_map(|(place, key, weight, life, stale)| {
-            Operation::Insert { place, key, weight, life, stale }
+        16 => insert.prop_map(|(tier, key, weight, life, stale)| {
+            Operation::Insert { tier, key, weight, life, stale }
         }),
         3 => (0..KEYS).prop_map(Operation::Remove),
         1 => Just(Operation::Clear),
@@ -59,7 +59,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 #[derive(Clone, Copy, Debug)]
 struct Stored {
     value: u32,
-    place: Place,
+    tier: Tier,
     expires: Option<Instant>,
 }
 
@@ -90,9 +90,9 @@ proptest! {
             let check = |key: usize, found: Option<Found<u32>>| {
                 if let Some(found) = found {
                     let last = stored.get(&key).copied();
-                    let last = last.map(|last| (last.value, last.place, last.expires));
+                    let last = last.map(|last| (last.value, last.tier, last.expires));
                     let value = found.value.value().unwrap();
-                    prop_assert_eq!(Some((value, found.place, found.expires)), last);
+                    prop_assert_eq!(Some((value, found.tier, found.expires)), last);
                     prop_assert!(found.expires.is_none_or(|expires| expires > now), "expired");
                 }
                 Ok(())
@@ -104,11 +104,11 @@ proptest! {
                         Some(value) => {
                             let value = value.value().unwrap();
                             prop_assert_eq!(Some(value), stored.get(&key).map(|last| last.value));
-                            hits[Place::Main as usize] += 1;
+                            hits[Tier::Main as usize] += 1;
                             cache.recheck(hashed)
                         }
                         None => cache.get(hashed).ok().inspect(|found| {
-                            hits[found.place as usize] += 1;
+                            hits[found.tier as usize] += 1;
                         }),
                     };
                     check(key, found)?;
@@ -118,21 +118,21 @@ proptest! {
                     let answer = cache.answer(cache.hash(&names[key]), hits);
                     check(key, answer.map(|(found, _)| found))?;
                 }
-                Operation::Insert { place, key, weight, life, stale } => {
+                Operation::Insert { tier, key, weight, life, stale } => {
                     let hashed = cache.hash(&names[key]);
                     let expires = life.map(|life| now + Duration::from_millis(life));
                     let room = weight <= CAPACITY - cache.total.taken()
-                        && (place == Place::Main || weight <= hot_capacity - cache.hot.taken());
+                        && (tier == Tier::Main || weight <= hot_capacity - cache.hot.taken());
                     let left = |counts: Counts| counts.evictions + counts.expirations;
                     let before = left(cache.counts());
                     let evictions_before = cache.counts().evictions;
 
                     let mark = AtomicBool::new(stale);
-                    let kept = cache.insert(place, hashed, number, weight, expires, &mark);
+                    let kept = cache.insert(tier, hashed, number, weight, expires, &mark);
 
-                    let limit = match place {
-                        Place::Main => CAPACITY,
-                        Place::Hot => hot_capacity,
+                    let limit = match tier {
+                        Tier::Main => CAPACITY,
+                        Tier::Hot => hot_capacity,
                     };
                     prop_assert_eq!(kept, weight <= limit && !stale);
                     let evicted = left(cache.counts()) - before;
@@ -145,7 +145,7 @@ proptest! {
                         prop_assert_eq!(left, own, "the expired go first");
                     }
                     if kept {
-                        stored.insert(key, Stored { value: number, place, expires });
+                        stored.insert(key, Stored { value: number, tier, expires });
                         let lives = expires.is_none_or(|expires| expires > now);
                         prop_assert_eq!(cache.recheck(hashed).is_some(), lives);
                     }
@@ -174,9 +174,9 @@ fn a_weight_that_cannot_be_is_refused_whatever_the_capacity() {
     for capacity in [0, 1, CAPACITY, usize::MAX - 1, usize::MAX] {
         let cache = Cache::new(capacity, capacity, Some(4), Clock::manual());
         let fresh = AtomicBool::new(false);
-        for (key, place) in [("a", Place::Main), ("b", Place::Hot), ("c", Place::Main)] {
+        for (key, tier) in [("a", Tier::Main), ("b", Tier::Hot), ("c", Tier::Main)] {
             for weight in [1, usize::MAX / 2, usize::MAX - 1, usize::MAX] {
-                let kept = cache.insert(place, cache.hash(key), 0_u32, weight, None, &fresh);
+                let kept = cache.insert(tier, cache.hash(key), 0_u32, weight, None, &fresh);
                 let fits = weight <= capacity.min(MAX_WEIGHT);
                 assert_eq!(kept, fits, "{weight} in {capacity}");
                 cache.validate();
@@ -192,7 +192,7 @@ fn half_the_budget_fits_whatever_the_number_of_shards() {
         let fresh = AtomicBool::new(false);
         for key in ["a", "b"] {
             let half = CAPACITY / 2;
-            assert!(cache.insert(Place::Main, cache.hash(key), 0_u32, half, None, &fresh));
+            assert!(cache.insert(Tier::Main, cache.hash(key), 0_u32, half, None, &fresh));
         }
         assert_eq!(cache.counts().main_items, 2, "both are there");
     }
@@ -226,13 +226,13 @@ fn the_counters_are_right_after_many_threads() {
                             1 if next(50) == 0 => cache.clear(),
                             1 => clock.advance(Duration::from_millis(1)),
                             2..=9 => {
-                                let place = [Place::Main, Place::Hot][next(2) as usize];
+                                let tier = [Tier::Main, Tier::Hot][next(2) as usize];
                                 let life = [None, Some(Duration::from_millis(next(20).into()))];
                                 let life = life[next(2) as usize];
                                 let expires = life.map(|life| clock.now() + life);
                                 let weight = 200 + next(1_000) as usize;
                                 let stale = AtomicBool::new(next(10) == 0);
-                                cache.insert(place, key, next(100), weight, expires, &stale);
+                                cache.insert(tier, key, next(100), weight, expires, &stale);
                             }
                             10 => drop(cache.answer(key, 1)),
                             11 => cache.sweep(),

@@ -1,5 +1,5 @@
 //! `Store`: what a shard keeps. Main by the [`Policy`], hot in the order of use, and what of it
-//! expires when. One thread, no lock, no foreign code.
+//! expires when. One thread, no lock, no user code.
 //!
 //! A key is in main or in hot, never in both. Whatever leaves is returned, so that the caller drops
 //! it after unlocking.
@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
-use crate::cache::entry::{Entry, Expiry, Life, Place, Tick};
+use crate::cache::entry::{Entry, Expiry, Life, Tick, Tier};
 use crate::cache::hot::Rate;
 use crate::cache::key::{HandThrough, KeyRef};
 use crate::cache::lru::Lru;
@@ -58,7 +58,7 @@ enum Name {
 #[derive(Debug)]
 pub(crate) struct Gone<V: 'static> {
     pub(crate) entry: Entry<V>,
-    pub(crate) place: Place,
+    pub(crate) tier: Tier,
     pub(crate) cause: EvictionCause,
 }
 
@@ -114,7 +114,7 @@ impl<V> Store<V> {
         key: KeyRef<'_>,
         counts: Use,
         now: impl FnOnce() -> Tick,
-        read: impl FnOnce(Place, &mut Entry<V>, Life) -> R,
+        read: impl FnOnce(Tier, &mut Entry<V>, Life) -> R,
     ) -> Seen<V, R> {
         let Some(at) = self.find_main(key) else {
             return self.get_hot(key, now, read);
@@ -127,7 +127,7 @@ impl<V> Store<V> {
             return self.expire(Name::Main(at));
         }
         let weight = entry.weight();
-        let seen = read(Place::Main, entry, life);
+        let seen = read(Tier::Main, entry, life);
         if counts == Use::Counts {
             self.main.hit(at);
             if self.is_followed(key) {
@@ -141,14 +141,14 @@ impl<V> Store<V> {
         &mut self,
         key: KeyRef<'_>,
         now: impl FnOnce() -> Tick,
-        read: impl FnOnce(Place, &mut Entry<V>, Life) -> R,
+        read: impl FnOnce(Tier, &mut Entry<V>, Life) -> R,
     ) -> Seen<V, R> {
         let Some(entry) = self.hot.get(key) else {
             return Seen::Nothing;
         };
         match entry.expires.life(now, 0) {
             Life::Over => self.expire(Name::Hot(key.hash())),
-            life => Seen::Kept(read(Place::Hot, entry, life)),
+            life => Seen::Kept(read(Tier::Hot, entry, life)),
         }
     }
 
@@ -161,9 +161,9 @@ impl<V> Store<V> {
     }
 
     /// Requests per second from the whole cluster for a key that is kept in `place`.
-    pub(crate) fn rate(&mut self, key: KeyRef<'_>, place: Place, fresh: u32, now: Instant) -> f64 {
-        let name = match (place, self.find_main(key)) {
-            (Place::Main, Some(at)) => Name::Main(at),
+    pub(crate) fn rate(&mut self, key: KeyRef<'_>, tier: Tier, fresh: u32, now: Instant) -> f64 {
+        let name = match (tier, self.find_main(key)) {
+            (Tier::Main, Some(at)) => Name::Main(at),
             _ => Name::Hot(key.hash()),
         };
         let rate = self.rates.entry(name).or_insert_with(|| Rate::new(now));
@@ -173,18 +173,18 @@ impl<V> Store<V> {
     /// Keeps an entry; gives the one it replaces. There is room for it.
     pub(crate) fn insert(
         &mut self,
-        place: Place,
+        tier: Tier,
         key: KeyRef<'_>,
         entry: Entry<V>,
     ) -> Option<Gone<V>> {
-        match (place, self.find_main(key)) {
-            (Place::Main, Some(at)) => self.replace(at, entry),
-            (Place::Main, None) => {
+        match (tier, self.find_main(key)) {
+            (Tier::Main, Some(at)) => self.replace(at, entry),
+            (Tier::Main, None) => {
                 let replaced = self.take(Name::Hot(key.hash()), EvictionCause::Replaced);
                 self.insert_main(key, entry);
                 replaced
             }
-            (Place::Hot, main) => {
+            (Tier::Hot, main) => {
                 let name = main.map_or(Name::Hot(key.hash()), Name::Main);
                 let replaced = self.take(name, EvictionCause::Replaced);
                 self.note_expiry(entry.expires, Name::Hot(key.hash()));
@@ -213,7 +213,7 @@ impl<V> Store<V> {
         self.note_expiry(expires, Name::Main(at));
         Some(Gone {
             entry: old,
-            place: Place::Main,
+            tier: Tier::Main,
             cause: EvictionCause::Replaced,
         })
     }
@@ -255,20 +255,15 @@ impl<V> Store<V> {
     }
 
     /// Takes an entry out of `place`, which makes room for one of `key` and this weight.
-    pub(crate) fn evict(
-        &mut self,
-        place: Place,
-        key: KeyRef<'_>,
-        weight: usize,
-    ) -> Option<Gone<V>> {
-        match place {
-            Place::Main => self.evict_main(key.short_hash(), weight),
-            Place::Hot => {
+    pub(crate) fn evict(&mut self, tier: Tier, key: KeyRef<'_>, weight: usize) -> Option<Gone<V>> {
+        match tier {
+            Tier::Main => self.evict_main(key.short_hash(), weight),
+            Tier::Hot => {
                 let (hash, entry) = self.hot.evict()?;
                 self.forget(entry.expires, Name::Hot(hash));
                 Some(Gone {
                     entry,
-                    place: Place::Hot,
+                    tier: Tier::Hot,
                     cause: EvictionCause::Size,
                 })
             }
@@ -289,7 +284,7 @@ impl<V> Store<V> {
         self.forget(entry.expires, Name::Main(at));
         Some(Gone {
             entry,
-            place: Place::Main,
+            tier: Tier::Main,
             cause: match loser {
                 Loser::Evicted => EvictionCause::Size,
                 Loser::Rejected => EvictionCause::Rejected,
@@ -302,17 +297,17 @@ impl<V> Store<V> {
         self.expiries.first().map(|&(tick, _)| tick)
     }
 
-    pub(crate) fn bytes(&self, place: Place) -> usize {
-        match place {
-            Place::Main => self.main.bytes(),
-            Place::Hot => self.hot.bytes(),
+    pub(crate) fn bytes(&self, tier: Tier) -> usize {
+        match tier {
+            Tier::Main => self.main.bytes(),
+            Tier::Hot => self.hot.bytes(),
         }
     }
 
-    pub(crate) fn len(&self, place: Place) -> usize {
-        match place {
-            Place::Main => self.main.len(),
-            Place::Hot => self.hot.len(),
+    pub(crate) fn len(&self, tier: Tier) -> usize {
+        match tier {
+            Tier::Main => self.main.len(),
+            Tier::Hot => self.hot.len(),
         }
     }
 
@@ -334,9 +329,9 @@ impl<V> Store<V> {
         std::mem::replace(self, Store::new(self.grace))
     }
 
-    pub(crate) fn into_entries(self) -> impl Iterator<Item = (Entry<V>, Place)> {
-        let main = self.main.into_items().map(|entry| (entry, Place::Main));
-        let hot = self.hot.into_entries().map(|entry| (entry, Place::Hot));
+    pub(crate) fn into_entries(self) -> impl Iterator<Item = (Entry<V>, Tier)> {
+        let main = self.main.into_items().map(|entry| (entry, Tier::Main));
+        let hot = self.hot.into_entries().map(|entry| (entry, Tier::Hot));
         main.chain(hot)
     }
 
@@ -346,35 +341,31 @@ impl<V> Store<V> {
     }
 
     fn take(&mut self, name: Name, cause: EvictionCause) -> Option<Gone<V>> {
-        let (entry, place) = match name {
-            Name::Main(at) => (self.main.remove(at)?, Place::Main),
-            Name::Hot(hash) => (self.hot.remove(hash)?, Place::Hot),
+        let (entry, tier) = match name {
+            Name::Main(at) => (self.main.remove(at)?, Tier::Main),
+            Name::Hot(hash) => (self.hot.remove(hash)?, Tier::Hot),
         };
         self.forget(entry.expires, name);
-        Some(Gone {
-            entry,
-            place,
-            cause,
-        })
+        Some(Gone { entry, tier, cause })
     }
 
     /// When an entry leaves for its age.
-    pub(crate) fn drop_tick(&self, place: Place, expires: Expiry) -> Option<Tick> {
-        let grace = match place {
-            Place::Main => self.grace,
-            Place::Hot => 0,
+    pub(crate) fn drop_tick(&self, tier: Tier, expires: Expiry) -> Option<Tick> {
+        let grace = match tier {
+            Tier::Main => self.grace,
+            Tier::Hot => 0,
         };
         Some(expires.tick()?.saturating_add(grace))
     }
 
     fn note_expiry(&mut self, expires: Expiry, name: Name) {
-        if let Some(tick) = self.drop_tick(name.place(), expires) {
+        if let Some(tick) = self.drop_tick(name.tier(), expires) {
             self.expiries.insert((tick, name));
         }
     }
 
     fn forget(&mut self, expires: Expiry, name: Name) {
-        if let Some(tick) = self.drop_tick(name.place(), expires) {
+        if let Some(tick) = self.drop_tick(name.tier(), expires) {
             self.expiries.remove(&(tick, name));
         }
         if !self.rates.is_empty() {
@@ -411,7 +402,7 @@ impl<V> Store<V> {
         self.main.validate();
         let mut expiring = 0;
         let mut note = |entry: &Entry<V>, name: Name| {
-            if let Some(tick) = self.drop_tick(name.place(), entry.expires) {
+            if let Some(tick) = self.drop_tick(name.tier(), entry.expires) {
                 expiring += 1;
                 assert!(self.expiries.contains(&(tick, name)));
             }
@@ -441,10 +432,10 @@ impl<V> Store<V> {
 }
 
 impl Name {
-    fn place(self) -> Place {
+    fn tier(self) -> Tier {
         match self {
-            Name::Main(_) => Place::Main,
-            Name::Hot(_) => Place::Hot,
+            Name::Main(_) => Tier::Main,
+            Name::Hot(_) => Tier::Hot,
         }
     }
 }

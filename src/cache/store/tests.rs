@@ -26,17 +26,17 @@ impl Fixture {
         }
     }
 
-    fn insert(&mut self, place: Place, key: &str, value: u32, life: Option<Tick>) {
+    fn insert(&mut self, tier: Tier, key: &str, value: u32, life: Option<Tick>) {
         let expires = life.map_or(Expiry::NEVER, |life| Expiry::at(self.now + life));
         let key = self.hasher.hash(key);
         let entry = Entry::new(key, Stored::new(value), 10, expires);
-        self.store.insert(place, key, entry);
+        self.store.insert(tier, key, entry);
         self.store.validate();
     }
 
-    fn get(&mut self, key: &str) -> Option<(Place, u32)> {
+    fn get(&mut self, key: &str) -> Option<(Tier, u32)> {
         let (key, now) = (self.hasher.hash(key), self.now);
-        let read = |place, entry: &mut Entry<u32>, _| (place, number_of(entry));
+        let read = |tier, entry: &mut Entry<u32>, _| (tier, number_of(entry));
         let seen = self.store.get(key, Use::Counts, || now, read);
         self.store.validate();
         match seen {
@@ -45,9 +45,9 @@ impl Fixture {
         }
     }
 
-    fn evict(&mut self, place: Place) -> Option<(u32, EvictionCause)> {
+    fn evict(&mut self, tier: Tier) -> Option<(u32, EvictionCause)> {
         let key = self.hasher.hash("a newcomer");
-        let gone = self.store.evict(place, key, 10);
+        let gone = self.store.evict(tier, key, 10);
         self.store.validate();
         gone.map(|gone| (number_of(&gone.entry), gone.cause))
     }
@@ -57,18 +57,18 @@ impl Fixture {
 fn the_least_recently_used_copy_goes_first() {
     let mut fixture = Fixture::new();
     for (key, value) in [("a", 1), ("b", 2), ("c", 3)] {
-        fixture.insert(Place::Hot, key, value, None);
+        fixture.insert(Tier::Hot, key, value, None);
     }
-    assert_eq!(fixture.get("a"), Some((Place::Hot, 1)));
-    assert_eq!(fixture.evict(Place::Hot), Some((2, EvictionCause::Size)));
-    assert_eq!(fixture.evict(Place::Hot), Some((3, EvictionCause::Size)));
+    assert_eq!(fixture.get("a"), Some((Tier::Hot, 1)));
+    assert_eq!(fixture.evict(Tier::Hot), Some((2, EvictionCause::Size)));
+    assert_eq!(fixture.evict(Tier::Hot), Some((3, EvictionCause::Size)));
 }
 
 #[test]
 fn what_is_used_stays_when_others_pass_through() {
     let mut fixture = Fixture::new();
     for number in 0..50 {
-        fixture.insert(Place::Main, &format!("kept {number}"), number, None);
+        fixture.insert(Tier::Main, &format!("kept {number}"), number, None);
     }
     for _ in 0..3 {
         for number in 0..50 {
@@ -78,8 +78,8 @@ fn what_is_used_stays_when_others_pass_through() {
     // A scan of twenty times as many: each makes room for the next.
     let mut causes = Vec::new();
     for number in 100..1_100 {
-        causes.extend(fixture.evict(Place::Main));
-        fixture.insert(Place::Main, &format!("scanned {number}"), number, None);
+        causes.extend(fixture.evict(Tier::Main));
+        fixture.insert(Tier::Main, &format!("scanned {number}"), number, None);
     }
     let kept = (0..50).filter(|number| fixture.get(&format!("kept {number}")).is_some());
     assert!(kept.count() >= 45, "the scan took them along");
@@ -92,49 +92,49 @@ fn what_is_used_stays_when_others_pass_through() {
 #[test]
 fn a_value_that_is_replaced_keeps_its_place() {
     let mut fixture = Fixture::new();
-    fixture.insert(Place::Main, "k", 1, Some(5));
-    fixture.insert(Place::Main, "k", 2, Some(50));
+    fixture.insert(Tier::Main, "k", 1, Some(5));
+    fixture.insert(Tier::Main, "k", 2, Some(50));
     fixture.now = 10;
-    assert_eq!(fixture.get("k"), Some((Place::Main, 2)));
-    assert_eq!(fixture.store.len(Place::Main), 1);
+    assert_eq!(fixture.get("k"), Some((Tier::Main, 2)));
+    assert_eq!(fixture.store.len(Tier::Main), 1);
 }
 
 #[test]
 fn a_key_is_kept_in_one_place() {
     let mut fixture = Fixture::new();
-    fixture.insert(Place::Hot, "k", 1, None);
-    fixture.insert(Place::Main, "k", 2, None);
-    assert_eq!(fixture.get("k"), Some((Place::Main, 2)));
-    assert_eq!(fixture.store.len(Place::Hot), 0);
-    assert_eq!(fixture.store.bytes(Place::Hot), 0);
-    fixture.insert(Place::Hot, "k", 3, None);
-    assert_eq!(fixture.get("k"), Some((Place::Hot, 3)));
-    assert_eq!(fixture.store.bytes(Place::Main), 0);
+    fixture.insert(Tier::Hot, "k", 1, None);
+    fixture.insert(Tier::Main, "k", 2, None);
+    assert_eq!(fixture.get("k"), Some((Tier::Main, 2)));
+    assert_eq!(fixture.store.len(Tier::Hot), 0);
+    assert_eq!(fixture.store.bytes(Tier::Hot), 0);
+    fixture.insert(Tier::Hot, "k", 3, None);
+    assert_eq!(fixture.get("k"), Some((Tier::Hot, 3)));
+    assert_eq!(fixture.store.bytes(Tier::Main), 0);
 }
 
 #[test]
 fn an_expired_entry_is_not_seen_and_leaves() {
     let mut fixture = Fixture::new();
-    fixture.insert(Place::Main, "k", 1, Some(5));
+    fixture.insert(Tier::Main, "k", 1, Some(5));
     fixture.now = 4;
-    assert_eq!(fixture.get("k"), Some((Place::Main, 1)));
+    assert_eq!(fixture.get("k"), Some((Tier::Main, 1)));
     fixture.now = 5;
     assert_eq!(fixture.get("k"), None);
-    assert_eq!(fixture.store.bytes(Place::Main), 0);
+    assert_eq!(fixture.store.bytes(Tier::Main), 0);
 }
 
 #[test]
 fn the_longest_expired_goes_first_and_the_living_stay() {
     let mut fixture = Fixture::new();
-    fixture.insert(Place::Main, "a", 1, Some(5));
-    fixture.insert(Place::Hot, "b", 2, Some(3));
-    fixture.insert(Place::Main, "c", 3, Some(60));
+    fixture.insert(Tier::Main, "a", 1, Some(5));
+    fixture.insert(Tier::Hot, "b", 2, Some(3));
+    fixture.insert(Tier::Main, "c", 3, Some(60));
     let mut gone = || {
         let gone = fixture.store.pop_expired(10)?;
-        Some((gone.place, number_of(&gone.entry), gone.cause))
+        Some((gone.tier, number_of(&gone.entry), gone.cause))
     };
-    assert_eq!(gone(), Some((Place::Hot, 2, EvictionCause::Expired)));
-    assert_eq!(gone(), Some((Place::Main, 1, EvictionCause::Expired)));
+    assert_eq!(gone(), Some((Tier::Hot, 2, EvictionCause::Expired)));
+    assert_eq!(gone(), Some((Tier::Main, 1, EvictionCause::Expired)));
     assert_eq!(gone(), None);
     fixture.store.validate();
 }
@@ -142,13 +142,13 @@ fn the_longest_expired_goes_first_and_the_living_stay() {
 #[test]
 fn a_rate_leaves_with_its_entry() {
     let mut fixture = Fixture::new();
-    fixture.insert(Place::Main, "k", 1, None);
+    fixture.insert(Tier::Main, "k", 1, None);
     let key = fixture.hasher.hash("k");
     let now = Instant::now();
-    assert!(fixture.store.rate(key, Place::Main, 100, now) > 5.0);
+    assert!(fixture.store.rate(key, Tier::Main, 100, now) > 5.0);
     fixture.store.remove(key);
-    fixture.insert(Place::Main, "k", 1, None);
-    assert!(fixture.store.rate(key, Place::Main, 1, now) < 1.0);
+    fixture.insert(Tier::Main, "k", 1, None);
+    assert!(fixture.store.rate(key, Tier::Main, 1, now) < 1.0);
     fixture.store.validate();
 }
 
@@ -176,19 +176,19 @@ const KEYS: usize = 12;
 enum Operation {
     Get(usize),
     Insert {
-        place: Place,
+        tier: Tier,
         key: usize,
         weight: usize,
         life: Option<u64>,
     },
     Remove(usize),
     PopExpired,
-    Evict(Place),
+    Evict(Tier),
     Advance(Tick),
 }
 
-pub(crate) fn place() -> impl Strategy<Value = Place> {
-    prop_oneof![Just(Place::Main), Just(Place::Hot)]
+pub(crate) fn tier() -> impl Strategy<Value = Tier> {
+    prop_oneof![Just(Tier::Main), Just(Tier::Hot)]
 }
 
 /// Ticks or milliseconds, some of which pass while a case runs.
@@ -201,12 +201,12 @@ fn operation() -> impl Strategy<Value = Operation> {
     let weight = prop_oneof![8 => 0..1_000_usize, 1 => Just(MAX_WEIGHT)];
     prop_oneof![
         8 => (0..KEYS).prop_map(Operation::Get),
-        8 => (place(), 0..KEYS, weight, life()).prop_map(|(place, key, weight, life)| {
-            Operation::Insert { place, key, weight, life }
+        8 => (tier(), 0..KEYS, weight, life()).prop_map(|(tier, key, weight, life)| {
+            Operation::Insert { tier, key, weight, life }
         }),
         2 => (0..KEYS).prop_map(Operation::Remove),
         2 => Just(Operation::PopExpired),
-        2 => place().prop_map(Operation::Evict),
+        2 => tier().prop_map(Operation::Evict),
         2 => (0..30_u64).prop_map(Operation::Advance),
     ]
 }
@@ -215,7 +215,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 #[derive(Clone, Debug, PartialEq)]
 struct Kept {
     key: usize,
-    place: Place,
+    tier: Tier,
     value: u32,
     weight: usize,
     expires: Option<Tick>,
@@ -256,12 +256,12 @@ impl Model {
         self.0.iter().filter_map(|kept| kept.expires).min()
     }
 
-    fn bytes(&self, place: Place) -> usize {
-        self.of(place).map(|kept| kept.weight).sum()
+    fn bytes(&self, tier: Tier) -> usize {
+        self.of(tier).map(|kept| kept.weight).sum()
     }
 
-    fn of(&self, place: Place) -> impl Iterator<Item = &Kept> {
-        self.0.iter().filter(move |kept| kept.place == place)
+    fn of(&self, tier: Tier) -> impl Iterator<Item = &Kept> {
+        self.0.iter().filter(move |kept| kept.tier == tier)
     }
 }
 
@@ -286,19 +286,19 @@ proptest! {
                 }
                 let gone = gone.map(|gone| {
                     let entry = &gone.entry;
-                    (gone.place, number_of(entry), entry.weight(), entry.expires.tick())
+                    (gone.tier, number_of(entry), entry.weight(), entry.expires.tick())
                 });
-                let kept = kept.map(|kept| (kept.place, kept.value, kept.weight, kept.expires));
+                let kept = kept.map(|kept| (kept.tier, kept.value, kept.weight, kept.expires));
                 prop_assert_eq!(gone, kept);
                 Ok(())
             };
             match operation {
                 Operation::Get(key) => {
-                    let read = |place, entry: &mut Entry<u32>, _| (place, number_of(entry));
+                    let read = |tier, entry: &mut Entry<u32>, _| (tier, number_of(entry));
                     let seen = store.get(hash(key), Use::Counts, || now, read);
                     match (seen, model.get(key, now)) {
                         (Seen::Kept(found), Some((kept, true))) => {
-                            prop_assert_eq!(found, (kept.place, kept.value));
+                            prop_assert_eq!(found, (kept.tier, kept.value));
                         }
                         (Seen::Expired(gone), Some((kept, false))) => {
                             same(Some(gone), Some(kept), &[EvictionCause::Expired])?;
@@ -307,7 +307,7 @@ proptest! {
                         (_, kept) => prop_assert!(false, "it does not see {:?}", kept),
                     }
                 }
-                Operation::Insert { place, key, weight, life } => {
+                Operation::Insert { tier, key, weight, life } => {
                     // No two at the same time: which of them goes first is left open.
                     let expires = life.map(|life| {
                         last_expiry += 1;
@@ -315,8 +315,8 @@ proptest! {
                     });
                     let expiry = expires.map_or(Expiry::NEVER, Expiry::at);
                     let entry = Entry::new(hash(key), Stored::new(number), weight, expiry);
-                    let replaced = store.insert(place, hash(key), entry);
-                    let kept = Kept { key, place, value: number, weight, expires };
+                    let replaced = store.insert(tier, hash(key), entry);
+                    let kept = Kept { key, tier, value: number, weight, expires };
                     same(replaced, model.insert(kept), &[EvictionCause::Replaced])?;
                 }
                 Operation::Remove(key) => {
@@ -327,25 +327,25 @@ proptest! {
                     let expired = store.pop_expired(now);
                     same(expired, model.pop_expired(now), &[EvictionCause::Expired])?;
                 }
-                Operation::Evict(Place::Hot) => {
-                    let evicted = store.evict(Place::Hot, hash(0), 10);
-                    let last = model.take(|kept| kept.place == Place::Hot);
+                Operation::Evict(Tier::Hot) => {
+                    let evicted = store.evict(Tier::Hot, hash(0), 10);
+                    let last = model.take(|kept| kept.tier == Tier::Hot);
                     same(evicted, last, &[EvictionCause::Size])?;
                 }
-                Operation::Evict(Place::Main) => {
+                Operation::Evict(Tier::Main) => {
                     // Which one is the policy's affair; that there is one is not.
-                    let evicted = store.evict(Place::Main, hash(0), 10);
+                    let evicted = store.evict(Tier::Main, hash(0), 10);
                     let value = evicted.as_ref().map(|gone| number_of(&gone.entry));
-                    let is_it = |kept: &Kept| kept.place == Place::Main
+                    let is_it = |kept: &Kept| kept.tier == Tier::Main
                         && value.is_none_or(|value| value == kept.value);
                     let why = [EvictionCause::Size, EvictionCause::Rejected];
                     same(evicted, model.take(is_it), &why)?;
                 }
                 Operation::Advance(ticks) => now += 1_000 * ticks,
             }
-            for place in [Place::Main, Place::Hot] {
-                prop_assert_eq!(store.bytes(place), model.bytes(place));
-                prop_assert_eq!(store.len(place), model.of(place).count());
+            for tier in [Tier::Main, Tier::Hot] {
+                prop_assert_eq!(store.bytes(tier), model.bytes(tier));
+                prop_assert_eq!(store.len(tier), model.of(tier).count());
             }
             prop_assert_eq!(store.soonest_expiry(), model.soonest_expiry());
             store.validate();

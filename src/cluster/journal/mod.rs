@@ -4,7 +4,7 @@
 //! twice only costs a load:
 //!
 //! * *What has this peer not been told?* The log has the removals that this node has made itself, in
-//!   order; a peer has [`Lacks`]: the parts of the log that it has not been told. A peer that is away
+//!   order; a peer has [`Lacks`]: the parts of the log that it has not been told. A peer that is unreachable
 //!   for long costs a few numbers, not its keys. Where the log no longer reaches, the groups
 //!   concerned are cleared there.
 //! * *Was this key removed of late?* Each removal that this node has made or was told of leaves a
@@ -52,7 +52,7 @@ const PARCEL: usize = 64;
 
 /// What the sender of a change says of it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct ChangeInfo {
     /// `None` from one who does not number its changes.
     pub(crate) stamp: Option<Stamp>,
     /// The ring of the sender, whose members it has told.
@@ -430,7 +430,13 @@ impl Journal {
     }
 
     /// Marks a key as removed, or all keys of a group, before anything is removed.
-    pub(crate) fn note(&self, group: &str, key: Option<&str>, told: Told, now: Instant) -> Noted {
+    pub(crate) fn note(
+        &self,
+        group: &str,
+        key: Option<&str>,
+        told: ChangeInfo,
+        now: Instant,
+    ) -> Noted {
         let place = place_of(group, key);
         let mut state = self.state.lock();
         state.mark(place, self.mark(told, now), now);
@@ -468,7 +474,7 @@ impl Journal {
         &self,
         group: &str,
         key: &str,
-        told: Told,
+        told: ChangeInfo,
         now: Instant,
     ) -> Option<Set<'_>> {
         let places = [place_of(group, Some(key)), place_of(group, None)];
@@ -572,7 +578,7 @@ impl Journal {
                         mark.origin == stamp.origin && mark.sequence >= stamp.sequence
                     });
                     if !is_known {
-                        let told = Told {
+                        let told = ChangeInfo {
                             stamp: (stamp.origin != 0).then_some(stamp),
                             ring: None,
                         };
@@ -588,7 +594,7 @@ impl Journal {
         }
     }
 
-    fn mark(&self, told: Told, now: Instant) -> Mark {
+    fn mark(&self, told: ChangeInfo, now: Instant) -> Mark {
         let stamp = told.stamp.unwrap_or(Stamp {
             origin: 0,
             sequence: 0,
@@ -945,8 +951,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn told(origin: u64, sequence: u64) -> Told {
-        Told {
+    fn told(origin: u64, sequence: u64) -> ChangeInfo {
+        ChangeInfo {
             stamp: Some(Stamp { origin, sequence }),
             ring: Some(7),
         }
@@ -1285,7 +1291,7 @@ mod tests {
         let [one, other] = [1, 2].map(|_| Journal::new("me", now));
         assert_ne!(one.stamp().origin, other.stamp().origin, "two processes");
         let _ = one.note("g", Some("a"), told(1, 5), now);
-        let _ = one.note("g", Some("b"), Told::default(), now);
+        let _ = one.note("g", Some("b"), ChangeInfo::default(), now);
         other.adopt(one.marks(10, now), now);
         let stamp = Stamp {
             origin: 1,

@@ -175,7 +175,7 @@ pub(super) const PEER_COUNTERS: &[Number<PeerStats>] = &[
     ),
     (
         "groupcache_peer_circuit_openings_total",
-        "How often the peer was found to be away",
+        "How often the peer was found to be unreachable",
         |peer| peer.circuit_openings,
     ),
 ];

@@ -6,7 +6,7 @@
 //! what runs, `sync/model.rs` what is checked, with the same names.
 //!
 //! Locks are `parking_lot`'s: small, fair about every half millisecond, and not poisoned, because
-//! a panic of foreign code never happens under one (I1).
+//! a panic of user code never happens under one (I1).
 
 // The path serves `tests/model`, which takes this file in by its path for loom.
 #[cfg(any(groupcache_model = "loom", groupcache_model = "shuttle"))]

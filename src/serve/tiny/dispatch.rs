@@ -10,9 +10,9 @@ use super::exchange::{Exchange, Unread};
 use super::watch::Alarm;
 use crate::group::Pending;
 use crate::protocol::Response;
-use crate::runtime::foreign;
 use crate::runtime::sync::Arc;
 use crate::runtime::sync::channel::{Receiver, Sender};
+use crate::runtime::user_code;
 
 /// Requests that may wait for loads at a time. More are told that the node is overloaded.
 const MAX_PARKED: usize = 4_096;
@@ -77,8 +77,8 @@ impl Dispatcher {
         let _end = StopAtEnd(Arc::clone(&self.engine));
         while !self.engine.is_stopped() {
             let received = self.engine.server.recv_timeout(self.patience());
-            // An event holds values of groups, whose drop is foreign code.
-            let turn = foreign::call(|| self.turn(received));
+            // An event holds values of groups, whose drop is user code.
+            let turn = user_code::call(|| self.turn(received));
             if turn.is_err() {
                 log::error!(target: "groupcache", "an event of tiny_http panicked");
             }

@@ -13,9 +13,9 @@ use crate::error::Error;
 use crate::group::Pending;
 use crate::node::{Begin, Node};
 use crate::protocol::{Response, Status};
-use crate::runtime::foreign;
 use crate::runtime::sync::channel::{self, Receiver, Sender};
 use crate::runtime::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, wait_until};
+use crate::runtime::user_code;
 
 /// How long nothing must come before a draining server stops: what was on its way when it began
 /// to drain has come by then.
@@ -270,7 +270,7 @@ impl Drop for Place {
 /// What a worker does until there are no more jobs.
 pub(super) fn work(jobs: &Receiver<Job>) {
     for job in jobs {
-        let done = foreign::call(|| match job {
+        let done = user_code::call(|| match job {
             Job::Answer(request, place) => place.answer(request),
             Job::Send(exchange, response, place) => place.send(exchange, &response),
         });

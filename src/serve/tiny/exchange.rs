@@ -6,7 +6,7 @@ use tiny_http::{Method, StatusCode};
 
 use crate::node::{Begin, Node};
 use crate::protocol::{Request, Response, Status};
-use crate::runtime::foreign;
+use crate::runtime::user_code;
 
 /// Up to this many bytes a body is read and thrown away, so that an error can be answered and the
 /// connection used again.
@@ -281,7 +281,7 @@ impl Exchange {
         for header in self.request.headers() {
             asked = asked.header(header.field.as_str().as_str(), header.value.as_str());
         }
-        foreign::call(|| node.begin(&asked)).unwrap_or_else(|_| {
+        user_code::call(|| node.begin(&asked)).unwrap_or_else(|_| {
             log::error!(target: "groupcache", "a request of a peer panicked");
             Begin::Ready(node.respond(Status::LoadFailed, "the request panicked"))
         })

@@ -50,7 +50,7 @@ pub(super) enum Failed {
 
 impl From<Malformed> for Failed {
     fn from(malformed: Malformed) -> Failed {
-        Failed::Answered(CallError::Nonsense(malformed.0.to_owned()))
+        Failed::Answered(CallError::ProtocolError(malformed.0.to_owned()))
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::connection::Connection;
 use crate::runtime::clock::{Clock, Deadline};
-use crate::runtime::maintenance::Keeper;
+use crate::runtime::maintenance::Maintenance;
 use crate::runtime::sync::{Arc, AtomicBool, Mutex, Ordering, Weak};
 
 /// Connections to one peer that are kept while idle: as many as threads that fetch at once.
@@ -19,7 +19,7 @@ const MAX_AGE: Duration = Duration::from_secs(30);
 /// Closes what is idle for too long, on a thread that is started with the first idle connection.
 pub(super) struct Janitor {
     clock: Clock,
-    keeper: Keeper,
+    maintenance: Maintenance,
     all: Mutex<Vec<Weak<Idle>>>,
     /// Whether a round is due: one that follows is not to be asked for with each call.
     is_awaited: AtomicBool,
@@ -35,7 +35,7 @@ impl Janitor {
     pub(super) fn new(clock: Clock) -> Arc<Janitor> {
         Arc::new(Janitor {
             clock,
-            keeper: Keeper::new("groupcache-idle"),
+            maintenance: Maintenance::new("groupcache-idle"),
             all: Mutex::new(Vec::new()),
             is_awaited: AtomicBool::new(false),
         })
@@ -62,7 +62,7 @@ impl Janitor {
         }
         let janitor = Arc::downgrade(self);
         let due = Deadline::after(self.clock.now(), MAX_AGE);
-        self.keeper.wake(&self.clock, due, || {
+        self.maintenance.wake(&self.clock, due, || {
             move || janitor.upgrade().map(|janitor| janitor.sweep())
         });
     }

@@ -176,7 +176,7 @@ impl HttpLink {
         let Some(tls) = &self.tls else {
             return Ok(Stream::Plain(socket));
         };
-        // No part of connecting: what takes long here is a busy peer, not one that is away.
+        // No part of connecting: what takes long here is a busy peer, not one that is unreachable.
         socket.set_patience(Patience::until(until));
         tls.connect(&self.name, socket)
     }

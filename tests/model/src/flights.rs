@@ -8,10 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use crate::cache::key::{KeyHasher, KeyRef};
-use crate::flight::table::{Flights, Guard, Hold, Join, Part, Queued, Told, Waiter};
-use crate::flight::wait_graph::Waits;
+use crate::flight::table::{Flights, Guard, Hold, Join, Joined, Queued, WaitOutcome, Waiter};
+use crate::flight::wait_graph::WaitGraph;
 use crate::runtime::clock::{Clock, Deadline};
-use crate::runtime::origin::Origin;
+use crate::runtime::flow::Flow;
 use crate::runtime::sync::{Arc, AtomicU64, Mutex, Ordering, thread};
 
 type Answer = Result<u64, &'static str>;
@@ -55,7 +55,7 @@ impl Drop for Held {
 impl World {
     fn new() -> Arc<World> {
         Arc::new(World {
-            flights: Flights::new(Waits::new()),
+            flights: Flights::new(WaitGraph::new()),
             hasher: KeyHasher::new(),
             clock: Clock::manual(),
             led: Mutex::default(),
@@ -69,7 +69,7 @@ impl World {
         self.hasher.hash(key)
     }
 
-    fn join(&self, key: &str, deadline: Deadline) -> Part<Answer> {
+    fn join(&self, key: &str, deadline: Deadline) -> Joined<Answer> {
         self.flights.join(self.key(key), deadline, Join::Lead)
     }
 
@@ -83,25 +83,25 @@ impl World {
     /// one may come to wait for the flights.
     fn firsts<const N: usize>(self: &Arc<Self>, keys: [&'static str; N]) -> [Guard<Answer>; N] {
         let first = |world: &World, key| match world.join(key, Deadline::NEVER) {
-            Part::Lead(guard) => guard,
-            Part::Wait(_) => unreachable!("{key} is led already"),
+            Joined::Lead(guard) => guard,
+            Joined::Wait(_) => unreachable!("{key} is led already"),
         };
         ended(start(self, move |world| keys.map(|key| first(world, key))))
     }
 
     /// One who waits for a flight that is led, and can take the lead.
-    fn heir(&self, key: &str) -> Waiter<Answer> {
+    fn successor(&self, key: &str) -> Waiter<Answer> {
         match self.join(key, Deadline::NEVER) {
-            Part::Wait(waiter) => waiter,
-            Part::Lead(_) => unreachable!("{key} is not led"),
+            Joined::Wait(waiter) => waiter,
+            Joined::Lead(_) => unreachable!("{key} is not led"),
         }
     }
 
-    /// As [`heir`](World::heir), with little time.
+    /// As [`successor`](World::successor), with little time.
     fn hurried(&self, key: &str) -> Waiter<Answer> {
         match self.join(key, self.soon()) {
-            Part::Wait(waiter) => waiter,
-            Part::Lead(_) => unreachable!("{key} is not led"),
+            Joined::Wait(waiter) => waiter,
+            Joined::Lead(_) => unreachable!("{key} is not led"),
         }
     }
 
@@ -129,8 +129,8 @@ impl World {
 
     fn get(&self, key: &str, answer: Answer) -> Got {
         match self.join(key, Deadline::NEVER) {
-            Part::Lead(guard) => self.finish(guard, answer),
-            Part::Wait(waiter) => self.wait(waiter, answer),
+            Joined::Lead(guard) => self.finish(guard, answer),
+            Joined::Wait(waiter) => self.wait(waiter, answer),
         }
     }
 
@@ -144,14 +144,14 @@ impl World {
         self.receive(told, answer)
     }
 
-    fn receive(&self, told: Told<Answer>, answer: Answer) -> Got {
+    fn receive(&self, told: WaitOutcome<Answer>, answer: Answer) -> Got {
         match told {
-            Told::Lead(guard) => self.finish(guard, answer),
-            Told::Finished(answer) => Got::Shared(answer),
-            Told::Lost => Got::Lost,
-            Told::Again => Got::Again,
-            Told::Late => Got::Late,
-            Told::Cycle => Got::Cycle,
+            WaitOutcome::Lead(guard) => self.finish(guard, answer),
+            WaitOutcome::Finished(answer) => Got::Shared(answer),
+            WaitOutcome::Lost => Got::Lost,
+            WaitOutcome::Again => Got::Again,
+            WaitOutcome::Late => Got::Late,
+            WaitOutcome::Cycle => Got::Cycle,
         }
     }
 
@@ -175,9 +175,9 @@ impl World {
             return cached;
         }
         match self.join("k", Deadline::NEVER) {
-            Part::Lead(guard) => self.load(guard),
-            Part::Wait(waiter) => match waiter.wait(&self.clock, Deadline::NEVER) {
-                Told::Finished(Ok(version)) => version,
+            Joined::Lead(guard) => self.load(guard),
+            Joined::Wait(waiter) => match waiter.wait(&self.clock, Deadline::NEVER) {
+                WaitOutcome::Finished(Ok(version)) => version,
                 _ => unreachable!("nothing else happens to this flight"),
             },
         }
@@ -287,7 +287,7 @@ pub fn error() {
 pub fn panic() {
     let world = World::new();
     let guard = world.first("k");
-    let seat = world.heir("k");
+    let seat = world.successor("k");
     let leader = start(&world, move |world| {
         let panicked = catch_unwind(AssertUnwindSafe(|| {
             let guard = guard;
@@ -328,7 +328,7 @@ pub fn hand_over() {
     let guard = world.first("k");
     let soon = world.soon();
     let hurried = world.hurried("k");
-    let patient = world.heir("k");
+    let patient = world.successor("k");
     let leader = start(&world, |world| {
         world.lead(&guard, || ());
         guard.hand_over(world.clock.now());
@@ -374,8 +374,8 @@ pub fn hand_over_or_join() {
 pub fn hand_over_or_drop() {
     let world = World::new();
     let guard = world.first("k");
-    let leaving = world.heir("k");
-    let next = world.heir("k");
+    let leaving = world.successor("k");
+    let next = world.successor("k");
     let leader = start(&world, |world| guard.hand_over(world.clock.now()));
     let leaving = start(&world, |_| drop(leaving));
     let next = start(&world, |world| world.wait(next, Ok(2)));
@@ -417,10 +417,10 @@ pub fn callback_is_told_to_ask_anew() {
     let world = World::new();
     let guard = world.first("k");
     let (waiter, _) = world.queue("k");
-    let heir = world.heir("k");
+    let successor = world.successor("k");
     let calls = Arc::new(AtomicU64::new(0));
     let leader = start(&world, |world| guard.hand_over(world.clock.now()));
-    let leaving = start(&world, |_| drop(heir));
+    let leaving = start(&world, |_| drop(successor));
     let called = Arc::clone(&calls);
     let asks = Arc::clone(&world);
     waiter.then(move |told| {
@@ -518,7 +518,7 @@ pub fn queued_again() {
     let leaving = start(&world, |_| drop(caller));
     let (waiter, own) = world.queue("k");
     let run = own.and_then(|own| {
-        own.hold(Origin::Application, world.hold());
+        own.hold(Flow::Application, world.hold());
         world.run(&own, Ok(2))
     });
     let got = world.wait(waiter, Ok(3));
@@ -556,7 +556,7 @@ fn new_in_queue(world: &World) -> (Waiter<Answer>, Queued<Answer>) {
     let Some(queued) = queued else {
         unreachable!("it is the first");
     };
-    queued.hold(Origin::Application, world.hold());
+    queued.hold(Flow::Application, world.hold());
     (caller, queued)
 }
 
@@ -587,11 +587,11 @@ pub fn cycle_of_three() {
 pub fn cycle_by_hand_over() {
     let world = World::new();
     let [a, b, x] = world.firsts(["a", "b", "x"]);
-    let heir = world.heir("b");
+    let successor = world.successor("b");
     let one = start(&world, |world| lead_and_wait(world, a, "b"));
     let two = start(&world, move |world| {
-        let got = world.lead(&x, || match heir.wait(&world.clock, Deadline::NEVER) {
-            Told::Lead(b) => lead_and_wait(world, b, "a"),
+        let got = world.lead(&x, || match successor.wait(&world.clock, Deadline::NEVER) {
+            WaitOutcome::Lead(b) => lead_and_wait(world, b, "a"),
             _ => unreachable!("it is the oldest, and nobody waits for it"),
         });
         x.finish(Ok(9));

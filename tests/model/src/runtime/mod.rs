@@ -2,8 +2,8 @@
 
 #[path = "../../../../src/runtime/clock.rs"]
 pub(crate) mod clock;
-#[path = "../../../../src/runtime/origin.rs"]
-pub(crate) mod origin;
+#[path = "../../../../src/runtime/flow.rs"]
+pub(crate) mod flow;
 #[path = "../../../../src/runtime/slot.rs"]
 pub(crate) mod slot;
 #[path = "../../../../src/runtime/sync/mod.rs"]

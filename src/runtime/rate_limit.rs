@@ -1,4 +1,4 @@
-//! `Pace`: how often something may be done that anybody can ask for.
+//! `RateLimit`: how often something may be done that anybody can ask for.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ const AT_ONCE: u32 = 4;
 /// Something that costs work and does at once all that was asked for before: what is asked for too
 /// often is put off, and then done once for all.
 #[derive(Default)]
-pub(crate) struct Pace(Mutex<State>);
+pub(crate) struct RateLimit(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -23,7 +23,7 @@ struct State {
     due: Option<Instant>,
 }
 
-impl Pace {
+impl RateLimit {
     /// Whether it is to be done now, by the caller. If not, gives when it is due.
     pub(crate) fn admit(&self, now: Instant) -> Result<(), Instant> {
         let mut state = self.0.lock();
@@ -55,9 +55,9 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_without_end_is_done_some_times_and_then_once_a_pause() {
-        let (pace, start) = (Pace::default(), Instant::now());
+        let (rate_limit, start) = (RateLimit::default(), Instant::now());
         let at = |millis| start + Duration::from_millis(millis);
-        let done = (0..10_000).filter(|&millis| pace.admit(at(millis)).is_ok());
+        let done = (0..10_000).filter(|&millis| rate_limit.admit(at(millis)).is_ok());
         let mut expected = vec![0, 1, 2, 3];
         expected.extend((1..20).map(|pauses| 500 * pauses));
         assert_eq!(done.collect::<Vec<u64>>(), expected);
@@ -65,16 +65,16 @@ mod tests {
 
     #[test]
     fn what_was_put_off_is_due_until_it_is_done() {
-        let (pace, now) = (Pace::default(), Instant::now());
+        let (rate_limit, now) = (RateLimit::default(), Instant::now());
         for _ in 0..AT_ONCE {
-            assert_eq!(pace.admit(now), Ok(()));
-            assert_eq!(pace.due(), None);
+            assert_eq!(rate_limit.admit(now), Ok(()));
+            assert_eq!(rate_limit.due(), None);
         }
-        let due = pace.admit(now).unwrap_err();
+        let due = rate_limit.admit(now).unwrap_err();
         assert_eq!(due, now + PAUSE);
-        assert_eq!(pace.due(), Some(due));
-        assert_eq!(pace.admit(due), Ok(()));
-        assert_eq!(pace.due(), None);
-        assert!((0..AT_ONCE).all(|_| pace.admit(due + AT_ONCE * PAUSE).is_ok()));
+        assert_eq!(rate_limit.due(), Some(due));
+        assert_eq!(rate_limit.admit(due), Ok(()));
+        assert_eq!(rate_limit.due(), None);
+        assert!((0..AT_ONCE).all(|_| rate_limit.admit(due + AT_ONCE * PAUSE).is_ok()));
     }
 }

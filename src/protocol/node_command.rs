@@ -1,11 +1,11 @@
-//! Errands: what a `POST` asks of a whole node. They are read field by field, for the reasons of
-//! `command.rs`.
+//! Node commands: what a `POST` asks of a whole node. They are read field by field, for the reasons of
+//! `group_command.rs`.
 
 use std::time::Duration;
 
 use prost::Message;
 
-use super::field::{Field, KEY_TOO_LONG, NO_MESSAGE, Nonsense, read_field};
+use super::field::{Field, KEY_TOO_LONG, NO_MESSAGE, ProtocolError, read_field};
 use super::target::is_too_long;
 use super::terms::Stamp;
 use crate::cache::key::{MAX_ID_BYTES, MAX_NAME_BYTES};
@@ -13,7 +13,7 @@ use crate::cache::key::{MAX_ID_BYTES, MAX_NAME_BYTES};
 /// The most removals that are handed over in one request.
 pub(crate) const MAX_REMOVALS: usize = 1_024;
 
-/// The most peers that an errand names, who were told already. Others are told once more.
+/// The most peers that a node command names, who were told already. Others are told once more.
 pub(crate) const MAX_TOLD: usize = 4_096;
 
 /// The most marks of one answer: their bytes fit into any body.
@@ -21,7 +21,7 @@ pub(crate) const MAX_MARKS: usize = 43_690;
 
 /// What a `POST` asks of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Errand {
+pub(crate) enum NodeCommand {
     /// This peer leaves.
     Departure(String),
     /// Answer what was removed of late.
@@ -60,7 +60,7 @@ const TOLD: u32 = 6;
 
 /// As it is written: who reads it takes no more of it than is allowed.
 #[derive(Clone, PartialEq, Message)]
-struct ErrandMessage {
+struct NodeCommandMessage {
     #[prost(string, optional, tag = "1")]
     id: Option<String>,
     #[prost(bool, optional, tag = "2")]
@@ -85,7 +85,7 @@ struct RemovalMessage {
     age_ms: Option<u64>,
 }
 
-/// The answer to [`Errand::Marks`].
+/// The answer to [`NodeCommand::Marks`].
 #[derive(Clone, PartialEq, Message)]
 struct MarksMessage {
     #[prost(fixed64, repeated, tag = "1")]
@@ -99,14 +99,14 @@ struct MarksMessage {
     is_cut: Option<bool>,
 }
 
-impl Errand {
+impl NodeCommand {
     pub(crate) fn encode(self) -> Vec<u8> {
-        let mut message = ErrandMessage::default();
+        let mut message = NodeCommandMessage::default();
         match self {
-            Errand::Departure(id) => message.id = Some(id),
-            Errand::Marks => message.marks = Some(true),
-            Errand::Clear => message.clear = Some(true),
-            Errand::Deliver { to, removals } => {
+            NodeCommand::Departure(id) => message.id = Some(id),
+            NodeCommand::Marks => message.marks = Some(true),
+            NodeCommand::Clear => message.clear = Some(true),
+            NodeCommand::Deliver { to, removals } => {
                 match to {
                     Whom::One(peer) => message.peer = Some(peer),
                     Whom::AllBut(told) => message.told = told,
@@ -117,7 +117,7 @@ impl Errand {
         message.encode_to_vec()
     }
 
-    pub(crate) fn decode(body: &[u8]) -> Result<Errand, Nonsense> {
+    pub(crate) fn decode(body: &[u8]) -> Result<NodeCommand, ProtocolError> {
         let (mut id, mut peer, mut told) = (None, None, Vec::new());
         let (mut marks, mut clear, mut removals) = (false, false, Vec::new());
         let mut rest = body;
@@ -132,19 +132,19 @@ impl Errand {
                 _ => {}
             }
             if removals.len() > MAX_REMOVALS || told.len() > MAX_TOLD {
-                return Err(Nonsense(
+                return Err(ProtocolError(
                     "the body names too many removals, or too many peers",
                 ));
             }
         }
         match id {
-            Some(id) => Ok(Errand::Departure(id)),
-            None if clear => Ok(Errand::Clear),
-            None if marks => Ok(Errand::Marks),
+            Some(id) => Ok(NodeCommand::Departure(id)),
+            None if clear => Ok(NodeCommand::Clear),
+            None if marks => Ok(NodeCommand::Marks),
             None if removals.is_empty() => {
-                Err(Nonsense("the body holds nothing that this node knows"))
+                Err(ProtocolError("the body holds nothing that this node knows"))
             }
-            None => Ok(Errand::Deliver {
+            None => Ok(NodeCommand::Deliver {
                 to: peer.map_or(Whom::AllBut(told), Whom::One),
                 removals,
             }),
@@ -163,9 +163,9 @@ impl From<Removal> for RemovalMessage {
 }
 
 /// The id of a peer.
-fn name(bytes: &[u8]) -> Result<String, Nonsense> {
+fn name(bytes: &[u8]) -> Result<String, ProtocolError> {
     if bytes.len() > MAX_ID_BYTES {
-        return Err(Nonsense("the id of a peer is too long"));
+        return Err(ProtocolError("the id of a peer is too long"));
     }
     let name = std::str::from_utf8(bytes).map_err(|_| NO_MESSAGE)?;
     Ok(name.to_owned())
@@ -173,14 +173,14 @@ fn name(bytes: &[u8]) -> Result<String, Nonsense> {
 
 impl Removal {
     /// One that nobody could carry out is refused, so that it is not kept to be told.
-    fn decode(message: &[u8]) -> Result<Removal, Nonsense> {
+    fn decode(message: &[u8]) -> Result<Removal, ProtocolError> {
         let message = RemovalMessage::decode(message).map_err(|_| NO_MESSAGE)?;
         let is_name = |name: &String| (1..=MAX_NAME_BYTES).contains(&name.len());
         if !message.group.as_ref().is_none_or(is_name) {
-            return Err(Nonsense("a removal names no group that can be"));
+            return Err(ProtocolError("a removal names no group that can be"));
         }
         if message.key.is_some() && message.group.is_none() {
-            return Err(Nonsense("a removal names a key and no group"));
+            return Err(ProtocolError("a removal names a key and no group"));
         }
         if message.key.as_deref().is_some_and(is_too_long) {
             return Err(KEY_TOO_LONG);
@@ -193,7 +193,7 @@ impl Removal {
     }
 }
 
-/// The answer to [`Errand::Marks`]; `None` if there are too many.
+/// The answer to [`NodeCommand::Marks`]; `None` if there are too many.
 pub(crate) fn encode_marks(marks: Option<Vec<(u64, Stamp)>>) -> Vec<u8> {
     let is_cut = marks.is_none().then_some(true);
     let marks = marks.unwrap_or_default();
@@ -207,11 +207,11 @@ pub(crate) fn encode_marks(marks: Option<Vec<(u64, Stamp)>>) -> Vec<u8> {
 }
 
 /// The marks of an answer; `None` if there were too many.
-pub(crate) fn decode_marks(body: &[u8]) -> Result<Option<Vec<(u64, Stamp)>>, Nonsense> {
+pub(crate) fn decode_marks(body: &[u8]) -> Result<Option<Vec<(u64, Stamp)>>, ProtocolError> {
     let message = MarksMessage::decode(body).map_err(|_| NO_MESSAGE)?;
     let count = message.places.len();
     if count > MAX_MARKS || message.origins.len() != count || message.sequences.len() != count {
-        return Err(Nonsense("the marks do not belong together"));
+        return Err(ProtocolError("the marks do not belong together"));
     }
     let stamps = message.origins.into_iter().zip(message.sequences);
     let stamps = stamps.map(|(origin, sequence)| Stamp { origin, sequence });
@@ -225,39 +225,43 @@ mod tests {
     use crate::cache::key::MAX_KEY_BYTES;
 
     #[test]
-    fn an_errand_survives() {
+    fn a_node_command_survives() {
         let removal = |key: Option<&str>| Removal {
             group: Some("g".into()),
             key: key.map(str::to_owned),
             age: Duration::from_millis(7),
         };
-        for errand in [
-            Errand::Departure("http://a:1".into()),
-            Errand::Marks,
-            Errand::Clear,
-            Errand::Deliver {
+        for command in [
+            NodeCommand::Departure("http://a:1".into()),
+            NodeCommand::Marks,
+            NodeCommand::Clear,
+            NodeCommand::Deliver {
                 to: Whom::AllBut(vec!["http://a:1".into(), "http://b:1".into()]),
                 removals: vec![removal(None), removal(Some(""))],
             },
-            Errand::Deliver {
+            NodeCommand::Deliver {
                 to: Whom::One("http://a:1".into()),
                 removals: vec![removal(Some("k"))],
             },
         ] {
-            assert_eq!(Errand::decode(&errand.clone().encode()), Ok(errand));
+            assert_eq!(NodeCommand::decode(&command.clone().encode()), Ok(command));
         }
     }
 
     #[test]
-    fn what_is_no_errand_is_refused() {
+    fn what_is_no_node_command_is_refused() {
         let removals = vec![RemovalMessage::default(); MAX_REMOVALS + 1];
-        let too_many = ErrandMessage {
+        let too_many = NodeCommandMessage {
             removals,
-            ..ErrandMessage::default()
+            ..NodeCommandMessage::default()
         };
         let bodies: [&[u8]; 4] = [b"", b"\xff", b"\xa8\x06\x01", &too_many.encode_to_vec()];
         for body in bodies {
-            assert!(Errand::decode(body).is_err(), "{}", body.escape_ascii());
+            assert!(
+                NodeCommand::decode(body).is_err(),
+                "{}",
+                body.escape_ascii()
+            );
         }
     }
 
@@ -268,7 +272,7 @@ mod tests {
             let empty = [(tag << 3 | 2) as u8, 0];
             // Behind the last that is allowed nothing is looked at.
             let body = [&empty.repeat(MAX_TOLD + 1)[..], b"\xff"].concat();
-            let refused = Errand::decode(&body).unwrap_err();
+            let refused = NodeCommand::decode(&body).unwrap_err();
             assert!(refused.0.contains("too many"), "{refused:?}");
         }
     }
@@ -281,11 +285,11 @@ mod tests {
                 key: key.map(str::to_owned),
                 age_ms: None,
             };
-            let message = ErrandMessage {
+            let message = NodeCommandMessage {
                 removals: vec![removal],
-                ..ErrandMessage::default()
+                ..NodeCommandMessage::default()
             };
-            Errand::decode(&message.encode_to_vec())
+            NodeCommand::decode(&message.encode_to_vec())
         };
         let long = "x".repeat(MAX_KEY_BYTES + 1);
         assert!(body(Some(""), Some("key")).is_err());

@@ -1,4 +1,4 @@
-//! `Throttle`: what is worth saying, and may happen all the time, is said once in ten seconds.
+//! `LogThrottle`: what is worth saying, and may happen all the time, is said once in ten seconds.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Keeps reports of one kind apart.
 #[derive(Default)]
-pub(crate) struct Throttle(Mutex<State>);
+pub(crate) struct LogThrottle(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -17,7 +17,7 @@ struct State {
     kept: u64,
 }
 
-impl Throttle {
+impl LogThrottle {
     /// Whether to report what happens now: if so, gives how often it happened since the last report
     /// and was not reported.
     pub(crate) fn admit(&self, now: Instant) -> Option<u64> {
@@ -38,7 +38,7 @@ mod tests {
 
     #[test]
     fn one_report_in_ten_seconds_tells_of_those_that_were_not_made() {
-        let throttle = Throttle::default();
+        let throttle = LogThrottle::default();
         let start = Instant::now();
         assert_eq!(throttle.admit(start), Some(0));
         for _ in 0..5 {

@@ -10,7 +10,7 @@ use prost::encoding::{
 };
 
 use super::answer::{Answer, GetResponse};
-use super::field::{Field, KEY_TOO_LONG, NO_MESSAGE, Nonsense, encode_bytes, read_field};
+use super::field::{Field, KEY_TOO_LONG, NO_MESSAGE, ProtocolError, encode_bytes, read_field};
 use super::status::Status;
 use super::target::is_too_long;
 use super::terms::Stamp;
@@ -31,7 +31,7 @@ const STAMPS: u32 = 9;
 
 /// What a `POST` asks of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Command<'a> {
+pub(crate) enum GroupCommand<'a> {
     /// Answer the values of these keys, whose mirrored copies had so many hits since they were
     /// last fetched.
     Get(Vec<(&'a str, u32)>),
@@ -45,11 +45,11 @@ pub(crate) enum Command<'a> {
     Peek(Vec<(&'a str, Stamp)>),
 }
 
-impl<'a> Command<'a> {
+impl<'a> GroupCommand<'a> {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
-            Command::Get(keys) => {
+            GroupCommand::Get(keys) => {
                 out.reserve(keys.iter().map(|(key, _)| key.len() + 8).sum());
                 for (key, _) in keys {
                     encode_bytes(GET, key.as_bytes(), &mut out);
@@ -63,9 +63,9 @@ impl<'a> Command<'a> {
                     encode_bytes(HITS, &packed, &mut out);
                 }
             }
-            Command::Remove(keys) => encode_keys(REMOVE, keys, &mut out),
-            Command::Offer(keys) => encode_keys(OFFER, keys, &mut out),
-            Command::Peek(keys) => {
+            GroupCommand::Remove(keys) => encode_keys(REMOVE, keys, &mut out),
+            GroupCommand::Offer(keys) => encode_keys(OFFER, keys, &mut out),
+            GroupCommand::Peek(keys) => {
                 let mut packed = Vec::with_capacity(16 * keys.len());
                 for (key, stamp) in keys {
                     encode_bytes(PEEK, key.as_bytes(), &mut out);
@@ -74,7 +74,7 @@ impl<'a> Command<'a> {
                 }
                 encode_bytes(STAMPS, &packed, &mut out);
             }
-            Command::Clear => {
+            GroupCommand::Clear => {
                 encode_key(CLEAR, WireType::Varint, &mut out);
                 encode_varint(1, &mut out);
             }
@@ -82,7 +82,7 @@ impl<'a> Command<'a> {
         out
     }
 
-    pub(crate) fn decode(body: &'a [u8]) -> Result<Command<'a>, Nonsense> {
+    pub(crate) fn decode(body: &'a [u8]) -> Result<GroupCommand<'a>, ProtocolError> {
         let (mut get, mut remove, mut offer) = (Vec::new(), Vec::new(), Vec::new());
         let mut clear = false;
         let mut hits = Vec::new();
@@ -109,19 +109,21 @@ impl<'a> Command<'a> {
             *hits_of_key = u32::try_from(number).unwrap_or(u32::MAX);
         }
         match (clear, remove, get, offer) {
-            (true, ..) => Ok(Command::Clear),
-            (_, keys, ..) if !keys.is_empty() => Ok(Command::Remove(keys)),
-            (.., keys, _) if !keys.is_empty() => Ok(Command::Get(keys)),
-            (.., keys) if !keys.is_empty() => Ok(Command::Offer(keys)),
+            (true, ..) => Ok(GroupCommand::Clear),
+            (_, keys, ..) if !keys.is_empty() => Ok(GroupCommand::Remove(keys)),
+            (.., keys, _) if !keys.is_empty() => Ok(GroupCommand::Get(keys)),
+            (.., keys) if !keys.is_empty() => Ok(GroupCommand::Offer(keys)),
             _ if !peek.is_empty() => with_stamps(peek, stamps),
-            _ => Err(Nonsense("the body holds no command that this node knows")),
+            _ => Err(ProtocolError(
+                "the body holds no command that this node knows",
+            )),
         }
     }
 }
 
-fn with_stamps<'a>(keys: Vec<&'a str>, stamps: &[u8]) -> Result<Command<'a>, Nonsense> {
+fn with_stamps<'a>(keys: Vec<&'a str>, stamps: &[u8]) -> Result<GroupCommand<'a>, ProtocolError> {
     if stamps.len() != 16 * keys.len() {
-        return Err(Nonsense("there is not one stamp for each key"));
+        return Err(ProtocolError("there is not one stamp for each key"));
     }
     let number = |bytes: &[u8]| {
         bytes
@@ -133,14 +135,14 @@ fn with_stamps<'a>(keys: Vec<&'a str>, stamps: &[u8]) -> Result<Command<'a>, Non
         origin: number(&stamp[..8]),
         sequence: number(&stamp[8..]),
     });
-    Ok(Command::Peek(keys.into_iter().zip(stamps).collect()))
+    Ok(GroupCommand::Peek(keys.into_iter().zip(stamps).collect()))
 }
 
-const TOO_MANY: Nonsense = Nonsense("the body names too many keys");
+const TOO_MANY: ProtocolError = ProtocolError("the body names too many keys");
 
 /// A key, as long as it might be in a path.
-fn text(bytes: &[u8]) -> Result<&str, Nonsense> {
-    let key = std::str::from_utf8(bytes).map_err(|_| Nonsense("a key is not UTF-8"))?;
+fn text(bytes: &[u8]) -> Result<&str, ProtocolError> {
+    let key = std::str::from_utf8(bytes).map_err(|_| ProtocolError("a key is not UTF-8"))?;
     match is_too_long(key) {
         true => Err(KEY_TOO_LONG),
         false => Ok(key),
@@ -148,7 +150,7 @@ fn text(bytes: &[u8]) -> Result<&str, Nonsense> {
 }
 
 /// Adds the numbers of a field that is packed: it may come in parts, and number by number.
-fn read_numbers(mut packed: &[u8], numbers: &mut Vec<u64>) -> Result<(), Nonsense> {
+fn read_numbers(mut packed: &[u8], numbers: &mut Vec<u64>) -> Result<(), ProtocolError> {
     while !packed.is_empty() {
         if numbers.len() >= MAX_KEYS {
             return Err(TOO_MANY);
@@ -186,7 +188,7 @@ impl Item {
 
 const ITEM: u32 = 1;
 
-/// The answer to [`Command::Get`]: an item for each of the first keys, in their order. Those whose
+/// The answer to [`GroupCommand::Get`]: an item for each of the first keys, in their order. Those whose
 /// items did not fit are to be asked for again.
 pub(crate) struct BatchWriter {
     body: Vec<u8>,
@@ -255,7 +257,7 @@ impl BatchWriter {
 pub(crate) fn decode_batch(
     body: Vec<u8>,
     mut key_hashes: impl Iterator<Item = u64>,
-) -> Result<Vec<Item>, Nonsense> {
+) -> Result<Vec<Item>, ProtocolError> {
     let body = Bytes::from(body);
     let mut items = Vec::with_capacity(key_hashes.size_hint().0);
     let mut rest = &body[..];
@@ -264,10 +266,10 @@ pub(crate) fn decode_batch(
             continue; // of a newer node
         };
         let expected = key_hashes.next();
-        let expected = expected.ok_or(Nonsense("it answers more than it was asked"))?;
+        let expected = expected.ok_or(ProtocolError("it answers more than it was asked"))?;
         let message = GetResponse::decode(body.slice_ref(item)).map_err(|_| NO_MESSAGE)?;
         if message.key_hash != Some(expected) {
-            return Err(Nonsense("the answer belongs to another key"));
+            return Err(ProtocolError("the answer belongs to another key"));
         }
         items.push(Item::from(message));
     }
@@ -307,20 +309,20 @@ mod tests {
     fn a_command_survives() {
         let long = "k".repeat(16_000);
         for command in [
-            Command::Clear,
-            Command::Remove(vec!["a", "", "\u{1f600}"]),
-            Command::Offer(vec!["a", "b"]),
-            Command::Get(vec![("a", 0), (&long, 0)]),
-            Command::Get(vec![("a", 0), ("b", 7), ("", u32::MAX)]),
-            Command::Peek(vec![("a", stamp(1, u64::MAX)), ("", stamp(u64::MAX, 2))]),
+            GroupCommand::Clear,
+            GroupCommand::Remove(vec!["a", "", "\u{1f600}"]),
+            GroupCommand::Offer(vec!["a", "b"]),
+            GroupCommand::Get(vec![("a", 0), (&long, 0)]),
+            GroupCommand::Get(vec![("a", 0), ("b", 7), ("", u32::MAX)]),
+            GroupCommand::Peek(vec![("a", stamp(1, u64::MAX)), ("", stamp(u64::MAX, 2))]),
         ] {
-            assert_eq!(Command::decode(&command.encode()), Ok(command));
+            assert_eq!(GroupCommand::decode(&command.encode()), Ok(command));
         }
     }
 
     #[test]
     fn what_is_no_command_is_refused() {
-        let too_many = Command::Remove(vec!["k"; MAX_KEYS + 1]).encode();
+        let too_many = GroupCommand::Remove(vec!["k"; MAX_KEYS + 1]).encode();
         let bodies: [&[u8]; 10] = [
             b"\x32\x01a",            // a key without its stamp
             b"\x42\x01a\x4a\x03abc", // half of one
@@ -334,10 +336,14 @@ mod tests {
             &too_many,
         ];
         for body in bodies {
-            assert!(Command::decode(body).is_err(), "{}", body.escape_ascii());
+            assert!(
+                GroupCommand::decode(body).is_err(),
+                "{}",
+                body.escape_ascii()
+            );
         }
-        let most = Command::Get(vec![("k", 1); MAX_KEYS]);
-        assert_eq!(Command::decode(&most.encode()), Ok(most));
+        let most = GroupCommand::Get(vec![("k", 1); MAX_KEYS]);
+        assert_eq!(GroupCommand::decode(&most.encode()), Ok(most));
     }
 
     #[test]
@@ -350,14 +356,14 @@ mod tests {
             b"\x20\x07\x22\x00\x22\x03\x08\x00\x09",
         ];
         for hits in hits {
-            let expected = Command::Get(vec![("a", 7), ("b", 8), ("c", 0)]);
+            let expected = GroupCommand::Get(vec![("a", 7), ("b", 8), ("c", 0)]);
             for body in [[keys, hits].concat(), [hits, keys].concat()] {
-                let found = Command::decode(&body);
+                let found = GroupCommand::decode(&body);
                 assert_eq!(found, Ok(expected.clone()), "{}", hits.escape_ascii());
             }
         }
         let too_many = [&keys[..], &b"\x20\x01".repeat(MAX_KEYS + 1)].concat();
-        assert!(Command::decode(&too_many).is_err());
+        assert!(GroupCommand::decode(&too_many).is_err());
     }
 
     #[test]
@@ -365,23 +371,26 @@ mod tests {
         for key in ["!".repeat(5_333), "k".repeat(16_000)] {
             let longer = key.clone() + "k".repeat(2).as_str();
             for command in [
-                Command::Remove(vec![&longer]),
-                Command::Get(vec![("k", 0), (&longer, 0)]),
-                Command::Offer(vec![&longer]),
-                Command::Peek(vec![(&longer, stamp(1, 1))]),
+                GroupCommand::Remove(vec![&longer]),
+                GroupCommand::Get(vec![("k", 0), (&longer, 0)]),
+                GroupCommand::Offer(vec![&longer]),
+                GroupCommand::Peek(vec![(&longer, stamp(1, 1))]),
             ] {
-                assert_eq!(Command::decode(&command.encode()), Err(KEY_TOO_LONG));
+                assert_eq!(GroupCommand::decode(&command.encode()), Err(KEY_TOO_LONG));
             }
-            let longest = Command::Offer(vec![&key]);
-            assert_eq!(Command::decode(&longest.encode()), Ok(longest));
+            let longest = GroupCommand::Offer(vec![&key]);
+            assert_eq!(GroupCommand::decode(&longest.encode()), Ok(longest));
         }
     }
 
     #[test]
     fn fields_of_newer_nodes_are_ignored() {
-        let mut body = Command::Get(vec![("a", 3)]).encode();
+        let mut body = GroupCommand::Get(vec![("a", 3)]).encode();
         body.extend_from_slice(b"\xa8\x06\x01\xb2\x06\x02xy\xbd\x06abcd");
-        assert_eq!(Command::decode(&body), Ok(Command::Get(vec![("a", 3)])));
+        assert_eq!(
+            GroupCommand::decode(&body),
+            Ok(GroupCommand::Get(vec![("a", 3)]))
+        );
     }
 
     fn items() -> Vec<Item> {

@@ -1,8 +1,8 @@
-//! Foreign code: what the user of the library gave, and the library calls. It may panic, block and
+//! User code: what the user of the library gave, and the library calls. It may panic, block and
 //! call the library again, so it never runs under a lock (I1), and no panic of it goes further than
 //! the call.
 //!
-//! * [`call`] runs it, [`dispose`] drops a value of a foreign type.
+//! * [`call`] runs it, [`dispose`] drops a value of a the user's type.
 //! * [`defer`] and [`defer_drop`] have it run once this thread is done with what it does now, so
 //!   never while the thread holds a flight that somebody waits for. A listener that makes further
 //!   values leave is told of them in turn, not inside itself. [`defer_first`] is for what somebody
@@ -16,8 +16,8 @@ use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
+use crate::runtime::log_throttle::LogThrottle;
 use crate::runtime::sync::thread_local;
-use crate::runtime::throttle::Throttle;
 
 /// The message of a panic.
 pub(crate) struct Panicked(pub(crate) String);
@@ -28,7 +28,7 @@ impl fmt::Debug for Panicked {
     }
 }
 
-/// Runs foreign code, and turns a panic into an error.
+/// Runs user code, and turns a panic into an error.
 ///
 /// What it broke of its own by panicking is its owner's affair; nothing of ours is lent to it.
 pub(crate) fn call<R>(foreign: impl FnOnce() -> R) -> Result<R, Panicked> {
@@ -42,7 +42,7 @@ pub(crate) fn call<R>(foreign: impl FnOnce() -> R) -> Result<R, Panicked> {
     })
 }
 
-/// Drops a value of a foreign type. A panic in its `Drop` is logged and goes no further.
+/// Drops a value of a the user's type. A panic in its `Drop` is logged and goes no further.
 pub(crate) fn dispose<T>(value: T) {
     if let Err(panicked) = call(move || drop(value)) {
         report("the drop of a value panicked; the cache goes on", &panicked);
@@ -51,7 +51,7 @@ pub(crate) fn dispose<T>(value: T) {
 
 /// Logs a panic that nobody else hears of: at most one in ten seconds for each thread.
 pub(crate) fn report(what: &str, panicked: &Panicked) {
-    let admit = |reports: &Throttle| reports.admit(Instant::now());
+    let admit = |reports: &LogThrottle| reports.admit(Instant::now());
     if let Ok(Some(unreported)) = REPORTS.try_with(admit) {
         log::warn!(
             target: "groupcache", error:% = panicked.0, unreported = unreported;
@@ -104,7 +104,7 @@ enum Deferred {
 
 thread_local! {
     static QUEUE: RefCell<Queue> = RefCell::new(Queue::default());
-    static REPORTS: Throttle = Throttle::default();
+    static REPORTS: LogThrottle = LogThrottle::default();
 }
 
 /// Uses the queue of this thread. One that is ending has none any more.
@@ -143,7 +143,7 @@ pub(crate) fn hold() -> Hold {
     }
 }
 
-/// Has `foreign` run as soon as nothing holds back what this thread defers: at once, if nothing does
+/// Has `user_code` run as soon as nothing holds back what this thread defers: at once, if nothing does
 /// or too many wait. Inside a deferred call it runs after that one.
 pub(crate) fn defer(foreign: impl FnOnce() + 'static) {
     defer_in(|queue| &mut queue.calls, foreign);
@@ -301,7 +301,7 @@ pub(crate) fn inside_a_loader() -> bool {
     LOADING.with(Cell::get) > 0
 }
 
-/// Runs foreign code that loads: marks the thread, and turns a panic into an error.
+/// Runs user code that loads: marks the thread, and turns a panic into an error.
 pub(crate) fn load<R>(load: impl FnOnce() -> R) -> Result<R, Panicked> {
     struct Mark;
     impl Drop for Mark {

@@ -1,9 +1,9 @@
-//! `Origin`: on whose behalf something is done. Those who are told apart take turns.
+//! `Flow`: on whose behalf something is done. Those who are told apart take turns.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Origin {
+pub(crate) enum Flow {
     /// A load that is under way, and waits for what it has begun.
     Load,
     /// The application of this process.
