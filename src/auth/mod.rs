@@ -14,6 +14,6 @@ pub(crate) mod guard;
 #[cfg(feature = "auth")]
 pub(crate) mod keyring;
 #[cfg(feature = "auth")]
-mod nonces;
+pub(crate) mod nonces;
 #[cfg(feature = "auth")]
 pub(crate) mod signature;

@@ -68,7 +68,7 @@ fn ttl(ttl_ms: u64) -> Option<Duration> {
 mod tests {
     #[test]
     fn the_header_is_of_this_version() {
-        let header = include_str!("../include/groupcache.h");
+        let header = include_str!("../../include/groupcache.h");
         let define = concat!(
             "#define GROUPCACHE_VERSION \"",
             env!("CARGO_PKG_VERSION"),

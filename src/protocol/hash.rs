@@ -31,3 +31,17 @@ pub(crate) fn hash_of_key(group: &str, key: &str) -> u64 {
     hasher.write(key.as_bytes());
     hasher.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn group_and_key_cannot_be_confused() {
+        assert_ne!(hash_of_key("ab", "c"), hash_of_key("a", "bc"));
+        let parts = [
+            2, 0, 0, 0, 0, 0, 0, 0, b'a', b'b', 1, 0, 0, 0, 0, 0, 0, 0, b'c',
+        ];
+        assert_eq!(hash_of_parts(&[b"ab", b"c"]), hash(&parts));
+    }
+}

@@ -27,7 +27,7 @@ pub(crate) struct Named {
 #[derive(Clone, Debug)]
 pub struct Response {
     status: Status,
-    header: String,
+    pub(super) header: String,
     /// What the body is, if the status does not tell.
     kind: Option<&'static str>,
     /// Further headers.

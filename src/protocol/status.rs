@@ -38,7 +38,7 @@ pub(crate) enum Status {
 }
 
 /// Those that are sent.
-const STATUSES: [(Status, u16, &str); 17] = [
+pub(super) const STATUSES: [(Status, u16, &str); 17] = [
     (Status::Ok, 200, "ok"),
     (Status::Loading, 202, "loading"),
     (Status::BadRequest, 400, "bad-request"),

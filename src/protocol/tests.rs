@@ -1,4 +1,9 @@
+use std::time::Duration;
+
+use super::dialect::Dialect;
 use super::*;
+use crate::cache::key::{MAX_KEY_BYTES, MAX_NAME_BYTES};
+use crate::value::Value;
 
 fn parse(target: &str) -> Result<Target<'_>, BadTarget> {
     parse_target(target, Dialect::Native)
@@ -138,7 +143,7 @@ fn terms_survive_and_unknown_ones_are_ignored() {
 
 #[test]
 fn every_status_survives() {
-    for (status, code, _) in STATUSES {
+    for (status, code, _) in status::STATUSES {
         let response = Response::new(status, 7);
         assert_eq!(response.status(), code);
         assert!(!status.sends_away() || matches!(code, 401 | 403 | 421));

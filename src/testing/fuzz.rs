@@ -11,9 +11,10 @@ use crate::auth::signature::{Digest, Secret, Signature, Signed};
 use crate::cache::entry::Tier;
 use crate::cache::key::{MAX_KEY_BYTES, MAX_NAME_BYTES};
 use crate::cache::shards::Cache;
-use crate::cluster::ring::{Member, Ring, hash_of_key};
+use crate::cluster::ring::{Member, Ring};
 use crate::node::Node;
 use crate::protocol::dialect::Dialect;
+use crate::protocol::hash::hash_of_key;
 use crate::protocol::http1::{
     BodyLength, Chunks, ResponseScan, Scan, field_room, parse, parse_response,
 };

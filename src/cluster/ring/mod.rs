@@ -264,15 +264,6 @@ mod tests {
     }
 
     #[test]
-    fn group_and_key_cannot_be_confused() {
-        assert_ne!(hash_of_key("ab", "c"), hash_of_key("a", "bc"));
-        let parts = [
-            2, 0, 0, 0, 0, 0, 0, 0, b'a', b'b', 1, 0, 0, 0, 0, 0, 0, 0, b'c',
-        ];
-        assert_eq!(hash_of_parts(&[b"ab", b"c"]), hash(&parts));
-    }
-
-    #[test]
     fn a_lookup_begins_at_the_first_point_of_its_slice() {
         // Four slices: two points in the first, none in the second, one in each of the others.
         let points = [(0, 0), (1 << 61, 1), (2 << 62, 0), (3 << 62, 1)];
