@@ -25,7 +25,7 @@ impl Trace {
     pub fn read(folder: &Path, name: &str) -> Result<Trace, Failure> {
         let path = folder.join(format!("{name}.txt.zst"));
         let read = || -> Result<Trace, Failure> {
-            let text = zstd::Decoder::new(std::fs::File::open(&path)?)?;
+            let text = ruzstd::decoding::StreamingDecoder::new(std::fs::File::open(&path)?)?;
             let mut trace = Trace::of(name, Vec::new());
             for line in BufReader::new(text).lines() {
                 trace.push(&line?)?;

@@ -7,7 +7,7 @@ pub(crate) const HELP: &str = "\
 Replays a real web trace against a small cluster of caching nodes before a SQLite database, while
 one node goes away and comes back, and shows what the cache saved.
 
-Usage: cargo run --release --example cluster -- [FLAGS]
+Usage: cargo run --release -p cluster -- [FLAGS]
 
   --nodes N            nodes in the cluster, 1 to 16 [default: 3]
   --threads N          threads that ask, 1 to 1000; thread i asks node i mod nodes [default: 12]

@@ -1,6 +1,6 @@
 //! A shop with three processes before one slow database, with and without groupcache-sync.
 //!
-//! `cargo run --release --example cluster` starts three nodes on real sockets, replays a real web
+//! `cargo run --release -p cluster` starts three nodes on real sockets, replays a real web
 //! trace (`examples/data`) against all of them from many threads, stops one node midway and starts
 //! it again, checks every answer, and prints what the cache saved. `-- --help` lists the flags.
 //!

@@ -1,6 +1,7 @@
 //! The replay: threads that ask as the visitors of a web shop did, and an operator who stops a node
 //! and starts it again meanwhile.
 
+use std::io::Read;
 use std::panic::resume_unwind;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use groupcache_sync::{Deadline, Value};
 use indicatif::{ProgressBar, ProgressStyle};
+use ruzstd::decoding::StreamingDecoder;
 
 use crate::AnyError;
 use crate::args::Args;
@@ -25,8 +27,10 @@ const ROUND: Duration = Duration::from_millis(20);
 
 /// The products that visitors asked for, one after the other.
 pub(crate) fn read_trace() -> Result<Vec<u32>, AnyError> {
-    let text = zstd::decode_all(&include_bytes!("../data/web12.txt.zst")[..])?;
-    let lines = std::str::from_utf8(&text)?.lines();
+    let packed = &include_bytes!("../data/web12.txt.zst")[..];
+    let mut text = String::new();
+    StreamingDecoder::new(packed)?.read_to_string(&mut text)?;
+    let lines = text.lines();
     Ok(lines.map(str::parse).collect::<Result<_, _>>()?)
 }
 
