@@ -165,6 +165,15 @@ impl Latency {
             .map(|(bucket, &count)| (range_of(bucket), count))
     }
 
+    /// Every fourth power of two of nanoseconds, and how many took less than that.
+    pub(crate) fn shorter_than(&self) -> impl Iterator<Item = (Duration, u64)> {
+        const STEP: usize = 2 << PRECISION;
+        (0..=BUCKETS - 2).step_by(STEP).map(|last| {
+            let counts = self.counts.iter().take(last + 1);
+            (Duration::from_nanos(end_of(last)), counts.sum())
+        })
+    }
+
     /// What has been counted since `earlier`, or, if that was more, since the beginning.
     #[cfg(feature = "metrics")]
     pub(crate) fn since(&self, earlier: &Latency) -> Latency {

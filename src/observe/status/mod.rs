@@ -11,6 +11,7 @@ use json::{array, object, string};
 
 use crate::cluster::hub::Cluster;
 use crate::group::{Registry, Serve};
+use crate::observe::{Counted, prometheus};
 use crate::protocol::{Request, Response};
 use crate::runtime::sync::{Arc, Mutex};
 use crate::stats::latency::{Latencies, Latency};
@@ -21,6 +22,9 @@ const PATH: &str = "/_groupcache-status";
 
 /// Where the report is.
 const REPORT: &str = "/_groupcache-status.json";
+
+/// Where the numbers are, for Prometheus.
+const METRICS: &str = "/_groupcache-metrics";
 
 const HTML: &str = include_str!("page.html");
 
@@ -44,10 +48,11 @@ const HEADERS: &[(&str, &str)] = &[
 /// their shares of the ring, hit ratio and where gets are answered, latencies, circuits.
 ///
 /// It is at `/_groupcache-status` wherever the node serves its peers, and its report, in JSON, at
-/// `/_groupcache-status.json`; the fields of that may change with any version. Nothing can be changed
-/// by either.
+/// `/_groupcache-status.json`; the fields of that may change with any version. Beside them, at
+/// `/_groupcache-metrics`, is what [`Node::prometheus`](crate::Node::prometheus) returns. Nothing can be
+/// changed by any of them.
 ///
-/// **Whoever reaches the port can read both**, also where peers share a secret: no browser signs what
+/// **Whoever reaches the port can read all three**, also where peers share a secret: no browser signs what
 /// it asks for. They show the names of groups and the addresses of peers; keys only if
 /// [`hottest_keys`](StatusPage::hottest_keys) says so, values never. Where that is too much, let the
 /// port be reached by peers alone, or have clients prove who they are by TLS.
@@ -86,7 +91,7 @@ impl StatusPage {
 
 /// Whether this is the path of the page or of its report.
 pub(crate) fn is_status(target: &str) -> bool {
-    [PATH, REPORT].contains(&path_of(target))
+    [PATH, REPORT, METRICS].contains(&path_of(target))
 }
 
 fn path_of(target: &str) -> &str {
@@ -96,20 +101,42 @@ fn path_of(target: &str) -> &str {
 /// The page of a node.
 pub(crate) struct Page {
     settings: StatusPage,
-    last: Mutex<Option<Report>>,
+    report: Kept,
+    metrics: Kept,
 }
 
-#[derive(Clone)]
-struct Report {
-    made: Instant,
+/// A text that is made once a second at most.
+#[derive(Default)]
+struct Kept(Mutex<Option<Made>>);
+
+struct Made {
+    at: Instant,
     text: Arc<str>,
+}
+
+impl Kept {
+    fn get(&self, now: Instant, make: impl FnOnce() -> String) -> Arc<str> {
+        if let Some(last) = &mut *self.0.lock() {
+            if now.saturating_duration_since(last.at) < LIFE {
+                return Arc::clone(&last.text);
+            }
+            last.at = now; // requests that come meanwhile get the old text
+        }
+        let text: Arc<str> = make().into();
+        *self.0.lock() = Some(Made {
+            at: now,
+            text: Arc::clone(&text),
+        });
+        text
+    }
 }
 
 impl Page {
     pub(crate) fn new(settings: StatusPage) -> Page {
         Page {
             settings,
-            last: Mutex::new(None),
+            report: Kept::default(),
+            metrics: Kept::default(),
         }
     }
 
@@ -119,6 +146,7 @@ impl Page {
         request: &Request<'_>,
         cluster: &Cluster,
         registry: &Registry,
+        counted: &dyn Counted,
     ) -> Option<Response> {
         if !is_status(request.target) {
             return None;
@@ -127,31 +155,19 @@ impl Page {
         if !["GET", "HEAD"].contains(&request.method) {
             return Some(Response::wrong_method(ring, "GET"));
         }
+        let now = cluster.clock.now();
         let (kind, body) = match path_of(request.target) {
-            REPORT => (
-                "application/json",
-                self.report(cluster, registry).to_string(),
-            ),
+            REPORT => {
+                let text = self.report.get(now, || self.write(cluster, registry));
+                ("application/json", text.to_string())
+            }
+            METRICS => {
+                let text = self.metrics.get(now, || prometheus::text_of(counted));
+                (prometheus::MEDIA_TYPE, text.to_string())
+            }
             _ => ("text/html; charset=utf-8", HTML.to_owned()),
         };
         Some(Response::document(ring, kind, HEADERS, body))
-    }
-
-    fn report(&self, cluster: &Cluster, registry: &Registry) -> Arc<str> {
-        let now = cluster.clock.now();
-        if let Some(last) = &mut *self.last.lock() {
-            if now.saturating_duration_since(last.made) < LIFE {
-                return Arc::clone(&last.text);
-            }
-            last.made = now; // who asks meanwhile gets the old one
-        }
-        let text: Arc<str> = self.write(cluster, registry).into();
-        let report = Report {
-            made: now,
-            text: Arc::clone(&text),
-        };
-        *self.last.lock() = Some(report);
-        text
     }
 
     fn write(&self, cluster: &Cluster, registry: &Registry) -> String {

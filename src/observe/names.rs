@@ -1,7 +1,6 @@
-//! What is published, by its name.
+//! The names of what is published, what they mean, and where the numbers come from.
 
-use metrics::Unit;
-
+use crate::stats::latency::{Latencies, Latency};
 use crate::stats::{CircuitState, GroupStats, NodeStats, PeerStats};
 
 /// The name of a metric, what it means, and the number.
@@ -59,7 +58,7 @@ pub(super) const GROUP_COUNTERS: &[Number<GroupStats>] = &[
     ),
     (
         "groupcache_inherited_total",
-        "Those of them that were taken over",
+        "Threads that were taken over",
         |group| group.inherited,
     ),
     (
@@ -69,7 +68,7 @@ pub(super) const GROUP_COUNTERS: &[Number<GroupStats>] = &[
     ),
     (
         "groupcache_served_hits_total",
-        "Those answered from memory",
+        "Requests from peers answered from memory",
         |group| group.served_hits,
     ),
     ("groupcache_removes_total", "Keys removed", |group| {
@@ -82,7 +81,7 @@ pub(super) const GROUP_COUNTERS: &[Number<GroupStats>] = &[
     ),
     (
         "groupcache_rejections_total",
-        "Those of them that were new",
+        "Threads that were new",
         |group| group.rejections,
     ),
     (
@@ -182,13 +181,13 @@ pub(super) const PEER_COUNTERS: &[Number<PeerStats>] = &[
 
 pub(super) const PEER_GAUGES: &[Number<PeerStats>] = &[
     (
-        "groupcache_peer_owed",
-        "Removals the peer has missed so far",
+        "groupcache_peer_pending_removals",
+        "Removals that the peer has not been told of yet",
         |peer| peer.owed,
     ),
     (
         "groupcache_peer_circuit_open",
-        "1 while the peer counts as away",
+        "1 while the peer counts as unreachable",
         |peer| u64::from(peer.circuit == CircuitState::Open),
     ),
 ];
@@ -216,7 +215,7 @@ pub(super) const NODE_COUNTERS: &[Number<NodeStats>] = &[
     ),
     (
         "groupcache_discovery_errors_total",
-        "Those that could not be used",
+        "Lists of peers that could not be used",
         |node| node.discovery_errors,
     ),
 ];
@@ -234,7 +233,7 @@ pub(super) const NODE_GAUGES: &[Number<NodeStats>] = &[
     ),
     (
         "groupcache_loader_threads_busy",
-        "Those of them that are inside a loader",
+        "Threads that are inside a loader",
         |node| node.loader_threads_busy,
     ),
     (
@@ -244,40 +243,30 @@ pub(super) const NODE_GAUGES: &[Number<NodeStats>] = &[
     ),
 ];
 
-pub(super) const RING_SHARE: &str = "groupcache_peer_ring_share";
-pub(super) const GET_SECONDS: &str = "groupcache_get_seconds";
-pub(super) const LOADER_SECONDS: &str = "groupcache_loader_seconds";
-pub(super) const CALL_SECONDS: &str = "groupcache_peer_call_seconds";
+/// The name of a metric that is no plain number, and what it means.
+pub(super) type Series = (&'static str, &'static str);
 
-/// Tells the recorder what they mean.
-pub(super) fn describe() {
-    fn counters<T>(of: &[Number<T>]) {
-        for &(name, meaning, _) in of {
-            metrics::describe_counter!(name, Unit::Count, meaning);
-        }
-    }
-    fn gauges<T>(of: &[Number<T>], unit: Unit) {
-        for &(name, meaning, _) in of {
-            metrics::describe_gauge!(name, unit, meaning);
-        }
-    }
-    counters(GROUP_COUNTERS);
-    gauges(GROUP_GAUGES, Unit::Count);
-    gauges(GROUP_BYTES, Unit::Bytes);
-    counters(PEER_COUNTERS);
-    gauges(PEER_GAUGES, Unit::Count);
-    counters(NODE_COUNTERS);
-    gauges(NODE_GAUGES, Unit::Count);
-    metrics::describe_gauge!(
-        RING_SHARE,
-        Unit::Count,
-        "The peer's share of the keys, of 1"
-    );
-    for (name, meaning) in [
-        (GET_SECONDS, "Gets that were not answered from memory"),
-        (LOADER_SECONDS, "Runs of the loader"),
-        (CALL_SECONDS, "Calls to the peer that were answered"),
-    ] {
-        metrics::describe_histogram!(name, Unit::Seconds, meaning);
-    }
+pub(super) const RING_SHARE: Series = (
+    "groupcache_peer_ring_share",
+    "The peer's share of the keys, of 1",
+);
+pub(super) const GET_SECONDS: Series = (
+    "groupcache_get_seconds",
+    "Gets that were not answered from memory",
+);
+pub(super) const LOADER_SECONDS: Series = ("groupcache_loader_seconds", "Runs of the loader");
+pub(super) const CALL_SECONDS: Series = (
+    "groupcache_peer_call_seconds",
+    "Calls to the peer that were answered",
+);
+
+/// The latencies of the gets of a group, by what came of them.
+pub(super) fn by_outcome(latencies: &Latencies) -> [(&'static str, &Latency); 5] {
+    [
+        ("peer", &latencies.peer),
+        ("load", &latencies.load),
+        ("joined", &latencies.joined),
+        ("not_found", &latencies.not_found),
+        ("failed", &latencies.failed),
+    ]
 }

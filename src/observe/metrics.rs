@@ -3,19 +3,17 @@
 //! Nothing is woven through the loading process: what is published are the differences between two
 //! snapshots of what the node counts in any case.
 
-mod names;
-
 use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
-use metrics::Label;
-use names::{
-    CALL_SECONDS, GET_SECONDS, GROUP_BYTES, GROUP_COUNTERS, GROUP_GAUGES, LOADER_SECONDS,
-    NODE_COUNTERS, NODE_GAUGES, Number, PEER_COUNTERS, PEER_GAUGES, RING_SHARE, describe,
-};
+use metrics::{Label, Unit};
 
 use crate::observe::Counted;
+use crate::observe::names::{
+    CALL_SECONDS, GET_SECONDS, GROUP_BYTES, GROUP_COUNTERS, GROUP_GAUGES, LOADER_SECONDS,
+    NODE_COUNTERS, NODE_GAUGES, Number, PEER_COUNTERS, PEER_GAUGES, RING_SHARE, by_outcome,
+};
 use crate::runtime::sync::Arc;
 use crate::stats::latency::Latency;
 
@@ -69,7 +67,7 @@ use crate::stats::latency::Latency;
 /// | of a peer | kind |
 /// |---|---|
 /// | `groupcache_peer_calls_total`, `groupcache_peer_call_errors_total`, `groupcache_peer_abandoned_calls_total`, `groupcache_peer_retries_total`, `groupcache_peer_circuit_openings_total` | counters |
-/// | `groupcache_peer_ring_share`: of 1, `groupcache_peer_owed` | gauges |
+/// | `groupcache_peer_ring_share`: of 1, `groupcache_peer_pending_removals` | gauges |
 /// | `groupcache_peer_circuit_open`: 1 while the peer counts as away, else 0 | gauge |
 /// | `groupcache_peer_call_seconds`: of the calls that were answered | histogram |
 ///
@@ -178,18 +176,12 @@ fn read(node: &dyn Counted) -> Readings {
     }
     for (name, latencies) in node.group_latencies() {
         let group = Label::new("group", name);
-        for (outcome, latency) in [
-            ("peer", latencies.peer),
-            ("load", latencies.load),
-            ("joined", latencies.joined),
-            ("not_found", latencies.not_found),
-            ("failed", latencies.failed),
-        ] {
+        for (outcome, latency) in by_outcome(&latencies) {
             let labels = vec![group.clone(), Label::new("outcome", outcome)];
-            readings.insert((GET_SECONDS, labels), Reading::Durations(latency));
+            readings.insert((GET_SECONDS.0, labels), Reading::Durations(latency.clone()));
         }
         let loader = Reading::Durations(latencies.loader);
-        readings.insert((LOADER_SECONDS, vec![group]), loader);
+        readings.insert((LOADER_SECONDS.0, vec![group]), loader);
     }
     let stats = node.stats();
     add(&mut readings, NODE_COUNTERS, &stats, &[], Reading::Counter);
@@ -205,8 +197,8 @@ fn read(node: &dyn Counted) -> Readings {
         );
         add(&mut readings, PEER_GAUGES, &peer, &labels, gauge);
         let share = Reading::Gauge(peer.ring_share);
-        readings.insert((RING_SHARE, labels.clone()), share);
-        readings.insert((CALL_SECONDS, labels), Reading::Durations(peer.latency));
+        readings.insert((RING_SHARE.0, labels.clone()), share);
+        readings.insert((CALL_SECONDS.0, labels), Reading::Durations(peer.latency));
     }
     readings
 }
@@ -225,6 +217,31 @@ fn add<T>(
 
 fn gauge(number: u64) -> Reading {
     Reading::Gauge(number as f64)
+}
+
+/// Tells the recorder what they mean.
+fn describe() {
+    fn counters<T>(of: &[Number<T>]) {
+        for &(name, meaning, _) in of {
+            metrics::describe_counter!(name, Unit::Count, meaning);
+        }
+    }
+    fn gauges<T>(of: &[Number<T>], unit: Unit) {
+        for &(name, meaning, _) in of {
+            metrics::describe_gauge!(name, unit, meaning);
+        }
+    }
+    counters(GROUP_COUNTERS);
+    gauges(GROUP_GAUGES, Unit::Count);
+    gauges(GROUP_BYTES, Unit::Bytes);
+    counters(PEER_COUNTERS);
+    gauges(PEER_GAUGES, Unit::Count);
+    counters(NODE_COUNTERS);
+    gauges(NODE_GAUGES, Unit::Count);
+    metrics::describe_gauge!(RING_SHARE.0, Unit::Count, RING_SHARE.1);
+    for (name, meaning) in [GET_SECONDS, LOADER_SECONDS, CALL_SECONDS] {
+        metrics::describe_histogram!(name, Unit::Seconds, meaning);
+    }
 }
 
 #[cfg(test)]
@@ -293,7 +310,7 @@ mod tests {
             .group_builder("g", 1 << 20)
             .build(|key| Ok(key.into()))
             .unwrap();
-        let source = include_str!("mod.rs");
+        let source = include_str!("metrics.rs");
         let documented = |name: &str| {
             let quoted = format!("`{name}`");
             let mut docs = source.lines().filter(|line| line.starts_with("/// |"));
