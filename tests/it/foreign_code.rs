@@ -1,5 +1,6 @@
 //! What the user gives and the library calls: it may panic, block and call the library again, and
-//! harms nobody but the call that it is part of.
+//! harms nobody but the call that it is part of. No lock is held meanwhile (I1): each test here would
+//! deadlock otherwise.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

@@ -200,6 +200,54 @@ fn every_folder_says_what_lives_in_it() {
     }
 }
 
+/// Whether a text has this word.
+fn has_word(text: &str, word: &str) -> bool {
+    text.split(|c: char| !c.is_ascii_alphanumeric())
+        .any(|other| other == word)
+}
+
+fn read_tests(folder: &Path, texts: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.ends_with("target") {
+            read_tests(&path, texts);
+        } else if path.extension().is_some_and(|extension| extension == "rs")
+            && !path.ends_with(file!())
+        {
+            texts.push(fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_promise_and_invariant_is_named_where_it_is_kept_and_where_it_is_tested() {
+    let files = files();
+    let mut tests = Vec::new();
+    read_tests(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"),
+        &mut tests,
+    );
+    let promises = (1..=6).map(|number| format!("P{number}"));
+    let invariants = (1..=8).map(|number| format!("I{number}"));
+    let architecture =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/ARCHITECTURE.md"));
+    let architecture = architecture.unwrap();
+    for name in promises.chain(invariants) {
+        assert!(
+            files.values().any(|text| has_word(text, &name)),
+            "{name} in src"
+        );
+        assert!(
+            tests.iter().any(|text| has_word(text, &name)),
+            "{name} in tests"
+        );
+        assert!(
+            has_word(&architecture, &name),
+            "{name} in docs/ARCHITECTURE.md"
+        );
+    }
+}
+
 #[test]
 fn the_check_itself_sees_imports_and_circles() {
     let source = "use crate::node::Node;\nfn f() { crate::server::x() }\nuse super::{a, b::c};\n// crate::no\n\

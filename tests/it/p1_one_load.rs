@@ -231,6 +231,7 @@ fn only_popular_values_are_mirrored() {
     assert_eq!(cluster.loads.of(&key), 1);
 }
 
+/// A request of a peer is answered here and never forwarded (I5): each of these would go round for ever.
 #[test]
 fn rings_that_disagree_and_a_node_under_two_names_still_answer() {
     let network = Network::new();

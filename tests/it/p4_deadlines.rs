@@ -1,4 +1,5 @@
-//! P4: no get waits past its deadline, whatever peer, loader or network do.
+//! P4: no get waits past its deadline, whatever peer, loader or network do. Running out of time belongs
+//! to one caller, not to the flight and not to the circuit (I6).
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;

@@ -1,4 +1,5 @@
-//! P5: memory, threads and sockets stay under configured bounds.
+//! P5: memory, threads and sockets stay under configured bounds. The bytes of a cache are the sum of what
+//! its entries are charged for (I4).
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};

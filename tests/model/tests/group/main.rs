@@ -1,5 +1,9 @@
 //! Whole groups under shuttle: random schedules and PCT, the history checked after each.
 //!
+//! shuttle reports a deadlock, so two locks that are taken in two orders are found here (I2).
+//! A key that is loaded twice in a generation is found (P1), and with it a value that is kept only after its
+//! flight is gone (I7).
+//!
 //! `GROUPCACHE_SCHEDULES` says how many schedules of each kind a scenario gets. A failure prints
 //! the schedule; `GROUPCACHE_REPLAY` with it runs that one again.
 #![cfg(groupcache_model = "shuttle")]
