@@ -125,7 +125,24 @@ pub use transport::peer::{Call, CallError, Limits, Link, Peer, Reply, Transport}
 pub use transport::tls::Tls;
 pub use value::{Cacheable, Value};
 
-/// The examples of the README are compiled as part of the tests.
+/// The examples of the README and of the guide are compiled as part of the tests.
 #[cfg(all(doctest, feature = "json"))]
-#[doc = include_str!("../README.md")]
-struct ReadmeExamples;
+mod guide {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+
+    #[doc = include_str!("../docs/guide/start.md")]
+    struct Start;
+
+    #[doc = include_str!("../docs/guide/failures.md")]
+    struct Failures;
+
+    #[doc = include_str!("../docs/guide/peers.md")]
+    struct Peers;
+
+    #[doc = include_str!("../docs/guide/security.md")]
+    struct Security;
+
+    #[doc = include_str!("../docs/guide/migrating.md")]
+    struct Migrating;
+}

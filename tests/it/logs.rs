@@ -126,7 +126,7 @@ fn a_peer_that_is_away_and_one_that_is_back_are_reported() {
     let peer = format!("peer={b}");
     let away = logged(
         Level::Warn,
-        &["the peer is away", &peer, "connection refused"],
+        &["the peer is unreachable", &peer, "connection refused"],
     );
     assert_eq!(away.len(), 1, "{away:?}");
     network.set_fault(b, None);
