@@ -30,34 +30,26 @@
 //!
 //! # The loading process
 //!
-//! The code reads in this order; each step is a file.
+//! The code reads in this order; each step is a folder, whose first file says what lives in it.
 //!
 //! 1. Is the value in local memory, because this process owns the key (*main* cache) or because it
-//!    is popular (*hot* cache)? `group.rs`, `cache.rs`, `store.rs`, `policy.rs`, `lru.rs`, `hot.rs`
+//!    is popular (*hot* cache)? `group`, `cache`
 //! 2. Otherwise one thread per key goes on, the *leader* of the *flight*; the others wait, each with
-//!    its own deadline. `flight.rs`, `waits.rs`, `slot.rs`, `deadline.rs`
-//! 3. The leader looks in the caches once more, then asks the ring who owns the key. `cluster.rs`,
-//!    `members.rs`, `ring.rs`
-//! 4. This process owns it: the loader runs, `group/load.rs`, `loader.rs`, `pool.rs`, unless the
-//!    former owner has the value still, `group/succession.rs`. Another does:
-//!    fetch from that peer, or load here if it is unreachable. `group/fetch.rs`, `remote.rs`, `peer.rs`,
-//!    `circuit.rs`, `probe.rs`, `client.rs`, `tls.rs`, `stream.rs`, `wire.rs`
+//!    its own deadline. `flight`
+//! 3. The leader looks in the caches once more, then asks the ring who owns the key. `cluster`
+//! 4. This process owns it: the loader runs, unless the former owner still has the value. Another one
+//!    owns it: fetch from that peer, or load here if it is unreachable. `group`, `cluster`, `transport`
 //! 5. The value goes into the main or the hot cache. Only then does the flight end.
 //!
-//! Peers are answered by `group/serve.rs`, behind [`Node::begin`] and [`Node::answer`]; the engines
-//! `server.rs`, `tiny.rs` and `memory.rs` bring requests there. Who may ask, and whether this node is
-//! meant, is decided by `gate.rs`, and by `guard.rs` with `keyring.rs`, `auth.rs` and `nonces.rs`, before anything else. `group/change.rs` removes and sets;
-//! `journal.rs` remembers removals, for peers that were not told, and `maintenance.rs` delivers them.
-//! [`Group::get_many`] goes the same way for many keys at once: `group/many.rs`, `group/seats.rs`,
-//! `group/batch.rs`, `fanout.rs`; an answer to a peer that takes a load is pending meanwhile,
-//! `group/pending.rs`. What the user gave is called by `foreign.rs`, never under a lock.
-//! The protocol is described in `docs/PROTOCOL.md`.
+//! Peers are answered by `group/serve.rs`, behind [`Node::begin`] and [`Node::answer`]; the engines in
+//! `serve` bring requests there, and `auth` decides who may ask. `protocol` has the bytes that nodes
+//! exchange, also with processes of golang/groupcache (see [`Dialect::Golang`]). What happened is counted
+//! in `stats`; `observe` publishes and draws it. All of it stands on `runtime`: locks, clocks, threads, and
+//! calls of the user's code, never under a lock.
 //!
-//! Peers may also be processes of golang/groupcache: see [`Dialect::Golang`], `dialect.rs`,
-//! `ring/golang.rs` and `wire/golang.rs`.
-//!
-//! What happened is counted on the way, in `stats.rs` and `latency.rs`; `metrics.rs` publishes it,
-//! `status.rs` draws it, and `throttle.rs` keeps the log short.
+//! `docs/ARCHITECTURE.md` tells the whole, with the promises and the invariants that the code names;
+//! `docs/guide` has chapters on getting started, failures, peers and deploying, speed, security, C and
+//! Python, and on coming from other libraries.
 //!
 //! # Features
 //!
