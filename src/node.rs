@@ -12,8 +12,9 @@ use crate::auth::guard::{Body, Guard};
 use crate::auth::keyring::Keyring;
 use crate::cache::key::MAX_KEY_BYTES;
 use crate::cluster::change::Reach;
-use crate::cluster::hub::{Cluster, Settings, check_peer};
 use crate::cluster::members::Owner;
+use crate::cluster::peer_list::check_peer;
+use crate::cluster::state::{Cluster, Settings};
 use crate::error::Error;
 use crate::group::{Begun, GroupBuilder, Pending, Registry, Serve};
 use crate::observe::Counted;
@@ -191,7 +192,7 @@ impl Node {
     /// Replaces the list by one that was discovered, which may lack this node, if it is another one.
     pub(crate) fn follow(&self, peers: Vec<Peer>) -> Result<(), Error> {
         let cluster = &self.0.cluster;
-        if cluster.members().are(&peers) {
+        if cluster.members().has_same_peers(&peers) {
             return Ok(());
         }
         cluster.change_peers(true, |_| Ok(peers.clone()))
@@ -251,7 +252,7 @@ impl Node {
         let deadline = Deadline::after(cluster.clock.now(), timeout);
         let mut unreached = cluster.leave(deadline);
         // First, as what is lost of it is served as an old value, and of the values only a load.
-        for missed in cluster.hand_journal_over(deadline) {
+        for missed in cluster.hand_over_removals(deadline) {
             if unreached.iter().all(|other| other.peer != missed.peer) {
                 unreached.push(missed);
             }
@@ -462,10 +463,10 @@ impl Node {
     /// a former owner has still to remove.
     fn note_removed(&self, group: &str, key: Option<&str>, request: &Request<'_>) {
         let cluster = &self.0.cluster;
-        let told = cluster.told(&request.terms);
+        let told = cluster.change_info(&request.terms);
         let note = |key| {
             let now = cluster.clock.now();
-            let _ = cluster.journal.note(group, key, told, now); // there is nothing to carry out
+            let _ = cluster.journal.add_tombstone(group, key, told, now); // there is nothing to carry out
         };
         match (request.method, key) {
             ("PUT" | "DELETE", Some(key)) => note(Some(key)),
@@ -507,11 +508,11 @@ impl Node {
             NodeCommand::Departure(id) => cluster.departed(&id),
             NodeCommand::Clear if terms.copies => cluster.clear_all(Reach::Copies),
             NodeCommand::Clear => {
-                cluster.journal.note_all(terms.stamp, cluster.clock.now());
+                cluster.journal.forget_all(terms.stamp, cluster.clock.now());
                 cluster.clear_all(Reach::All);
             }
             NodeCommand::Deliver { to, removals } => {
-                if !cluster.take_journal_over(&to, &removals) {
+                if !cluster.take_over_removals(&to, &removals) {
                     return self.respond(Status::BadRequest, "this node knows no such peer");
                 }
                 if matches!(to, Whom::One(_)) {
@@ -524,7 +525,7 @@ impl Node {
             }
             NodeCommand::Marks => {
                 let ring = cluster.members().fingerprint();
-                return Response::bytes(ring, cluster.marks());
+                return Response::bytes(ring, cluster.encode_tombstones());
             }
         }
         self.respond(Status::Ok, "noted")
