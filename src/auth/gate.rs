@@ -1,5 +1,5 @@
-//! `Gate`: which requests are for this node at all, as their heads tell. Not those that a page in a
-//! browser makes its reader send, and not those that are meant for another cluster or another peer.
+//! `Gate`: which requests are meant for this node at all, by their heads. Not those that a page in a
+//! browser sends, and not those that are meant for another cluster or another peer.
 
 use std::fmt::Write as _;
 
@@ -13,9 +13,9 @@ use crate::transport::peer::{Peer, split_host};
 
 pub(crate) struct Gate {
     this: String,
-    /// The name of the cluster; `None` if it has none.
+    /// The name of the cluster, if it has one.
     cluster: Option<String>,
-    /// The hosts that requests may be for, each with its port if that matters; empty if any will do.
+    /// The hosts that requests may name, each with its port if that matters; empty: any host.
     hosts: Vec<(String, Option<u16>)>,
     misdirected: Counter,
     misdirected_reports: LogThrottle,
@@ -41,7 +41,7 @@ impl Gate {
         });
         let mut hosts = parsed.collect::<Result<Vec<_>, Error>>()?;
         if !hosts.is_empty() {
-            // Its peers ask for it by this one.
+            // Requests of peers name this host.
             hosts.push((this.host().to_owned(), Some(this.port())));
         }
         Ok(Gate {
@@ -54,8 +54,8 @@ impl Gate {
         })
     }
 
-    /// What a request to `peer` says of whom it is meant for, at the end of its header.
-    pub(crate) fn addressed(&self, peer: &Peer) -> String {
+    /// The end of the header of a request to `peer`: which cluster and peer it is meant for.
+    pub(crate) fn addressee(&self, peer: &Peer) -> String {
         let mut pairs = String::new();
         // Writing to a `String` cannot fail.
         if let Some(name) = &self.cluster {
@@ -65,15 +65,16 @@ impl Gate {
         pairs
     }
 
-    /// How many requests were meant for others.
+    /// How many requests were meant for another cluster or peer.
     pub(crate) fn misdirected(&self) -> u64 {
         self.misdirected.get()
     }
 
-    /// Refuses what a page in a browser could have sent, that comes from anywhere: one of another
-    /// origin has `Origin`, or is a `POST` without our header, which it could not send without asking
-    /// first; one that lets its own name point here has that in `Host`. A `GET` for an image has none
-    /// of these: browsers say of it that it crosses sites, where they trust the way to the node.
+    /// Refuses requests that a page in a browser could have sent, wherever the page comes from. A page of
+    /// another origin sends `Origin`, or a `POST` without our header, which it could not send without a
+    /// preflight request. A page whose own name resolves to this node sends that name in `Host`. A `GET` of
+    /// an image has none of these: browsers mark it as cross-site, where they trust the connection to the
+    /// node.
     pub(crate) fn check_sender(
         &self,
         request: &Request<'_>,
@@ -114,8 +115,8 @@ impl Gate {
         self.hosts.iter().any(is_that)
     }
 
-    /// Refuses what is meant for another cluster, or for another peer: the address of that one has
-    /// become this node's.
+    /// Refuses requests that are meant for another cluster, or for another peer whose address this node
+    /// has now.
     pub(crate) fn check_addressee(
         &self,
         request: &Request<'_>,

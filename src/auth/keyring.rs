@@ -1,22 +1,22 @@
-//! `Keyring`: the secret that the nodes of a cluster share, and the one before or after it.
+//! `Keyring`: the secret that the nodes of a cluster share, and the previous or the next one.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::auth::signature::{SHORTEST_SECRET, Secret};
+use crate::auth::signature::{MIN_SECRET_BYTES, Secret};
 use crate::error::Error;
 use crate::runtime::sync::{Arc, RwLock};
 
-/// The secret by which the nodes of a cluster know each other's requests, and while it is being
+/// The secret with which the nodes of a cluster sign their requests to each other, and while it is being
 /// replaced a second one. Given to a node by [`NodeBuilder::keyring`](crate::NodeBuilder::keyring).
 ///
-/// Requests are signed with the first (an HMAC-SHA-256 over method, peer, path, header, time and the
-/// digest of the body), and taken with either. So a secret is replaced without a failed get, in three rounds over
-/// all nodes, each finished before the next begins:
+/// Requests are signed with the first secret (an HMAC-SHA-256 over method, peer, path, header, time and
+/// the digest of the body), and accepted with either. So a secret is replaced without a failed get, in
+/// three rounds over all nodes, each finished before the next begins:
 ///
-/// 1. `replace(old, Some(new))`: all take both.
-/// 2. `replace(new, Some(old))`: all sign with the new one.
-/// 3. `replace(new, None)`: nobody takes the old one.
+/// 1. `replace(old, Some(new))`: all nodes accept both secrets.
+/// 2. `replace(new, Some(old))`: all nodes sign with the new secret.
+/// 3. `replace(new, None)`: no node accepts the old secret.
 ///
 /// The clocks of the nodes may be up to 30 seconds apart. A clone is another handle to the same
 /// keyring. `Debug` shows no secret.
@@ -35,34 +35,35 @@ pub struct Keyring(Arc<Shared>);
 
 struct Shared {
     secrets: RwLock<Secrets>,
-    /// Where they are read from again.
+    /// The file that [`reload`](Keyring::reload) reads.
     file: Option<PathBuf>,
 }
 
 #[derive(Clone)]
 struct Secrets {
     signing: Secret,
-    also: Option<Secret>,
+    second: Option<Secret>,
 }
 
 impl Keyring {
-    /// A keyring with this secret, of 16 bytes or more. Best are random ones, such as those of
+    /// A keyring with this secret, of 16 bytes or more. The best secrets are random, such as those of
     /// `openssl rand -hex 32`.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] if it is shorter.
+    /// [`Error::InvalidSetting`] if the secret is shorter.
     pub fn new(secret: impl AsRef<[u8]>) -> Result<Keyring, Error> {
         Ok(Keyring::of(Secrets::new(secret.as_ref(), None)?, None))
     }
 
-    /// The keyring in a file: the secret in its first line and, if there is one, the second secret
-    /// in its second line. White space around them does not count. Nobody but the process should be
-    /// able to read the file.
+    /// The keyring in a file: the secret in its first line and, if there is one, the second secret in
+    /// its second line. White space around them is ignored. Only the process should be able to read the
+    /// file.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] if it cannot be read, has more lines, or a secret is too short.
+    /// [`Error::InvalidSetting`] if the file cannot be read or has more lines, or if a secret is too
+    /// short.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Keyring, Error> {
         let path = path.as_ref();
         Ok(Keyring::of(Secrets::read(path)?, Some(path.to_owned())))
@@ -75,30 +76,30 @@ impl Keyring {
         }))
     }
 
-    /// Replaces the secrets: requests are signed with `secret` from now on, and taken with both.
+    /// Replaces the secrets: requests are signed with `secret` from now on, and accepted with both.
     ///
     /// # Errors
     ///
-    /// As [`new`](Keyring::new); nothing has changed then.
+    /// As [`new`](Keyring::new); the secrets have not changed then.
     pub fn replace<S: AsRef<[u8]>>(&self, secret: S, also: Option<S>) -> Result<(), Error> {
         let also = also.as_ref().map(AsRef::as_ref);
-        self.put(Secrets::new(secret.as_ref(), also)?);
+        self.set(Secrets::new(secret.as_ref(), also)?);
         Ok(())
     }
 
-    /// Reads the [file](Keyring::from_file) again. Without one it does nothing.
+    /// Reads the [file](Keyring::from_file) again. Does nothing if the keyring has no file.
     ///
     /// # Errors
     ///
-    /// As [`from_file`](Keyring::from_file); nothing has changed then.
+    /// As [`from_file`](Keyring::from_file); the secrets have not changed then.
     pub fn reload(&self) -> Result<(), Error> {
         if let Some(file) = &self.0.file {
-            self.put(Secrets::read(file)?);
+            self.set(Secrets::read(file)?);
         }
         Ok(())
     }
 
-    fn put(&self, secrets: Secrets) {
+    fn set(&self, secrets: Secrets) {
         *self.0.secrets.write() = secrets;
     }
 
@@ -106,10 +107,10 @@ impl Keyring {
         self.0.secrets.read().signing.clone()
     }
 
-    /// Whether this holds of one of the secrets.
+    /// Whether `holds` is true for one of the secrets.
     pub(crate) fn any(&self, holds: impl Fn(&Secret) -> bool) -> bool {
-        let Secrets { signing, also } = self.0.secrets.read().clone();
-        holds(&signing) || also.as_ref().is_some_and(holds)
+        let Secrets { signing, second } = self.0.secrets.read().clone();
+        holds(&signing) || second.as_ref().is_some_and(holds)
     }
 }
 
@@ -120,10 +121,10 @@ impl fmt::Debug for Keyring {
 }
 
 impl Secrets {
-    fn new(signing: &[u8], also: Option<&[u8]>) -> Result<Secrets, Error> {
+    fn new(signing: &[u8], second: Option<&[u8]>) -> Result<Secrets, Error> {
         Ok(Secrets {
             signing: secret(signing)?,
-            also: also.map(secret).transpose()?,
+            second: second.map(secret).transpose()?,
         })
     }
 
@@ -147,7 +148,7 @@ impl Secrets {
 fn secret(bytes: &[u8]) -> Result<Secret, Error> {
     Secret::new(bytes).ok_or_else(|| {
         let reason = format!(
-            "a secret has {} bytes; give it {SHORTEST_SECRET} or more, such as those of \
+            "a secret has {} bytes; give it {MIN_SECRET_BYTES} or more, such as those of \
              `openssl rand -hex 32`",
             bytes.len()
         );

@@ -1,55 +1,57 @@
-//! `Nonces`: the changes of the last minutes, so that none is made twice.
+//! `Nonces`: the changes of the last minutes, so that none is accepted twice.
 //!
-//! What is remembered is bounded. Where it is too much, the signer who has most of it loses his oldest,
-//! and changes of his that were signed before are refused: one whose clock is ahead, or who changes very
-//! much, does not have the changes of others refused.
+//! The number of remembered changes is bounded. Beyond, the oldest change of the signer with the most
+//! changes is forgotten, and changes of that signer that were signed before are refused: a signer whose
+//! clock is ahead, or that sends very many changes, does not have the changes of others refused.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use crate::auth::signature::{Refused, Signature, WINDOW};
+use crate::auth::refusal::{Refused, WINDOW};
+use crate::auth::signature::Signature;
 use crate::runtime::sync::RandomState;
 
 /// The most changes that are remembered.
-const MOST: usize = 1 << 17;
+const MAX_CHANGES: usize = 1 << 17;
 
-/// The most signers that are told apart. All others are taken for one.
-const MOST_SIGNERS: usize = 1_024;
+/// The most signers that are distinguished. All others count as one.
+const MAX_SIGNERS: usize = 1_024;
 
-/// How often it is looked for what is too old.
+/// The pause between two searches for changes that are too old.
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(crate) struct Nonces {
-    /// By the half of a nonce that tells processes apart.
+    /// By the half of a nonce that distinguishes processes.
     signers: HashMap<u64, Signer, RandomState>,
     others: Signer,
     count: usize,
-    /// Of changes signed before this, nothing is known. It never goes back, also if the clock does.
+    /// Changes that were signed before this time are forgotten. It never goes back, also if the clock
+    /// does.
     horizon: Duration,
-    /// The latest that the clock has said.
+    /// The latest time of the clock.
     latest: Duration,
-    /// When it was last looked for what is too old.
-    cleared: Duration,
+    /// When changes that are too old were last searched for.
+    swept: Duration,
 }
 
 #[derive(Debug, Default)]
 struct Signer {
     seen: BTreeSet<(Duration, u128)>,
-    /// Of his changes signed before this, nothing is known.
+    /// Changes of this signer that were signed before this time are forgotten.
     horizon: Duration,
-    /// Whether there were others when he was first told apart: he may have been one of them.
+    /// Whether there were others when this signer was first distinguished: it may have been one of them.
     was_other: bool,
 }
 
 impl Nonces {
-    /// Takes a change whose code is right and whose time is not over, once.
+    /// Accepts a change, whose code is right and which is in time, once.
     pub(crate) fn take(&mut self, signature: &Signature, now: Duration) -> Result<(), Refused> {
-        self.forget(now);
-        self.look(signature)?;
+        self.sweep(now);
+        self.check(signature)?;
         let seed = seed_of(signature);
-        let has_room = self.signers.len() < MOST_SIGNERS || self.signers.contains_key(&seed);
-        let was_other = self.others.is_of_use(self.horizon);
+        let has_room = self.signers.len() < MAX_SIGNERS || self.signers.contains_key(&seed);
+        let was_other = self.others.is_needed(self.horizon);
         let signer = match has_room {
             true => self.signers.entry(seed).or_insert_with(|| Signer {
                 was_other,
@@ -59,22 +61,23 @@ impl Nonces {
         };
         signer.seen.insert((signature.time, signature.nonce));
         self.count += 1;
-        if self.count > MOST {
-            self.forget_oldest_of_greatest();
+        if self.count > MAX_CHANGES {
+            self.forget_one();
         }
+        debug_assert!(self.count <= MAX_CHANGES && self.signers.len() <= MAX_SIGNERS);
         Ok(())
     }
 
-    /// Whether a change would be taken, as far as is known before all of it is here.
-    pub(crate) fn look(&self, signature: &Signature) -> Result<(), Refused> {
+    /// Checks that a change would be accepted, as far as is known before its body has arrived.
+    pub(crate) fn check(&self, signature: &Signature) -> Result<(), Refused> {
         if signature.time < self.horizon {
             return Err(Refused::Forgotten);
         }
         match self.signers.get(&seed_of(signature)) {
-            Some(signer) if !signer.was_other => signer.look(signature),
+            Some(signer) if !signer.was_other => signer.check(signature),
             signer => {
                 let mut both = signer.into_iter().chain([&self.others]);
-                both.try_for_each(|signer| signer.look(signature))
+                both.try_for_each(|signer| signer.check(signature))
             }
         }
     }
@@ -85,13 +88,14 @@ impl Nonces {
         self.latest.saturating_sub(now) > WINDOW / 2
     }
 
-    fn forget(&mut self, now: Duration) {
+    /// Forgets changes that are too old.
+    fn sweep(&mut self, now: Duration) {
         self.latest = self.latest.max(now);
         self.horizon = self.horizon.max(now.saturating_sub(WINDOW));
-        if self.latest < self.cleared + PAUSE {
+        if self.latest < self.swept + PAUSE {
             return;
         }
-        self.cleared = self.latest;
+        self.swept = self.latest;
         let horizon = self.horizon;
         self.signers.retain(|_, signer| signer.forget(horizon));
         self.others.forget(horizon);
@@ -99,10 +103,11 @@ impl Nonces {
         self.count = known.sum::<usize>() + self.others.seen.len();
     }
 
-    fn forget_oldest_of_greatest(&mut self) {
+    /// Forgets the oldest change of the signer with the most changes.
+    fn forget_one(&mut self) {
         let signers = self.signers.values_mut().chain([&mut self.others]);
-        let greatest = signers.max_by_key(|signer| signer.seen.len());
-        let oldest = greatest.and_then(|signer| {
+        let largest = signers.max_by_key(|signer| signer.seen.len());
+        let oldest = largest.and_then(|signer| {
             let (time, _) = signer.seen.pop_first()?;
             signer.horizon = signer.horizon.max(time + Duration::from_millis(1));
             Some(())
@@ -117,7 +122,7 @@ impl Nonces {
 }
 
 impl Signer {
-    fn look(&self, signature: &Signature) -> Result<(), Refused> {
+    fn check(&self, signature: &Signature) -> Result<(), Refused> {
         if signature.time < self.horizon {
             return Err(Refused::Forgotten);
         }
@@ -127,18 +132,18 @@ impl Signer {
         }
     }
 
-    /// Forgets what is older. Tells whether there is still something to know of it.
+    /// Forgets changes that were signed before `horizon`. Returns whether the signer is still needed.
     fn forget(&mut self, horizon: Duration) -> bool {
         self.seen = self.seen.split_off(&(horizon, 0));
-        self.is_of_use(horizon)
+        self.is_needed(horizon)
     }
 
-    fn is_of_use(&self, horizon: Duration) -> bool {
+    fn is_needed(&self, horizon: Duration) -> bool {
         !self.seen.is_empty() || self.horizon > horizon
     }
 }
 
-/// What tells the process of a signer apart.
+/// The half of a nonce that distinguishes the process of a signer.
 fn seed_of(signature: &Signature) -> u64 {
     (signature.nonce >> 64) as u64
 }
@@ -146,7 +151,7 @@ fn seed_of(signature: &Signature) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::signature::check_time;
+    use crate::auth::refusal::check_time;
 
     const NOW: Duration = Duration::from_secs(1_700_000_000);
     const SECOND: Duration = Duration::from_secs(1);
@@ -156,12 +161,12 @@ mod tests {
             time,
             nonce: u128::from(signer) << 64 | number as u128,
             code: None,
-            old: None,
+            legacy: None,
         }
     }
 
     #[test]
-    fn a_change_is_taken_once_and_forgotten_when_its_time_is_over() {
+    fn a_change_is_accepted_once_and_forgotten_when_its_time_is_over() {
         let mut nonces = Nonces::default();
         let first = signature(NOW, 1, 1);
         assert_eq!(nonces.take(&first, NOW), Ok(()));
@@ -178,7 +183,7 @@ mod tests {
         let mut nonces = Nonces::default();
         let recorded = signature(NOW, 1, 1);
         assert_eq!(nonces.take(&recorded, NOW), Ok(()));
-        // Five minutes and a second later another change comes, and the first is forgotten.
+        // Five minutes and a second later another change arrives, and the first is forgotten.
         let later = NOW + WINDOW + SECOND;
         assert_eq!(nonces.take(&signature(later, 1, 2), later), Ok(()));
         // The clock is set back by two seconds: the recorded one is in time again.
@@ -190,23 +195,23 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_remembered_is_refused_rather_than_taken_twice() {
+    fn a_change_that_cannot_be_remembered_is_refused_rather_than_accepted_twice() {
         let mut nonces = Nonces::default();
         let at = |at: usize| signature(NOW + Duration::from_millis(at as u64), 1, 0);
-        for number in 0..MOST + 10 {
+        for number in 0..MAX_CHANGES + 10 {
             assert_eq!(nonces.take(&at(number), NOW), Ok(()));
         }
-        assert_eq!(nonces.len(), MOST);
+        assert_eq!(nonces.len(), MAX_CHANGES);
         assert_eq!(nonces.take(&at(3), NOW), Err(Refused::Forgotten));
         assert_eq!(nonces.take(&at(10), NOW), Err(Refused::Repeated));
     }
 
     #[test]
-    fn one_who_changes_much_with_a_clock_that_is_ahead_has_no_change_of_others_refused() {
+    fn a_signer_of_many_changes_whose_clock_is_ahead_has_no_change_of_others_refused() {
         let mut nonces = Nonces::default();
         let known = signature(NOW, 2, 0);
         assert_eq!(nonces.take(&known, NOW), Ok(()));
-        for number in 0..MOST + 10 {
+        for number in 0..MAX_CHANGES + 10 {
             let ahead = NOW + 60 * SECOND + Duration::from_micros(number as u64);
             assert_eq!(nonces.take(&signature(ahead, 1, number), NOW), Ok(()));
         }
@@ -215,11 +220,11 @@ mod tests {
     }
 
     #[test]
-    fn however_many_signers_there_are_those_who_were_known_before_are_told_apart() {
+    fn however_many_signers_there_are_those_known_before_are_distinguished() {
         let mut nonces = Nonces::default();
         let known = signature(NOW, 0, 0);
         assert_eq!(nonces.take(&known, NOW), Ok(()));
-        for number in 1..MOST + 10 {
+        for number in 1..MAX_CHANGES + 10 {
             let ahead = NOW + 60 * SECOND + Duration::from_micros(number as u64);
             let change = signature(ahead, number as u64, 0);
             assert_eq!(nonces.take(&change, NOW), Ok(()), "{number}");
@@ -229,17 +234,17 @@ mod tests {
     }
 
     #[test]
-    fn signers_who_are_not_told_apart_make_no_change_twice_either() {
+    fn signers_that_are_not_distinguished_make_no_change_twice_either() {
         let mut nonces = Nonces::default();
-        for signer in 0..2 * MOST_SIGNERS as u64 {
+        for signer in 0..2 * MAX_SIGNERS as u64 {
             let change = signature(NOW, signer, 0);
             assert_eq!(nonces.take(&change, NOW), Ok(()));
             assert_eq!(nonces.take(&change, NOW), Err(Refused::Repeated));
         }
-        assert_eq!(nonces.signers.len(), MOST_SIGNERS);
-        // Their first change is too old by now, and they are told apart.
+        assert_eq!(nonces.signers.len(), MAX_SIGNERS);
+        // Their first change is too old by now, and they are distinguished.
         let later = NOW + WINDOW + SECOND;
-        let last = 2 * MOST_SIGNERS as u64 - 1;
+        let last = 2 * MAX_SIGNERS as u64 - 1;
         assert_eq!(nonces.take(&signature(later, last, 1), later), Ok(()));
         let repeated = nonces.take(&signature(NOW, last, 0), later);
         assert_eq!(repeated, Err(Refused::Forgotten));

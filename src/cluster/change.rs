@@ -1,21 +1,22 @@
-//! `Change`: what peers are told when values are removed or set.
+//! `Change`: what is sent to peers when values are removed or set.
 
 use crate::protocol::{self, GroupCommand, Stamp, Terms};
 use crate::transport::peer::Call;
 
-/// Which values a removal takes.
+/// Which values a removal concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
+    /// All values.
     All,
-    /// The copies that a node has of values that others own. What it owns itself it has loaded, or
-    /// was given, since it was told of the removal.
+    /// The copies that a node has of values that other nodes own. The values that it owns itself were
+    /// loaded or set after it had received the removal.
     Copies,
 }
 
 /// A change of a group.
 pub(crate) enum Change<'a> {
     Remove(&'a [&'a str]),
-    /// For the owner of the key: gives it a value.
+    /// Sets a value. Sent to the owner of the key.
     Put {
         key: &'a str,
         body: Vec<u8>,
@@ -24,7 +25,7 @@ pub(crate) enum Change<'a> {
 }
 
 impl Change<'_> {
-    /// The request that tells it.
+    /// The request that carries the change.
     pub(crate) fn call(&self, group: &str, ring: u64, stamp: Stamp, reach: Reach) -> Call {
         let terms = Terms {
             native: true,

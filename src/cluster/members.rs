@@ -1,12 +1,12 @@
-//! `Members`: who belongs to the cluster at one moment, and who owns what.
+//! `Members`: which peers belong to the cluster at one moment, and which of them owns a key.
 //!
-//! All peers of the list belong to it and are told of changes. On the ring are those that have not
-//! said that they leave. For some time after the ring has changed it is known who owned a key
-//! before: that one is asked for its value, from memory only, before it is loaded anew.
+//! All peers of the list belong to it and receive changes. On the ring are those that have not
+//! announced that they leave. For some time after the ring has changed, the former owner of a key is
+//! known: it is asked for the value, from memory only, before the value is loaded anew.
 
 use std::time::{Duration, Instant};
 
-use crate::cluster::journal;
+use crate::cluster::journal::RingTag;
 use crate::cluster::remote::Remote;
 use crate::cluster::ring::{Member, Ring};
 use crate::error::Error;
@@ -14,39 +14,39 @@ use crate::protocol::dialect::Dialect;
 use crate::runtime::sync::Arc;
 use crate::transport::peer::Peer;
 
-/// How many earlier rings are remembered.
-const MAX_FORMER: usize = 4;
+/// The most former rings that are remembered.
+const MAX_FORMER_RINGS: usize = 4;
 
 /// The members at one moment, swapped whole.
 pub(crate) struct Members {
     listed: Vec<Listed>,
     owners: Arc<Owners>,
     /// The rings before this one, the newest first.
-    former: Vec<Former>,
+    former: Vec<FormerRing>,
 }
 
-/// A peer of the list. Without a remote it is this node.
+/// A peer of the list. Without a `remote` it is this node.
 #[derive(Clone)]
 pub(crate) struct Listed {
     pub(crate) peer: Peer,
     pub(crate) remote: Option<Arc<Remote>>,
 }
 
-/// Who owns what.
+/// A ring and its members.
 struct Owners {
     ring: Ring,
-    /// In the order of the list the ring was made of. `None` is this node.
+    /// In the order of the list the ring was made of. `None`: this node.
     members: Vec<Option<Arc<Remote>>>,
 }
 
-/// Who owned what before, and until when that is of use.
+/// The owners by a ring that was replaced, which are remembered until that time.
 #[derive(Clone)]
-struct Former {
+struct FormerRing {
     owners: Arc<Owners>,
     until: Instant,
 }
 
-/// Who owns a key.
+/// The owner of a key.
 pub(crate) enum Owner {
     This,
     Peer(Arc<Remote>),
@@ -62,11 +62,11 @@ impl PartialEq for Owner {
     }
 }
 
-/// What becomes of a list of members.
+/// What the next members depend on besides their list.
 #[derive(Clone, Copy)]
-pub(crate) struct Succession {
+pub(crate) struct Transition {
     pub(crate) dialect: Dialect,
-    /// Whether this node has said that it leaves.
+    /// Whether this node has announced that it leaves.
     pub(crate) is_leaving: bool,
     pub(crate) now: Instant,
     /// How long the former owners are remembered.
@@ -87,30 +87,27 @@ impl Members {
         }
     }
 
-    /// The members that follow these ones.
-    pub(crate) fn followed_by(&self, listed: Vec<Listed>, how: Succession) -> Members {
+    /// The next members, with this list.
+    pub(crate) fn next(&self, listed: Vec<Listed>, transition: Transition) -> Members {
         let on_ring: Vec<Listed> = listed
             .iter()
-            .filter(|listed| listed.is_on_ring(how.is_leaving))
+            .filter(|listed| listed.is_on_ring(transition.is_leaving))
             .cloned()
             .collect();
-        let owners = Owners::of(how.dialect, &on_ring);
-        let mut former = self.former_at(how.now);
+        let owners = Owners::of(transition.dialect, &on_ring);
+        let mut former = self.former_at(transition.now);
         if owners.ring.fingerprint() == self.owners.ring.fingerprint() {
             return Members {
                 listed,
-                owners: Arc::new(owners), // with other links, perhaps
+                owners: Arc::new(owners), // perhaps with other links
                 former,
             };
         }
-        if let Some(until) = how
-            .now
-            .checked_add(how.warm_up)
-            .filter(|&until| until > how.now)
-        {
-            let owners = self.former_owners(&on_ring, how.dialect);
-            former.insert(0, Former { owners, until });
-            former.truncate(MAX_FORMER);
+        let until = transition.now.checked_add(transition.warm_up);
+        if let Some(until) = until.filter(|&until| until > transition.now) {
+            let owners = self.former_owners(&on_ring, transition.dialect);
+            former.insert(0, FormerRing { owners, until });
+            former.truncate(MAX_FORMER_RINGS);
         }
         Members {
             listed,
@@ -119,8 +116,8 @@ impl Members {
         }
     }
 
-    /// Who owned what until now. One that was alone, as it has just started, owned nothing that
-    /// others know of: what it owns from now on belonged to those that are there already.
+    /// The owners until now. A node that was alone, as it has just started, owned nothing that others
+    /// know of: the former owners of its keys are the peers that were there before it.
     fn former_owners(&self, on_ring: &[Listed], dialect: Dialect) -> Arc<Owners> {
         if self.owners.members.iter().any(Option::is_some) {
             return Arc::clone(&self.owners);
@@ -129,24 +126,24 @@ impl Members {
         Arc::new(Owners::of(dialect, &others.cloned().collect::<Vec<_>>()))
     }
 
-    /// Those of the earlier rings that are still of use.
-    fn former_at(&self, now: Instant) -> Vec<Former> {
-        let is_of_use = |former: &&Former| now < former.until;
-        self.former.iter().filter(is_of_use).cloned().collect()
+    /// The former rings that are still remembered.
+    fn former_at(&self, now: Instant) -> Vec<FormerRing> {
+        let is_remembered = |former: &&FormerRing| now < former.until;
+        self.former.iter().filter(is_remembered).cloned().collect()
     }
 
-    /// Whether one of the earlier rings was in force a short while ago.
+    /// Whether one of the former rings was in force a short while ago.
     pub(crate) fn have_just_changed(&self, now: Instant) -> bool {
         self.former.iter().any(|former| now < former.until)
     }
 
-    /// Whether there are earlier rings, of use or not.
-    pub(crate) fn remembers(&self) -> bool {
+    /// Whether there are former rings, expired or not.
+    pub(crate) fn has_former_rings(&self) -> bool {
         !self.former.is_empty()
     }
 
-    /// The same without the earlier rings that are of no use any more, if there are such.
-    pub(crate) fn without_past(&self, now: Instant) -> Option<Members> {
+    /// The same members without the former rings that have expired; `None` if none has.
+    pub(crate) fn without_expired_rings(&self, now: Instant) -> Option<Members> {
         let former = self.former_at(now);
         (former.len() < self.former.len()).then(|| Members {
             listed: self.listed.clone(),
@@ -165,8 +162,8 @@ impl Members {
         self.listed.iter().any(|listed| listed.remote.is_none())
     }
 
-    /// Whether the list is this one, in whatever order.
-    pub(crate) fn are(&self, peers: &[Peer]) -> bool {
+    /// Whether the list has these peers, in whatever order.
+    pub(crate) fn has_same_peers(&self, peers: &[Peer]) -> bool {
         let is_listed = |peer: &Peer| self.listed.iter().any(|listed| listed.peer == *peer);
         let is_there = |listed: &Listed| peers.contains(&listed.peer);
         peers.iter().all(is_listed) && self.listed.iter().all(is_there)
@@ -186,8 +183,9 @@ impl Members {
         remotes.collect()
     }
 
-    /// Whether these are the same peers on the same ring, so that who told those has told these.
-    pub(crate) fn are_those(&self, others: &Members) -> bool {
+    /// Whether these are the same peers on the same ring, so that a change that was sent to the others
+    /// was sent to these.
+    pub(crate) fn is_same_as(&self, others: &Members) -> bool {
         let (these, those) = (self.remotes(), others.remotes());
         let is_there = |remote: &Arc<Remote>| those.iter().any(|other| Arc::ptr_eq(other, remote));
         self.fingerprint() == others.fingerprint()
@@ -199,7 +197,8 @@ impl Members {
         self.owners.owner(key)
     }
 
-    /// The one that owned a key last before this node, if that is not long ago and it can be asked.
+    /// The peer that owned a key last before this node, if that is not long ago and the peer can be
+    /// asked.
     pub(crate) fn former_owner(&self, key: &str, now: Instant) -> Option<Arc<Remote>> {
         let former = self.former.iter().filter(|former| now < former.until);
         let mut owners = former.filter_map(|former| match former.owners.owner(key) {
@@ -209,9 +208,9 @@ impl Members {
         owners.find(|remote| remote.takes_batches() && !remote.circuit.is_open())
     }
 
-    /// Whether a peer was a member of the ring by which somebody told of a removal, as far as this
-    /// node remembers it.
-    pub(crate) fn was_told(&self, remote: &Arc<Remote>, by: journal::Ring) -> bool {
+    /// Whether a peer was a member of the ring to which a removal was sent, as far as this node
+    /// remembers that ring.
+    pub(crate) fn was_on_ring(&self, remote: &Arc<Remote>, tag: RingTag) -> bool {
         let former = self.former.iter().map(|former| &former.owners);
         let mut rings = former.chain([&self.owners]);
         rings.any(|owners| {
@@ -220,7 +219,7 @@ impl Members {
                     .as_ref()
                     .is_some_and(|member| Arc::ptr_eq(member, remote))
             };
-            by.may_be(owners.ring.fingerprint()) && owners.members.iter().any(is_it)
+            tag.may_be(owners.ring.fingerprint()) && owners.members.iter().any(is_it)
         })
     }
 
@@ -228,7 +227,7 @@ impl Members {
         self.owners.ring.fingerprint()
     }
 
-    /// The share of the ring that a member has: this node, or another one.
+    /// The share of the ring of a member; `None`: of this node.
     pub(crate) fn share(&self, remote: Option<&Arc<Remote>>) -> f64 {
         let is_it = |member: &Option<Arc<Remote>>| match (member, remote) {
             (None, None) => true,
@@ -270,7 +269,7 @@ impl Owners {
 
     fn owner(&self, key: &str) -> Owner {
         if let [None] = self.members[..] {
-            return Owner::This; // it is alone: the ring says nothing else
+            return Owner::This; // this node is alone: the ring gives no other answer
         }
         let remote = self
             .ring
@@ -281,7 +280,7 @@ impl Owners {
 }
 
 /// The list without repetitions; the same id at two addresses is an error.
-pub(crate) fn without_doubles(peers: Vec<Peer>) -> Result<Vec<Peer>, Error> {
+pub(crate) fn deduplicated(peers: Vec<Peer>) -> Result<Vec<Peer>, Error> {
     let mut unique: Vec<Peer> = Vec::with_capacity(peers.len());
     for peer in peers {
         match unique.iter().find(|other| other.id == peer.id) {
@@ -301,11 +300,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn doubles_are_one_peer_and_contradictions_an_error() {
+    fn repetitions_are_one_peer_and_contradictions_an_error() {
         let peer = |address: &str| Peer::new(address).unwrap();
         let list = vec![peer("http://a:1"), peer("http://a:1/")];
-        assert_eq!(without_doubles(list).unwrap().len(), 1);
+        assert_eq!(deduplicated(list).unwrap().len(), 1);
         let list = vec![peer("http://a:1").id("x"), peer("http://b:1").id("x")];
-        assert!(without_doubles(list).is_err());
+        assert!(deduplicated(list).is_err());
     }
 }

@@ -1,30 +1,30 @@
-//! `Remote`: a peer other than this node. The way to it, and what is known of it.
+//! `Remote`: a peer other than this node, with its link and what is known of it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::cluster::batching::{Batcher, Question};
+use crate::cluster::batching::{Batchable, Batcher};
 use crate::cluster::circuit::Circuit;
-use crate::cluster::journal::{Journal, Lacks};
+use crate::cluster::journal::{Journal, PendingRemovals};
+use crate::cluster::suspicion::Suspicion;
 use crate::error::Unreached;
 use crate::protocol::Item;
 use crate::protocol::dialect::{Dialect, Spoken};
-use crate::runtime::sync::{
-    Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, callers_at_once,
-};
+use crate::runtime::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, callers_at_once};
 use crate::stats::latency::Histogram;
 use crate::stats::{CircuitState, Counter, PeerStats};
 use crate::transport::peer::{Link, Peer};
 
-/// Why a call failed, as its caller must know.
+/// Why a call failed, as far as it matters to its caller.
 #[derive(Clone, Debug)]
 pub(crate) enum Failure {
-    /// The caller's own time is up. Says nothing about the peer (I6).
+    /// The time of the caller is up. Says nothing about the peer (I6).
     Deadline,
-    /// The peer is unreachable: refused, silent, nonsense, or known to be so.
+    /// The peer is unreachable: it refused the connection, did not answer or violated the protocol, or
+    /// its circuit is open. With the reason.
     Unreachable(String),
     /// The peer speaks a dialect that has no such request.
     Unsupported,
-    /// The peer is there and does not do it: it would not the next time either.
+    /// The peer answers and refuses the request: it would refuse it the next time too.
     Refused,
 }
 
@@ -32,107 +32,59 @@ pub(crate) enum Failure {
 pub(crate) struct Remote {
     pub(crate) peer: Peer,
     pub(crate) link: Arc<dyn Link>,
-    /// What each request to it ends its header with: whom it is meant for.
-    pub(crate) addressed: String,
-    /// Those who ask it for values.
-    pub(crate) line: Arc<Batcher<Asked, Said>>,
+    /// The end of the header of each request to this peer: which cluster and peer it is meant for.
+    pub(crate) addressee: String,
+    /// Callers that ask this peer for values.
+    pub(crate) batcher: Arc<Batcher<OwnedQuery, QueryResult>>,
     pub(crate) circuit: Circuit,
     pub(crate) spoken: Spoken,
-    /// The removals that it has not been told.
-    pub(crate) lacks: Lacks,
-    /// The removals that another peer was told of late: it may have fetched an old value from there
-    /// after it was told itself.
-    pub(crate) echoes: Lacks,
-    /// When they are delivered; `None` is at once.
+    /// The removals that this peer has not received.
+    pub(crate) pending_removals: PendingRemovals,
+    /// The removals that another peer has received late: this peer may have fetched an old value from
+    /// there after it had received the removal itself. They concern its copies only.
+    pub(crate) pending_copy_removals: PendingRemovals,
+    /// When these removals are delivered; `None`: now.
     pub(crate) next_delivery: Mutex<Option<Instant>>,
     pub(crate) calls: Counter,
     pub(crate) errors: Counter,
-    /// Calls whose caller had no more time.
+    /// Calls that were not answered in the time of their callers.
     pub(crate) abandoned: Counter,
-    /// Of the calls that were answered.
+    /// The latency of the calls that were answered.
     pub(crate) latency: Histogram,
     knows_batches: AtomicBool,
-    /// Whether its answers say which request they belong to.
+    /// Whether the answers of this peer name the request that they belong to.
     names_requests: AtomicBool,
-    /// The random number of its process, as it said last; 0 if it has not. Changes are signed for it.
+    /// The boot id of its process, as the peer has named it last; 0: not known. Changes are signed for
+    /// that process.
     boot: AtomicU64,
     pub(crate) suspicion: Suspicion,
-    /// Whether it has said that it leaves, and not come back since.
+    /// Whether the peer has announced that it leaves, and not come back since.
     has_left: AtomicBool,
-    /// What is known of the removals that it knows of.
-    marks: Mutex<Marks>,
+    tombstone_sync: Mutex<TombstoneSync>,
 }
 
-/// Whether a peer has said what was removed of late.
+/// Whether this node has the tombstones of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Marks {
-    Unasked,
-    Known,
-    /// It is too old to know.
-    Unknown,
+pub(crate) enum TombstoneSync {
+    /// The peer was not asked yet, or has not answered.
+    NotDone,
+    Done,
+    /// The peer cannot give them: its version is too old, say.
+    Unsupported,
 }
 
-/// Whether a peer seems to be silent, and whether that is being found out.
-#[derive(Default)]
-pub(crate) struct Suspicion {
-    /// Calls in a row whose callers had no more time.
-    unanswered: AtomicUsize,
-    probe: Mutex<Probe>,
-}
+/// The answer of a peer for one of several keys.
+pub(crate) type QueryResult = Result<Item, Failure>;
 
-#[derive(Default)]
-struct Probe {
-    is_under_way: bool,
-    /// No other one begins before that.
-    rest: Option<Instant>,
-}
-
-impl Suspicion {
-    /// A call was not answered in the time of its caller. Tells whether a probe is to begin now: not
-    /// for one call alone, one at a time, and not more than one in `pause`.
-    pub(crate) fn note_silence(&self, now: Instant, pause: Duration) -> bool {
-        if self.unanswered.fetch_add(1, Ordering::Relaxed) == 0 {
-            return false;
-        }
-        let mut probe = self.probe.lock();
-        if probe.is_under_way || probe.rest.is_some_and(|rest| now < rest) {
-            return false;
-        }
-        probe.is_under_way = true;
-        probe.rest = now.checked_add(pause);
-        true
-    }
-
-    /// A call was answered.
-    pub(crate) fn note_answer(&self) {
-        // Seldom changed, so that it stays in the caches of all who look.
-        if self.is_silent() {
-            self.unanswered.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether the last call was not answered.
-    pub(crate) fn is_silent(&self) -> bool {
-        self.unanswered.load(Ordering::Relaxed) > 0
-    }
-
-    pub(crate) fn end_probe(&self) {
-        self.probe.lock().is_under_way = false;
-    }
-}
-
-/// What a peer says of one of many keys.
-pub(crate) type Said = Result<Item, Failure>;
-
-/// A key that is asked for, perhaps together with others.
-pub(crate) struct Asked {
+/// A query for a key that can wait in the queue of a [`Batcher`].
+pub(crate) struct OwnedQuery {
     pub(crate) group: Arc<str>,
     pub(crate) key: String,
-    /// Hits of a mirrored copy that the owner does not know of.
+    /// Hits of a mirrored copy that the owner has not heard of.
     pub(crate) hits: u32,
 }
 
-/// The same, of one who does not wait in line.
+/// A query for a key, perhaps one of several.
 #[derive(Clone, Copy)]
 pub(crate) struct Query<'a> {
     pub(crate) group: &'a str,
@@ -140,7 +92,7 @@ pub(crate) struct Query<'a> {
     pub(crate) hits: u32,
 }
 
-impl Asked {
+impl OwnedQuery {
     pub(crate) fn query(&self) -> Query<'_> {
         Query {
             group: &self.group,
@@ -150,35 +102,35 @@ impl Asked {
     }
 }
 
-impl Question for Asked {
-    fn goes_with(&self, other: &Asked) -> bool {
+impl Batchable for OwnedQuery {
+    fn fits_with(&self, other: &OwnedQuery) -> bool {
         self.group == other.group
     }
 }
 
 impl Remote {
-    /// The peer at the end of `link`, whose circuit opens after so many failures, in a cluster of
-    /// this dialect.
+    /// The peer behind `link`, whose circuit opens after this number of failures, in a cluster of this
+    /// dialect.
     pub(crate) fn new(
         peer: &Peer,
         link: Arc<dyn Link>,
-        addressed: String,
+        addressee: String,
         failures: usize,
         dialect: Dialect,
     ) -> Remote {
         Remote {
             peer: peer.clone(),
             link,
-            addressed,
-            line: Batcher::new(callers_at_once()),
+            addressee,
+            batcher: Batcher::new(callers_at_once()),
             circuit: Circuit::new(failures),
-            // A native cluster has no others.
+            // A native cluster has no peers of another dialect.
             spoken: Spoken::new(match dialect {
                 Dialect::Native => Some(Dialect::Native),
                 Dialect::Golang => None,
             }),
-            lacks: Lacks::default(),
-            echoes: Lacks::default(),
+            pending_removals: PendingRemovals::default(),
+            pending_copy_removals: PendingRemovals::default(),
             next_delivery: Mutex::new(None),
             calls: Counter::default(),
             errors: Counter::default(),
@@ -189,89 +141,88 @@ impl Remote {
             boot: AtomicU64::new(0),
             suspicion: Suspicion::default(),
             has_left: AtomicBool::new(false),
-            marks: Mutex::new(Marks::Unasked),
+            tombstone_sync: Mutex::new(TombstoneSync::NotDone),
         }
     }
 
-    /// Whether it can be asked for many keys at once, as far as is known.
+    /// Whether the peer can be asked for many keys at once, as far as is known.
     pub(crate) fn takes_batches(&self) -> bool {
         self.speaks() == Some(Dialect::Native) && self.knows_batches.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn note_no_batches(&self) {
+    pub(crate) fn set_no_batches(&self) {
         self.knows_batches.store(false, Ordering::Relaxed);
     }
 
-    /// Whether an answer that names no request cannot be its own.
+    /// Whether an answer that names no request cannot come from this peer.
     pub(crate) fn names_requests(&self) -> bool {
         self.names_requests.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn note_names_requests(&self) {
-        // Seldom changed, so that it stays in the caches of all who look.
+    pub(crate) fn set_names_requests(&self) {
+        // Written seldom, so that it stays in the caches of all processors that read it.
         if !self.names_requests() {
             self.names_requests.store(true, Ordering::Relaxed);
         }
     }
 
-    /// The process that changes are signed for; 0 if it is not known.
+    /// The boot id of the process that changes are signed for; 0: not known.
     pub(crate) fn boot(&self) -> u64 {
         self.boot.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn note_boot(&self, boot: u64) {
-        // Seldom changed, so that it stays in the caches of all who look.
+    pub(crate) fn set_boot(&self, boot: u64) {
+        // Written seldom, so that it stays in the caches of all processors that read it.
         if self.boot() != boot {
             self.boot.store(boot, Ordering::Relaxed);
         }
     }
 
-    /// The first place of the journal that it has still to be told of, if it can be told at all.
-    pub(crate) fn lacks_from(&self) -> Option<u64> {
-        let first = self.lacks.first().into_iter().chain(self.echoes.first());
-        first
-            .min()
-            .filter(|_| self.speaks() != Some(Dialect::Golang))
+    /// The first sequence number of the journal that is pending for this peer; `None` if nothing is, or
+    /// the peer cannot receive removals at all.
+    pub(crate) fn first_pending(&self) -> Option<u64> {
+        let pending = [&self.pending_removals, &self.pending_copy_removals];
+        let first = pending.into_iter().filter_map(PendingRemovals::first).min();
+        first.filter(|_| self.speaks() != Some(Dialect::Golang))
     }
 
-    /// What it speaks, as its last answer showed; `None` if there was none yet.
+    /// The dialect that the peer speaks, as its last answer showed; `None` if there was none yet.
     pub(crate) fn speaks(&self) -> Option<Dialect> {
         self.spoken.get()
     }
 
-    /// Whether it has said what was removed of late.
-    pub(crate) fn marks(&self) -> Marks {
-        *self.marks.lock()
+    pub(crate) fn tombstone_sync(&self) -> TombstoneSync {
+        *self.tombstone_sync.lock()
     }
 
-    pub(crate) fn note_marks(&self, marks: Marks) {
-        *self.marks.lock() = marks;
+    pub(crate) fn set_tombstone_sync(&self, sync: TombstoneSync) {
+        *self.tombstone_sync.lock() = sync;
     }
 
-    /// Notes that it answers again after it was unreachable.
-    pub(crate) fn note_back(&self) {
-        // It may be another process, a newer one or an older.
-        self.note_marks(Marks::Unasked);
+    /// Forgets what may have changed while the peer was unreachable: it answers again.
+    pub(crate) fn reset_after_recovery(&self) {
+        // It may be another process, of a newer or an older version.
+        self.set_tombstone_sync(TombstoneSync::NotDone);
         self.knows_batches.store(true, Ordering::Relaxed);
         self.names_requests.store(false, Ordering::Relaxed);
         log::info!(target: "groupcache", peer:% = self.peer; "the peer is back");
     }
 
-    /// Whether it has a place in the list and none on the ring.
+    /// Whether the peer is in the list and not on the ring.
     pub(crate) fn has_left(&self) -> bool {
         self.has_left.load(Ordering::Acquire)
     }
 
-    /// Notes whether it has left; tells whether that is news.
-    pub(crate) fn note_left(&self, has_left: bool) -> bool {
-        let news = self.has_left.swap(has_left, Ordering::AcqRel) != has_left;
-        if news && has_left {
+    /// Sets whether the peer has left; returns whether that has changed.
+    pub(crate) fn set_left(&self, has_left: bool) -> bool {
+        let has_changed = self.has_left.swap(has_left, Ordering::AcqRel) != has_left;
+        if has_changed && has_left {
             log::info!(target: "groupcache", peer:% = self.peer; "the peer leaves the ring");
         }
-        if news && !has_left {
+        if has_changed && !has_left {
             log::info!(target: "groupcache", peer:% = self.peer; "the peer comes back to the ring");
         }
-        news
+        has_changed
     }
 
     pub(crate) fn unreached(&self, failure: &Failure) -> Unreached {
@@ -289,7 +240,7 @@ impl Remote {
         }
     }
 
-    /// What is known of it, with its share of the ring.
+    /// The statistics of this peer, which has this share of the ring.
     pub(crate) fn stats(&self, ring_share: f64, journal: &Journal) -> PeerStats {
         PeerStats {
             id: self.peer.name().to_owned(),
@@ -309,8 +260,12 @@ impl Remote {
             retries: self.link.retries(),
             circuit_openings: self.circuit.openings(),
             owed: match self.speaks() {
-                Some(Dialect::Golang) => 0, // it is told if it turns out to speak another one
-                _ => (journal.count(&self.lacks) + journal.count(&self.echoes)) as u64,
+                // Delivered if the peer turns out to speak the native dialect.
+                Some(Dialect::Golang) => 0,
+                _ => {
+                    let copies = journal.count(&self.pending_copy_removals);
+                    (journal.count(&self.pending_removals) + copies) as u64
+                }
             },
             latency: self.latency.snapshot(),
         }

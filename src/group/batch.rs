@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::Shared;
 use super::fetch::Fetched;
 use super::many::Wanted;
-use crate::cluster::batching::Seat;
-use crate::cluster::hub::Limit;
-use crate::cluster::remote::{Asked, Failure, Query, Remote, Said};
+use crate::cluster::batching::Follower;
+use crate::cluster::calls::CallLimit;
+use crate::cluster::remote::{Failure, OwnedQuery, Query, QueryResult, Remote};
 use crate::protocol::hash::hash_of_key;
 use crate::protocol::{
     self, GroupCommand, Item, MAX_COMMAND, MAX_KEYS, ProtocolError, Status, Terms, decode_batch,
@@ -111,7 +111,7 @@ impl<V: Cacheable> Shared<V> {
         owner: &Arc<Remote>,
         queries: impl Iterator<Item = Query<'a>>,
         terms: &Terms,
-        limit: Limit,
+        limit: CallLimit,
         deadline: Deadline,
     ) -> Result<Batch, Failure> {
         let mut room = MAX_COMMAND;
@@ -141,7 +141,7 @@ impl<V: Cacheable> Shared<V> {
         let batch = self.cluster.call(owner, call, limit, deadline, read)?;
         match batch {
             Batch::NoSuchGroup => self.report_missing_group(owner),
-            Batch::Unknown => owner.note_no_batches(),
+            Batch::Unknown => owner.set_no_batches(),
             Batch::Items(_) => {}
         }
         Ok(batch)
@@ -153,7 +153,7 @@ impl<V: Cacheable> Shared<V> {
         &self,
         owner: &Arc<Remote>,
         own: Query<'_>,
-        others: Vec<Seat<Asked, Said>>,
+        others: Vec<Follower<OwnedQuery, QueryResult>>,
         deadline: Deadline,
     ) -> Option<Result<Fetched, Failure>> {
         let terms = Terms {
@@ -161,15 +161,15 @@ impl<V: Cacheable> Shared<V> {
             max_body: Some(COMBINED),
             ..self.terms(deadline, 0)
         };
-        let asked = others.iter().map(|seat| seat.question().query());
+        let asked = others.iter().map(|follower| follower.query().query());
         let limit = self.cluster.limit();
         let queries = iter::once(own).chain(asked);
         match self.ask_batch(owner, queries, &terms, limit, deadline) {
             Ok(Batch::Items(items)) => {
                 let mut items = items.into_iter();
                 let own = items.next()?;
-                for (seat, item) in others.into_iter().zip(items) {
-                    seat.answer(Ok(item)); // whose item did not fit asks by itself
+                for (follower, item) in others.into_iter().zip(items) {
+                    follower.answer(Ok(item)); // whose item did not fit asks by itself
                 }
                 Fetched::of(own).map(Ok)
             }
@@ -177,8 +177,8 @@ impl<V: Cacheable> Shared<V> {
             // The time of the one who leads was up, not that of the others (I6).
             Err(Failure::Deadline) => Some(Err(Failure::Deadline)),
             Err(failure) => {
-                for seat in others {
-                    seat.answer(Err(failure.clone()));
+                for follower in others {
+                    follower.answer(Err(failure.clone()));
                 }
                 Some(Err(failure))
             }

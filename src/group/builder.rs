@@ -13,7 +13,7 @@ use crate::cache::hot::Mirroring;
 use crate::cache::key::MAX_NAME_BYTES;
 use crate::cache::shards::{Cache, ENTRY_OVERHEAD, Grace, Listener};
 use crate::cache::store::EvictionCause;
-use crate::cluster::hub::Cluster;
+use crate::cluster::state::Cluster;
 use crate::codec::{Bytes, Codec};
 use crate::error::Error;
 use crate::flight::table::Flights;

@@ -11,9 +11,9 @@ use super::{Group, Shared, charge, check_key, lost_leader};
 use crate::cache::entry::{Stored, Tier};
 use crate::cache::key::KeyRef;
 use crate::cluster::change::Change;
-use crate::cluster::hub::{MAX_TELLINGS, Recorded, batches};
-use crate::cluster::journal::{ChangeInfo, Refused};
+use crate::cluster::journal::{ChangeInfo, RefusedSet};
 use crate::cluster::members::{Members, Owner};
+use crate::cluster::propagation::{MAX_SET_ATTEMPTS, RecordedChange, key_batches};
 use crate::cluster::remote::{Failure, Remote};
 use crate::error::{Error, Unreached};
 use crate::loader::Loaded;
@@ -188,7 +188,7 @@ impl<V: Cacheable> Shared<V> {
         }
         let _hold = user_code::hold(); // what listens is told once the peers know
         let recorded = self.cluster.record(&self.name, Some(keys));
-        let told = self.cluster.own(&recorded);
+        let told = self.cluster.own_change_info(&recorded);
         self.tell_until_all_know(&recorded, deadline, |members| {
             let tell = |remote: &Arc<Remote>, owned: bool, deadline| {
                 let is_meant = |key: &&&str| is_owner(&members.owner(key), remote) == owned;
@@ -199,11 +199,11 @@ impl<V: Cacheable> Shared<V> {
             let first = self.half_of(deadline);
             let mut unreached = self
                 .cluster
-                .tell_all(&remotes, |remote| tell(remote, true, first));
+                .send_to_all(&remotes, |remote| tell(remote, true, first));
             keys.iter().for_each(|key| self.invalidate(key, told));
             unreached.extend(
                 self.cluster
-                    .tell_all(&remotes, |remote| tell(remote, false, deadline)),
+                    .send_to_all(&remotes, |remote| tell(remote, false, deadline)),
             );
             Ok(unreached)
         })
@@ -219,7 +219,7 @@ impl<V: Cacheable> Shared<V> {
         // holds nothing up.
         self.prepare(&mut forms, key, life, &self.cluster.members().owner(key))?;
         let recorded = self.cluster.record(&self.name, Some(&[key]));
-        let told = self.cluster.own(&recorded);
+        let told = self.cluster.own_change_info(&recorded);
         self.tell_until_all_know(&recorded, deadline, |members| {
             let owner = members.owner(key);
             let mut unreached = Vec::new();
@@ -229,7 +229,9 @@ impl<V: Cacheable> Shared<V> {
                     let body = Vec::clone(body);
                     let put = Change::Put { key, body };
                     let first = self.half_of(deadline);
-                    let told_owner = self.cluster.tell(owner, &self.name, &put, &recorded, first);
+                    let told_owner = self
+                        .cluster
+                        .send_change(owner, &self.name, &put, &recorded, first);
                     unreached.extend(told_owner.err().map(|failure| owner.unreached(&failure)));
                     self.invalidate(key, told);
                 }
@@ -237,7 +239,7 @@ impl<V: Cacheable> Shared<V> {
             }
             let mut others = members.remotes();
             others.retain(|remote| !is_owner(&owner, remote));
-            unreached.extend(self.cluster.tell_all(&others, |remote| {
+            unreached.extend(self.cluster.send_to_all(&others, |remote| {
                 self.tell_removed(remote, &[key], &recorded, deadline)
             }));
             Ok(unreached)
@@ -247,10 +249,10 @@ impl<V: Cacheable> Shared<V> {
     fn clear(&self, deadline: Deadline) -> Result<(), Error> {
         let _hold = user_code::hold(); // what listens is told once the peers know
         let recorded = self.cluster.record(&self.name, None);
-        let told = self.cluster.own(&recorded);
+        let told = self.cluster.own_change_info(&recorded);
         let tell = |remote: &Arc<Remote>, deadline| {
             let cluster = &self.cluster;
-            cluster.tell(remote, &self.name, &Change::Clear, &recorded, deadline)
+            cluster.send_change(remote, &self.name, &Change::Clear, &recorded, deadline)
         };
         self.tell_until_all_know(&recorded, deadline, |members| {
             // Any of them may own keys and any may fetch from it, so once for the values that are
@@ -258,7 +260,7 @@ impl<V: Cacheable> Shared<V> {
             let remotes = members.remotes();
             let tell_all = |deadline| {
                 self.cluster
-                    .tell_all(&remotes, |remote| tell(remote, deadline))
+                    .send_to_all(&remotes, |remote| tell(remote, deadline))
             };
             self.invalidate_all(told);
             let mut unreached = tell_all(self.half_of(deadline));
@@ -276,7 +278,7 @@ impl<V: Cacheable> Shared<V> {
     /// an owner by that ring may have been told after another one had fetched from it.
     fn tell_until_all_know(
         &self,
-        recorded: &Recorded,
+        recorded: &RecordedChange,
         deadline: Deadline,
         mut tell_those: impl FnMut(&Members) -> Result<Vec<Unreached>, Error>,
     ) -> Result<(), Error> {
@@ -290,7 +292,7 @@ impl<V: Cacheable> Shared<V> {
                 }
             }
             let told = std::mem::replace(&mut members, self.cluster.members());
-            if !members.are_those(&told) {
+            if !members.is_same_as(&told) {
                 continue;
             }
             let is_known = is_told_again || !recorded.has_met_other_ring();
@@ -307,9 +309,9 @@ impl<V: Cacheable> Shared<V> {
         let key = self.cache.hash(key);
         self.counters.removes.add();
         let (journal, now) = (&self.cluster.journal, self.cluster.clock.now());
-        let noted = journal.note(&self.name, Some(key.text()), told, now);
+        let noted = journal.add_tombstone(&self.name, Some(key.text()), told, now);
         self.drop_key(key);
-        journal.note_applied(noted);
+        journal.mark_applied(noted);
     }
 
     /// Lets the copy of a value go that another node owns, and what is being fetched of it.
@@ -350,9 +352,9 @@ impl<V: Cacheable> Shared<V> {
 
     pub(super) fn invalidate_all(&self, told: ChangeInfo) {
         let journal = &self.cluster.journal;
-        let noted = journal.note(&self.name, None, told, self.cluster.clock.now());
+        let noted = journal.add_tombstone(&self.name, None, told, self.cluster.clock.now());
         self.drop_all();
-        journal.note_applied(noted);
+        journal.mark_applied(noted);
     }
 
     /// Lets go all that is kept, and what is being loaded or fetched.
@@ -402,9 +404,9 @@ impl<V: Cacheable> Shared<V> {
         forms: &mut Forms<V>,
         life: Option<Duration>,
         mut told: ChangeInfo,
-        recorded: &Recorded,
+        recorded: &RecordedChange,
     ) {
-        for _ in 0..MAX_TELLINGS {
+        for _ in 0..MAX_SET_ATTEMPTS {
             if self.prepare(forms, key, life, &Owner::This).is_err() {
                 break;
             }
@@ -415,9 +417,9 @@ impl<V: Cacheable> Shared<V> {
                 return;
             }
             match recorded.refused_set(&self.name, key) {
-                Refused::Wrongly(newer) => told.stamp = Some(newer),
+                RefusedSet::Retry(newer) => told.stamp = Some(newer),
                 // Another change of this process has overtaken it, perhaps.
-                Refused::Rightly | Refused::Perhaps => break,
+                RefusedSet::Superseded | RefusedSet::Unknown => break,
             }
         }
         let has_applied = |stamp| self.cluster.journal.has_applied(&self.name, key, stamp);
@@ -484,7 +486,7 @@ impl<V: Cacheable> Shared<V> {
         }
         self.forget_absence(key);
         self.mark_stale(key);
-        set.note_applied();
+        set.mark_applied();
         true
     }
 
@@ -511,16 +513,16 @@ impl<V: Cacheable> Shared<V> {
         &self,
         remote: &Arc<Remote>,
         keys: &[&str],
-        recorded: &Recorded,
+        recorded: &RecordedChange,
         deadline: Deadline,
     ) -> Result<(), Failure> {
         let tell = |keys| {
             let change = Change::Remove(keys);
             self.cluster
-                .tell(remote, &self.name, &change, recorded, deadline)
+                .send_change(remote, &self.name, &change, recorded, deadline)
         };
         // One that misses a part lacks it all: it is told of the rest with that.
-        batches(keys).try_for_each(tell)
+        key_batches(keys).try_for_each(tell)
     }
 }
 

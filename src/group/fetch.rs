@@ -6,8 +6,8 @@ use super::load::Role;
 use super::{Count, Obtained, Outcome, Shared, Source, lost_leader};
 use crate::cache::entry::{Stored, Tier};
 use crate::cache::key::KeyRef;
-use crate::cluster::batching::Turn;
-use crate::cluster::remote::{Asked, Failure, Remote};
+use crate::cluster::batching::BatchRole;
+use crate::cluster::remote::{Failure, OwnedQuery, Remote};
 use crate::codec::CodecError;
 use crate::error::Error;
 use crate::flight::table::{Guard, Join, Joined, WaitOutcome};
@@ -122,7 +122,7 @@ impl<V: Cacheable> Shared<V> {
     /// Keeps nothing of what `owner` answers that has still to be told of removals by this node: it
     /// may be an old value, and nobody removes the copy here.
     pub(super) fn keep_none_if_owed(&self, guard: &Guard<Outcome<V>>, owner: &Remote) {
-        if self.cluster.owes(owner) {
+        if self.cluster.has_pending_removals(owner) {
             guard.stale().store(true, Ordering::Release);
         }
     }
@@ -183,24 +183,24 @@ impl<V: Cacheable> Shared<V> {
         if !are_small || !owner.takes_batches() {
             return self.ask_singly(owner, key, deadline, unreported);
         }
-        let asked = || Asked {
+        let asked = || OwnedQuery {
             group: Arc::clone(&self.name),
             key: key.text().to_owned(),
             hits: unreported,
         };
-        let caller = owner.line.enter();
-        let turn = caller.take_turn(asked, &self.cluster.clock, deadline);
+        let caller = owner.batcher.enter();
+        let turn = caller.join(asked, &self.cluster.clock, deadline);
         let (fetched, unreported) = match turn {
-            Turn::Patient | Turn::Alone => (None, unreported),
-            Turn::Quick(tier, others) => {
+            BatchRole::Single | BatchRole::Unanswered => (None, unreported),
+            BatchRole::Leader(tier, others) => {
                 let own = self.query(key.text(), unreported);
                 let fetched = self.ask_together(owner, own, others, deadline);
                 drop(tier); // the next in line leads
                 (fetched, 0)
             }
-            Turn::Answered(Ok(item)) => (Fetched::of(item).map(Ok), 0),
-            Turn::Answered(Err(failure)) => (Some(Err(failure)), 0),
-            Turn::Late => (Some(Err(Failure::Deadline)), 0),
+            BatchRole::Answered(Ok(item)) => (Fetched::of(item).map(Ok), 0),
+            BatchRole::Answered(Err(failure)) => (Some(Err(failure)), 0),
+            BatchRole::TimedOut => (Some(Err(Failure::Deadline)), 0),
         };
         fetched.unwrap_or_else(|| self.ask_singly(owner, key, deadline, unreported))
     }

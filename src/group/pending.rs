@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::seats::{Answered, Seats};
 use super::serve::{Asked, MAX_CLAIM, Order, item_of_error, patience_of};
-use crate::cluster::hub::Cluster;
+use crate::cluster::state::Cluster;
 use crate::error::Error;
 use crate::protocol::{Item, Named, Response, Status, Terms};
 use crate::runtime::clock::{Clock, Deadline};

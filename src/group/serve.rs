@@ -9,7 +9,7 @@ use super::seats::{Room, Seats};
 use super::{Obtained, Outcome, Shared, lost_leader};
 use crate::cache::entry::Stored;
 use crate::cache::key::KeyRef;
-use crate::cluster::hub::Cluster;
+use crate::cluster::state::Cluster;
 use crate::error::Error;
 use crate::flight::table::Waiter;
 use crate::protocol::account::{Charge, Requester};
@@ -127,7 +127,7 @@ impl<V: Cacheable> Serve for Shared<V> {
                 return Response::text(Status::BadRequest, self.ring(), text);
             }
         };
-        match self.put(key, value, life, self.cluster.told(terms)) {
+        match self.put(key, value, life, self.cluster.change_info(terms)) {
             Ok(true) => Response::new(Status::Ok, self.ring()),
             Ok(false) => {
                 let text = "its sender has changed the key since";
@@ -156,7 +156,7 @@ impl<V: Cacheable> Serve for Shared<V> {
                 ready(Status::Ok)
             }
             Ok(GroupCommand::Clear) => {
-                self.invalidate_all(self.cluster.told(terms));
+                self.invalidate_all(self.cluster.change_info(terms));
                 ready(Status::Ok)
             }
             Ok(GroupCommand::Peek(keys)) => {
@@ -436,7 +436,7 @@ impl<V: Cacheable> Shared<V> {
 
     /// Removes what a peer says.
     fn obey_removal(&self, keys: &[&str], terms: &Terms) {
-        let told = self.cluster.told(terms);
+        let told = self.cluster.change_info(terms);
         for key in keys {
             match terms.copies {
                 true => self.drop_copy(key),

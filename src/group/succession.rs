@@ -16,10 +16,11 @@ use super::serve::Begun;
 use super::{Outcome, Pending, Shared};
 use crate::cache::entry::Tier;
 use crate::cache::key::KeyRef;
-use crate::cluster::hub::{Limit, batches};
+use crate::cluster::calls::CallLimit;
 use crate::cluster::journal::Removed;
 use crate::cluster::members::{Members, Owner};
-use crate::cluster::remote::{Failure, Marks, Remote};
+use crate::cluster::propagation::key_batches;
+use crate::cluster::remote::{Failure, Remote, TombstoneSync};
 use crate::flight::table::{Guard, Join, Joined};
 use crate::protocol::account::Requester;
 use crate::protocol::hash::hash_of_key;
@@ -85,7 +86,7 @@ impl<V: Cacheable> Shared<V> {
         deadline: Deadline,
     ) -> Vec<Inherited<V>> {
         let members = self.cluster.members();
-        if !members.remembers() {
+        if !members.has_former_rings() {
             return guards.into_iter().map(Err).collect();
         }
         let leading: Vec<_> = guards.iter().map(Guard::lead).collect();
@@ -137,30 +138,30 @@ impl<V: Cacheable> Shared<V> {
 
     /// Who may have the value of `key` in memory, as it owned it not long ago.
     fn former_owner(&self, members: &Members, key: KeyRef<'_>) -> Option<Former> {
-        if !members.remembers() {
+        if !members.has_former_rings() {
             return None;
         }
         let now = self.cluster.clock.now();
         let Some(remote) = members.former_owner(key.text(), now) else {
-            self.cluster.forget_past(now);
+            self.cluster.forget_expired_rings(now);
             return None;
         };
         // What it has may be older than a removal that is forgotten here.
-        if self.cluster.owes(&remote) {
+        if self.cluster.has_pending_removals(&remote) {
             return None;
         }
         // One who is only taken for the owner inherits nothing: a request goes one hop (I5).
         if members.owner(key.text()) != Owner::This {
             return None;
         }
-        self.cluster.learn_marks(members, &remote);
-        match remote.marks() {
-            Marks::Known => {}
-            Marks::Unasked => {
+        self.cluster.fetch_tombstones(members, &remote);
+        match remote.tombstone_sync() {
+            TombstoneSync::Done => {}
+            TombstoneSync::NotDone => {
                 self.counters.peeks.add(); // it has not answered, and would not for the key
                 return None;
             }
-            Marks::Unknown => return None,
+            TombstoneSync::Unsupported => return None,
         }
         let now = self.cluster.clock.now();
         match self.cluster.journal.removed(&self.name, key.text(), now) {
@@ -168,7 +169,7 @@ impl<V: Cacheable> Shared<V> {
                 remote,
                 removed: None,
             }),
-            Removed::By(stamp, ring) if members.was_told(&remote, ring) => Some(Former {
+            Removed::By(stamp, ring) if members.was_on_ring(&remote, ring) => Some(Former {
                 remote,
                 removed: Some(stamp),
             }),
@@ -186,7 +187,7 @@ impl<V: Cacheable> Shared<V> {
         deadline: Deadline,
     ) -> Vec<Option<Answer>> {
         self.counters.peeks.add_many(keys.len());
-        let limit = Limit::of_all(self.cluster.settings.limits.connect_timeout);
+        let limit = CallLimit::of_all(self.cluster.settings.limits.connect_timeout);
         let mut answers = Vec::with_capacity(keys.len());
         while answers.len() < keys.len() {
             let terms = Terms {
@@ -240,7 +241,7 @@ impl<V: Cacheable> Shared<V> {
         let target = protocol::target(&self.name, None);
         let call = Call::new("POST", target, terms.to_header())
             .with_body(GroupCommand::Peek(keys).encode());
-        let limit = Limit::of_all(self.cluster.settings.limits.connect_timeout);
+        let limit = CallLimit::of_all(self.cluster.settings.limits.connect_timeout);
         let read = |status, reply: Reply| match status {
             Status::Ok => decode_batch(reply.body, hashes.into_iter()),
             Status::NoSuchGroup | Status::BadRequest => Ok(Vec::new()),
@@ -301,7 +302,7 @@ impl<V: Cacheable> Shared<V> {
         }
         self.cluster.fanout.each(&shares, |(successor, keys)| {
             // One that cannot be told of some is not told of the others.
-            batches(keys).try_for_each(|keys| self.offer_to(successor, keys, deadline))
+            key_batches(keys).try_for_each(|keys| self.offer_to(successor, keys, deadline))
         });
     }
 

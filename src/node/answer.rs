@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::Node;
 use crate::auth::guard::Body;
 use crate::cluster::change::Reach;
-use crate::cluster::hub::Cluster;
+use crate::cluster::state::Cluster;
 use crate::group::{Begun, Pending, Serve};
 use crate::observe::status::is_status;
 use crate::protocol::account::Requester;
@@ -203,10 +203,10 @@ impl Node {
     /// a former owner has still to remove.
     fn note_removed(&self, group: &str, key: Option<&str>, request: &Request<'_>) {
         let cluster = &self.0.cluster;
-        let told = cluster.told(&request.terms);
+        let told = cluster.change_info(&request.terms);
         let note = |key| {
             let now = cluster.clock.now();
-            let _ = cluster.journal.note(group, key, told, now); // there is nothing to carry out
+            let _ = cluster.journal.add_tombstone(group, key, told, now); // there is nothing to carry out
         };
         match (request.method, key) {
             ("PUT" | "DELETE", Some(key)) => note(Some(key)),
@@ -248,11 +248,11 @@ impl Node {
             NodeCommand::Departure(id) => cluster.departed(&id),
             NodeCommand::Clear if terms.copies => cluster.clear_all(Reach::Copies),
             NodeCommand::Clear => {
-                cluster.journal.note_all(terms.stamp, cluster.clock.now());
+                cluster.journal.forget_all(terms.stamp, cluster.clock.now());
                 cluster.clear_all(Reach::All);
             }
             NodeCommand::Deliver { to, removals } => {
-                if !cluster.take_journal_over(&to, &removals) {
+                if !cluster.take_over_removals(&to, &removals) {
                     return self.respond(Status::BadRequest, "this node knows no such peer");
                 }
                 if matches!(to, Whom::One(_)) {
@@ -265,7 +265,7 @@ impl Node {
             }
             NodeCommand::Marks => {
                 let ring = cluster.members().fingerprint();
-                return Response::bytes(ring, cluster.marks());
+                return Response::bytes(ring, cluster.encode_tombstones());
             }
         }
         self.respond(Status::Ok, "noted")

@@ -10,7 +10,8 @@ use crate::auth::guard::Guard;
 use crate::auth::guard::Rules;
 #[cfg(feature = "auth")]
 use crate::auth::keyring::Keyring;
-use crate::cluster::hub::{Cluster, Settings, check_peer};
+use crate::cluster::peer_list::check_peer;
+use crate::cluster::state::{Cluster, Settings};
 use crate::error::Error;
 use crate::group::Registry;
 use crate::observe::status::{Page, StatusPage};

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use crate::auth::guard::Guard;
 use crate::cache::key::MAX_KEY_BYTES;
-use crate::cluster::hub::Cluster;
 use crate::cluster::members::Owner;
+use crate::cluster::state::Cluster;
 use crate::error::Error;
 use crate::group::{GroupBuilder, Registry};
 #[cfg(feature = "metrics")]
@@ -163,7 +163,7 @@ impl Node {
     /// Replaces the list by one that was discovered, which may lack this node, if it is another one.
     pub(crate) fn follow(&self, peers: Vec<Peer>) -> Result<(), Error> {
         let cluster = &self.0.cluster;
-        if cluster.members().are(&peers) {
+        if cluster.members().has_same_peers(&peers) {
             return Ok(());
         }
         cluster.change_peers(true, |_| Ok(peers.clone()))
@@ -223,7 +223,7 @@ impl Node {
         let deadline = Deadline::after(cluster.clock.now(), timeout);
         let mut unreached = cluster.leave(deadline);
         // First, as what is lost of it is served as an old value, and of the values only a load.
-        for missed in cluster.hand_journal_over(deadline) {
+        for missed in cluster.hand_over_removals(deadline) {
             if unreached.iter().all(|other| other.peer != missed.peer) {
                 unreached.push(missed);
             }

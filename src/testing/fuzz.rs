@@ -247,7 +247,7 @@ pub fn auth(data: &[u8]) {
         assert_eq!(Signature::parse(&signature.to_string()), Some(signature));
         assert!(!secret.verifies(&signed, &signature), "it was guessed");
         assert!(
-            !secret.verifies_old(&signed, body, &signature),
+            !secret.verifies_legacy(&signed, body, &signature),
             "it was guessed"
         );
         let mut nonces = Nonces::default();
@@ -256,9 +256,9 @@ pub fn auth(data: &[u8]) {
         assert!(nonces.take(&signature, now).is_err());
     }
     let own = secret.sign(&signed, Duration::from_secs(7), 7);
-    let own = secret.sign_for_old(&signed, body, own);
+    let own = secret.sign_legacy(&signed, body, own);
     let read = Signature::parse(&own.to_string()).unwrap();
-    assert!(secret.verifies(&signed, &read) && secret.verifies_old(&signed, body, &read));
+    assert!(secret.verifies(&signed, &read) && secret.verifies_legacy(&signed, body, &read));
 }
 
 /// The address of a peer has one spelling, which names it again.

@@ -1,13 +1,12 @@
-//! `Guard`: signs what this node asks of its peers, and checks what they ask of it.
+//! `Guard`: signs requests to peers, and checks requests to this node.
 
 use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
 
 use crate::auth::keyring::Keyring;
 use crate::auth::nonces::Nonces;
-use crate::auth::signature::{
-    Digest, READ_WINDOW, Refused, Signature, Signed, check_time, check_within,
-};
+use crate::auth::refusal::{READ_WINDOW, Refused, check_time, check_within};
+use crate::auth::signature::{Digest, Signature, Signed};
 use crate::protocol::{Request, Response, changes_nothing};
 use crate::runtime::clock::Clock;
 use crate::runtime::log_throttle::LogThrottle;
@@ -17,37 +16,37 @@ use crate::transport::peer::{Call, Peer};
 
 pub(crate) struct Guard {
     keyring: Keyring,
-    /// The id of this node, which its peers sign for.
+    /// The id of this node, which its peers include in signatures.
     this: String,
     rules: Rules,
     clock: Clock,
-    /// The changes that were made already.
+    /// The changes that were accepted already.
     nonces: Mutex<Nonces>,
-    /// The random number of this process, until its clock is set back: changes are signed for it, so
-    /// that none of before is made again. Changed with `nonces` locked.
+    /// The boot id: a random number of this process, replaced when its clock is set back. Changes are
+    /// signed for it, so that no earlier change is accepted again. Changed with `nonces` locked.
     boot: AtomicU64,
-    /// The half of a nonce that is another one in each process, and the one that counts.
+    /// The half of a nonce that differs between processes, and the half that counts.
     seed: u64,
     next: AtomicU64,
     refused: Counter,
-    /// Who is refused may try as often as he likes.
+    /// Limits the log: a sender that is refused may try without end.
     reports: LogThrottle,
 }
 
-/// What is taken besides requests with the code of today.
+/// Which requests are accepted besides those with a code of the current scheme.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Rules {
-    /// Whether a `GET` may be asked by anybody.
+    /// Whether a `GET` needs no signature.
     pub(crate) unsigned_reads: bool,
-    /// Whether codes of the scheme before are sent and taken.
+    /// Whether codes of the legacy scheme are sent and accepted.
     pub(crate) legacy: bool,
 }
 
-/// What of the body of a request is known.
+/// The body of a request, as far as it has arrived.
 #[derive(Clone, Copy)]
 pub(crate) enum Body<'a> {
     Here(&'a [u8]),
-    /// Its length.
+    /// The body is still to come, and has this length.
     Announced(u64),
 }
 
@@ -76,7 +75,7 @@ impl Guard {
         }
     }
 
-    /// Signs a call to `peer`, whose process is `boot` as far as is known.
+    /// Signs a call to `peer`, whose process has the boot id `boot`, 0 if it is not known.
     pub(crate) fn sign(&self, call: &mut Call, peer: &Peer, boot: u64) {
         let signed = Signed {
             method: call.method,
@@ -91,12 +90,12 @@ impl Guard {
         let signing = self.keyring.signing();
         let mut signature = signing.sign(&signed, self.clock.unix_time(), nonce);
         if self.rules.legacy {
-            signature = signing.sign_for_old(&signed, &call.body, signature);
+            signature = signing.sign_legacy(&signed, &call.body, signature);
         }
         call.auth = signature.to_string();
     }
 
-    /// Whether everything takes a signature.
+    /// Whether all requests need a signature.
     pub(crate) fn is_strict(&self) -> bool {
         !self.rules.unsigned_reads
     }
@@ -106,12 +105,12 @@ impl Guard {
         self.refused.get()
     }
 
-    /// Whether a request comes from one who has the secret, or needs not. If he has, gives the boot
-    /// id for the answer to name.
+    /// Checks that the sender of a request has the secret, or that the request needs no signature. If the
+    /// sender has the secret, returns the boot id for the answer to name.
     ///
-    /// Of a request whose body is still to come, that is said of the head: it is checked again when
-    /// all is here, and only then it uses its nonce up. A head that is old may have been recorded: it
-    /// proves nothing of who sends it.
+    /// If the body of the request is still to come, only the head is checked: the request is checked again
+    /// when all of it has arrived, and only then its nonce is used up. A head that is old may have been
+    /// recorded: it does not prove that its sender has the secret.
     pub(crate) fn check(
         &self,
         request: &Request<'_>,
@@ -119,14 +118,14 @@ impl Guard {
     ) -> Result<Option<u64>, Response> {
         let checked = self.check_silently(request, body);
         match &checked {
-            // Its sender signs it again and sends it again: nobody has to do anything.
+            // The sender signs the request again and sends it again: no person has to do anything.
             Ok(_) | Err(Refused::StaleBoot(_)) => {}
             Err(refused) => {
                 self.refused.add();
                 self.report(refused);
             }
         }
-        checked.map_err(answer)
+        checked.map_err(response_of)
     }
 
     fn check_silently(
@@ -142,7 +141,7 @@ impl Guard {
         if !self.check_code(request, body, &signature)? {
             return Ok(None);
         }
-        // To one who has the secret more may be said.
+        // A sender that has the secret may learn more.
         let now = self.clock.unix_time();
         if request.method == "GET" {
             check_within(signature.time, now, READ_WINDOW)?;
@@ -156,7 +155,7 @@ impl Guard {
         Ok(Some(self.boot.load(Ordering::Relaxed)))
     }
 
-    /// Whether the code is right; if not, it is not known yet.
+    /// Whether the code is right; false if that is not known yet.
     fn check_code(
         &self,
         request: &Request<'_>,
@@ -183,19 +182,19 @@ impl Guard {
                     .any(|secret| secret.verifies(&signed, signature));
                 verifies && !matches!(body, Body::Here(body) if !is_body(body))
             }
-            (None, _) if !self.rules.legacy => return Err(Refused::Old),
-            // That code covers the body.
+            (None, _) if !self.rules.legacy => return Err(Refused::Legacy),
+            // A legacy code covers the body.
             (None, Body::Announced(_)) => return Ok(false),
             (None, Body::Here(body)) => {
                 let signed = signed(0, [0; 32]);
                 self.keyring
-                    .any(|secret| secret.verifies_old(&signed, body, signature))
+                    .any(|secret| secret.verifies_legacy(&signed, body, signature))
             }
         };
         is_right.then_some(true).ok_or(Refused::WrongCode)
     }
 
-    /// Whether what may change something is for this process, in time, and here for the first time.
+    /// Checks that a request that may change something is for this process, in time, and new.
     fn check_change(
         &self,
         request: &Request<'_>,
@@ -211,19 +210,19 @@ impl Guard {
         }
         let mut nonces = self.nonces.lock();
         if nonces.is_set_back(now) {
-            // What was made before is not known by its time any more. It was signed for another one.
+            // Earlier changes are not known by their time any more: they are signed for the old boot id.
             *nonces = Nonces::default();
             self.boot.store(random(&self.this), Ordering::Relaxed);
         }
         let boot = self.boot.load(Ordering::Relaxed);
-        // An older node names none.
+        // An older node names no boot id.
         if signature.code.is_some_and(|code| code.boot != boot) {
             return Err(Refused::StaleBoot(boot));
         }
         match body {
-            // However many there are, they leave the room to those that change something.
+            // However many of these there are, their nonces displace none of changes.
             _ if changes_nothing => Ok(()),
-            Body::Announced(_) => nonces.look(signature),
+            Body::Announced(_) => nonces.check(signature),
             Body::Here(_) => nonces.take(signature, now),
         }
     }
@@ -238,14 +237,14 @@ impl Guard {
     }
 }
 
-/// A number that nobody can guess, and no other process has. Never 0.
+/// A number that cannot be guessed, and that no other process has. Never 0.
 fn random(salt: &str) -> u64 {
     let mut hasher = RandomState::default().build_hasher();
     hasher.write(salt.as_bytes());
     hasher.finish().max(1)
 }
 
-fn answer(refused: Refused) -> Response {
+fn response_of(refused: Refused) -> Response {
     let reason = refused.to_string();
     match refused {
         Refused::StaleBoot(boot) => Response::stale_boot(boot, &reason),
@@ -256,7 +255,7 @@ fn answer(refused: Refused) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::signature::WINDOW;
+    use crate::auth::refusal::WINDOW;
 
     fn guard(clock: &Clock) -> Guard {
         let keyring = Keyring::new("a secret of many bytes").unwrap();
@@ -272,7 +271,7 @@ mod tests {
         call
     }
 
-    /// The boot id that an answer names, and whether the call was taken.
+    /// The boot id that the answer names, and whether the call was accepted.
     fn ask(guard: &Guard, call: &Call) -> (Option<u64>, bool) {
         let request = Request::new(call.method, &call.target)
             .header("X-Groupcache", &call.header)
@@ -287,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_locks_nobody_out_and_lets_nothing_in_again() {
+    fn a_clock_that_is_set_back_refuses_no_new_change_and_accepts_no_old_one() {
         let clock = Clock::manual();
         let mut guard = guard(&clock);
         let (boot, _) = ask(&guard, &signed(&guard, "GET", 0));
@@ -296,7 +295,7 @@ mod tests {
         assert_eq!(ask(&guard, &recorded), (Some(boot), true));
         clock.advance(2 * WINDOW);
         assert!(ask(&guard, &signed(&guard, "DELETE", boot)).1);
-        // Ten minutes back: what was made then is in time once more.
+        // Ten minutes back: the changes of then are in time once more.
         guard.clock = Clock::manual();
         let (new, taken) = ask(&guard, &recorded);
         assert!(!taken && new != Some(boot));
@@ -307,7 +306,7 @@ mod tests {
         assert_eq!(
             guard.refused(),
             1,
-            "what is to be signed again is no refusal"
+            "a request to be signed again does not count as refused"
         );
     }
 }

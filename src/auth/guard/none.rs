@@ -1,13 +1,13 @@
-//! `Guard`, where the feature `auth` is off: there is none.
+//! `Guard` without the feature `auth`: there is none.
 
 use crate::protocol::{Request, Response};
 use crate::transport::peer::{Call, Peer};
 
 pub(crate) enum Guard {}
 
-/// What of the body of a request is known.
+/// The body of a request, as far as it has arrived.
 #[derive(Clone, Copy)]
-#[allow(dead_code)] // Nobody looks.
+#[allow(dead_code)] // No guard reads it.
 pub(crate) enum Body<'a> {
     Here(&'a [u8]),
     Announced(u64),

@@ -1,12 +1,13 @@
-//! Who may ask: a code over each request, made with a secret that all nodes share (HMAC-SHA-256:
-//! RFC 2104, FIPS 180-4).
+//! `Signature`: a code over a request, made with a secret that all nodes share (HMAC-SHA-256: RFC 2104,
+//! FIPS 180-4).
 //!
-//! It covers the head of the request: the method, the id of the peer that is asked, the path, the
-//! protocol's header, the time, and of the body its length and its SHA-256. So who has no secret is
-//! told so as soon as his head is here, and a request can be neither altered nor sent to another peer,
-//! nor later. What may change something also shows a number that is taken once (*nonce*), and names
-//! the process that it is meant for (*boot id*), as another one knows no nonces of before. It proves
-//! requests and not answers, and hides nothing: that takes TLS.
+//! The code covers the head of the request: the method, the id of the receiver, the path, the header of
+//! the protocol, the time, and the length and the SHA-256 of the body. So a sender without a secret is
+//! refused as soon as its head has arrived, and a request can be neither altered nor sent to another
+//! peer, nor sent later. A request that may change something also carries a number that is accepted
+//! once (*nonce*), and names the process that it is meant for (*boot id*), as another process does not
+//! know the nonces of before. A signature proves requests and not answers, and encrypts nothing: that
+//! takes TLS.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,42 +15,36 @@ use std::time::Duration;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest as _, Sha256};
 
-/// How far the clocks of two peers may be apart where one changes something at the other, with the
-/// time that a request takes.
-pub(crate) const WINDOW: Duration = Duration::from_secs(300);
-
-/// The same where one only reads. A read that was recorded can be repeated for so long.
-pub(crate) const READ_WINDOW: Duration = Duration::from_secs(30);
-
-/// The shortest secret, in bytes: what can be guessed is none.
-pub(crate) const SHORTEST_SECRET: usize = 16;
+/// The minimum length of a secret in bytes: a secret that can be guessed is none.
+pub(crate) const MIN_SECRET_BYTES: usize = 16;
 
 const VERSION: &str = "2";
 
-/// The scheme before, whose code covers the whole body, so that it is known only once that is here.
-const OLD_VERSION: &str = "1";
+/// The legacy scheme, whose code covers the whole body, so that it can be checked only once the body has
+/// arrived.
+const LEGACY_VERSION: &str = "1";
 
 const MAC_BYTES: usize = 32;
 
-/// What a code is made over.
+/// What a code covers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Signed<'a> {
     pub(crate) method: &'a str,
-    /// The id of the peer that is asked.
+    /// The id of the receiver.
     pub(crate) peer: &'a str,
     pub(crate) target: &'a str,
-    /// The value of the protocol's header; empty if there is none.
+    /// The value of the header of the protocol; empty if there is none.
     pub(crate) header: &'a str,
-    /// The process that is asked; 0 if that does not matter, or is not known.
+    /// The boot id of the receiver; 0 if that does not matter, or is not known.
     pub(crate) boot: u64,
     pub(crate) body: Digest,
 }
 
-/// What stands for a body.
+/// A body, as a code covers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Digest {
     pub(crate) length: u64,
-    /// Its SHA-256.
+    /// The SHA-256 of the body.
     pub(crate) hash: [u8; MAC_BYTES],
 }
 
@@ -65,20 +60,20 @@ impl Digest {
 /// When and how a request was signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Signature {
-    /// Since the Unix epoch, by the clock of the one who asks.
+    /// Since the Unix epoch, by the clock of the sender.
     pub(crate) time: Duration,
     pub(crate) nonce: u128,
-    /// `None` if an older node has signed.
+    /// `None` if an older node has signed with the legacy scheme only.
     pub(crate) code: Option<Code>,
-    /// The code of the scheme before, for an older node.
-    pub(crate) old: Option<[u8; MAC_BYTES]>,
+    /// The code of the legacy scheme, for an older node.
+    pub(crate) legacy: Option<[u8; MAC_BYTES]>,
 }
 
-/// The code of a head, and what of it stands nowhere else.
+/// The code of a head, and what it covers that is not in the request itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Code {
     pub(crate) boot: u64,
-    /// The SHA-256 of the body, as the one who asks says.
+    /// The SHA-256 of the body, as the sender says.
     pub(crate) body_hash: [u8; MAC_BYTES],
     mac: [u8; MAC_BYTES],
 }
@@ -88,15 +83,15 @@ pub(crate) struct Code {
 pub(crate) struct Secret(Hmac<Sha256>);
 
 impl Secret {
-    /// `None` if it is too short.
+    /// `None` if the secret is too short.
     pub(crate) fn new(bytes: &[u8]) -> Option<Secret> {
-        if bytes.len() < SHORTEST_SECRET {
+        if bytes.len() < MIN_SECRET_BYTES {
             return None;
         }
         Hmac::new_from_slice(bytes).ok().map(Secret)
     }
 
-    /// Signs a request, whole milliseconds after the epoch.
+    /// Signs a request. The time is cut to whole milliseconds.
     pub(crate) fn sign(&self, signed: &Signed<'_>, time: Duration, nonce: u128) -> Signature {
         let time = Duration::from_millis(millis(time));
         let mac = self.code(signed, time, nonce).finalize();
@@ -109,65 +104,65 @@ impl Secret {
             time,
             nonce,
             code: Some(code),
-            old: None,
+            legacy: None,
         }
     }
 
-    /// Adds the code that an older node understands.
-    pub(crate) fn sign_for_old(
+    /// Adds the code of the legacy scheme, for an older node.
+    pub(crate) fn sign_legacy(
         &self,
         signed: &Signed<'_>,
         body: &[u8],
         signature: Signature,
     ) -> Signature {
-        let mac = self.old_code(signed, body, signature.time, signature.nonce);
+        let mac = self.legacy_code(signed, body, signature.time, signature.nonce);
         Signature {
-            old: Some(mac.finalize().into_bytes().into()),
+            legacy: Some(mac.finalize().into_bytes().into()),
             ..signature
         }
     }
 
-    /// Whether the code is right. Takes as long for a wrong one.
+    /// Whether the code is right. Takes as long for a wrong code.
     pub(crate) fn verifies(&self, signed: &Signed<'_>, signature: &Signature) -> bool {
         let code = self.code(signed, signature.time, signature.nonce);
         let claimed = signature.code.as_ref();
         claimed.is_some_and(|claimed| code.verify_slice(&claimed.mac).is_ok())
     }
 
-    /// Whether the code of an older node is right.
-    pub(crate) fn verifies_old(
+    /// Whether the code of the legacy scheme is right.
+    pub(crate) fn verifies_legacy(
         &self,
         signed: &Signed<'_>,
         body: &[u8],
         signature: &Signature,
     ) -> bool {
-        let code = self.old_code(signed, body, signature.time, signature.nonce);
-        let claimed = signature.old.as_ref();
+        let code = self.legacy_code(signed, body, signature.time, signature.nonce);
+        let claimed = signature.legacy.as_ref();
         claimed.is_some_and(|claimed| code.verify_slice(claimed).is_ok())
     }
 
     fn code(&self, signed: &Signed<'_>, time: Duration, nonce: u128) -> Hmac<Sha256> {
-        let mut code = self.of_head(VERSION, signed, time, nonce);
+        let mut code = self.head_code(VERSION, signed, time, nonce);
         add(&mut code, &signed.boot.to_be_bytes());
         add(&mut code, &signed.body.length.to_be_bytes());
         add(&mut code, &signed.body.hash);
         code
     }
 
-    fn old_code(
+    fn legacy_code(
         &self,
         signed: &Signed<'_>,
         body: &[u8],
         time: Duration,
         nonce: u128,
     ) -> Hmac<Sha256> {
-        let mut code = self.of_head(OLD_VERSION, signed, time, nonce);
+        let mut code = self.head_code(LEGACY_VERSION, signed, time, nonce);
         add(&mut code, body);
         code
     }
 
-    /// What both schemes begin with.
-    fn of_head(
+    /// The beginning of the code, in which both schemes differ by their version only.
+    fn head_code(
         &self,
         version: &str,
         signed: &Signed<'_>,
@@ -190,7 +185,7 @@ impl Secret {
     }
 }
 
-/// With its length before it no part can pass for the end of another one.
+/// Adds a part, after its length: so no part can pass for the end of another one.
 fn add(code: &mut Hmac<Sha256>, part: &[u8]) {
     code.update(&(part.len() as u64).to_be_bytes());
     code.update(part);
@@ -208,18 +203,18 @@ fn millis(time: Duration) -> u64 {
 
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let version = self.old.map_or(VERSION, |_| OLD_VERSION);
+        let version = self.legacy.map_or(VERSION, |_| LEGACY_VERSION);
         let (time, nonce) = (millis(self.time), self.nonce);
         write!(f, "v={version};t={time};n={nonce:032x}")?;
-        if let Some(old) = &self.old {
-            write!(f, ";m={}", Hex(old))?;
+        if let Some(legacy) = &self.legacy {
+            write!(f, ";m={}", Hex(legacy))?;
         }
         let Some(code) = &self.code else {
             return Ok(());
         };
         write!(f, ";b={:016x};h={}", code.boot, Hex(&code.body_hash))?;
-        // An older node looks for its own code in `m`, and ignores what it does not know.
-        let name = self.old.map_or('m', |_| 'c');
+        // An older node expects its own code in `m`, and ignores pairs that it does not know.
+        let name = self.legacy.map_or('m', |_| 'c');
         write!(f, ";{name}={}", Hex(&code.mac))
     }
 }
@@ -233,23 +228,23 @@ impl fmt::Display for Hex<'_> {
 }
 
 impl Signature {
-    /// Reads what `Display` writes. Of a pair that comes twice nobody knows which one counts, so that
-    /// is none.
+    /// Parses what `Display` writes. A pair that comes twice is an error: it would not be clear which one
+    /// counts.
     pub(crate) fn parse(header: &str) -> Option<Signature> {
         let mut values = [None; 7];
         for pair in header.split(';') {
             let (name, value) = pair.trim().split_once('=')?;
-            let place = ["v", "t", "n", "b", "h", "m", "c"]
+            let index = ["v", "t", "n", "b", "h", "m", "c"]
                 .iter()
                 .position(|known| *known == name);
-            if place.is_some_and(|place| values[place].replace(value).is_some()) {
+            if index.is_some_and(|index| values[index].replace(value).is_some()) {
                 return None;
             }
         }
         let [version, time, nonce, boot, hash, mac, new] = values;
-        let (old, new) = match version? {
+        let (legacy, new) = match version? {
             VERSION => (None, Some(mac?)),
-            OLD_VERSION => (Some(parse_mac(mac?)?), new),
+            LEGACY_VERSION => (Some(parse_mac(mac?)?), new),
             _ => return None,
         };
         let code = |mac| {
@@ -267,14 +262,14 @@ impl Signature {
                 Some(mac) => Some(code(mac)?),
                 None => None,
             },
-            old,
+            legacy,
         })
     }
 }
 
-/// A number without sign, of up to so many digits.
-fn digits(text: &str, radix: u32, most: usize) -> Option<u128> {
-    let is_plain = text.len() <= most && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+/// A number without sign, of at most `max` digits.
+fn digits(text: &str, radix: u32, max: usize) -> Option<u128> {
+    let is_plain = text.len() <= max && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_plain.then(|| u128::from_str_radix(text, radix).ok())?
 }
 
@@ -288,90 +283,6 @@ fn parse_mac(text: &str) -> Option<[u8; MAC_BYTES]> {
         *byte = u8::try_from(digits(pair, 16, 2)?).ok()?;
     }
     Some(mac)
-}
-
-/// Why a request is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
-    /// It is not signed.
-    Unsigned,
-    /// No secret of this node has made the code, or it was not made over this request.
-    WrongCode,
-    /// The code is one of the scheme before, and this node takes none.
-    Old,
-    /// Signed so long ago by this clock, and how long that may be.
-    Late(Duration, Duration),
-    /// Signed so far in the future by this clock, and how far that may be.
-    Early(Duration, Duration),
-    /// A change that was here already.
-    Repeated,
-    /// There are more changes than can be remembered, and this one is too old to tell.
-    Forgotten,
-    /// Signed for another process than this one, which has this boot id.
-    StaleBoot(u64),
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refused::Unsigned => write!(
-                f,
-                "the request is not signed: give the node that asks the secret of this cluster"
-            ),
-            Refused::WrongCode => write!(
-                f,
-                "the signature is wrong: both nodes must have a secret in common, and this one's \
-                 id must be the one in the list of the other"
-            ),
-            Refused::Old => write!(
-                f,
-                "the signature is one of an older version: switch on legacy_signatures on the new \
-                 nodes until all are new"
-            ),
-            Refused::Late(skew, most) => write!(
-                f,
-                "the clock of the node that asks is {:.1} s behind this one's, more than {}: set \
-                 the clocks right",
-                skew.as_secs_f64(),
-                most.as_secs()
-            ),
-            Refused::Early(skew, most) => write!(
-                f,
-                "the clock of the node that asks is {:.1} s ahead of this one's, more than {}: set \
-                 the clocks right",
-                skew.as_secs_f64(),
-                most.as_secs()
-            ),
-            Refused::Repeated => write!(f, "the change was made already: it is not made twice"),
-            Refused::Forgotten => write!(
-                f,
-                "more changes come in than can be told apart, and this one was signed before many \
-                 of them: send it again"
-            ),
-            Refused::StaleBoot(_) => write!(
-                f,
-                "the change was signed for another process than this one: sign it for this one, and \
-                 send it again"
-            ),
-        }
-    }
-}
-
-/// Whether a change signed at `time` comes in time.
-pub(crate) fn check_time(time: Duration, now: Duration) -> Result<(), Refused> {
-    check_within(time, now, WINDOW)
-}
-
-/// Whether a request signed at `time` is no more than `most` from `now`.
-pub(crate) fn check_within(time: Duration, now: Duration, most: Duration) -> Result<(), Refused> {
-    let (late, early) = (now.saturating_sub(time), time.saturating_sub(now));
-    if late > most {
-        return Err(Refused::Late(late, most));
-    }
-    if early > most {
-        return Err(Refused::Early(early, most));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -6,58 +6,59 @@ use std::time::Instant;
 
 use crate::runtime::sync::Arc;
 
-/// What an entry takes besides its key and the name of its group, in bytes.
+/// The charge of an entry besides its key and the name of its group, in bytes.
 const ENTRY_BYTES: usize = 96;
 
-/// A removal in the log. It never moves: a key that is removed twice stands there twice, so that
-/// who lacks a part of the log lacks what stands there, and nothing else.
-pub(super) struct Logged {
+/// A removal in the log. It never moves: a key that is removed twice has two entries, so that a peer
+/// with a pending range of the log has these entries pending, and nothing else.
+pub(super) struct LogEntry {
     pub(super) group: Arc<str>,
     /// `None`: all keys.
     pub(super) key: Option<Arc<str>>,
     pub(super) at: Instant,
 }
 
-impl Logged {
+impl LogEntry {
     /// The name of the group is shared mostly, but need not be.
     fn bytes(&self) -> usize {
         ENTRY_BYTES + self.group.len() + self.key.as_deref().map_or(0, str::len)
     }
 }
 
-/// Entries with their places: higher for each, and not without gaps.
+/// Entries with their sequence numbers, which increase, with gaps.
 #[derive(Default)]
 pub(super) struct Log {
-    entries: VecDeque<(u64, Logged)>,
+    entries: VecDeque<(u64, LogEntry)>,
     bytes: usize,
 }
 
 impl Log {
-    /// Appends an entry at a place after all others.
-    pub(super) fn push(&mut self, place: u64, entry: Logged) {
-        debug_assert!(self.entries.back().is_none_or(|(last, _)| *last < place));
+    /// Appends an entry with a sequence number higher than all others.
+    pub(super) fn push(&mut self, sequence: u64, entry: LogEntry) {
+        debug_assert!(self.entries.back().is_none_or(|(last, _)| *last < sequence));
         self.bytes += entry.bytes();
-        self.entries.push_back((place, entry));
+        self.entries.push_back((sequence, entry));
     }
 
-    pub(super) fn first(&self) -> Option<&(u64, Logged)> {
+    pub(super) fn first(&self) -> Option<&(u64, LogEntry)> {
         self.entries.front()
     }
 
-    pub(super) fn pop_first(&mut self) -> Option<(u64, Logged)> {
-        let (place, entry) = self.entries.pop_front()?;
+    pub(super) fn pop_first(&mut self) -> Option<(u64, LogEntry)> {
+        let (sequence, entry) = self.entries.pop_front()?;
         self.bytes -= entry.bytes();
-        Some((place, entry))
+        debug_assert!(self.bytes >= self.entries.len() * ENTRY_BYTES);
+        Some((sequence, entry))
     }
 
-    /// The entries of a part, in their order.
-    pub(super) fn part(&self, part: Range<u64>) -> impl Iterator<Item = &(u64, Logged)> {
-        let begin = self.entries.partition_point(|(at, _)| *at < part.start);
+    /// The entries of a range, in their order.
+    pub(super) fn range(&self, range: Range<u64>) -> impl Iterator<Item = &(u64, LogEntry)> {
+        let begin = self.entries.partition_point(|(at, _)| *at < range.start);
         let entries = self.entries.range(begin..);
-        entries.take_while(move |(at, _)| *at < part.end)
+        entries.take_while(move |(at, _)| *at < range.end)
     }
 
-    /// What the entries take, in bytes.
+    /// The charge of all entries, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }

@@ -1,5 +1,5 @@
-//! The ring of golang/groupcache: CRC-32 (IEEE), and 50 points for a peer, the CRC of the number of
-//! the point followed by the peer's id.
+//! The ring of golang/groupcache: CRC-32 (IEEE), and 50 points for a peer, each the CRC of the number
+//! of the point followed by the id of the peer.
 
 use super::{Member, Ring, hash};
 
@@ -7,7 +7,7 @@ use super::{Member, Ring, hash};
 const POINTS: usize = 50;
 
 impl Ring {
-    /// The ring that Go makes of `members` in this order, whatever their weights.
+    /// The ring that Go builds from `members` in this order, whatever their weights.
     pub(crate) fn golang(members: &[Member]) -> Ring {
         let mut points = Vec::with_capacity(POINTS * members.len());
         for (position, member) in members.iter().enumerate() {
@@ -16,7 +16,7 @@ impl Ring {
                 points.push((crc(name.as_bytes()), position as u32));
             }
         }
-        // Of points that fall together the last one counts: it comes first here, and stays.
+        // Of equal points the last one counts: it comes first here, and stays.
         points.sort_unstable_by(|a, b| b.cmp(a));
         points.dedup_by_key(|point| point.0);
         points.reverse();
@@ -25,13 +25,13 @@ impl Ring {
     }
 }
 
-/// In the upper half, so that the circle is as wide as any: Go compares them as numbers without a
-/// sign, and that keeps their order.
+/// The CRC in the upper half of the hash, so that the circle has the same width as a native one: Go
+/// compares CRCs as unsigned numbers, and the shift keeps their order.
 fn crc(bytes: &[u8]) -> u64 {
     u64::from(crc32fast::hash(bytes)) << 32
 }
 
-/// Of the points, not of the list: its order matters only where points fall together.
+/// The fingerprint of the points, not of the list: its order matters only where points are equal.
 fn fingerprint_of(members: &[Member], points: &[(u64, u32)]) -> u64 {
     let mut bytes = Vec::new();
     for &(point, position) in points {
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn of_points_that_fall_together_the_last_one_counts() {
+    fn of_equal_points_the_last_one_counts() {
         // One of the points of each of these two is 1346186474; both orders, as Go has it.
         let (a, b) = ("http://cache-9928:80", "http://cache-124400:80");
         let (forward, backward) = (ring(&[a, b]), ring(&[b, a]));

@@ -1,36 +1,36 @@
 //! `Ring`: which peer owns a key. Consistent hashing (Karger et al., STOC 1997), immutable and pure.
 //!
-//! Every peer stands at many points of a circle of 64-bit hashes; a key belongs to the first point
-//! at or after its own hash. A peer that comes or goes moves only the keys next to its points.
-//! `ring/golang.rs` makes the same of the points and the hash of golang/groupcache.
+//! Every peer has many points on a circle of 64-bit hashes; a key belongs to the first point at or
+//! after its own hash. A peer that joins or leaves moves only the keys next to its points.
+//! `ring/golang.rs` builds the same from the points and the hash of golang/groupcache.
 
 mod golang;
 
 use crate::protocol::hash::hash;
 
-/// Points of a peer of weight 1. With a good hash the fullest of 100 peers then holds about 10 %
-/// more than the mean.
+/// Points of a peer of weight 1. With a good hash the peer with the largest share of 100 peers then
+/// has about 10 % more than the mean.
 const POINTS: usize = 1_024;
 
 /// A member of the ring.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Member {
     pub(crate) id: String,
-    /// Its share of the keys relative to others.
+    /// Its share of the keys relative to other members.
     pub(crate) weight: f64,
 }
 
 #[derive(Debug)]
 pub(crate) struct Ring {
-    /// Sorted by hash; equal hashes by member id, so that the order of the list never matters.
-    /// (Go's rule is another one, and leaves no equal hashes.)
+    /// Hash and position of the member. Sorted by hash; equal hashes by member id, so that the order of
+    /// the list never matters. (Go's rule is another one, and leaves no equal hashes.)
     points: Vec<(u64, u32)>,
-    /// Where the points of each of the equal slices of the circle start: a lookup reads one of
-    /// these and then walks a point or two, instead of searching the whole circle.
+    /// The index of the first point of each of the equal slices of the circle: a lookup reads one of
+    /// these and then a point or two, instead of searching the whole circle.
     starts: Vec<u32>,
-    /// How far a hash is shifted to give its slice.
+    /// By how many bits a hash is shifted right to give its slice.
     shift: u32,
-    /// The hash of a key.
+    /// The hash function of keys.
     hash: fn(&[u8]) -> u64,
     /// Share of the circle by position in the list the ring was made of.
     shares: Vec<f64>,
@@ -57,13 +57,14 @@ impl Ring {
         Ring::of(points, members.len(), hash, fingerprint)
     }
 
-    /// The ring with these points, sorted, of so many members.
+    /// The ring with these points, sorted by hash, of this number of members.
     fn of(
         points: Vec<(u64, u32)>,
         members: usize,
         hash: fn(&[u8]) -> u64,
         fingerprint: u64,
     ) -> Ring {
+        debug_assert!(points.is_sorted_by_key(|point| point.0));
         let slices = points.len().next_power_of_two().max(2);
         let shift = u64::BITS - slices.trailing_zeros();
         Ring {
@@ -91,12 +92,12 @@ impl Ring {
         self.points.first().map(|&(_, member)| member as usize)
     }
 
-    /// The share of the circle, and so about that of the keys, of the member at `position`.
+    /// The share of the circle, and so about the share of the keys, of the member at `position`.
     pub(crate) fn share(&self, position: usize) -> f64 {
         self.shares[position]
     }
 
-    /// Equal on two nodes exactly if they agree on who owns what.
+    /// Equal on two nodes exactly if they agree on the owner of every key.
     pub(crate) fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn no_peer_of_sixteen_holds_much_more_than_its_share() {
+    fn no_peer_of_sixteen_has_much_more_than_its_share() {
         let ids: Vec<String> = (0..16).map(|n| format!("http://10.0.0.{n}:80")).collect();
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         let ring = Ring::new(&members(&ids));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use json::{array, object, string};
 
-use crate::cluster::hub::Cluster;
+use crate::cluster::state::Cluster;
 use crate::group::{Registry, Serve};
 use crate::observe::{Counted, prometheus};
 use crate::protocol::{Request, Response};
