@@ -498,7 +498,7 @@ impl Cluster {
         if status == Status::Unauthorized && self.guard.is_none() {
             remote.note_no_batches(); // it may answer a `GET` all the same
         }
-        if status.sends_away() {
+        if status.is_refusal() {
             return Err(CallError::ProtocolError(format!(
                 "it refuses this node: {}",
                 text_of(&reply.body)
@@ -853,7 +853,7 @@ impl Cluster {
         if let Ok(reply) = &answer {
             self.note_spoken(remote, reply);
             let status = Status::of(reply.status, reply.header.as_deref());
-            if status.is_some_and(Status::sends_away) {
+            if status.is_some_and(Status::is_refusal) {
                 return;
             }
             if remote.circuit.half_open() {

@@ -85,11 +85,11 @@ impl<S> Stream<S> {
 impl<S: Read + Write> Stream<S> {
     /// Has the other side know that there is no more to come, as far as the socket takes it at
     /// once. Without TLS its end says so.
-    pub(crate) fn say_end(&mut self) {
+    pub(crate) fn send_close(&mut self) {
         match self {
             Stream::Plain(_) => {}
             #[cfg(feature = "tls")]
-            Stream::Tls(secured) => secured.say_end(),
+            Stream::Tls(secured) => secured.send_close(),
         }
     }
 }

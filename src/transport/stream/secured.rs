@@ -85,7 +85,7 @@ impl<S: Read + Write> Secured<S> {
         Ok(())
     }
 
-    pub(super) fn say_end(&mut self) {
+    pub(super) fn send_close(&mut self) {
         self.session.send_close_notify();
         // Who does not read it sees the end of the socket.
         let _ = self.send();
