@@ -1,4 +1,4 @@
-//! `Codec<V>`: how a value of a group becomes bytes for peers, and back, and what it weighs.
+//! `Codec<V>`: converts the values of a group to bytes for peers and back, and weighs them.
 
 use std::error::Error;
 
@@ -7,15 +7,15 @@ use crate::value::Value;
 /// Why a value could not be encoded or decoded.
 pub type CodecError = Box<dyn Error + Send + Sync>;
 
-/// Turns values of type `V` into bytes and back.
+/// Converts values of type `V` to bytes and back.
 ///
-/// A value is cached as it is; bytes are made of it only for peers. The bytes must not depend on
-/// the process: any node of the cluster may have to decode them, also one of an older or a newer
-/// version of the program.
+/// A value is cached as it is; it is encoded only for peers. The bytes must not depend on the process:
+/// any node of the cluster may have to decode them, also one with an older or a newer version of the
+/// program.
 ///
-/// All methods run without any lock of the cache held, as part of a load, a fetch or an answer, on
-/// the thread that does it: one of a caller, of the loader threads or of the server. Others wait for
-/// that thread, so be quick. They may call any method of any group, as a loader may; a panic is an
+/// All methods run without any lock of the library held, as part of a load, a fetch or an answer, on the
+/// thread that does it: a caller's, a loader thread or one of the server. Other callers wait for that
+/// thread, so be quick. The methods may call any method of any group, as a loader may. A panic is an
 /// error of the value at hand and goes no further.
 ///
 /// ```
@@ -40,25 +40,25 @@ pub trait Codec<V>: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Whatever keeps the value from being encoded: a peer that asks for it is told, and loads it
-    /// itself.
+    /// Any reason why the value cannot be encoded: a peer that requests it gets the error, and loads the
+    /// value itself.
     fn encode(&self, value: &V) -> Result<Value, CodecError>;
 
     /// The value of `bytes`.
     ///
     /// # Errors
     ///
-    /// Whatever is wrong with the bytes: the value is then loaded here instead.
+    /// Any reason why the bytes cannot be decoded: the value is then loaded here instead.
     fn decode(&self, bytes: Value) -> Result<V, CodecError>;
 
-    /// What the value is charged for in the cache, in bytes. The key and the overhead of an entry
-    /// are added. Defaults to the length of the encoded value, which takes an encoding to find out.
+    /// The charge for the value in the cache, in bytes. The key and the overhead of an entry are added.
+    /// Defaults to the length of the encoded value, for which the value is encoded once more.
     fn weight(&self, value: &V) -> usize {
         self.encode(value).map_or(0, |bytes| bytes.len())
     }
 }
 
-/// The codec of values that are bytes: hands them through. The default of every group.
+/// The codec of values that are bytes: it returns them as they are. The default of every group.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bytes;
 
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_handed_through_without_a_copy() {
+    fn bytes_are_encoded_and_decoded_without_a_copy() {
         let value = Value::from("bytes");
         let encoded = Bytes.encode(&value).unwrap();
         assert_eq!(encoded.as_ptr(), value.as_ptr());

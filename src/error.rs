@@ -1,4 +1,4 @@
-//! `Error`: what can go wrong, in words that say what to do next.
+//! `Error`: what can go wrong, with messages that say what to do next.
 
 use std::fmt;
 use std::io;
@@ -16,8 +16,8 @@ use crate::runtime::user_code::Panicked;
 pub enum Error {
     /// There is no value for this key. An answer, not a failure.
     NotFound,
-    /// The loader failed. No value is cached. The next get loads again, unless the loader failed more
-    /// than once in a row and the error still lives
+    /// The loader failed. No value is cached. The next get loads again, unless the loader has failed
+    /// repeatedly and the error is still cached
     /// ([`error_ttl`](crate::GroupBuilder::error_ttl)).
     Load {
         /// The loader's own error.
@@ -28,19 +28,19 @@ pub enum Error {
         /// The message of the panic.
         message: Arc<str>,
     },
-    /// The owner's loader failed, and this group hands its error on instead of loading here.
+    /// The owner's loader failed, and this group returns its error instead of loading here.
     OwnerLoad {
         /// The owner.
         peer: Arc<str>,
-        /// The text of its loader's error.
+        /// The text of the loader's error.
         message: Arc<str>,
     },
     /// A loader asked for the key it is loading, directly or through other loads.
     Cycle,
-    /// The deadline came first. A load that had begun goes on, and its value will be cached.
+    /// The deadline came before the value. A load that had begun goes on, and its value will be cached.
     Deadline,
     /// All loader threads are busy, and none became free in time; or as many loads run as
-    /// [`max_loads`](crate::GroupBuilder::max_loads) allows.
+    /// [`max_loads`](crate::GroupBuilder::max_loads) allows; or too many loads wait.
     Overloaded,
     /// The key is too long to travel to peers.
     KeyTooLong {
@@ -59,9 +59,9 @@ pub enum Error {
         /// The codec's own error.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// A change did not reach all peers. It holds here and on all that are not named.
+    /// A change did not reach all peers. It holds here and on all peers that are not named.
     Unreached {
-        /// Who was not reached, and why.
+        /// The peers that were not reached, and why.
         peers: Arc<[Unreached]>,
     },
     /// The peer list does not contain this node.
@@ -88,23 +88,23 @@ pub enum Error {
         /// The name.
         name: Arc<str>,
     },
-    /// An address cannot be listened on.
+    /// The server cannot listen on an address.
     Bind {
         /// The address.
         address: Arc<str>,
-        /// What the system says.
+        /// The error of the system.
         source: Arc<io::Error>,
     },
     /// A thread could not be started.
     Thread {
-        /// What the system says.
+        /// The error of the system.
         source: Arc<io::Error>,
     },
-    /// A certificate, a key or the authorities cannot be used.
+    /// A certificate, a private key or the authorities cannot be used.
     #[cfg(feature = "tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
     Tls {
-        /// The file, or which of them.
+        /// The path of the file, or which of the three it is.
         what: Arc<str>,
         /// What is wrong with it.
         source: Arc<dyn std::error::Error + Send + Sync>,
@@ -117,10 +117,10 @@ pub enum Error {
 pub struct Unreached {
     /// Its id.
     pub peer: String,
-    /// Why.
+    /// Why it was not reached.
     pub reason: String,
-    /// Whether it cannot be told at all, as it speaks a [`Dialect`](crate::Dialect) that has no
-    /// such change. Any other peer is told to remove the value as soon as it answers.
+    /// Whether it can never be reached, because it speaks a [`Dialect`](crate::Dialect) without such a
+    /// change. Any other peer gets the change as a removal as soon as it answers.
     pub unsupported: bool,
 }
 
@@ -139,10 +139,10 @@ impl Error {
         }
     }
 
-    /// That a setting of zero length makes no sense.
+    /// An error if a setting that must be positive is zero.
     pub(crate) fn check_positive(setting: &'static str, duration: Duration) -> Result<(), Error> {
         if duration.is_zero() {
-            return Err(Error::setting(setting, "it is zero; give it some time"));
+            return Err(Error::setting(setting, "it is zero; set a longer time"));
         }
         Ok(())
     }
@@ -173,7 +173,7 @@ impl fmt::Display for Error {
                 "the deadline came before the value; a load under way goes on, so try again later",
             ),
             Error::Overloaded => f.write_str(
-                "as many loads are under way as may be; try again later, raise loader_threads or \
+                "the limit of concurrent loads is reached; try again later, raise loader_threads or \
                  max_loads, or find out why loads take so long",
             ),
             Error::KeyTooLong { bytes } => write!(
@@ -183,7 +183,7 @@ impl fmt::Display for Error {
             ),
             Error::ValueTooLarge { bytes, max } => write!(
                 f,
-                "the value has {bytes} bytes, more than the {max} that may travel between peers; \
+                "the value has {bytes} bytes, more than the {max} that can be sent between peers; \
                  raise max_value or split the value"
             ),
             Error::Encode { source } => write!(f, "the codec cannot encode the value: {source}"),
@@ -196,8 +196,8 @@ impl fmt::Display for Error {
             }
             Error::SelfMissing { id } => write!(
                 f,
-                "the peer list lacks this node, {id}; add it in exactly this spelling, or build \
-                 the node with allow_absent(true) if it is to own nothing"
+                "the peer list does not contain this node, {id}; add it in exactly this spelling, or \
+                 build the node with allow_absent(true) if it is to own nothing"
             ),
             Error::InvalidPeer { peer, reason } => {
                 write!(f, "the peer {peer:?} cannot be used: {reason}")
@@ -226,7 +226,7 @@ impl fmt::Display for Error {
 }
 
 impl Error {
-    /// The error that names those who were not reached, if there are such.
+    /// The error that names the peers that were not reached, if there are any.
     pub(crate) fn unless_all_reached(mut unreached: Vec<Unreached>) -> Result<(), Error> {
         unreached.sort_by(|a, b| a.peer.cmp(&b.peer));
         unreached.dedup_by(|a, b| a.peer == b.peer);
@@ -251,7 +251,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// A [`Peer`](crate::Peer) is one already: nothing can go wrong.
+/// For [`Peer`](crate::Peer)s, whose conversion to themselves cannot fail.
 impl From<std::convert::Infallible> for Error {
     fn from(never: std::convert::Infallible) -> Error {
         match never {}

@@ -1,4 +1,4 @@
-//! `Loader`: where values come from when no cache has them.
+//! `Loader`: the source of values that no cache has.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -8,7 +8,7 @@ use crate::runtime::clock::Deadline;
 use crate::runtime::sync::Arc;
 pub(crate) use crate::runtime::user_code::Panicked;
 
-/// What a loader is asked for.
+/// A request to a loader.
 #[derive(Clone, Copy, Debug)]
 pub struct Load<'a> {
     key: &'a str,
@@ -26,17 +26,17 @@ impl<'a> Load<'a> {
         self.key
     }
 
-    /// When the last of those gives up who wait as the load begins. A load that takes longer still
-    /// completes and its value is cached; a loader may use this to give up in time, but need not. One
-    /// that fails after it is run again, with a later deadline, if others wait by then who have time
-    /// left.
+    /// The latest deadline of the callers that wait when the load begins. A load that takes longer still
+    /// completes, and its value is cached. A loader may use the deadline to give up in time, but need
+    /// not. If a load fails after its deadline, it is run again with a later one, if by then other
+    /// callers wait that have time left.
     #[must_use]
     pub fn deadline(&self) -> Deadline {
         self.deadline
     }
 }
 
-/// What a loader returns: a value and, if it likes, how long that lives.
+/// What a loader returns: a value and, optionally, its time to live.
 #[derive(Clone, Debug)]
 pub struct Loaded<V> {
     pub(crate) value: V,
@@ -44,13 +44,13 @@ pub struct Loaded<V> {
 }
 
 impl<V> Loaded<V> {
-    /// `value`, living as long as the group's default.
+    /// `value` with the default time to live of the group.
     pub fn new(value: V) -> Loaded<V> {
         Loaded { value, ttl: None }
     }
 
-    /// Sets how long the value lives, at most the group's maximum. Zero gives it to those who are
-    /// waiting for it and caches nothing.
+    /// Sets the time to live, which is limited to the group's maximum. Zero gives the value to the
+    /// callers that wait for it and does not cache it.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Loaded<V> {
         self.ttl = Some(ttl);
@@ -71,9 +71,10 @@ impl<V> From<V> for Loaded<V> {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// There is no value for this key. An answer, not a failure: it is not asked for twice.
+    /// There is no value for this key. An answer, not a failure: the load is not tried elsewhere.
     NotFound,
-    /// The value could not be loaded. Reaches all who wait, with its source; nothing is cached.
+    /// The value could not be loaded. All callers that wait get the error with its source; no value is
+    /// cached.
     Failed(Arc<dyn Error + Send + Sync>),
 }
 
@@ -86,14 +87,15 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for LoadError {
 /// A source of values.
 ///
 /// Most loaders are closures, given to [`GroupBuilder::build`](crate::GroupBuilder::build). The
-/// trait is for those that want to see the deadline or to say how long a value lives
+/// trait is for loaders that read the deadline or set the time to live of a value
 /// ([`GroupBuilder::build_with`](crate::GroupBuilder::build_with)).
 ///
 /// A loader runs on the thread of a get without a deadline, or on one of the node's
-/// [`loader_threads`](crate::NodeBuilder::loader_threads), without any lock of the cache held. It may
-/// block, and call any method of any group: what it gets without a deadline, from the same group or from
-/// others, is loaded on the same thread, with a deadline on another loader thread. If it gets its own key, directly or through other loads of this
-/// process, that get returns [`Error::Cycle`](crate::Error::Cycle). If it panics, those who wait get
+/// [`loader_threads`](crate::NodeBuilder::loader_threads), without any lock of the library held. It may
+/// block, and call any method of any group. A get inside a loader, of the same group or another one,
+/// loads on the same thread if it has no deadline, and on another loader thread if it has one. If a
+/// loader gets its own key, directly or through other loads of this process, that get returns
+/// [`Error::Cycle`](crate::Error::Cycle). If a loader panics, the callers that wait get
 /// [`Error::Panicked`](crate::Error::Panicked), and the thread goes on.
 ///
 /// **A key may come from anybody who reaches the port: treat it as untrusted input.** Parse it, look
@@ -118,7 +120,7 @@ pub trait Loader<V>: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`LoadError::NotFound`] if there is none, [`LoadError::Failed`] for all else.
+    /// [`LoadError::NotFound`] if there is no value, [`LoadError::Failed`] for any other reason.
     fn load(&self, load: &Load<'_>) -> Result<Loaded<V>, LoadError>;
 }
 

@@ -20,16 +20,16 @@ use crate::runtime::sync::Arc;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Value(Arc<[u8]>);
 
-/// What a group can hold: anything that can be cloned, shared between threads and kept.
+/// What a group can hold: any type that can be cloned, shared between threads and kept.
 ///
-/// Implemented for every such type. A [`Value`] is kept as it is, any other in an `Arc`.
+/// Implemented for every such type. A [`Value`] is kept as it is, any other value in an `Arc`.
 ///
-/// Each get clones the value, on its own thread, so a clone should be cheap: put what is large into
-/// an `Arc`. A value that left the cache is dropped by whichever thread held it last: one of a
-/// caller, or one of the node's own. Both happen without a lock of the cache held, and while nobody
-/// waits for the thread; both may block and call any method of any group. A clone that panics is
-/// [`Error::Panicked`](crate::Error::Panicked) of the get it was for; a drop that panics is logged.
-/// Neither reaches anybody else.
+/// Each get clones the value, on its own thread, so a clone should be cheap: put large data into an
+/// `Arc`. A value that left the cache is dropped by the thread that held it last: a caller's, or one of
+/// the node's own. The library clones and drops values without holding a lock, and while no other thread
+/// waits for this one. Both may block and call any method of any group. If a clone panics, the get that
+/// it was for returns [`Error::Panicked`](crate::Error::Panicked); if a drop panics, that is logged.
+/// Neither affects any other caller.
 pub trait Cacheable: Clone + Send + Sync + 'static {}
 
 impl<V: Clone + Send + Sync + 'static> Cacheable for V {}
@@ -51,7 +51,7 @@ impl Value {
     ///
     /// # Errors
     ///
-    /// Tells where the bytes stop being UTF-8.
+    /// [`Utf8Error`](std::str::Utf8Error) tells where the bytes stop being UTF-8.
     pub fn as_str(&self) -> Result<&str, std::str::Utf8Error> {
         std::str::from_utf8(&self.0)
     }
@@ -119,7 +119,7 @@ impl From<&str> for Value {
     }
 }
 
-/// Values may be secret and long: only the length is shown.
+/// Shows only the length: values may be secret and long.
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Value({} bytes)", self.0.len())

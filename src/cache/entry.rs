@@ -1,4 +1,4 @@
-//! `Entry`: a value that is kept, with what has to be known of it.
+//! `Entry`: a kept value with its key, weight and expiry.
 
 use std::any::Any;
 use std::time::{Duration, Instant};
@@ -9,23 +9,25 @@ use crate::runtime::sync::Arc;
 use crate::runtime::user_code::{self, Panicked};
 use crate::value::{Cacheable, Value};
 
-/// Why a value is kept: this process owns it, or it is popular (or its owner is unreachable).
+/// The part of a cache that a value belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Tier {
+    /// Values whose key this process owns.
     Main,
+    /// Copies of values that other processes own: they are popular, or their owner is unreachable.
     Hot,
 }
 
-/// A value as it is kept, and as it goes to those who wait for it. Under a lock, or while a flight is
-/// held, this is cloned and dropped, and never the value itself, whose `clone` and `drop` may be
-/// user code (I1).
+/// A value as it is kept, and as the waiters of a flight get it. Under a lock, and by a thread that leads
+/// a flight, this is cloned and dropped, and never the value itself, whose `clone` and `drop` may be user
+/// code (I1).
 pub(crate) enum Stored<V: 'static> {
-    /// Where `V` is [`Value`], which is ours and shares its bytes already.
+    /// `V` is [`Value`], whose clones share their bytes and whose drop is no user code.
     Bytes(Value),
     Shared(Shared<V>),
 }
 
-/// A value of a the user's type.
+/// A value of the user's type.
 pub(crate) struct Shared<V: 'static>(Option<Arc<V>>);
 
 impl<V: Cacheable> Stored<V> {
@@ -36,7 +38,7 @@ impl<V: Cacheable> Stored<V> {
         }
     }
 
-    /// The value, cloned by user code if it is foreign. Not under a lock.
+    /// The value. A value of the user's type is cloned, which is user code: not under a lock.
     #[inline]
     pub(crate) fn value(self) -> Result<V, Panicked> {
         match self {
@@ -48,7 +50,7 @@ impl<V: Cacheable> Stored<V> {
         }
     }
 
-    /// The value itself. There is always one.
+    /// The value itself. Never `None`.
     pub(crate) fn get(&self) -> Option<&V> {
         match self {
             Stored::Bytes(bytes) => (bytes as &dyn Any).downcast_ref(),
@@ -62,12 +64,12 @@ impl<V: Cacheable> Stored<V> {
     }
 }
 
-/// Of a value there is none of: no [`Stored`] is made so.
+/// The error of a [`Stored`] without a value, of which there is none.
 fn gone() -> Panicked {
     Panicked("the value is gone".to_owned())
 }
 
-/// `value` as what it is, if that is a `B`.
+/// Casts `value` to `B` if that is its type; otherwise gives it back.
 #[inline]
 fn cast<A: 'static, B: 'static>(value: A) -> Result<B, A> {
     let mut value = Some(value);
@@ -75,7 +77,7 @@ fn cast<A: 'static, B: 'static>(value: A) -> Result<B, A> {
     match (as_b.and_then(Option::take), value) {
         (Some(value), _) => Ok(value),
         (None, Some(value)) => Err(value),
-        (None, None) => unreachable!("it is either"),
+        (None, None) => unreachable!("the value is an A or a B"),
     }
 }
 
@@ -96,7 +98,8 @@ impl<V: Cacheable> From<V> for Stored<V> {
 }
 
 impl<V: 'static> Drop for Shared<V> {
-    /// The last holder may be one that holds a flight or a lock: the value drops after that.
+    /// The thread that drops the last handle may lead a flight or hold a lock: the drop of the value is
+    /// deferred.
     fn drop(&mut self) {
         if let Some(value) = self.0.take().and_then(Arc::into_inner) {
             user_code::defer_drop(value);
@@ -104,40 +107,43 @@ impl<V: 'static> Drop for Shared<V> {
     }
 }
 
-/// Nothing of the value, which may be secret and whose type may not be able to say.
+/// Shows nothing of the value, which may be secret and may have no `Debug`.
 impl<V: 'static> std::fmt::Debug for Stored<V> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Stored")
     }
 }
 
-/// A kept value.
+/// A kept value with its key.
 #[derive(Debug)]
 pub(crate) struct Entry<V: 'static> {
     key: Text,
     pub(crate) value: Stored<V>,
     weight: u32,
-    /// Local uses since somebody was last told of them.
+    /// Local hits that no rate includes yet: the owner of the key measures the rate.
     pub(crate) hits: u32,
     pub(crate) expires: Expiry,
     marks: Marks,
 }
 
-/// What an entry can weigh at most: it counts in four bytes.
+/// The greatest weight of an entry, which stores it in four bytes.
 pub(crate) const MAX_WEIGHT: usize = u32::MAX as usize;
 
-/// Up to here hits are counted one by one, then one in so many for all.
+/// Up to this number hits are counted one by one; then one in [`SAMPLE`] counts for all.
 const EXACT_HITS: u32 = 128;
 const SAMPLE: u64 = 32;
 
+const _: () = assert!(SAMPLE <= u32::MAX as u64);
+
 impl<V> Entry<V> {
-    /// A value of at most [`MAX_WEIGHT`].
+    /// An entry whose weight is at most [`MAX_WEIGHT`].
     pub(crate) fn new(
         key: KeyRef<'_>,
         value: Stored<V>,
         weight: usize,
         expires: Expiry,
     ) -> Entry<V> {
+        debug_assert!(weight <= MAX_WEIGHT, "the budget refuses more");
         Entry {
             key: Text::new(key.text()),
             value,
@@ -153,8 +159,8 @@ impl<V> Entry<V> {
         self.key.as_bytes() == key.text().as_bytes()
     }
 
-    /// Counts a local use. Of those that are used often only some, for all: `number` is the number
-    /// of the use among all of its shard. So a value that is used all the time is not written to.
+    /// Counts a local hit. `number` is the number of the hit among all of its shard: of a value with many
+    /// hits only some are counted, for all, so that a value that is used all the time is seldom written.
     #[inline]
     pub(crate) fn count_hit(&mut self, number: u64) {
         if self.hits < EXACT_HITS {
@@ -186,38 +192,40 @@ impl<V> Item for Entry<V> {
     }
 }
 
-/// Ticks since the cache was made, of eight microseconds: a number that fits six bytes for seventy
+/// Ticks of eight microseconds since the cache was made: the number fits into six bytes for seventy
 /// years.
 pub(crate) type Tick = u64;
 
 const TICK_NANOS: u32 = 8_000;
 const TICKS_PER_SECOND: u64 = 125_000;
 
-/// The tick of an instant, rounded down: nothing lives longer than it should.
+const _: () = assert!(TICK_NANOS as u64 * TICKS_PER_SECOND == 1_000_000_000);
+
+/// The tick of an instant, rounded down: no value lives longer than it should.
 pub(crate) fn tick(start: Instant, instant: Instant) -> Tick {
     whole_ticks(instant.saturating_duration_since(start))
 }
 
-/// The ticks that a time has, rounded down.
+/// The length of a time in ticks, rounded down.
 pub(crate) fn whole_ticks(time: Duration) -> Tick {
     let ticks = time.as_secs().saturating_mul(TICKS_PER_SECOND);
     ticks.saturating_add(u64::from(time.subsec_nanos() / TICK_NANOS))
 }
 
-/// How long so many ticks take.
+/// The length of so many ticks.
 pub(crate) fn ticks(ticks: Tick) -> Duration {
     let nanos = (ticks % TICKS_PER_SECOND) as u32 * TICK_NANOS;
     Duration::new(ticks / TICKS_PER_SECOND, nanos)
 }
 
-/// When an entry expires, if it does.
+/// When an entry expires, in six bytes; or that it never does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Expiry([u16; 3]);
 
 impl Expiry {
     pub(crate) const NEVER: Expiry = Expiry([u16::MAX; 3]);
 
-    /// At a tick. Those that do not fit never come.
+    /// At a tick. A tick that does not fit into six bytes never comes.
     pub(crate) fn at(tick: Tick) -> Expiry {
         if tick >> 48 > 0 {
             return Expiry::NEVER;
@@ -233,17 +241,18 @@ impl Expiry {
     }
 }
 
-/// How an entry stands to its expiry.
+/// Whether an entry has expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Life {
     Fresh,
-    /// Past it for so many ticks, but still of use.
+    /// It has expired so many ticks ago, and its grace is not over.
     Stale(Tick),
     Over,
 }
 
 impl Expiry {
-    /// How it stands, if there is a time of `grace` after it. `now` is asked only if it matters.
+    /// The life of an entry with this expiry and a time of `grace` after it. `now` is called only if the
+    /// entry can expire.
     #[inline]
     pub(crate) fn life(self, now: impl FnOnce() -> Tick, grace: Tick) -> Life {
         let Some(expires) = self.tick() else {

@@ -1,21 +1,24 @@
-//! Which fetched values are worth mirroring here (the hot cache).
+//! `Mirroring`: which fetched values are worth a copy here (the hot cache), and `Rate`: how often a key is
+//! requested.
 //!
-//! The owner of a key measures how often the whole cluster asks for it and sends that rate along
-//! with the value, in a field that groupcache's protocol always had (`minute_qps`). A process that
-//! mirrors a value tells the owner, when it fetches it again, how many local hits the copy had, so
-//! that a mirrored key does not seem to cool.
+//! The owner of a key measures how often the whole cluster requests it, and sends that rate along with the
+//! value, in a field that groupcache's protocol always had (`minute_qps`). When a process fetches a value
+//! again of which it had a copy, it tells the owner how many local hits the copy had. So the rate of a
+//! mirrored key does not seem to fall.
 
 use std::time::{Duration, Instant};
 
 use crate::runtime::clock::Deadline;
 
-/// How far back the rate looks: what is older weighs less than 1/e.
+/// The time constant of the rate: a request that is older weighs less than 1/e.
 const MEMORY: Duration = Duration::from_secs(60);
 
-/// The shortest time a rate is taken over, so that one request is not a fast stream of requests.
+/// The shortest time over which a rate is taken, so that one request is not a high rate.
 const SHORTEST_SPAN: Duration = Duration::from_secs(10);
 
-/// How often a key is asked for: an exponentially decaying average that is exact from the start.
+const _: () = assert!(SHORTEST_SPAN.as_secs() < MEMORY.as_secs());
+
+/// How often a key is requested: an exponentially decaying average that is exact from the start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rate {
     /// Requests before `at`, decayed.
@@ -34,8 +37,7 @@ impl Rate {
         }
     }
 
-    /// Requests per second over about the last minute, of which `fresh` are since this was last
-    /// asked.
+    /// Requests per second over about the last minute. `fresh` of them came since the last call.
     pub(crate) fn per_second(&mut self, fresh: u32, now: Instant) -> f64 {
         let elapsed = now.saturating_duration_since(self.at);
         let kept = (-elapsed.as_secs_f32() / MEMORY.as_secs_f32()).exp();
@@ -45,26 +47,27 @@ impl Rate {
         f64::from(self.requests / self.span.max(SHORTEST_SPAN.as_secs_f32()))
     }
 
-    /// Requests over about the last minute, as of when they were last asked for.
+    /// Requests over about the last minute, as of the last call of
+    /// [`per_second`](Rate::per_second).
     pub(crate) fn requests(&self) -> f64 {
         f64::from(self.requests)
     }
 }
 
-/// What a process mirrors, and for how long.
+/// Which values a process mirrors, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mirroring {
-    /// Requests per second, over the whole cluster, from which on a value is mirrored.
+    /// A value is mirrored from so many requests per second on, counted over the whole cluster.
     pub(crate) threshold: f64,
-    /// The longest life of a copy; zero mirrors nothing.
+    /// The longest life of a copy. Zero mirrors nothing.
     pub(crate) max_life: Duration,
 }
 
 impl Mirroring {
     /// Until when a fetched value is mirrored; `None` if it is not.
     ///
-    /// A peer that does not measure (the Go family never fills the field) gives `None`; then one
-    /// fetch in ten is mirrored, as golang/groupcache does. `dice` is any even number stream.
+    /// `rate` is `None` if the peer does not measure it (Go implementations never fill the field):
+    /// then one fetch in ten is mirrored, as golang/groupcache does. `dice` is a random number.
     pub(crate) fn life(
         &self,
         rate: Option<f64>,
@@ -100,13 +103,13 @@ mod tests {
     }
 
     #[test]
-    fn one_request_is_not_a_stream() {
+    fn one_request_is_not_a_high_rate() {
         let now = Instant::now();
         assert!(Rate::new(now).per_second(1, now) < 0.2);
     }
 
     #[test]
-    fn a_rate_cools() {
+    fn a_rate_falls_without_requests() {
         let start = Instant::now();
         let mut rate = Rate::new(start);
         let hot = rate.per_second(10_000, start);

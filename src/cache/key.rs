@@ -1,5 +1,5 @@
-//! `Key`: a key together with its hash, which is computed once a get and then finds the shard, the
-//! cache entry and the flight.
+//! `Key`: a key together with its hash, which is computed once for each get and then finds the shard,
+//! the cache entry and the flight.
 
 use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash, Hasher};
@@ -9,27 +9,27 @@ use crate::runtime::sync::{Arc, KeySeed};
 /// The longest name of a group, in bytes.
 pub(crate) const MAX_NAME_BYTES: usize = 255;
 
-/// The longest id of a peer, in bytes: it stands in the head of each request.
+/// The longest id of a peer, in bytes: the head of each request contains it.
 pub(crate) const MAX_ID_BYTES: usize = 1_024;
 
 /// The longest key, in bytes once percent-encoded, that travels to peers.
 pub const MAX_KEY_BYTES: usize = 16_000;
 
-/// A key that is kept.
+/// An owned key.
 #[derive(Clone, Debug)]
 pub(crate) struct Key {
     text: Arc<str>,
     hash: u64,
 }
 
-/// A key of a caller, hashed.
+/// A borrowed key.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeyRef<'a> {
     text: &'a str,
     hash: u64,
 }
 
-/// Hashes keys under a random seed of this process: keys that collide cannot be prepared without
+/// Hashes keys under a random seed of this process: nobody can prepare keys that collide without
 /// measuring single look-ups.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyHasher(KeySeed);
@@ -72,15 +72,16 @@ impl<'a> KeyRef<'a> {
         }
     }
 
-    /// A number from 0 to 1 that is another one for each key, and on each node.
+    /// A number from 0 to 1 that differs between keys, and for the same key between nodes.
     pub(crate) fn fraction(self) -> f64 {
         (self.hash >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Which of `shards` (a power of two) the key lives in. What is inside a shard uses the low half
-    /// of the hash, so this takes bits of the high one.
+    /// Which of `shards` (a power of two) the key belongs to. The tables inside a shard use the low
+    /// half of the hash, so this takes bits of the high half.
     #[inline]
     pub(crate) fn shard(self, shards: usize) -> usize {
+        debug_assert!(shards.is_power_of_two());
         (self.hash >> 32) as usize & (shards - 1)
     }
 }
@@ -100,15 +101,17 @@ impl Key {
     }
 }
 
-/// The text of a key that is kept. Short ones need no memory of their own.
+/// The text of a key in a cache entry. A short one needs no allocation.
 #[derive(Debug)]
 pub(crate) enum Text {
     Short { len: u8, bytes: [u8; SHORT] },
     Long(Box<str>),
 }
 
-/// The longest key that is kept in place: with it a [`Text`] is as large as a `String`.
+/// The longest key that needs no allocation: with it a [`Text`] is as large as a `String`.
 const SHORT: usize = 22;
+
+const _: () = assert!(SHORT <= u8::MAX as usize, "a length fits into a byte");
 
 impl Text {
     pub(crate) fn new(text: &str) -> Text {
@@ -135,14 +138,14 @@ impl Text {
 
     pub(crate) fn as_str(&self) -> &str {
         match self {
-            // It was text when it was made.
+            // The bytes are those of a `str`.
             Text::Short { .. } => std::str::from_utf8(self.as_bytes()).unwrap_or_default(),
             Text::Long(text) => text,
         }
     }
 }
 
-/// What a table compares: lets a borrowed key find an owned one without hashing it again.
+/// What tables compare: a borrowed key finds an owned one without being hashed again.
 pub(crate) trait Hashed {
     fn key(&self) -> KeyRef<'_>;
 }
@@ -193,7 +196,7 @@ impl PartialOrd for Key {
     }
 }
 
-/// By hash, which differs nearly always: an order for tables, not for people.
+/// Ordered by hash, which nearly always differs: for tables, not for people.
 impl Ord for Key {
     fn cmp(&self, other: &Key) -> std::cmp::Ordering {
         (self.hash, &*self.text).cmp(&(other.hash, &*other.text))
@@ -213,13 +216,13 @@ impl<'a> Borrow<dyn Hashed + 'a> for Key {
     }
 }
 
-/// The hasher of tables of keys: hands the hash through that the key brings along.
+/// The hasher of tables of keys: uses the hash that a key contains.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct HandThrough(u64);
 
 impl Hasher for HandThrough {
     fn write(&mut self, bytes: &[u8]) {
-        // Keys write one `u64`; anything else still hashes to something.
+        // Keys write one `u64`. Other types are hashed too, if badly.
         for &byte in bytes {
             self.0 = self.0.rotate_left(8) ^ u64::from(byte);
         }
@@ -261,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_what_it_was_made_of() {
+    fn a_text_equals_what_it_was_made_of() {
         for text in [
             "",
             "a",

@@ -1,4 +1,4 @@
-//! `Lru`: copies of the popular values of other processes, in the order of their last use.
+//! `Lru`: copies of the values that other processes own, in the order of their last use.
 
 use lru::LruCache;
 
@@ -8,9 +8,9 @@ use crate::cache::policy::Item;
 
 #[derive(Debug)]
 pub(crate) struct Lru<V: 'static> {
-    /// By the hash of the key, which is cheap to compare. A look-up compares the key itself too
-    /// (P3); of two keys with the same 64 bits one at a time is kept, which is right and rare. Made
-    /// when first used: most groups of a node that is alone never do.
+    /// By the hash of the key, which is cheap to compare. A look-up compares the key itself too (P3).
+    /// Of two keys with the same 64 bits one at a time is kept, which is correct and rare. Made when
+    /// first used: most groups of a node without peers never use it.
     entries: Option<LruCache<u64, Entry<V>, HandThrough>>,
     bytes: usize,
 }
@@ -23,7 +23,7 @@ impl<V> Lru<V> {
         }
     }
 
-    /// The entry of `key`, which becomes the last used.
+    /// The entry of `key`, which becomes the most recently used.
     pub(crate) fn get(&mut self, key: KeyRef<'_>) -> Option<&mut Entry<V>> {
         self.entries
             .as_mut()?
@@ -31,10 +31,10 @@ impl<V> Lru<V> {
             .filter(|entry| entry.is(key))
     }
 
-    /// Keeps an entry; gives the one it replaces.
+    /// Inserts an entry; gives back the one it replaces.
     pub(crate) fn insert(&mut self, hash: u64, entry: Entry<V>) -> Option<Entry<V>> {
         self.bytes += entry.weight();
-        // Bounded by bytes, not by entries: the cache around it makes room.
+        // Not bounded by entries: the cache bounds the bytes and makes room.
         let entries = self
             .entries
             .get_or_insert_with(|| LruCache::unbounded_with_hasher(HandThrough::default()));
@@ -49,10 +49,11 @@ impl<V> Lru<V> {
         Some(entry)
     }
 
-    /// Takes out the least recently used.
+    /// Takes out the least recently used entry.
     pub(crate) fn evict(&mut self) -> Option<(u64, Entry<V>)> {
         let (hash, entry) = self.entries.as_mut()?.pop_lru()?;
         self.bytes -= entry.weight();
+        debug_assert!(self.len() > 0 || self.bytes == 0, "I4");
         Some((hash, entry))
     }
 

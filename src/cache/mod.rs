@@ -1,9 +1,9 @@
-//! `cache`: the values that a process keeps of a group, in bytes and not in entries.
+//! `cache`: the values of a group that a process keeps, limited in bytes and not in entries.
 //!
-//! Imports `runtime` and `value`. In this order: `key` (a key with its hash), `entry` (a value with what
-//! has to be known of it), `policy` (which entries stay), `lru` and `hot` (copies of the popular values of
-//! other processes), `store` (what one shard keeps, for one thread), `budget`, and `shards`, which is the
-//! cache that groups see.
+//! Imports `runtime` and `value`. In this order: `key` (a key with its hash), `entry` (a kept value with
+//! its weight and its expiry), `policy` (which entries stay), `lru` (copies of the values that other
+//! processes own) and `hot` (which of them are worth a copy), `store` (the entries of one shard, for one
+//! thread), `budget` (the limits in bytes), and `shards`, the cache that groups see.
 
 mod budget;
 pub(crate) mod entry;

@@ -114,7 +114,7 @@ impl Cluster {
         if status == Status::Unauthorized && self.guard.is_none() {
             remote.set_no_batches(); // the peer may answer a `GET` all the same
         }
-        if status.sends_away() {
+        if status.is_refusal() {
             return Err(CallError::ProtocolError(format!(
                 "it refuses this node: {}",
                 text_of(&reply.body)

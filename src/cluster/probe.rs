@@ -31,7 +31,7 @@ impl Cluster {
         if let Ok(reply) = &answer {
             self.update_spoken(remote, reply);
             let status = Status::of(reply.status, reply.header.as_deref());
-            if status.is_some_and(Status::sends_away) {
+            if status.is_some_and(Status::is_refusal) {
                 return;
             }
             if remote.circuit.half_open() {

@@ -106,7 +106,7 @@ impl<V: Cacheable> Shared<V> {
         role: Role,
         flow: Flow,
     ) {
-        let flow = pool::actual(flow);
+        let flow = pool::effective_flow(flow);
         let waiters = waiters.into_iter();
         let queued: Vec<_> = waiters
             .filter_map(|waiter| waiter.queued_besides(flow))
@@ -157,7 +157,7 @@ impl<V: Cacheable> Shared<V> {
             }
         };
         for (queued, &tier) in queued.iter().zip(&places) {
-            queued.hold(pool::actual(flow), Box::new(pool.ticket(tier)));
+            queued.hold(pool::effective_flow(flow), Box::new(pool.ticket(tier)));
         }
         if places.len() == queued.len() {
             return None;

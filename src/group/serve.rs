@@ -109,7 +109,7 @@ impl<V: Cacheable> Serve for Shared<V> {
 
     fn answer_put(&self, key: &str, body: &[u8], terms: &Terms, requester: &Requester) -> Response {
         // The value is copied out of the body.
-        let Some(_copying) = requester.pay_for_copy(body.len()) else {
+        let Some(_copying) = requester.charge_copy(body.len()) else {
             return self.respond_to_error(&Error::Overloaded);
         };
         let (bytes, life) = match decode_set(&self.name, key, body) {

@@ -233,7 +233,7 @@ impl Node {
 
     fn read_node_command(&self, request: &Request<'_>, requester: &Requester) -> Response {
         // Names and keys are copied out of the body.
-        let Some(_copying) = requester.pay_for_copy(request.body.len()) else {
+        let Some(_copying) = requester.charge_copy(request.body.len()) else {
             return self.respond(Status::Overloaded, "too much is under way: ask again later");
         };
         match NodeCommand::decode(request.body) {

@@ -1,13 +1,13 @@
-//! `Account`: how much memory those who ask from outside may take, in bytes and all together.
+//! `Account`: how much memory all requesters together may take, in bytes.
 //!
-//! Whatever is kept for a request is charged: what was read of it, its keys, the values that wait for
-//! the rest of its answer, and the answer until it is read. A charge is an object, and gives back what
-//! it took when it is dropped: no way out forgets to.
+//! All memory that is kept for a request is charged: the bytes read of it, its keys, the values that wait
+//! for the rest of its answer, and the answer until the requester has read it. A [`Charge`] is an object
+//! that gives its bytes back when it is dropped, so no path of the code can forget to.
 //!
-//! Strangers, who have not proved who they are, get half of it together where others can prove it. The
-//! last eighth is for those who need little, so that large bodies do not shut out small requests. The
-//! last thirty-second is not for buffers: whose request is here in full has room for what its load
-//! needs, though others fill all the rest with requests that do not end.
+//! *Strangers* are requesters that have not authenticated, at a node where requesters can. Together they get
+//! half of the account. The last eighth is for small charges, so that large bodies do not keep small
+//! requests out. The last thirty-second is not for buffers: a request that has been read in full gets the
+//! memory that its load needs, even if other requesters fill the rest with requests that do not end.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,33 +18,43 @@ use crate::runtime::flow::{Flow, network_of};
 use crate::runtime::sync::{Arc, AtomicBool, AtomicUsize, Condvar, Mutex, Ordering, wait_until};
 use crate::value::Value;
 
-/// What an account holds unless it is set.
+/// The bytes of an account by default.
 pub(crate) const MAX_CHARGED: usize = 256 << 20;
 
-/// Who takes no more than this needs little: a request of half of it, in a buffer that has grown for it.
+/// A charge up to this is small: it suffices for a request of half of it, in a buffer that has grown by
+/// doubling.
 pub(crate) const LITTLE: usize = 64 << 10;
 
-/// How long one waits at most for copies of others that are beyond the bound.
+const _: () = assert!(
+    LITTLE <= MAX_CHARGED / 8,
+    "small charges fit into their reserve"
+);
+
+/// How long a requester waits for the copies of others that exceed the limit.
 const WAIT_FOR_COPIES: Duration = Duration::from_millis(500);
 
 pub(crate) struct Account {
     max: usize,
-    /// Whether some can prove who they are, and all others are strangers.
+    /// Whether requesters can authenticate, so that all others are strangers.
     tells_apart: bool,
+    /// The bytes of all charges.
     charged: AtomicUsize,
+    /// The bytes of the charges of strangers, which are part of `charged`.
     of_strangers: AtomicUsize,
-    /// How many hold the value that is at this address in memory.
+    /// The answers that hold a value, by its address in memory.
     holders: Mutex<HashMap<usize, Holders>>,
-    /// Whether somebody has an answer that is beyond the bound.
+    /// Whether a requester has an answer that exceeds the limit.
     is_exceeded: AtomicBool,
-    /// Whether a copy is beyond it that is being made.
+    /// Whether a copy that exceeds the limit is being made.
     is_copied: Mutex<bool>,
+    /// Notified when that copy is gone.
     copied: Condvar,
 }
 
+/// The answers that hold a value.
 struct Holders {
     count: usize,
-    /// What the value takes, once for all of them.
+    /// The charge for the value, once for all of them.
     _charge: Charge,
 }
 
@@ -62,12 +72,12 @@ impl Account {
         })
     }
 
-    /// Whether some can prove who they are, and all others are strangers.
+    /// Whether requesters can authenticate, so that all others are strangers.
     pub(crate) fn tells_apart(&self) -> bool {
         self.tells_apart
     }
 
-    /// Tells whether there is room for `more`, for one who then has `bytes`.
+    /// Takes `more` bytes for a charge that then has `bytes`. Tells whether there was room.
     fn take(&self, more: usize, bytes: usize, kind: Kind, is_stranger: bool) -> bool {
         let limit = |max: usize| max - kind.left_free(max, bytes);
         if is_stranger && !add(&self.of_strangers, more, limit(self.max / 2)) {
@@ -88,17 +98,17 @@ impl Account {
     }
 }
 
-/// What a charge pays for.
+/// The purpose of a charge.
 #[derive(Clone, Copy)]
 enum Kind {
-    /// Bytes that were read, or are to be sent.
+    /// Bytes that have been read, or are to be sent.
     Buffer,
-    /// What the node keeps for a request that is here in full.
+    /// What the node keeps for a request that it has read in full.
     Request,
 }
 
 impl Kind {
-    /// How much of `max` one who has `bytes` leaves to others.
+    /// How much of `max` a charge of `bytes` has to leave free.
     fn left_free(self, max: usize, bytes: usize) -> usize {
         match self {
             _ if bytes > LITTLE => max / 8,
@@ -117,12 +127,12 @@ impl Drop for Account {
         debug_assert_eq!(
             left,
             (0, 0),
-            "nobody has anything, and something is charged"
+            "all charges are gone, and bytes are still charged"
         );
     }
 }
 
-/// Adds `more`, if no more than `max` comes of it.
+/// Adds `more` unless the sum exceeds `max`; tells whether it did.
 fn add(sum: &AtomicUsize, more: usize, max: usize) -> bool {
     let within = |sum: usize| sum.checked_add(more).filter(|&sum| sum <= max);
     sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within)
@@ -138,7 +148,7 @@ fn subtract(sum: &AtomicUsize, bytes: usize) {
     );
 }
 
-/// One who asks from outside, and the account that pays for it.
+/// The sender of requests from outside, with the account that its memory is charged to.
 #[derive(Clone)]
 pub(crate) struct Requester {
     account: Arc<Account>,
@@ -155,21 +165,22 @@ impl Requester {
         }
     }
 
-    /// Notes that it has proved who it is.
+    /// Notes that it has authenticated.
     pub(crate) fn prove(&mut self) {
         self.has_proved = true;
     }
 
+    /// Whether it has authenticated.
     pub(crate) fn has_proved(&self) -> bool {
         self.has_proved
     }
 
-    /// Whether it has not proved who it is, and others can.
+    /// Whether it has not authenticated, at a node where requesters can.
     pub(crate) fn is_stranger(&self) -> bool {
         self.account.tells_apart && !self.has_proved
     }
 
-    /// Whose turn its loads take.
+    /// The flow that its loads belong to.
     pub(crate) fn flow(&self) -> Flow {
         match self.is_stranger() {
             true => Flow::Strangers,
@@ -177,12 +188,12 @@ impl Requester {
         }
     }
 
-    /// A charge of nothing yet, for what the node keeps for a request.
+    /// A charge of zero bytes, for what the node keeps for a request.
     pub(crate) fn charge(&self) -> Charge {
         self.charge_for(Kind::Request)
     }
 
-    /// The same, for buffers.
+    /// A charge of zero bytes, for buffers.
     pub(crate) fn charge_for_buffers(&self) -> Charge {
         self.charge_for(Kind::Buffer)
     }
@@ -196,13 +207,13 @@ impl Requester {
         }
     }
 
-    /// What pays for a copy of a body while it is made; a small one costs nothing, as there are few
-    /// workers. Where the bodies themselves have taken all room, one copy after the other is made beyond
-    /// the bound: a moment is waited for that. It blocks.
-    pub(crate) fn pay_for_copy(&self, bytes: usize) -> Option<Copying> {
+    /// Charges for a copy of a body while it is made. A small copy is free, because there are few workers.
+    /// If the bodies themselves have taken all room, one copy at a time may exceed the limit: this blocks
+    /// for up to [`WAIT_FOR_COPIES`] until it may. `None` if it may not.
+    pub(crate) fn charge_copy(&self, bytes: usize) -> Option<Copying> {
         let mut charge = self.charge();
         if bytes <= LITTLE || charge.grow(bytes) {
-            return Some(Copying::Paid { _charge: charge });
+            return Some(Copying::Charged { _charge: charge });
         }
         let end = Instant::now() + WAIT_FOR_COPIES;
         let mut is_copied = self.account.is_copied.lock();
@@ -216,16 +227,16 @@ impl Requester {
         Some(Copying::Beyond(Arc::clone(&self.account)))
     }
 
-    /// Has a value kept that is to be sent. It takes its memory once, however many are to read it.
-    /// `None` if there is no room.
+    /// Keeps a value that is to be sent. It is charged once, however many answers hold it. `None` if
+    /// there is no room.
     pub(crate) fn hold(&self, value: &Value) -> Option<Held> {
         let held = || Held {
             account: Arc::clone(&self.account),
             value: value.clone(),
         };
-        // Whoever is counted there has the value: no other one can be at its address meanwhile.
+        // All that are counted there own the value: no other value can be at its address meanwhile.
         let mut holders = self.account.holders.lock();
-        if let Some(holders) = holders.get_mut(&place_of(value)) {
+        if let Some(holders) = holders.get_mut(&address_of(value)) {
             holders.count += 1;
             return Some(held());
         }
@@ -237,22 +248,22 @@ impl Requester {
             count: 1,
             _charge: charge,
         };
-        holders.insert(place_of(value), first);
+        holders.insert(address_of(value), first);
         Some(held())
     }
 
-    /// Lets one at a time take what is beyond the bound: no answer is too large for ever.
+    /// Lets one requester at a time exceed the limit, so that no answer is too large for ever.
     pub(crate) fn exceed(&self) -> Option<Exceeded> {
         let was_exceeded = self.account.is_exceeded.swap(true, Ordering::Relaxed);
         (!was_exceeded).then(|| Exceeded(Arc::clone(&self.account)))
     }
 }
 
-fn place_of(value: &Value) -> usize {
+fn address_of(value: &Value) -> usize {
     value.as_ptr() as usize
 }
 
-/// So many bytes of an account. Dropped, it gives them back.
+/// A number of bytes of an account, which are given back when it is dropped.
 pub(crate) struct Charge {
     account: Arc<Account>,
     kind: Kind,
@@ -261,9 +272,9 @@ pub(crate) struct Charge {
 }
 
 impl Charge {
-    /// Takes `bytes` in place of what it has. Tells whether there is room; if not, it has what it had.
+    /// Changes the charge to `bytes`. Tells whether there is room; if not, the charge stays as it is.
     pub(crate) fn resize(&mut self, bytes: usize) -> bool {
-        // As on nearly every read: it is not to touch what all share.
+        // On nearly every read. The counters are not touched, because all threads share them.
         if bytes == self.bytes {
             return true;
         }
@@ -278,12 +289,12 @@ impl Charge {
         true
     }
 
-    /// Takes `more` bytes. Tells whether there is room for them.
+    /// Adds `more` bytes to the charge. Tells whether there is room for them.
     pub(crate) fn grow(&mut self, more: usize) -> bool {
         self.resize(self.bytes.saturating_add(more))
     }
 
-    /// Notes that the one who is charged has proved who it is.
+    /// Notes that the requester has authenticated: its bytes are no longer those of a stranger.
     pub(crate) fn prove(&mut self) {
         if std::mem::replace(&mut self.is_stranger, false) {
             subtract(&self.account.of_strangers, self.bytes);
@@ -303,9 +314,12 @@ impl fmt::Debug for Charge {
     }
 }
 
-/// A copy that is being made, and what pays for it.
+/// A copy that is being made.
 pub(crate) enum Copying {
-    Paid { _charge: Charge },
+    Charged {
+        _charge: Charge,
+    },
+    /// It exceeds the limit.
     Beyond(Arc<Account>),
 }
 
@@ -318,32 +332,34 @@ impl Drop for Copying {
     }
 }
 
-/// A value that is kept for one who is to read it.
+/// A value that is kept until a requester has read it.
 pub(crate) struct Held {
     account: Arc<Account>,
     value: Value,
 }
 
 impl Held {
+    /// Whether it is this value, not only an equal one.
     pub(crate) fn is_of(&self, value: &Value) -> bool {
-        place_of(&self.value) == place_of(value)
+        address_of(&self.value) == address_of(value)
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         let mut holders = self.account.holders.lock();
-        let Some(held) = holders.get_mut(&place_of(&self.value)) else {
+        let Some(held) = holders.get_mut(&address_of(&self.value)) else {
             return;
         };
+        debug_assert!(held.count > 0);
         held.count -= 1;
         if held.count == 0 {
-            holders.remove(&place_of(&self.value));
+            holders.remove(&address_of(&self.value));
         }
     }
 }
 
-/// That somebody has what is beyond the bound.
+/// The right of one requester to exceed the limit.
 pub(crate) struct Exceeded(Arc<Account>);
 
 impl Drop for Exceeded {
@@ -366,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn all_charges_share_one_bound_and_give_back_what_they_took() {
+    fn all_charges_share_one_limit_and_give_back_what_they_took() {
         let account = Account::new(100, false);
         let (mut first, mut second) = (requester(&account).charge(), requester(&account).charge());
         assert!(first.resize(60));
@@ -380,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_counts_once_for_all_who_are_to_read_it() {
+    fn a_value_is_charged_once_for_all_answers_that_hold_it() {
         let account = Account::new(100, false);
         let requester = requester(&account);
         let (value, other) = (Value::from(&[0; 60]), Value::from(&[0; 60]));
@@ -393,7 +409,7 @@ mod tests {
         assert!(requester.hold(&other).is_some());
     }
 
-    /// A value is kept as long as it is counted: else another one could come to its address, and be
+    /// A value is kept as long as it is counted: otherwise another value could get its address and be
     /// taken for it.
     #[test]
     fn a_value_that_its_reader_has_dropped_is_not_taken_for_another() {
@@ -406,7 +422,7 @@ mod tests {
         let held: Vec<_> = (0..20)
             .map(|_| requester.hold(&Value::from(vec![0; 100])))
             .collect();
-        assert_eq!(held.iter().flatten().count(), 10, "each takes its own room");
+        assert_eq!(held.iter().flatten().count(), 10, "each is charged");
         drop(held);
         assert!(
             charge(&requester, 1_000).is_some(),
@@ -415,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_leave_half_to_those_who_prove_who_they_are() {
+    fn strangers_leave_half_to_requesters_that_authenticate() {
         let account = Account::new(100, true);
         let (stranger, mut peer) = (requester(&account), requester(&account));
         peer.prove();
@@ -424,7 +440,7 @@ mod tests {
         let second = charge(&peer, 50).unwrap();
         assert!(charge(&peer, 1).is_none());
         drop(second);
-        // What it has counts as a peer's from now on.
+        // Its bytes count as those of a peer from now on.
         first.prove();
         assert!(charge(&stranger, 50).is_some());
         assert!(charge(&peer, 51).is_none());
@@ -444,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn buffers_leave_room_for_what_a_request_needs() {
+    fn buffers_leave_room_for_requests() {
         let account = Account::new(1 << 20, false);
         let requester = requester(&account);
         let mut buffers = requester.charge_for_buffers();
@@ -461,25 +477,28 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_paid_for_or_made_by_itself() {
+    fn a_copy_is_charged_or_made_alone() {
         let account = Account::new(1 << 20, false);
         let requester = requester(&account);
-        let paid = requester.pay_for_copy(7 << 17);
-        assert!(matches!(paid, Some(Copying::Paid { .. })));
-        let alone = requester.pay_for_copy(1 << 20);
+        let charged = requester.charge_copy(7 << 17);
+        assert!(matches!(charged, Some(Copying::Charged { .. })));
+        let alone = requester.charge_copy(1 << 20);
         assert!(matches!(alone, Some(Copying::Beyond(_))));
-        assert!(requester.pay_for_copy(1 << 20).is_none());
+        assert!(requester.charge_copy(1 << 20).is_none());
         assert!(
-            requester.pay_for_copy(LITTLE).is_some(),
+            requester.charge_copy(LITTLE).is_some(),
             "small ones are free"
         );
         drop(alone);
-        assert!(requester.pay_for_copy(1 << 20).is_some());
-        assert!(requester.exceed().is_some(), "an answer is another matter");
+        assert!(requester.charge_copy(1 << 20).is_some());
+        assert!(
+            requester.exceed().is_some(),
+            "an answer is independent of that"
+        );
     }
 
     #[test]
-    fn one_at_a_time_may_go_beyond_the_bound() {
+    fn one_at_a_time_may_exceed_the_limit() {
         let account = Account::new(1, false);
         let requester = requester(&account);
         let first = requester.exceed();

@@ -1,7 +1,7 @@
-//! `Answer`: a value as it travels, and why bytes are no message.
+//! `Answer`: a value in a message.
 //!
-//! Bodies are protocol buffers whose low fields are those of golang/groupcache, so that a native answer
-//! is a valid answer to a Go peer; what is ours has numbers from 100.
+//! Bodies are protocol buffers. The low field numbers are those of golang/groupcache, so that a native
+//! answer is a valid answer to a Go peer; fields of this crate have numbers from 100.
 
 use std::time::Duration;
 
@@ -12,19 +12,19 @@ use super::field::{Field, NO_MESSAGE, ProtocolError, encode_bytes, read_field};
 use super::terms::millis_or_none;
 use crate::value::Value;
 
-/// A value as it travels.
+/// A value as it is sent between peers.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) value: Value,
     /// Requests per second for this key in the whole cluster.
     pub(crate) rate: Option<f64>,
-    /// The life that is left; `None` lives until evicted.
+    /// The remaining time to live; with `None` the value lives until it is evicted.
     pub(crate) remaining: Option<Duration>,
-    /// The hash of group and key: the answer belongs to that question (P3).
+    /// The hash of group and key: the answer belongs to that request (P3).
     pub(crate) key_hash: Option<u64>,
 }
 
-/// All of golang's `GetResponse` but the value, and what is ours.
+/// The fields of golang's `GetResponse`, and those of this crate.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct GetResponse {
     #[prost(bytes = "bytes", optional, tag = "1")]
@@ -35,18 +35,19 @@ pub(super) struct GetResponse {
     pub(super) remaining_ms: Option<u64>,
     #[prost(fixed64, optional, tag = "101")]
     pub(super) key_hash: Option<u64>,
-    /// In a batch, where there is no HTTP status: the name of a [`Status`] other than `ok`.
+    /// In a batch, which has no HTTP status for each item: the name of a
+    /// [`Status`](super::Status) other than `ok`.
     #[prost(string, optional, tag = "102")]
     pub(super) status: Option<String>,
-    /// What [`Status`] needs to be understood: the length of a value that is too large.
+    /// With status `too-large`: the length of the value.
     #[prost(uint64, optional, tag = "103")]
     pub(super) length: Option<u64>,
-    /// Why there is no value, in words.
+    /// Why there is no value, as a text for people.
     #[prost(string, optional, tag = "104")]
     pub(super) text: Option<String>,
 }
 
-/// The fields of the body of a `PUT`, which is written and read by hand: a value is copied once.
+/// The fields of the body of a `PUT`, which is written and read by hand so that the value is copied once.
 mod set {
     pub(super) const GROUP: u32 = 1;
     pub(super) const KEY: u32 = 2;
@@ -55,8 +56,8 @@ mod set {
 }
 
 impl Answer {
-    /// The body in two parts, the second of which is the value itself. Protocol buffers may be cut
-    /// like this: the bytes of two messages, one after the other, are the bytes of their union.
+    /// The body in two parts, the second of which is the value itself. Protocol buffers can be cut
+    /// like this: the bytes of two messages, one after the other, are the bytes of both merged.
     pub(super) fn encode(self) -> (Vec<u8>, Value) {
         let rest = GetResponse {
             minute_qps: self.rate,
@@ -71,6 +72,7 @@ impl Answer {
         rest.encode_raw(&mut head);
         encode_key(VALUE, WireType::LengthDelimited, &mut head);
         encode_varint(length, &mut head);
+        debug_assert_eq!(head.len(), room);
         (head, self.value)
     }
 
@@ -104,8 +106,8 @@ pub(crate) fn encode_set(group: &str, key: &str, value: &Value, life: Option<Dur
     out
 }
 
-/// The value in the body of a `PUT` and the life it has left. The path says what is set; a body
-/// that names something else is refused.
+/// The value in the body of a `PUT` and its remaining time to live. The path names the key; a body
+/// that names another one is refused.
 pub(crate) fn decode_set(
     group: &str,
     key: &str,
@@ -125,6 +127,6 @@ pub(crate) fn decode_set(
     if named != (Some(group.as_bytes()), Some(key.as_bytes())) {
         return Err(ProtocolError("the body and the path name different keys"));
     }
-    let value = value.ok_or(ProtocolError("the body has no value"))?;
+    let value = value.ok_or(ProtocolError("the body contains no value"))?;
     Ok((Value::copy_from(value), life))
 }

@@ -1,18 +1,18 @@
-//! What golang/groupcache spells in another way than this crate.
+//! How the protocol of golang/groupcache differs from the native one.
 //!
-//! Its client escapes a key as a part of a query, so a space comes as `+`; its server answers 200
-//! with a value, and 400, 404 or 500 with a text. There are no other methods, headers or fields.
+//! Its client escapes a key as a part of a query, so a space comes as `+`. Its server answers 200
+//! with a value, and 400, 404 or 500 with a text. It has no other methods, headers or fields.
 
 use super::{Answer, Item, Status};
 
-/// Turns what Go's `url.QueryEscape` made of spaces back into what percent-encoding makes of them.
-/// A `+` of the key itself comes as `%2B`.
+/// Replaces the `+` that Go's `url.QueryEscape` writes for a space by its percent-encoding. A `+` of the
+/// key itself comes as `%2B`.
 pub(super) fn with_spaces(text: &str) -> String {
     text.replace('+', "%20")
 }
 
 impl Status {
-    /// What the answer of a Go peer says.
+    /// The status of the answer of a Go peer.
     pub(crate) fn of_golang(code: u16) -> Status {
         match code {
             200 => Status::Ok,
@@ -23,18 +23,18 @@ impl Status {
 }
 
 impl Item {
-    /// The same as Go could say it.
+    /// The item as a Go peer could answer it.
     pub(crate) fn for_golang(self) -> Item {
         match self {
-            // There are no such fields.
+            // Go has no such fields.
             Item::Value(answer) => Item::Value(Answer {
                 remaining: None,
                 key_hash: None,
                 ..answer
             }),
-            // An error of the getter as any other: 404 means another thing.
+            // Go has no status for it: 404 means that there is no such group.
             Item::Status(Status::NotFound, text) => Item::Status(Status::LoadFailed, text),
-            // Nobody there would ask again.
+            // A Go requester does not try again.
             Item::Status(Status::Loading, text) => Item::Status(Status::Overloaded, text),
             item => item,
         }
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_no_value_is_no_failure_of_the_peer() {
+    fn an_answer_without_a_value_is_no_failure_of_the_peer() {
         assert_eq!(Status::of_golang(200), Status::Ok);
         assert_eq!(Status::of_golang(404), Status::NoSuchGroup);
         for code in [202, 204, 301, 400, 500, 503] {

@@ -1,24 +1,18 @@
-//! Commands: what a `POST` asks of a whole group, and the answer to a batch.
+//! `GroupCommand`: the body of a `POST` to a group.
 //!
-//! Written and read by hand, unlike the other messages: the other side chooses how many keys there
-//! are, so they are read without a copy, and only as many as are allowed.
+//! Written and read by hand, unlike other messages: the sender chooses how many keys there are, so they are
+//! read without a copy, and only as many as are allowed.
 
-use bytes::Bytes;
-use prost::Message;
-use prost::encoding::{
-    WireType, decode_varint, encode_key, encode_varint, encoded_len_varint, key_len,
-};
+use prost::encoding::{WireType, decode_varint, encode_key, encode_varint};
 
-use super::answer::{Answer, GetResponse};
 use super::field::{Field, KEY_TOO_LONG, NO_MESSAGE, ProtocolError, encode_bytes, read_field};
-use super::status::Status;
 use super::target::is_too_long;
 use super::terms::Stamp;
 
-/// The most keys of one command.
+/// The most keys of a command.
 pub(crate) const MAX_KEYS: usize = 1_024;
 
-/// How many bytes a command may have for the sake of its keys; one key alone may be longer.
+/// A requester fills a command with keys up to so many bytes; a single key may be longer.
 pub(crate) const MAX_COMMAND: usize = 1 << 20;
 
 const CLEAR: u32 = 1;
@@ -29,19 +23,20 @@ const OFFER: u32 = 5;
 const PEEK: u32 = 8;
 const STAMPS: u32 = 9;
 
-/// What a `POST` asks of a group.
+/// The command of a `POST` to a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum GroupCommand<'a> {
-    /// Answer the values of these keys, whose mirrored copies had so many hits since they were
-    /// last fetched.
+    /// Answer the values of these keys. The number is the hits of the requester's mirrored copy since
+    /// it was fetched.
     Get(Vec<(&'a str, u32)>),
     /// Remove these keys.
     Remove(Vec<&'a str>),
     /// Remove everything.
     Clear,
-    /// Take over these keys, whose values the sender has, which leaves.
+    /// Take over these keys: the sender has their values and leaves the cluster.
     Offer(Vec<&'a str>),
-    /// Answer what is in main memory of these keys, of each if this removal has been carried out.
+    /// Answer the values of these keys that are in main memory, each only if the change with this stamp
+    /// has been carried out.
     Peek(Vec<(&'a str, Stamp)>),
 }
 
@@ -54,7 +49,7 @@ impl<'a> GroupCommand<'a> {
                 for (key, _) in keys {
                     encode_bytes(GET, key.as_bytes(), &mut out);
                 }
-                // Most keys never had a mirrored copy.
+                // Usually no key has a mirrored copy.
                 if keys.iter().any(|&(_, hits)| hits > 0) {
                     let mut packed = Vec::with_capacity(keys.len());
                     for &(_, hits) in keys {
@@ -123,7 +118,7 @@ impl<'a> GroupCommand<'a> {
 
 fn with_stamps<'a>(keys: Vec<&'a str>, stamps: &[u8]) -> Result<GroupCommand<'a>, ProtocolError> {
     if stamps.len() != 16 * keys.len() {
-        return Err(ProtocolError("there is not one stamp for each key"));
+        return Err(ProtocolError("the body needs one stamp for each key"));
     }
     let number = |bytes: &[u8]| {
         bytes
@@ -138,9 +133,11 @@ fn with_stamps<'a>(keys: Vec<&'a str>, stamps: &[u8]) -> Result<GroupCommand<'a>
     Ok(GroupCommand::Peek(keys.into_iter().zip(stamps).collect()))
 }
 
-const TOO_MANY: ProtocolError = ProtocolError("the body names too many keys");
+const _: () = assert!(MAX_KEYS == 1_024, "as the message says");
 
-/// A key, as long as it might be in a path.
+const TOO_MANY: ProtocolError = ProtocolError("the body names too many keys; send at most 1024");
+
+/// The text of a key, which may be as long as in a path.
 fn text(bytes: &[u8]) -> Result<&str, ProtocolError> {
     let key = std::str::from_utf8(bytes).map_err(|_| ProtocolError("a key is not UTF-8"))?;
     match is_too_long(key) {
@@ -149,7 +146,7 @@ fn text(bytes: &[u8]) -> Result<&str, ProtocolError> {
     }
 }
 
-/// Adds the numbers of a field that is packed: it may come in parts, and number by number.
+/// Adds the numbers of a packed field, which may come in several parts, or one by one.
 fn read_numbers(mut packed: &[u8], numbers: &mut Vec<u64>) -> Result<(), ProtocolError> {
     while !packed.is_empty() {
         if numbers.len() >= MAX_KEYS {
@@ -166,140 +163,9 @@ fn encode_keys(tag: u32, keys: &[&str], out: &mut Vec<u8>) {
     }
 }
 
-/// What there is to say about one key of a batch.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Item {
-    Value(Answer),
-    /// Why there is no value, and in words.
-    Status(Status, String),
-    /// The value has so many bytes, which is more than may travel.
-    TooLarge(usize),
-}
-
-impl Item {
-    /// How long its value is.
-    pub(crate) fn value_len(&self) -> usize {
-        match self {
-            Item::Value(answer) => answer.value.len(),
-            Item::Status(..) | Item::TooLarge(_) => 0,
-        }
-    }
-}
-
-const ITEM: u32 = 1;
-
-/// The answer to [`GroupCommand::Get`]: an item for each of the first keys, in their order. Those whose
-/// items did not fit are to be asked for again.
-pub(crate) struct BatchWriter {
-    body: Vec<u8>,
-    max: usize,
-    is_empty: bool,
-}
-
-impl BatchWriter {
-    /// An answer of up to `max` bytes, unless its first item alone is larger.
-    pub(crate) fn new(max: usize) -> BatchWriter {
-        BatchWriter {
-            body: Vec::new(),
-            max,
-            is_empty: true,
-        }
-    }
-
-    /// Adds the item of the next key; tells whether there was room for it.
-    pub(crate) fn push(&mut self, key_hash: u64, item: Item) -> bool {
-        let of_status = |status: Status| GetResponse {
-            key_hash: Some(key_hash),
-            status: Some(status.name().to_owned()),
-            ..GetResponse::default()
-        };
-        let (head, value) = match item {
-            Item::Value(answer) => {
-                let (head, value) = answer.encode();
-                (head, Some(value))
-            }
-            Item::Status(status, text) => {
-                let mut message = of_status(status);
-                message.text = (!text.is_empty()).then_some(text);
-                (message.encode_to_vec(), None)
-            }
-            Item::TooLarge(length) => {
-                let mut message = of_status(Status::TooLarge);
-                message.length = Some(length as u64);
-                (message.encode_to_vec(), None)
-            }
-        };
-        let value = value.as_deref().unwrap_or_default();
-        let length = head.len() + value.len();
-        let taken = key_len(ITEM) + encoded_len_varint(length as u64) + length;
-        if !self.is_empty && self.body.len() + taken > self.max {
-            return false;
-        }
-        self.is_empty = false;
-        encode_key(ITEM, WireType::LengthDelimited, &mut self.body);
-        encode_varint(length as u64, &mut self.body);
-        self.body.extend_from_slice(&head);
-        self.body.extend_from_slice(value);
-        true
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.is_empty
-    }
-
-    pub(crate) fn finish(mut self) -> Vec<u8> {
-        self.body.shrink_to_fit();
-        self.body
-    }
-}
-
-/// Reads the answer to a batch: the items of the first of the keys with these hashes.
-pub(crate) fn decode_batch(
-    body: Vec<u8>,
-    mut key_hashes: impl Iterator<Item = u64>,
-) -> Result<Vec<Item>, ProtocolError> {
-    let body = Bytes::from(body);
-    let mut items = Vec::with_capacity(key_hashes.size_hint().0);
-    let mut rest = &body[..];
-    while !rest.is_empty() {
-        let Field::Bytes(ITEM, item) = read_field(&mut rest)? else {
-            continue; // of a newer node
-        };
-        let expected = key_hashes.next();
-        let expected = expected.ok_or(ProtocolError("it answers more than it was asked"))?;
-        let message = GetResponse::decode(body.slice_ref(item)).map_err(|_| NO_MESSAGE)?;
-        if message.key_hash != Some(expected) {
-            return Err(ProtocolError("the answer belongs to another key"));
-        }
-        items.push(Item::from(message));
-    }
-    Ok(items)
-}
-
-impl From<GetResponse> for Item {
-    fn from(message: GetResponse) -> Item {
-        let Some(name) = &message.status else {
-            return Item::Value(message.into());
-        };
-        match (Status::named(name), message.length) {
-            (Some(Status::Ok), _) => Item::Value(message.into()),
-            (Some(Status::TooLarge), length) => {
-                Item::TooLarge(usize::try_from(length.unwrap_or(0)).unwrap_or(usize::MAX))
-            }
-            // What a newer node says of its loads, this one can only take for a failure.
-            (status, _) => Item::Status(
-                status.unwrap_or(Status::LoadFailed),
-                message.text.unwrap_or_default(),
-            ),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::value::Value;
-    use std::time::Duration;
 
     fn stamp(origin: u64, sequence: u64) -> Stamp {
         Stamp { origin, sequence }
@@ -321,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_command_is_refused() {
+    fn a_body_without_a_command_is_refused() {
         let too_many = GroupCommand::Remove(vec!["k"; MAX_KEYS + 1]).encode();
         let bodies: [&[u8]; 10] = [
             b"\x32\x01a",            // a key without its stamp
@@ -329,9 +195,9 @@ mod tests {
             b"",
             b"\x0a",                                         // a field without its length
             b"\x1a\x05ab",                                   // longer than the body
-            b"\x1a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", // longer than memory
+            b"\x1a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", // longer than the address space
             b"\x12\x01\xff",                                 // no UTF-8
-            b"\xa8\x06\x01",                                 // only what is not known
+            b"\xa8\x06\x01",                                 // only unknown fields
             b"\x1a\x01a\x22\x01\x80",                        // a number without its end
             &too_many,
         ];
@@ -391,66 +257,5 @@ mod tests {
             GroupCommand::decode(&body),
             Ok(GroupCommand::Get(vec![("a", 3)]))
         );
-    }
-
-    fn items() -> Vec<Item> {
-        vec![
-            Item::Value(Answer {
-                value: Value::from("the value"),
-                rate: Some(2.5),
-                remaining: Some(Duration::from_secs(3)),
-                key_hash: Some(0),
-            }),
-            Item::Status(Status::NotFound, String::new()),
-            Item::Status(Status::LoadFailed, "no database".to_owned()),
-            Item::TooLarge(1 << 40),
-            Item::Status(Status::Loading, String::new()),
-            Item::Value(Answer {
-                value: Value::default(),
-                rate: None,
-                remaining: None,
-                key_hash: Some(5),
-            }),
-        ]
-    }
-
-    fn encode(max: usize) -> (Vec<u8>, usize) {
-        let mut writer = BatchWriter::new(max);
-        let pushed = items().into_iter().zip(0..);
-        let count = pushed.take_while(|(item, hash)| writer.push(*hash, item.clone()));
-        let count = count.count();
-        (writer.finish(), count)
-    }
-
-    #[test]
-    fn an_answer_to_a_batch_survives() {
-        let (body, count) = encode(1_000);
-        assert_eq!(count, items().len());
-        assert_eq!(decode_batch(body, 0..6), Ok(items()));
-    }
-
-    #[test]
-    fn an_answer_ends_where_its_room_does_but_is_never_empty() {
-        let (whole, _) = encode(1_000);
-        for max in 0..whole.len() {
-            let (body, count) = encode(max);
-            assert!(count >= 1);
-            assert!(body.len() <= max || count == 1);
-            assert_eq!(decode_batch(body, 0..6).unwrap(), items()[..count]);
-        }
-    }
-
-    #[test]
-    fn an_answer_to_other_keys_or_to_more_is_nonsense() {
-        let (body, _) = encode(1_000);
-        assert!(decode_batch(body.clone(), 0..5).is_err());
-        assert!(decode_batch(body.clone(), 1..7).is_err());
-        for cut in 1..body.len() {
-            let mut cut_off = body.clone();
-            cut_off.truncate(cut);
-            if let Ok(found) = decode_batch(cut_off, 0..6) {
-                assert_eq!(found, items()[..found.len()], "cut at {cut}");
-            }
-        }
     }
 }

@@ -1,11 +1,11 @@
-//! The stable hash of the protocol, by which nodes agree on who owns what and which answer belongs to which
-//! request.
+//! The stable hash of the protocol: nodes agree by it on the owners of keys, and on which answer belongs to
+//! which request.
 
 use std::hash::Hasher;
 
 use siphasher::sip::SipHasher13;
 
-/// SipHash-1-3 under fixed keys. These numbers are part of the protocol: all nodes must agree.
+/// The keys of SipHash-1-3. They are part of the protocol: all nodes must use them.
 const KEYS: (u64, u64) = (0x6772_6f75_7063_6163, 0x6865_2d72_696e_672e);
 
 /// The stable 64-bit hash of this crate: equal on every machine, in every version.
@@ -13,7 +13,7 @@ pub(crate) fn hash(bytes: &[u8]) -> u64 {
     SipHasher13::new_with_keys(KEYS.0, KEYS.1).hash(bytes)
 }
 
-/// The same hash of `parts`, each after its length.
+/// The stable hash of `parts`, each preceded by its length.
 pub(crate) fn hash_of_parts(parts: &[&[u8]]) -> u64 {
     let mut hasher = SipHasher13::new_with_keys(KEYS.0, KEYS.1);
     for part in parts {
@@ -23,7 +23,7 @@ pub(crate) fn hash_of_parts(parts: &[&[u8]]) -> u64 {
     hasher.finish()
 }
 
-/// A 64-bit hash of group and key, by which an answer shows which question it belongs to (P3).
+/// The stable hash of group and key, by which an answer shows which request it belongs to (P3).
 pub(crate) fn hash_of_key(group: &str, key: &str) -> u64 {
     let mut hasher = SipHasher13::new_with_keys(KEYS.0, KEYS.1);
     hasher.write(&(group.len() as u64).to_le_bytes());

@@ -1,14 +1,15 @@
-//! `protocol`: the bytes that nodes exchange, and what they cost. No socket, no thread.
+//! `protocol`: the bytes that nodes exchange, and the memory that they may take. No socket, no thread.
 //!
 //! Imports `runtime`, `value` and the keys of `cache`. In this order: `hash`, `dialect`, `target` (paths),
-//! `status`, `terms` (the header that native peers exchange), `field` and `answer` (a value as it travels),
-//! `group_command` (what a group is asked to do), `node command` (what a node is asked to do), `golang` (what Go peers
-//! spell in another way), `account` (how much memory those who ask may take), `request`, `response`, and
-//! `http1` (heads of HTTP/1.1). `docs/PROTOCOL.md` tells all of it to those who write another
-//! implementation.
+//! `terms` (the header that native peers exchange), `status`, `field` (protocol buffers field by field),
+//! `answer` (a value in a message), `group_command` (a command to a group) and `batch` (the answer to one),
+//! `node_command` (a command to a node), `golang` (how Go peers differ), `account` (how much memory
+//! requesters may take), `request`, `response`, and `http1` (heads of HTTP/1.1). `docs/PROTOCOL.md`
+//! describes the protocol for other implementations.
 
 pub(crate) mod account;
 mod answer;
+mod batch;
 pub(crate) mod dialect;
 mod field;
 mod golang;
@@ -25,6 +26,7 @@ mod terms;
 mod tests;
 
 pub(crate) use answer::*;
+pub(crate) use batch::*;
 pub(crate) use field::ProtocolError;
 pub(crate) use group_command::*;
 pub(crate) use node_command::*;

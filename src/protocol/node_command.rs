@@ -1,5 +1,5 @@
-//! Node commands: what a `POST` asks of a whole node. They are read field by field, for the reasons of
-//! `group_command.rs`.
+//! `NodeCommand`: the body of a `POST` to a node. It is read field by field, for the same reasons as a
+//! [`GroupCommand`](super::GroupCommand).
 
 use std::time::Duration;
 
@@ -10,44 +10,52 @@ use super::target::is_too_long;
 use super::terms::Stamp;
 use crate::cache::key::{MAX_ID_BYTES, MAX_NAME_BYTES};
 
-/// The most removals that are handed over in one request.
+const _: () = assert!(MAX_ID_BYTES == 1_024, "as a message says");
+
+/// The most removals of one request.
 pub(crate) const MAX_REMOVALS: usize = 1_024;
 
-/// The most peers that a node command names, who were told already. Others are told once more.
+/// The most peers that a node command names as having the removals already. Further ones get them again.
 pub(crate) const MAX_TOLD: usize = 4_096;
 
-/// The most marks of one answer: their bytes fit into any body.
+/// The most marks of one answer: their bytes fit into 1 MiB, which every node takes as a body.
 pub(crate) const MAX_MARKS: usize = 43_690;
 
-/// What a `POST` asks of a node.
+const _: () = {
+    let three_lists = MAX_MARKS * 3 * size_of::<u64>() + 3 * 4;
+    assert!(three_lists <= 1 << 20);
+};
+
+/// The command of a `POST` to a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NodeCommand {
-    /// This peer leaves.
+    /// The peer with this id leaves the cluster.
     Departure(String),
-    /// Answer what was removed of late.
+    /// Answer the marks of recent removals.
     Marks,
-    /// Remove everything of all groups.
+    /// Remove all values of all groups.
     Clear,
-    /// Tell these peers of these removals.
+    /// Deliver these removals to these peers.
     Deliver { to: Whom, removals: Vec<Removal> },
 }
 
-/// Whom removals are delivered to.
+/// The peers that removals are delivered to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Whom {
     /// The peer with this id.
     One(String),
-    /// All who are there and yet to come, but these: they were told.
+    /// All present and future peers except those with these ids, which have the removals already.
     AllBut(Vec<String>),
 }
 
-/// A removal that is handed over.
+/// A removal that one node delivers to another, or leaves to it to deliver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Removal {
-    /// `None`: all groups.
+    /// `None` for all groups.
     pub(crate) group: Option<String>,
-    /// `None`: all keys.
+    /// `None` for all keys.
     pub(crate) key: Option<String>,
+    /// How long ago it was made.
     pub(crate) age: Duration,
 }
 
@@ -58,7 +66,7 @@ const PEER: u32 = 4;
 const REMOVALS: u32 = 5;
 const TOLD: u32 = 6;
 
-/// As it is written: who reads it takes no more of it than is allowed.
+/// A command as it is written. It is read by hand, which limits the number of its fields.
 #[derive(Clone, PartialEq, Message)]
 struct NodeCommandMessage {
     #[prost(string, optional, tag = "1")]
@@ -94,7 +102,7 @@ struct MarksMessage {
     origins: Vec<u64>,
     #[prost(fixed64, repeated, tag = "3")]
     sequences: Vec<u64>,
-    /// Whether there were more.
+    /// Whether there were too many marks to send any.
     #[prost(bool, optional, tag = "4")]
     is_cut: Option<bool>,
 }
@@ -133,7 +141,7 @@ impl NodeCommand {
             }
             if removals.len() > MAX_REMOVALS || told.len() > MAX_TOLD {
                 return Err(ProtocolError(
-                    "the body names too many removals, or too many peers",
+                    "the body names too many removals or too many peers; send fewer at once",
                 ));
             }
         }
@@ -141,9 +149,9 @@ impl NodeCommand {
             Some(id) => Ok(NodeCommand::Departure(id)),
             None if clear => Ok(NodeCommand::Clear),
             None if marks => Ok(NodeCommand::Marks),
-            None if removals.is_empty() => {
-                Err(ProtocolError("the body holds nothing that this node knows"))
-            }
+            None if removals.is_empty() => Err(ProtocolError(
+                "the body holds no command that this node knows",
+            )),
             None => Ok(NodeCommand::Deliver {
                 to: peer.map_or(Whom::AllBut(told), Whom::One),
                 removals,
@@ -165,22 +173,24 @@ impl From<Removal> for RemovalMessage {
 /// The id of a peer.
 fn name(bytes: &[u8]) -> Result<String, ProtocolError> {
     if bytes.len() > MAX_ID_BYTES {
-        return Err(ProtocolError("the id of a peer is too long"));
+        return Err(ProtocolError("the id of a peer is longer than 1024 bytes"));
     }
     let name = std::str::from_utf8(bytes).map_err(|_| NO_MESSAGE)?;
     Ok(name.to_owned())
 }
 
 impl Removal {
-    /// One that nobody could carry out is refused, so that it is not kept to be told.
+    /// Refuses a removal that no node could carry out, so that the journal does not keep it for delivery.
     fn decode(message: &[u8]) -> Result<Removal, ProtocolError> {
         let message = RemovalMessage::decode(message).map_err(|_| NO_MESSAGE)?;
         let is_name = |name: &String| (1..=MAX_NAME_BYTES).contains(&name.len());
         if !message.group.as_ref().is_none_or(is_name) {
-            return Err(ProtocolError("a removal names no group that can be"));
+            return Err(ProtocolError(
+                "a removal names a group whose name is empty or too long",
+            ));
         }
         if message.key.is_some() && message.group.is_none() {
-            return Err(ProtocolError("a removal names a key and no group"));
+            return Err(ProtocolError("a removal names a key but no group"));
         }
         if message.key.as_deref().is_some_and(is_too_long) {
             return Err(KEY_TOO_LONG);
@@ -193,7 +203,8 @@ impl Removal {
     }
 }
 
-/// The answer to [`NodeCommand::Marks`]; `None` if there are too many.
+/// The answer to [`NodeCommand::Marks`]: places with the stamps of their last removals. `None` if there are
+/// too many.
 pub(crate) fn encode_marks(marks: Option<Vec<(u64, Stamp)>>) -> Vec<u8> {
     let is_cut = marks.is_none().then_some(true);
     let marks = marks.unwrap_or_default();
@@ -211,7 +222,9 @@ pub(crate) fn decode_marks(body: &[u8]) -> Result<Option<Vec<(u64, Stamp)>>, Pro
     let message = MarksMessage::decode(body).map_err(|_| NO_MESSAGE)?;
     let count = message.places.len();
     if count > MAX_MARKS || message.origins.len() != count || message.sequences.len() != count {
-        return Err(ProtocolError("the marks do not belong together"));
+        return Err(ProtocolError(
+            "the lists of the marks differ in length or are too long",
+        ));
     }
     let stamps = message.origins.into_iter().zip(message.sequences);
     let stamps = stamps.map(|(origin, sequence)| Stamp { origin, sequence });
@@ -249,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_node_command_is_refused() {
+    fn a_body_without_a_node_command_is_refused() {
         let removals = vec![RemovalMessage::default(); MAX_REMOVALS + 1];
         let too_many = NodeCommandMessage {
             removals,
@@ -265,12 +278,12 @@ mod tests {
         }
     }
 
-    /// Each takes two bytes of the body, and fifty times as much once it is read.
+    /// Each field takes two bytes of the body, and fifty times as much memory once it is read.
     #[test]
     fn no_more_is_read_than_is_allowed() {
         for tag in [REMOVALS, TOLD] {
             let empty = [(tag << 3 | 2) as u8, 0];
-            // Behind the last that is allowed nothing is looked at.
+            // Nothing is read behind the last field that is allowed.
             let body = [&empty.repeat(MAX_TOLD + 1)[..], b"\xff"].concat();
             let refused = NodeCommand::decode(&body).unwrap_err();
             assert!(refused.0.contains("too many"), "{refused:?}");
@@ -278,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removal_that_nobody_could_carry_out_is_refused() {
+    fn a_removal_that_no_node_could_carry_out_is_refused() {
         let body = |group: Option<&str>, key: Option<&str>| {
             let removal = RemovalMessage {
                 group: group.map(str::to_owned),

@@ -1,22 +1,21 @@
-//! `Response`: the answer to a peer.
+//! `Response`: the answer to a peer, with its status, headers and body.
 
 use std::fmt::Write as _;
 
 use super::account::Charge;
 use super::answer::Answer;
-use super::group_command::{BatchWriter, Item};
-
+use super::batch::{BatchWriter, Item};
 use super::status::Status;
 use super::terms::{HEADER, VERSION};
 use crate::runtime::sync::Arc;
 use crate::value::Value;
 
-/// What an answer says of itself.
+/// What an answer names in its header.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Named {
-    /// Which request it belongs to.
+    /// The hash of the request that it belongs to.
     pub(crate) request: Option<u64>,
-    /// Which process gives it, to one who has signed for it.
+    /// The boot id of the process that answers, for a requester that has signed for it.
     pub(crate) boot: Option<u64>,
 }
 
@@ -28,13 +27,13 @@ pub(crate) struct Named {
 pub struct Response {
     status: Status,
     pub(super) header: String,
-    /// What the body is, if the status does not tell.
+    /// The content type, unless the status implies it.
     kind: Option<&'static str>,
     /// Further headers.
     more: Vec<(&'static str, &'static str)>,
     head: Vec<u8>,
     value: Option<Value>,
-    /// What pays for the body, where it was made for this answer alone.
+    /// The charge for the body, if the body was made for this answer alone.
     charge: Option<Arc<Charge>>,
 }
 
@@ -58,7 +57,7 @@ impl Response {
         response
     }
 
-    /// Something for a browser.
+    /// A document for a browser.
     pub(crate) fn document(
         ring: u64,
         kind: &'static str,
@@ -73,7 +72,7 @@ impl Response {
         }
     }
 
-    /// That this path takes other methods.
+    /// The answer to a request whose path takes other methods.
     pub(crate) fn wrong_method(ring: u64, allow: &'static str) -> Response {
         let text = format!("this path takes {allow} only");
         let mut response = Response::text(Status::WrongMethod, ring, &text);
@@ -81,7 +80,7 @@ impl Response {
         response
     }
 
-    /// That the request does not prove that it comes from a peer.
+    /// The answer to a request that does not prove that it comes from a peer.
     #[cfg(feature = "auth")]
     pub(crate) fn unauthorized(reason: &str) -> Response {
         let mut response = Response::refusal(Status::Unauthorized, reason);
@@ -91,7 +90,7 @@ impl Response {
         response
     }
 
-    /// That a change was signed for another process than this one.
+    /// The answer to a change that was signed for another process than this one.
     #[cfg(feature = "auth")]
     pub(crate) fn stale_boot(boot: u64, reason: &str) -> Response {
         let named = Named {
@@ -105,14 +104,14 @@ impl Response {
         response
     }
 
-    /// An answer to one who may be a stranger: it says nothing of the ring.
+    /// An answer to a requester that may be a stranger: it does not tell the ring.
     pub(crate) fn refusal(status: Status, reason: &str) -> Response {
         let mut response = Response::text(status, 0, reason);
         response.header = format!("v={VERSION};s={}", status.name());
         response
     }
 
-    /// That a value of `length` bytes is larger than allowed.
+    /// The answer if the value has `length` bytes, which is more than allowed.
     pub(crate) fn too_large(ring: u64, length: usize) -> Response {
         let mut response = Response::text(Status::TooLarge, ring, "too large to travel");
         // Writing to a `String` cannot fail.
@@ -120,7 +119,7 @@ impl Response {
         response
     }
 
-    /// The same, which says this of itself.
+    /// Adds what the answer names to its header.
     pub(crate) fn naming(mut self, named: Named) -> Response {
         // Writing to a `String` cannot fail.
         if let Some(request) = named.request {
@@ -148,7 +147,7 @@ impl Response {
         response
     }
 
-    /// The answer to a batch, for which `charge` pays until it is dropped.
+    /// The answer to a batch, which holds `charge` for its body until it is dropped.
     pub(crate) fn batch(ring: u64, batch: BatchWriter, mut charge: Charge) -> Response {
         let body = batch.finish();
         charge.resize(body.capacity()); // less than while it was written
@@ -171,8 +170,8 @@ impl Response {
         self.status.code()
     }
 
-    /// Whether it is said to one who has not proved who it is, and should have.
-    pub(crate) fn is_distrust(&self) -> bool {
+    /// Whether the request should have proved that it comes from a peer, and does not.
+    pub(crate) fn is_unauthorized(&self) -> bool {
         self.status == Status::Unauthorized
     }
 
@@ -189,15 +188,15 @@ impl Response {
             .chain(self.more.iter().copied())
     }
 
-    /// How much of the body is its own, and paid by nobody yet.
-    pub(crate) fn unpaid_len(&self) -> usize {
+    /// How many bytes of the body are its own and not charged yet.
+    pub(crate) fn uncharged_len(&self) -> usize {
         match self.charge {
             Some(_) => 0,
             None => self.head.len(),
         }
     }
 
-    /// The value in the body, which others may have too.
+    /// The value in the body, which other answers and the cache may share.
     pub(crate) fn shared_value(&self) -> Option<&Value> {
         self.value.as_ref()
     }

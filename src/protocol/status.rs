@@ -1,18 +1,18 @@
-//! `Status`: how an answer is to be understood, and how it is named in the header.
+//! `Status`: what an answer means, and its name in the header.
 
 use super::terms::pairs;
 
-/// How an answer is to be understood; finer than an HTTP status.
+/// What an answer means; finer than an HTTP status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
     Ok,
     NotFound,
     NoSuchGroup,
-    /// The load is under way and takes longer than the requester's patience: ask again.
+    /// The load is under way and takes longer than the requester waits: the requester tries again.
     Loading,
-    /// No thread was free to load.
+    /// The limit of threads, loads or memory is reached.
     Overloaded,
-    /// The node leaves the ring: what it says when asked whether it is there.
+    /// The node leaves the ring: its answer to a probe.
     Leaving,
     /// The loader failed.
     LoadFailed,
@@ -24,20 +24,20 @@ pub(crate) enum Status {
     Superseded,
     /// The request does not prove that it comes from a peer.
     Unauthorized,
-    /// It does, and was signed for another process than this one: it is to be signed again.
+    /// The request is signed for another process than this one: the requester signs it again.
     StaleBoot,
-    /// A page in a browser may have sent it, which nobody has allowed.
+    /// A page in a browser may have sent the request, and no rule allows it.
     Forbidden,
-    /// It is meant for another node.
+    /// The request is meant for another node.
     Misdirected,
     WrongMethod,
-    /// Not a path of the protocol.
+    /// The path is not one of the protocol.
     Elsewhere,
-    /// It comes from a Go peer and is no value: what it means only people can tell.
+    /// The answer of a Go peer without a value, whose reason only its text tells.
     Foreign,
 }
 
-/// Those that are sent.
+/// The statuses that are sent, with their HTTP codes and their names in the header.
 pub(super) const STATUSES: [(Status, u16, &str); 17] = [
     (Status::Ok, 200, "ok"),
     (Status::Loading, 202, "loading"),
@@ -64,8 +64,8 @@ impl Status {
         self.row().1
     }
 
-    /// Whether one is not let in: nothing was done of what was asked, nor would it be.
-    pub(crate) fn sends_away(self) -> bool {
+    /// Whether the node refuses the requester: it has carried out no part of the request.
+    pub(crate) fn is_refusal(self) -> bool {
         matches!(
             self,
             Status::Unauthorized | Status::StaleBoot | Status::Forbidden | Status::Misdirected
@@ -86,7 +86,8 @@ impl Status {
         row.copied().unwrap_or((self, 500, "unknown"))
     }
 
-    /// What an answer says, going by its header if it is native and by its code if not.
+    /// The status of an answer: by its header if it is native, otherwise by its HTTP code. `None` if they
+    /// contradict each other or the code is not one of the protocol.
     pub(crate) fn of(code: u16, header: Option<&str>) -> Option<Status> {
         let named = header.and_then(|header| {
             let (_, name) = pairs(header).find(|&(name, _)| name == "s")?;

@@ -1,4 +1,4 @@
-//! Targets: the paths of the protocol.
+//! `Target`: the paths of the protocol.
 //!
 //! A value has the path `/_groupcache/<group>/<key>`, both percent-encoded; `/_groupcache/<group>` is a
 //! group, and `/_groupcache/` the node itself.
@@ -11,13 +11,16 @@ use super::dialect::Dialect;
 use super::golang;
 use crate::cache::key::{MAX_KEY_BYTES, MAX_NAME_BYTES};
 
-/// Where all paths of the protocol begin.
+const _: () = assert!(MAX_NAME_BYTES == 255, "as a message says");
+
+/// The prefix of all paths of the protocol.
 pub(crate) const BASE: &str = "/_groupcache/";
 
-/// `.` is encoded too, so that no normaliser on the way sees a dot segment; never `+`.
+/// The characters that are percent-encoded. `.` is one of them, so that no proxy sees a dot segment, and so
+/// is `+`, which Go takes for a space.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
 
-/// How long `text` is once percent-encoded.
+/// The length of `text` once percent-encoded.
 pub(crate) fn encoded_len(text: &str) -> usize {
     let kept = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~');
     text.bytes()
@@ -25,9 +28,10 @@ pub(crate) fn encoded_len(text: &str) -> usize {
         .sum()
 }
 
-/// Whether a key has too many bytes to travel: once encoded, however it came, in a path or in a body.
+/// Whether a key is too long to be sent to peers. Its percent-encoded length counts, in a path and in a
+/// body.
 pub(crate) fn is_too_long(key: &str) -> bool {
-    // Most keys are short in any case.
+    // A short key needs no exact length: encoding makes it three times as long at most.
     key.len() > MAX_KEY_BYTES / 3 && encoded_len(key) > MAX_KEY_BYTES
 }
 
@@ -43,7 +47,7 @@ pub(crate) fn target(group: &str, key: Option<&str>) -> String {
     target
 }
 
-/// A text as it stands in paths, and in values of the header's pairs.
+/// A text as it is written in paths, and in the values of the header's pairs.
 pub(crate) fn escaped(text: &str) -> impl std::fmt::Display {
     utf8_percent_encode(text, ESCAPED)
 }
@@ -53,14 +57,16 @@ pub(crate) fn escaped(text: &str) -> impl std::fmt::Display {
 pub(crate) enum Target<'a> {
     Key(Cow<'a, str>, Cow<'a, str>),
     Group(Cow<'a, str>),
-    /// The node itself: an answer shows that it is alive.
+    /// The node itself: any answer shows that it is alive.
     Node,
 }
 
-/// What is wrong with a path.
+/// Why a path is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum BadTarget {
+    /// It is not one of the protocol.
     Elsewhere,
+    /// Its key is too long.
     TooLong,
     Malformed(&'static str),
 }
@@ -70,8 +76,8 @@ pub(crate) fn is_ours(target: &str) -> bool {
     target.starts_with(BASE)
 }
 
-/// Reads a path as one who speaks `dialect` spells it: split first, then decode, so that an encoded
-/// `/` stays part of its key.
+/// Reads a path as a peer of `dialect` writes it. It is split first and then decoded, so that an encoded `/`
+/// stays part of its key.
 pub(crate) fn parse_target(target: &str, dialect: Dialect) -> Result<Target<'_>, BadTarget> {
     let rest = target.strip_prefix(BASE).ok_or(BadTarget::Elsewhere)?;
     if rest.is_empty() {
@@ -82,7 +88,7 @@ pub(crate) fn parse_target(target: &str, dialect: Dialect) -> Result<Target<'_>,
         .any(|byte| matches!(byte, b'?' | b'#') || !matches!(byte, b' '..=b'~'))
     {
         return Err(BadTarget::Malformed(
-            "?, #, control characters and what is not ASCII must be encoded",
+            "?, #, control characters and non-ASCII characters must be percent-encoded",
         ));
     }
     let (group, key) = match rest.split_once('/') {
@@ -90,16 +96,18 @@ pub(crate) fn parse_target(target: &str, dialect: Dialect) -> Result<Target<'_>,
         None => (rest, None),
     };
     if group.is_empty() {
-        return Err(BadTarget::Malformed("the group has no name"));
+        return Err(BadTarget::Malformed("the path names no group"));
     }
     let group = unescape(group, dialect)?;
     if group.len() > MAX_NAME_BYTES {
-        return Err(BadTarget::Malformed("the name of the group is too long"));
+        return Err(BadTarget::Malformed(
+            "the name of the group is longer than 255 bytes",
+        ));
     }
     let Some(key) = key else {
         return Ok(Target::Group(group));
     };
-    // No need to decode what must be too long: three bytes make one.
+    // A key that is too long in any case is not decoded: at most three bytes become one.
     if key.len() > 3 * MAX_KEY_BYTES {
         return Err(BadTarget::TooLong);
     }
@@ -130,5 +138,5 @@ fn decode(text: &str) -> Result<Cow<'_, str>, BadTarget> {
     }
     percent_decode_str(text)
         .decode_utf8()
-        .map_err(|_| BadTarget::Malformed("it is not UTF-8 once decoded"))
+        .map_err(|_| BadTarget::Malformed("the decoded path is not UTF-8"))
 }

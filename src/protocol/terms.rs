@@ -1,26 +1,27 @@
-//! `Terms`: what the header says that native peers exchange.
+//! `Terms`: the header that native peers exchange.
 //!
-//! The header is of `name=value` pairs separated by `;`, of which unknown ones are ignored. Its presence
-//! tells a native peer.
+//! The header consists of `name=value` pairs separated by `;`. Unknown pairs are ignored. A peer that sends
+//! the header is native.
 //!
 //! | pair | in | meaning |
 //! |---|---|---|
 //! | `v` | both | protocol version, 1 |
 //! | `h` | request | local hits of the mirrored key since it was last fetched |
 //! | `w` | request | milliseconds after which the owner answers `loading`; with 0 at once |
-//! | `d` | request | milliseconds until the caller gives up; absent if never |
-//! | `p` | request | with 1: only what the node owns in memory, for one who owns it now |
+//! | `d` | request | milliseconds until the caller's deadline; absent if there is none |
+//! | `p` | request | with 1: only values in main memory, for a requester that owns the keys now |
 //! | `f` | request | with 1: the requester loads the value itself if its load has not begun after `w` |
 //! | `m` | request | the longest body that the requester takes, in bytes; for batches |
-//! | `i` | change | who makes it: the random number of the sender's process, hexadecimal |
+//! | `c` | change | with 1: only copies of values that other nodes own are removed |
+//! | `i` | change | its origin: the random number of the sender's process, hexadecimal |
 //! | `q` | change | its number among the changes of that process |
 //! | `g` | request | name of the cluster, percent-encoded |
-//! | `t` | request | id of the peer that is meant, percent-encoded |
+//! | `t` | request | id of the peer that the request is meant for, percent-encoded |
 //! | `r` | both | fingerprint of the sender's ring, hexadecimal |
 //! | `s` | answer | [`Status`](super::Status), which is finer than HTTP's |
 //! | `n` | answer | length of a value that is too large to be sent |
-//! | `k` | answer | [`hash_of_request`](super::hash_of_request) of what is answered, hexadecimal |
-//! | `b` | answer | boot id of the one who answers, to one who has signed for it, hexadecimal |
+//! | `k` | answer | [`hash_of_request`](super::hash_of_request) of the request, hexadecimal |
+//! | `b` | answer | boot id of the answering process, if the requester has signed for it, hexadecimal |
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -30,33 +31,35 @@ use percent_encoding::percent_decode_str;
 /// The name of the header that native peers exchange.
 pub(crate) const HEADER: &str = "X-Groupcache";
 
-/// The header of a request that proves who asks.
+/// The header that proves who sends a request.
 pub(crate) const AUTH_HEADER: &str = "X-Groupcache-Auth";
 
 pub(super) const VERSION: u32 = 1;
 
-/// What a native peer says along with its request.
+/// What a native peer tells along with its request. The table above has the pairs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Terms {
-    /// Whether the requester speaks this dialect at all.
+    /// Whether the requester is native: it has sent the header.
     pub(crate) native: bool,
     pub(crate) hits: u32,
+    /// After which time the owner answers `loading`.
     pub(crate) patience: Option<Duration>,
+    /// The time until the caller's deadline.
     pub(crate) remaining: Option<Duration>,
     pub(crate) ring: Option<u64>,
     pub(crate) max_body: Option<usize>,
-    /// Whether only what is in main memory is asked for, by one who owns it now.
+    /// Whether only values in main memory are requested, by a node that owns the keys now.
     pub(crate) peeks: bool,
-    /// Whether the requester loads the value itself if its load has not begun when its patience ends.
+    /// Whether the requester loads the value itself if its load has not begun when `patience` ends.
     pub(crate) falls_back: bool,
-    /// Whether only copies are removed of values that others own.
+    /// Whether only copies of values that other nodes own are removed.
     pub(crate) copies: bool,
-    /// Who makes this change, and in which order.
+    /// The stamp of a change.
     pub(crate) stamp: Option<Stamp>,
 }
 
-/// Who made a change, and in which order: another process has another origin, also at the same
-/// address.
+/// The process that made a change, and the number of the change there. Each process has its own origin,
+/// also at the same address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) origin: u64,
@@ -72,7 +75,7 @@ impl Terms {
         let (mut origin, mut sequence) = (None, None);
         for (name, value) in pairs(header) {
             match name {
-                // Zero is nobody.
+                // Zero is no origin.
                 "i" => origin = u64::from_str_radix(value, 16).ok().filter(|&id| id > 0),
                 "q" => sequence = value.parse().ok(),
                 "h" => terms.hits = value.parse().unwrap_or(terms.hits),
@@ -135,14 +138,14 @@ fn parse_millis(text: &str) -> Option<Duration> {
     text.parse().ok().map(Duration::from_millis)
 }
 
-/// Rounded up, so that a little time is not none.
+/// Rounded up, so that a short time is not zero.
 fn millis(duration: Duration) -> u64 {
     let millis = duration.as_nanos().div_ceil(1_000_000);
     u64::try_from(millis).unwrap_or(u64::MAX).max(1)
 }
 
-/// None stays none: a value of zero life is for those who wait, and not to be kept; one without
-/// patience waits for no load.
+/// As [`millis`], but zero stays zero: a value with no time to live is for the callers that wait and is not
+/// kept; a requester without patience waits for no load.
 pub(super) fn millis_or_none(duration: Duration) -> u64 {
     if duration.is_zero() {
         0
@@ -151,26 +154,26 @@ pub(super) fn millis_or_none(duration: Duration) -> u64 {
     }
 }
 
-/// The fingerprint of the ring of whoever answered.
+/// The fingerprint of the ring of the peer that answered.
 pub(crate) fn ring_of(header: &str) -> Option<u64> {
     Terms::parse(header).ring
 }
 
-/// The request that an answer says it belongs to.
+/// The hash of the request that an answer names.
 pub(crate) fn request_of(header: &str) -> Option<u64> {
     let (_, request) = pairs(header).find(|&(name, _)| name == "k")?;
     u64::from_str_radix(request, 16).ok()
 }
 
-/// The boot id of the process that answers.
+/// The boot id of the process that answered.
 pub(crate) fn boot_of(header: &str) -> Option<u64> {
     let (_, boot) = pairs(header).find(|&(name, _)| name == "b")?;
     u64::from_str_radix(boot, 16).ok()
 }
 
-/// Whether a request with this header is meant for the peer `this` of the cluster of this name. One that
-/// names neither a cluster nor a peer may be meant for any, as those of older nodes and plain clients; a
-/// node that names a peer and no cluster is one of a cluster without a name.
+/// Whether a request with this header is meant for the peer `this` of the cluster of this name. A request
+/// that names neither a cluster nor a peer is meant for any node: older nodes and plain clients send such. A
+/// node that names a peer but no cluster belongs to a cluster without a name.
 pub(crate) fn is_meant(header: &str, cluster: Option<&str>, this: &str) -> bool {
     let is = |value: &str, name: &str| percent_decode_str(value).eq(name.bytes());
     let (mut names_cluster, mut names_peer) = (false, false);

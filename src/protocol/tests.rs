@@ -99,7 +99,7 @@ fn a_go_answer_is_understood() {
 }
 
 #[test]
-fn truncated_answers_are_nonsense() {
+fn truncated_answers_are_refused() {
     let answer = Answer {
         value: Value::from("the value"),
         rate: Some(1.0),
@@ -146,7 +146,7 @@ fn every_status_survives() {
     for (status, code, _) in status::STATUSES {
         let response = Response::new(status, 7);
         assert_eq!(response.status(), code);
-        assert!(!status.sends_away() || matches!(code, 401 | 403 | 421));
+        assert!(!status.is_refusal() || matches!(code, 401 | 403 | 421));
         assert_eq!(Status::of(code, Some(&response.header)), Some(status));
     }
     assert_eq!(
@@ -169,7 +169,7 @@ fn a_set_that_names_another_key_is_refused() {
 }
 
 #[test]
-fn only_paths_of_the_protocol_are_ours() {
+fn only_paths_of_the_protocol_are_for_the_node() {
     for ours in ["/_groupcache/", "/_groupcache/g", "/_groupcache/g/k"] {
         assert!(is_ours(ours), "{ours}");
     }

@@ -1,4 +1,4 @@
-//! `Deadline`, the instant after which a caller no longer waits, and `Clock`, which tells the time.
+//! `Deadline`, the instant until which a caller waits, and `Clock`, the source of the time.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -81,14 +81,14 @@ impl Deadline {
     }
 }
 
-/// Where a node takes the time from: the system's monotonic clock, or one that a test moves.
+/// Where a node reads the time: the system's monotonic clock, or one that a test moves.
 ///
 /// Clones share the same clock.
 #[derive(Clone, Default)]
 pub struct Clock(Option<Arc<ManualClock>>);
 
 impl Clock {
-    /// The system's monotonic clock, which no change of the date moves. The default.
+    /// The system's monotonic clock, which a change of the date does not move. The default.
     #[must_use]
     pub fn system() -> Clock {
         Clock(None)
@@ -96,7 +96,7 @@ impl Clock {
 
     /// A clock that stands still until [`advance`](Clock::advance) moves it.
     ///
-    /// Every expiry and every deadline of a node that was built with it follows it.
+    /// Every expiry and every deadline of a node that was built with it follows this clock.
     #[cfg(any(test, feature = "test-util"))]
     #[must_use]
     pub fn manual() -> Clock {
@@ -112,11 +112,11 @@ impl Clock {
         })))
     }
 
-    /// Moves a manual clock on and wakes all who wait for it.
+    /// Moves a manual clock forward and wakes all threads that wait for it.
     ///
     /// # Panics
     ///
-    /// Panics if this is the system clock, which nobody moves.
+    /// Panics if this is the system clock.
     #[cfg(any(test, feature = "test-util"))]
     #[allow(clippy::expect_used)] // A test that moves the system clock is a mistake in that test.
     pub fn advance(&self, by: Duration) {
@@ -127,7 +127,7 @@ impl Clock {
         let sleepers = {
             let mut state = manual.state.lock();
             state.now += by;
-            // They are being woken: who moves the clock by turns sees those who sleep again.
+            // All are being woken: a test that moves the clock again counts those that sleep again.
             state.sleeping = 0;
             state.moves += 1;
             std::mem::take(&mut state.sleepers)
@@ -137,8 +137,8 @@ impl Clock {
         }
     }
 
-    /// How many threads wait for a manual clock at this moment: a test that moves it only once they
-    /// do leaves nothing to chance. Zero for the system clock.
+    /// How many threads wait for a manual clock now: a test that moves the clock only once they wait
+    /// leaves nothing to chance. Zero for the system clock.
     #[cfg(any(test, feature = "test-util"))]
     #[must_use]
     pub fn sleepers(&self) -> usize {
@@ -157,8 +157,8 @@ impl Clock {
         }
     }
 
-    /// The time since the Unix epoch: the one use of the date, which a change of it moves. A manual
-    /// clock begins in September 2001.
+    /// The time since the Unix epoch: the only use of the date. It jumps when the date is changed. A
+    /// manual clock begins in September 2001.
     #[cfg(feature = "auth")]
     pub(crate) fn unix_time(&self) -> Duration {
         const BEGIN: Duration = Duration::from_secs(1_000_000_000);
@@ -176,8 +176,8 @@ impl Clock {
 
     /// Waits on `condvar` until it is notified or `deadline` comes; may also return early.
     ///
-    /// The simulated clock keeps `sleeper`, to wake it when time moves. Its own lock is a leaf:
-    /// the one lock taken while another is held (I2), and only in tests.
+    /// A manual clock keeps `sleeper`, to wake it when the time moves. Its own lock is a leaf: the only
+    /// lock that is taken while another is held (I2), and only in tests.
     pub(crate) fn wait<T>(
         &self,
         condvar: &Condvar,
@@ -206,10 +206,10 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// Something that waits for a manual clock, and looks at the time again when woken.
+/// Something that waits for a manual clock, and reads the time again when woken.
 pub(crate) trait Sleeper: Send + Sync {
     /// Takes the lock that the sleeper waits with and notifies it, so that no wake-up is lost.
-    // Only a manual clock wakes anyone, and only tests have one.
+    // Only a manual clock calls this, and only tests have one.
     #[cfg_attr(not(any(test, feature = "test-util")), allow(dead_code))]
     fn wake(&self);
 }
@@ -224,12 +224,13 @@ struct ManualState {
     began: Instant,
     sleepers: Vec<Weak<dyn Sleeper>>,
     sleeping: usize,
-    /// How often the clock was moved.
+    /// How many times the clock was moved.
     moves: u64,
 }
 
 impl ManualClock {
-    /// Notes the sleeper, unless `instant` has come already, and tells how often the clock was moved.
+    /// Registers the sleeper, unless `instant` has come already; gives how many times the clock was
+    /// moved.
     fn enlist(&self, instant: Instant, sleeper: impl FnOnce() -> Weak<dyn Sleeper>) -> Option<u64> {
         let mut state = self.state.lock();
         if instant <= state.now {
@@ -240,7 +241,8 @@ impl ManualClock {
         Some(state.moves)
     }
 
-    /// Notes that a sleeper is awake; if the clock was moved meanwhile, it does not count any more.
+    /// Notes that a sleeper is awake. If the clock was moved meanwhile, the sleeper is not counted any
+    /// more.
     fn wake_up(&self, moves: u64) {
         let mut state = self.state.lock();
         if state.moves == moves {

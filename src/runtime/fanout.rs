@@ -1,19 +1,20 @@
-//! `Fanout`: work for several peers at the same time, on a bounded number of threads of a node.
+//! `Fanout`: calls to several peers at the same time, on a bounded number of threads of a node.
 //!
-//! A call to several peers takes helpers, threads that end with it. All calls of a node share one
-//! budget of them: callers by the hundred, each of which waits for peers that hang, cost no more
-//! threads than one. Where there are no more helpers, the caller does the rest by itself, one after
-//! the other, and no longer than its deadline, as each call to a peer takes only the time that is
-//! left.
+//! A call to several peers takes helpers: threads that end with it. All calls of a node share one
+//! limit of helpers, so hundreds of callers that wait for peers that hang need no more threads than
+//! that. Without a free helper, the caller calls the peers one after the other itself. It does so no
+//! longer than its deadline, because each call to a peer takes only the time that is left.
 
 use crate::runtime::sync::{Arc, AtomicUsize, Mutex, Ordering, run_at_once};
 use crate::runtime::user_code;
 
-/// How many helpers a node has at most.
+/// The most helpers of a node.
 const HELPERS: usize = 64;
 
-/// How many of them one call takes at most.
+/// The most helpers of one call.
 const HELPERS_OF_A_CALL: usize = 15;
+
+const _: () = assert!(HELPERS_OF_A_CALL <= HELPERS);
 
 pub(crate) struct Fanout {
     free: Arc<AtomicUsize>,
@@ -27,18 +28,19 @@ impl Default for Fanout {
     }
 }
 
-/// The right to one helper, given back when dropped: also by a helper that panics.
+/// The right to one helper. Given back when dropped, also if the helper panics.
 struct Permit(Arc<AtomicUsize>);
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        let before = self.0.fetch_add(1, Ordering::Relaxed);
+        debug_assert!(before < HELPERS);
     }
 }
 
 impl Fanout {
-    /// Runs `work` for all `items`, on this thread and on helpers, as far as there are any. What comes
-    /// of it is in no order.
+    /// Runs `work` for all `items`, on this thread and on as many helpers as are free. Gives the results
+    /// in no order. Blocks until all are done.
     pub(crate) fn each<T: Sync, R: Send>(
         &self,
         items: &[T],
@@ -46,7 +48,7 @@ impl Fanout {
     ) -> Vec<R> {
         let next = AtomicUsize::new(0);
         let take_turns = || {
-            let _hold = user_code::hold(); // what listens is told once the work is done
+            let _hold = user_code::hold(); // listeners run once the work is done
             let turns = std::iter::from_fn(|| items.get(next.fetch_add(1, Ordering::Relaxed)));
             turns.map(&work).collect::<Vec<R>>()
         };
@@ -62,7 +64,7 @@ impl Fanout {
         done.into_inner()
     }
 
-    /// Up to so many, if there are as many.
+    /// Takes up to `wanted` permits, fewer if there are fewer.
     fn permits(&self, wanted: usize) -> Vec<Permit> {
         let wanted = wanted.min(HELPERS_OF_A_CALL);
         let take = |free: usize| Some(free - wanted.min(free));
@@ -103,7 +105,7 @@ mod tests {
         let fanout = Fanout::default();
         let calls = 20;
         let threads = std::sync::Mutex::new(HashSet::new());
-        // Nobody goes on before each call, and each helper there is, has come to its first item.
+        // No thread continues before each call, and each helper, has begun its first item.
         let barrier = Barrier::new(calls + HELPERS);
         let items = [(); 40];
         std::thread::scope(|scope| {

@@ -1,20 +1,20 @@
-//! `Flow`: on whose behalf something is done. Those who are told apart take turns.
+//! `Flow`: on whose behalf a load runs. Different flows take turns in the queue of the pool.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Flow {
-    /// A load that is under way, and waits for what it has begun.
+    /// A load that is under way: it waits for the loads that it has begun.
     Load,
     /// The application of this process.
     Application,
-    /// Whoever asks from this network; `None` where that is not known.
+    /// The requesters of this network; `None` where the network is not known.
     Network(Option<IpAddr>),
-    /// All who have not proved who they are, where others have.
+    /// All requesters that have not authenticated, at a node where requesters can.
     Strangers,
 }
 
-/// The network that an address stands for: whoever has one address of IPv6 has 2^64 of them.
+/// The network that an address stands for: a host with one IPv6 address usually has 2^64 of them.
 pub(crate) fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),

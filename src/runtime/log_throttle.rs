@@ -1,34 +1,34 @@
-//! `LogThrottle`: what is worth saying, and may happen all the time, is said once in ten seconds.
+//! `LogThrottle`: a report of what may happen all the time is logged once in ten seconds.
 
 use std::time::{Duration, Instant};
 
 use crate::runtime::sync::Mutex;
 
-/// How long nothing is said after something was.
+/// How long no report is logged after one was.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Keeps reports of one kind apart.
+/// Limits reports of one kind.
 #[derive(Default)]
 pub(crate) struct LogThrottle(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    said: Option<Instant>,
-    kept: u64,
+    last_report: Option<Instant>,
+    /// How many reports were suppressed since then.
+    suppressed: u64,
 }
 
 impl LogThrottle {
-    /// Whether to report what happens now: if so, gives how often it happened since the last report
-    /// and was not reported.
+    /// Whether to log a report now: if so, gives how many were suppressed since the last one.
     pub(crate) fn admit(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock();
-        let is_quiet = |said: Instant| now.saturating_duration_since(said) < INTERVAL;
-        if state.said.is_some_and(is_quiet) {
-            state.kept += 1;
+        let is_recent = |report: Instant| now.saturating_duration_since(report) < INTERVAL;
+        if state.last_report.is_some_and(is_recent) {
+            state.suppressed += 1;
             return None;
         }
-        state.said = Some(now);
-        Some(std::mem::take(&mut state.kept))
+        state.last_report = Some(now);
+        Some(std::mem::take(&mut state.suppressed))
     }
 }
 
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_report_in_ten_seconds_tells_of_those_that_were_not_made() {
+    fn one_report_in_ten_seconds_counts_those_that_were_suppressed() {
         let throttle = LogThrottle::default();
         let start = Instant::now();
         assert_eq!(throttle.admit(start), Some(0));

@@ -1,7 +1,6 @@
 //! `Maintenance`: a background thread of a node, started when there is first something to do.
 //!
-//! It sleeps until the next thing is due, and no sooner: to be woken for the same instant many times
-//! is to be woken once.
+//! It sleeps until the next round is due: many requests for the same instant wake it once.
 
 use std::time::Duration;
 
@@ -14,17 +13,17 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Maintenance {
     name: &'static str,
-    bell: Arc<Bell>,
+    timer: Arc<Timer>,
     thread: OnceCell<thread::JoinHandle<()>>,
 }
 
-struct Bell {
-    state: Mutex<BellState>,
+/// When the next round of a maintenance is due.
+struct Timer {
+    state: Mutex<TimerState>,
     changed: Condvar,
 }
 
-struct BellState {
-    /// When the next round is due.
+struct TimerState {
     due: Deadline,
     stopped: bool,
 }
@@ -34,8 +33,8 @@ impl Maintenance {
     pub(crate) fn new(name: &'static str) -> Maintenance {
         Maintenance {
             name,
-            bell: Arc::new(Bell {
-                state: Mutex::new(BellState {
+            timer: Arc::new(Timer {
+                state: Mutex::new(TimerState {
                     due: Deadline::NEVER,
                     stopped: false,
                 }),
@@ -45,32 +44,32 @@ impl Maintenance {
         }
     }
 
-    /// Says that there is something to do at `due`. `work` does it on the thread of the maintenance: it
-    /// says when there is more, or `None` to end.
+    /// Requests a round at `due`. The first call starts the thread with the work that `work` makes. A
+    /// round returns when the next one is due, or `None` to end the thread.
     pub(crate) fn wake<W>(&self, clock: &Clock, due: Deadline, work: impl FnOnce() -> W)
     where
         W: FnMut() -> Option<Deadline> + Send + 'static,
     {
         let started = self.thread.get_or_try_init(|| {
-            let (bell, clock, work) = (Arc::clone(&self.bell), clock.clone(), work());
+            let (timer, clock, work) = (Arc::clone(&self.timer), clock.clone(), work());
             thread::Builder::new()
                 .name(self.name.to_owned())
-                .spawn(move || keep(&bell, &clock, work))
+                .spawn(move || run_rounds(&timer, &clock, work))
         });
         if let Err(error) = started {
-            // The next one to wake it tries again.
+            // The next call tries again.
             log::warn!(target: "groupcache", error:% = error; "cannot start the maintenance thread");
         }
-        self.bell.set(due);
+        self.timer.set(due);
     }
 }
 
 impl Drop for Maintenance {
     fn drop(&mut self) {
-        self.bell.state.lock().stopped = true;
-        self.bell.changed.notify_all();
+        self.timer.state.lock().stopped = true;
+        self.timer.changed.notify_all();
         if let Some(thread) = self.thread.take() {
-            // The last handle may fall on the maintenance itself, which then ends by itself.
+            // The maintenance may drop the last handle itself: it then ends without being joined.
             if thread.thread().id() != thread::current().id() {
                 let _ = thread.join();
             }
@@ -78,12 +77,12 @@ impl Drop for Maintenance {
     }
 }
 
-fn keep(bell: &Arc<Bell>, clock: &Clock, mut work: impl FnMut() -> Option<Deadline>) {
-    while bell.wait(clock) {
+fn run_rounds(timer: &Arc<Timer>, clock: &Clock, mut work: impl FnMut() -> Option<Deadline>) {
+    while timer.wait(clock) {
         match guarded(&mut work) {
-            Some(Some(due)) => bell.set(due),
+            Some(Some(due)) => timer.set(due),
             Some(None) => return,
-            None => bell.set(Deadline::after(clock.now(), PAUSE)),
+            None => timer.set(Deadline::after(clock.now(), PAUSE)),
         }
     }
 }
@@ -99,8 +98,8 @@ pub(crate) fn guarded<R>(work: impl FnOnce() -> R) -> Option<R> {
     user_code::call(work).inspect_err(report).ok()
 }
 
-impl Bell {
-    /// Has a round begin at `due`, or earlier.
+impl Timer {
+    /// Has a round begin at `due` or earlier.
     fn set(&self, due: Deadline) {
         let mut state = self.state.lock();
         let earlier = state.due.earlier(due);
@@ -124,7 +123,7 @@ impl Bell {
     }
 }
 
-impl Sleeper for Bell {
+impl Sleeper for Timer {
     fn wake(&self) {
         let _state = self.state.lock();
         self.changed.notify_all();

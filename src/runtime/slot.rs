@@ -1,7 +1,8 @@
-//! `Slot`: one thing handed from one thread to another, to be waited for or called back with.
+//! `Slot`: a one-shot result, handed from one thread to another. The receiver waits for it or leaves a
+//! callback.
 //!
-//! It is the one place where the crate parks a thread on a condition variable for a result: the
-//! waiters of a flight, the caller of a pooled load and the answer to a peer all wait here.
+//! All threads that wait for a result wait here: the waiters of a flight, the caller of a pooled load
+//! and the answer to a peer.
 
 use crate::runtime::clock::{Clock, Deadline, Sleeper};
 use crate::runtime::sync::{Arc, Condvar, Mutex};
@@ -13,21 +14,21 @@ pub(crate) struct Slot<T> {
 
 enum State<T> {
     Empty,
-    /// Nobody waits in person: whoever fills the slot calls this, without any lock held (I1).
+    /// No thread waits: the thread that fills the slot calls this, without any lock held (I1).
     Callback(Box<dyn FnOnce(T) + Send>),
     Full(T),
-    /// Taken, or given up: whoever fills it now gets the thing back.
+    /// The result was taken or is no longer wanted: a thread that fills the slot gets it back.
     Closed,
 }
 
-/// What became of a slot that is closed.
+/// What a slot held when it was closed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Closed<T> {
-    /// This was in it.
+    /// The result, which nobody had taken.
     Full(T),
-    /// Nothing came, and nothing will.
+    /// No result.
     Unfilled,
-    /// It was closed before: by the one who took the thing, or gave up.
+    /// It was closed before: the result was taken, or a waiter gave up.
     Before,
 }
 
@@ -39,34 +40,34 @@ impl<T: Send + 'static> Slot<T> {
         })
     }
 
-    /// Hands `thing` over; gives it back if nobody wants it any more.
-    pub(crate) fn fill(&self, thing: T) -> Result<(), T> {
+    /// Hands `result` over; gives it back if nobody wants it any more.
+    pub(crate) fn fill(&self, result: T) -> Result<(), T> {
         let mut state = self.state.lock();
         match std::mem::replace(&mut *state, State::Closed) {
             State::Empty => {
-                *state = State::Full(thing);
+                *state = State::Full(result);
                 self.filled.notify_one();
                 Ok(())
             }
             State::Callback(call) => {
                 drop(state); // the callback is user code (I1)
-                call(thing);
+                call(result);
                 Ok(())
             }
             full @ State::Full(_) => {
                 *state = full;
-                Err(thing)
+                Err(result)
             }
-            State::Closed => Err(thing),
+            State::Closed => Err(result),
         }
     }
 
-    /// Waits for the thing. `None` once `deadline` has come: the slot is then closed.
+    /// Blocks until the result is here. `None` once `deadline` has come: the slot is then closed.
     pub(crate) fn wait(self: &Arc<Self>, clock: &Clock, deadline: Deadline) -> Option<T> {
         let mut state = self.state.lock();
         loop {
-            if let Some(thing) = take(&mut state) {
-                return Some(thing);
+            if let Some(result) = take(&mut state) {
+                return Some(result);
             }
             if !deadline.is_never() && deadline.is_past(clock.now()) {
                 *state = State::Closed;
@@ -78,22 +79,22 @@ impl<T: Send + 'static> Slot<T> {
         }
     }
 
-    /// Has `callback` called with the thing, at once if it is here already.
+    /// Has `callback` called with the result: by this thread and at once if it is here already.
     pub(crate) fn then(&self, callback: impl FnOnce(T) + Send + 'static) {
-        if let Some((callback, thing)) = self.then_later(callback, |callback| callback) {
-            callback(thing);
+        if let Some((callback, result)) = self.then_later(callback, |callback| callback) {
+            callback(result);
         }
     }
 
-    /// Has what `later` makes of `callback` called with the thing, by the one who fills the slot. If
-    /// the thing is here already, gives it to the caller, with the callback.
+    /// Has `later(callback)` called with the result, by the thread that fills the slot. If the result
+    /// is here already, returns it with the callback and calls neither.
     pub(crate) fn then_later<C, F>(&self, callback: C, later: impl FnOnce(C) -> F) -> Option<(C, T)>
     where
         F: FnOnce(T) + Send + 'static,
     {
         let mut state = self.state.lock();
-        if let Some(thing) = take(&mut state) {
-            return Some((callback, thing));
+        if let Some(result) = take(&mut state) {
+            return Some((callback, result));
         }
         if matches!(*state, State::Empty) {
             *state = State::Callback(Box::new(later(callback)));
@@ -101,26 +102,26 @@ impl<T: Send + 'static> Slot<T> {
         None
     }
 
-    /// Whether nobody waits in person: a callback is to be called.
+    /// Whether a callback is to be called.
     pub(crate) fn calls_back(&self) -> bool {
         matches!(*self.state.lock(), State::Callback(_))
     }
 
-    /// Closes the slot and tells what became of it.
+    /// Closes the slot and tells what it held.
     pub(crate) fn close(&self) -> Closed<T> {
         let previous = std::mem::replace(&mut *self.state.lock(), State::Closed);
         match previous {
-            State::Full(thing) => Closed::Full(thing),
+            State::Full(result) => Closed::Full(result),
             State::Closed => Closed::Before,
             State::Empty | State::Callback(_) => Closed::Unfilled,
         }
     }
 }
 
-/// Takes the thing if it is there, and closes the slot.
+/// Takes the result if it is there, and closes the slot.
 fn take<T>(state: &mut State<T>) -> Option<T> {
     match std::mem::replace(state, State::Closed) {
-        State::Full(thing) => Some(thing),
+        State::Full(result) => Some(result),
         other => {
             *state = other;
             None
@@ -135,7 +136,7 @@ impl<T: Send + 'static> Sleeper for Slot<T> {
     }
 }
 
-/// Only names the type; what is inside belongs to others.
+/// Only names the type: the result may be a value of the user.
 impl<T> std::fmt::Debug for Slot<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Slot")
@@ -149,7 +150,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_thing_reaches_the_thread_that_waits() {
+    fn a_result_reaches_the_thread_that_waits() {
         let slot = Slot::new();
         let filler = Arc::clone(&slot);
         let thread = std::thread::spawn(move || filler.fill(7));
@@ -158,20 +159,20 @@ mod tests {
     }
 
     #[test]
-    fn a_thing_reaches_the_callback_before_and_after() {
+    fn a_result_reaches_the_callback_before_and_after() {
         let (sender, receiver) = mpsc::channel();
         let early = Slot::new();
         let to = sender.clone();
-        early.then(move |thing| to.send(thing).unwrap());
+        early.then(move |result| to.send(result).unwrap());
         early.fill(1).unwrap();
         let late = Slot::new();
         late.fill(2).unwrap();
-        late.then(move |thing| sender.send(thing).unwrap());
+        late.then(move |result| sender.send(result).unwrap());
         assert_eq!(receiver.iter().collect::<Vec<_>>(), [1, 2]);
     }
 
     #[test]
-    fn after_the_deadline_the_filler_gets_the_thing_back() {
+    fn after_the_deadline_the_filler_gets_the_result_back() {
         let clock = Clock::manual();
         let slot = Slot::new();
         let deadline = Deadline::after(clock.now(), Duration::from_secs(1));
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_slot_keeps_the_first_thing() {
+    fn a_full_slot_keeps_the_first_result() {
         let slot = Slot::new();
         assert_eq!(slot.fill(1), Ok(()));
         assert_eq!(slot.fill(2), Err(2));

@@ -1,12 +1,12 @@
-//! User code: what the user of the library gave, and the library calls. It may panic, block and
-//! call the library again, so it never runs under a lock (I1), and no panic of it goes further than
-//! the call.
+//! Calls of user code: loaders, codecs, listeners, callbacks, and `Clone` and `Drop` of values of the
+//! user's types. User code may panic, block and call the library again. So it never runs under a lock
+//! (I1), and a panic never leaves the call.
 //!
-//! * [`call`] runs it, [`dispose`] drops a value of a the user's type.
-//! * [`defer`] and [`defer_drop`] have it run once this thread is done with what it does now, so
-//!   never while the thread holds a flight that somebody waits for. A listener that makes further
-//!   values leave is told of them in turn, not inside itself. [`defer_first`] is for what somebody
-//!   waits for: it comes before all that is only told.
+//! * [`call`] runs user code, [`load`] a loader; [`dispose`] drops a value of the user's type.
+//! * [`defer`] and [`defer_drop`] run user code once nothing [holds](hold) it back, so never while this
+//!   thread leads a flight that another thread waits for. If a listener makes further values leave, it is
+//!   called for them afterwards, not inside itself. [`defer_first`] is for callbacks that a thread or a
+//!   peer waits for: they run before all listeners.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -30,11 +30,12 @@ impl fmt::Debug for Panicked {
 
 /// Runs user code, and turns a panic into an error.
 ///
-/// What it broke of its own by panicking is its owner's affair; nothing of ours is lent to it.
-pub(crate) fn call<R>(foreign: impl FnOnce() -> R) -> Result<R, Panicked> {
-    catch_unwind(AssertUnwindSafe(foreign)).map_err(|panic| {
+/// It is unwind safe because user code borrows nothing of the library. What it leaves broken of its own
+/// is up to its author.
+pub(crate) fn call<R>(code: impl FnOnce() -> R) -> Result<R, Panicked> {
+    catch_unwind(AssertUnwindSafe(code)).map_err(|panic| {
         let message = message(&*panic);
-        // What a panic carries is foreign too. One that panics again is kept for ever.
+        // The payload of a panic is of the user's type too. One whose drop panics is leaked.
         if let Err(again) = catch_unwind(AssertUnwindSafe(move || drop(panic))) {
             std::mem::forget(again);
         }
@@ -42,14 +43,14 @@ pub(crate) fn call<R>(foreign: impl FnOnce() -> R) -> Result<R, Panicked> {
     })
 }
 
-/// Drops a value of a the user's type. A panic in its `Drop` is logged and goes no further.
+/// Drops a value of the user's type. A panic in its `Drop` is logged and goes no further.
 pub(crate) fn dispose<T>(value: T) {
     if let Err(panicked) = call(move || drop(value)) {
         report("the drop of a value panicked; the cache goes on", &panicked);
     }
 }
 
-/// Logs a panic that nobody else hears of: at most one in ten seconds for each thread.
+/// Logs a panic that no caller gets as an error: at most one in ten seconds for each thread.
 pub(crate) fn report(what: &str, panicked: &Panicked) {
     let admit = |reports: &LogThrottle| reports.admit(Instant::now());
     if let Ok(Some(unreported)) = REPORTS.try_with(admit) {
@@ -71,35 +72,41 @@ fn message(panic: &(dyn Any + Send)) -> String {
     }
 }
 
-/// How many calls and how many values a thread defers at most.
-const MOST_DEFERRED: usize = 1 << 16;
+/// The most calls of each kind, and the most values, that a thread defers.
+const MAX_DEFERRED: usize = 1 << 16;
 
-/// How many drops run inside one another at most: a `Drop` that makes other values leave has them
-/// dropped inside itself, as it would without a cache.
-const MOST_NESTED: usize = 32;
+/// How many drops run inside one another at most: values that leave because of a `Drop` are dropped
+/// inside it, as they would be without a cache.
+const MAX_NESTED: usize = 32;
 
 type Call = Box<dyn FnOnce()>;
 
 /// What a thread has deferred.
 #[derive(Default)]
 struct Queue {
-    /// How many hold it back.
+    /// How many holds there are.
     holds: usize,
     /// How many of them began at the present depth.
     holds_here: usize,
-    /// 0 outside of all that is deferred, in a deferred call one more than where it was deferred.
+    /// 0 outside of deferred code; inside a deferred call one more than where it was deferred.
     depth: usize,
-    /// The calls that somebody waits for, and how deep they run.
+    /// The calls that a thread or a peer waits for, each with its depth.
     urgent: VecDeque<(usize, Call)>,
-    /// All others, after the drops.
+    /// All other calls, each with its depth. They run after the drops.
     calls: VecDeque<(usize, Call)>,
     drops: Vec<Box<dyn Any>>,
 }
 
-/// What is to be done next.
+/// What a thread runs next.
 enum Deferred {
     Call(Call),
     Drop(Box<dyn Any>),
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.urgent.is_empty() && self.calls.is_empty() && self.drops.is_empty()
+    }
 }
 
 thread_local! {
@@ -107,24 +114,24 @@ thread_local! {
     static REPORTS: LogThrottle = LogThrottle::default();
 }
 
-/// Uses the queue of this thread. One that is ending has none any more.
+/// Uses the queue of this thread. `None` if the thread is ending: its queue is gone.
 fn with_queue<R>(work: impl FnOnce(&mut Queue) -> R) -> Option<R> {
     QUEUE.try_with(|queue| work(&mut queue.borrow_mut())).ok()
 }
 
-/// How deep this thread is: 0 unless it runs what was deferred, 1 in what that was, one more in what
-/// that deferred in its turn.
+/// The depth of this thread: 0 outside of deferred code, 1 inside it, and one more in what that has
+/// deferred.
 pub(crate) fn depth() -> usize {
     with_queue(|queue| queue.depth).unwrap_or(0)
 }
 
-/// While one lives, what its thread defers waits. The last one to go sees to it.
+/// While one lives, what its thread defers waits. When the last one is dropped, it runs.
 #[must_use = "what is deferred runs when this is dropped"]
 pub(crate) struct Hold {
     depth: usize,
-    /// The values that were deferred before.
+    /// How many values were deferred before.
     drops: usize,
-    /// It belongs to its thread.
+    /// A hold cannot go to another thread.
     _thread: PhantomData<*const ()>,
 }
 
@@ -143,41 +150,37 @@ pub(crate) fn hold() -> Hold {
     }
 }
 
-/// Has `user_code` run as soon as nothing holds back what this thread defers: at once, if nothing does
-/// or too many wait. Inside a deferred call it runs after that one.
-pub(crate) fn defer(foreign: impl FnOnce() + 'static) {
-    defer_in(|queue| &mut queue.calls, foreign);
+/// Runs `code` as soon as nothing holds back what this thread defers: at once, if there is no hold or too
+/// many calls wait. Inside a deferred call, it runs after that call.
+pub(crate) fn defer(code: impl FnOnce() + 'static) {
+    defer_in(|queue| &mut queue.calls, code);
 }
 
-/// As [`defer`], before all else that is deferred: somebody waits for it.
-pub(crate) fn defer_first(foreign: impl FnOnce() + 'static) {
-    defer_in(|queue| &mut queue.urgent, foreign);
+/// As [`defer`], but before all else that is deferred: a thread or a peer waits for it.
+pub(crate) fn defer_first(code: impl FnOnce() + 'static) {
+    defer_in(|queue| &mut queue.urgent, code);
 }
 
 fn defer_in(
     calls: impl FnOnce(&mut Queue) -> &mut VecDeque<(usize, Call)>,
-    foreign: impl FnOnce() + 'static,
+    code: impl FnOnce() + 'static,
 ) {
     let _hold = hold();
-    let mut foreign = Some(foreign);
+    let mut code = Some(code);
     with_queue(|queue| {
         let depth = queue.depth + 1;
         let calls = calls(queue);
-        if calls.len() < MOST_DEFERRED {
-            calls.extend(
-                foreign
-                    .take()
-                    .map(|foreign| (depth, Box::new(foreign) as Call)),
-            );
+        if calls.len() < MAX_DEFERRED {
+            calls.extend(code.take().map(|code| (depth, Box::new(code) as Call)));
         }
     });
-    if let Some(foreign) = foreign {
-        // As deep as it would be in its turn, so that one that causes others comes to an end.
+    if let Some(code) = code {
+        // At the depth that it would have later, so that calls that cause others come to an end.
         let before = with_queue(|queue| {
             queue.depth += 1;
             std::mem::take(&mut queue.holds_here)
         });
-        if let Err(panicked) = call(foreign) {
+        if let Err(panicked) = call(code) {
             report("a deferred call panicked; the cache goes on", &panicked);
         }
         with_queue(|queue| {
@@ -187,8 +190,8 @@ fn defer_in(
     }
 }
 
-/// Runs what this thread has deferred until now, though it is held back: for one that goes on for
-/// long, at a moment when it leads no flight. Not inside a deferred call.
+/// Runs what this thread has deferred until now in spite of all holds: for a call that takes long, while
+/// it leads no flight. Does nothing inside a deferred call.
 pub(crate) fn run_deferred() {
     let take = |queue: &mut Queue| match queue.depth {
         0 => std::mem::take(&mut queue.holds),
@@ -199,14 +202,14 @@ pub(crate) fn run_deferred() {
     with_queue(|queue| queue.holds += holds);
 }
 
-/// Drops a value that may be foreign as soon as nothing holds back what this thread defers: at once,
-/// if nothing does or too many wait. Inside what is deferred it is dropped when the call of the
-/// cache returns that made it leave.
+/// Drops a value that may be of the user's type as soon as nothing holds back what this thread defers: at
+/// once, if there is no hold or too many values wait. Inside deferred code, it is dropped when the call of
+/// the library returns that made it leave.
 pub(crate) fn defer_drop<T: 'static>(value: T) {
     let _hold = hold();
     let mut value = Some(value);
     with_queue(|queue| {
-        if queue.drops.len() < MOST_DEFERRED {
+        if queue.drops.len() < MAX_DEFERRED {
             let value = value.take().map(|value| Box::new(value) as Box<dyn Any>);
             queue.drops.extend(value);
         }
@@ -217,12 +220,12 @@ pub(crate) fn defer_drop<T: 'static>(value: T) {
 impl Drop for Hold {
     fn drop(&mut self) {
         let here = with_queue(|queue| queue.holds_here).unwrap_or_default();
-        // The hold stays until none is left, so that what a call defers runs after it, not inside.
+        // The hold stays until nothing is left, so that what a call defers runs after it, not inside.
         while let Some(deferred) = self.next(here) {
             match deferred {
                 Deferred::Drop(value) => dispose(value),
-                Deferred::Call(foreign) => {
-                    if let Err(panicked) = call(foreign) {
+                Deferred::Call(code) => {
+                    if let Err(panicked) = call(code) {
                         report("a deferred call panicked; the cache goes on", &panicked);
                     }
                 }
@@ -232,17 +235,17 @@ impl Drop for Hold {
 }
 
 impl Hold {
-    /// What is to be done before this goes, `here` being how many holds there are of its depth. Only
-    /// the first of them sees to anything: others are inside a call of the cache, which may lead.
+    /// What to run before this hold ends; `here` is the number of holds of its depth. Only the first of
+    /// them runs anything: the others are inside a call of the library, which may lead a flight.
     fn next(&self, here: usize) -> Option<Deferred> {
         with_queue(|queue| {
             let is_last = queue.holds == 1;
-            let is_nested = here == 1 && (1..MOST_NESTED).contains(&self.depth);
+            let is_nested = here == 1 && (1..MAX_NESTED).contains(&self.depth);
             queue.holds_here = 0;
             if is_last {
-                if let Some((depth, foreign)) = queue.urgent.pop_front() {
+                if let Some((depth, code)) = queue.urgent.pop_front() {
                     queue.depth = depth;
-                    return Some(Deferred::Call(foreign));
+                    return Some(Deferred::Call(code));
                 }
             }
             if is_last || (is_nested && queue.drops.len() > self.drops) {
@@ -252,9 +255,9 @@ impl Hold {
                 }
             }
             if is_last {
-                if let Some((depth, foreign)) = queue.calls.pop_front() {
+                if let Some((depth, code)) = queue.calls.pop_front() {
                     queue.depth = depth;
-                    return Some(Deferred::Call(foreign));
+                    return Some(Deferred::Call(code));
                 }
             }
             queue.holds = queue.holds.saturating_sub(1);
@@ -266,33 +269,34 @@ impl Hold {
     }
 }
 
-/// While one lives, what its thread defers is held back by nothing that held it back before.
-pub(crate) struct Free {
+/// While one lives, its thread has another queue, which none of the earlier holds holds back.
+struct FreshQueue {
     held: Option<Queue>,
 }
 
-/// Lets what a loader makes this thread defer run while it does: it may take long and make many
-/// values leave. What was deferred before waits for its turn: it may ask for what the loader loads.
-/// Not inside a deferred call: they do not run inside one another.
-pub(crate) fn free() -> Free {
+/// Gives this thread a fresh queue while a loader runs: what the loader defers runs at once, because the
+/// loader may take long and make many values leave. What was deferred before keeps waiting: it may get
+/// the key that the loader loads. Does nothing inside a deferred call, as deferred calls do not run
+/// inside one another.
+fn fresh_queue() -> FreshQueue {
     let take = |queue: &mut Queue| (queue.depth == 0).then(|| std::mem::take(queue));
-    Free {
+    FreshQueue {
         held: with_queue(take).flatten(),
     }
 }
 
-impl Drop for Free {
+impl Drop for FreshQueue {
     fn drop(&mut self) {
         if let Some(held) = self.held.take() {
-            // Empty by now, as the last of its own holds has seen to all.
-            let during = with_queue(|queue| std::mem::replace(queue, held));
-            drop(during);
+            let fresh = with_queue(|queue| std::mem::replace(queue, held));
+            // The last of its own holds has run all that was in it.
+            debug_assert!(fresh.is_none_or(|fresh| fresh.is_empty()));
         }
     }
 }
 
 thread_local! {
-    /// How many loaders run on this thread, one inside the other.
+    /// How many loaders run on this thread, one inside another.
     static LOADING: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -301,7 +305,8 @@ pub(crate) fn inside_a_loader() -> bool {
     LOADING.with(Cell::get) > 0
 }
 
-/// Runs user code that loads: marks the thread, and turns a panic into an error.
+/// Runs user code that is part of a load: marks this thread as [inside a loader](inside_a_loader), and
+/// turns a panic into an error.
 pub(crate) fn load<R>(load: impl FnOnce() -> R) -> Result<R, Panicked> {
     struct Mark;
     impl Drop for Mark {
@@ -311,7 +316,7 @@ pub(crate) fn load<R>(load: impl FnOnce() -> R) -> Result<R, Panicked> {
     }
     LOADING.with(|loading| loading.set(loading.get() + 1));
     let _mark = Mark;
-    let _free = free();
+    let _queue = fresh_queue();
     call(load)
 }
 
@@ -320,19 +325,19 @@ mod tests {
     use super::*;
     use std::rc::Rc;
 
-    struct Grumpy;
+    struct PanicsOnDrop;
 
-    impl Drop for Grumpy {
+    impl Drop for PanicsOnDrop {
         fn drop(&mut self) {
-            std::panic::panic_any(Grumpier);
+            std::panic::panic_any(PayloadPanicsOnDrop);
         }
     }
 
-    struct Grumpier;
+    struct PayloadPanicsOnDrop;
 
-    impl Drop for Grumpier {
+    impl Drop for PayloadPanicsOnDrop {
         fn drop(&mut self) {
-            panic!("even what the panic carries panics");
+            panic!("the payload of the panic panics too");
         }
     }
 
@@ -351,8 +356,8 @@ mod tests {
     }
 
     #[test]
-    fn a_drop_that_panics_twice_reaches_nobody() {
-        dispose(Grumpy);
+    fn a_drop_that_panics_twice_goes_no_further() {
+        dispose(PanicsOnDrop);
     }
 
     type Log<T> = Rc<RefCell<Vec<T>>>;
@@ -376,7 +381,7 @@ mod tests {
         drop(inner);
         assert_eq!(log.borrow().len(), 1);
         {
-            let _free = free();
+            let _queue = fresh_queue();
             defer(note(&log, || "in a loader"));
             assert_eq!(*log.borrow(), ["at once", "in a loader"]);
         }
@@ -407,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drop_inside_a_deferred_call_waits_until_the_call_of_the_cache_returns() {
+    fn a_drop_inside_a_deferred_call_waits_until_the_call_of_the_library_returns() {
         struct Noted(Log<&'static str>);
         impl Drop for Noted {
             fn drop(&mut self) {
@@ -417,10 +422,10 @@ mod tests {
         let log: Log<&'static str> = Rc::default();
         let inner = Rc::clone(&log);
         defer(move || {
-            let call_of_the_cache = hold();
+            let call_of_the_library = hold();
             defer_drop(Noted(Rc::clone(&inner)));
             inner.borrow_mut().push("led until here");
-            drop(call_of_the_cache);
+            drop(call_of_the_library);
             inner.borrow_mut().push("returned");
             defer_drop(Noted(Rc::clone(&inner)));
         });
@@ -437,7 +442,7 @@ mod tests {
                 if self.1 > 0 {
                     let _call = hold();
                     defer_drop(Chain(Rc::clone(&self.0), self.1 - 1));
-                    assert!(depth() < MOST_NESTED + 2);
+                    assert!(depth() < MAX_NESTED + 2);
                 }
             }
         }
@@ -446,6 +451,6 @@ mod tests {
         let depths = log.borrow();
         assert_eq!(depths.len(), 1_001);
         assert_eq!(depths[..3], [1, 2, 3]);
-        assert!(depths.iter().all(|&depth| depth <= MOST_NESTED));
+        assert!(depths.iter().all(|&depth| depth <= MAX_NESTED));
     }
 }

@@ -154,7 +154,7 @@ impl Output {
                 .iter()
                 .for_each(|part| self.bytes.extend_from_slice(part));
         } else {
-            self.unpaid = response.unpaid_len();
+            self.unpaid = response.uncharged_len();
             self.tail = Some(Tail::Peer(response));
         }
     }

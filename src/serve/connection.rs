@@ -342,7 +342,7 @@ impl Connection {
         self.consume(head_len + body_len);
         // Whoever has repeated what was recorded can prove no other request, or no body for that head.
         let is_refuted = self.has_proved()
-            && matches!(&answer, Answer::Peer(Begin::Ready(response)) if response.is_distrust());
+            && matches!(&answer, Answer::Peer(Begin::Ready(response)) if response.is_unauthorized());
         if is_refuted {
             return Ok(self.take_answer(answer, framing.closing()));
         }
@@ -519,7 +519,7 @@ impl Connection {
 
     /// Closes, but not before the other side if that may still be sending.
     fn end(&mut self) -> Result<Next, Broken> {
-        self.stream.say_end();
+        self.stream.send_close();
         let socket = self.stream.socket_mut();
         let mut discarded = match self.stage {
             Stage::Open | Stage::Closing if self.input.is_empty() => return Ok(Next::Close),

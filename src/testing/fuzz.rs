@@ -1,7 +1,7 @@
-//! What must hold for any bytes: the targets of `fuzz/`, also run by the unit tests with the inputs
-//! that are kept there.
+//! Properties that hold for all inputs: the targets of `fuzz/`. The unit tests run them with the inputs of
+//! its corpus.
 //!
-//! A target panics if a property does not hold. None of them uses sockets or other threads' time.
+//! A target panics if a property does not hold. No target uses sockets, or the time of other threads.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::time::{Duration, Instant};
@@ -28,10 +28,10 @@ use crate::runtime::sync::{AtomicBool, OnceLock};
 use crate::transport::peer::Peer;
 use crate::value::Value;
 
-/// A target: what it is called, and what it does with an input.
+/// A target: its name, and the function that checks an input.
 pub type FuzzTarget = (&'static str, fn(&[u8]));
 
-/// All of them.
+/// All targets.
 pub const TARGETS: [FuzzTarget; 11] = [
     ("request_head", request_head),
     ("response_head", response_head),
@@ -46,8 +46,8 @@ pub const TARGETS: [FuzzTarget; 11] = [
     ("node", node),
 ];
 
-/// A head is found at the same place however its bytes come, and one that is taken says once and
-/// without doubt where its request ends.
+/// The end of a head is found at the same position however its bytes come, and an accepted head tells
+/// exactly once where its request ends.
 pub fn request_head(data: &[u8]) {
     let at_once = Scan::default().advance(data);
     let mut scan = Scan::default();
@@ -77,7 +77,7 @@ pub fn request_head(data: &[u8]) {
         [digits] => {
             assert!(digits.iter().all(u8::is_ascii_digit));
             let text = std::str::from_utf8(digits).unwrap();
-            // One that no number holds is longer than any limit.
+            // A length that does not fit into 64 bits exceeds every limit.
             assert_eq!(text.parse().unwrap_or(u64::MAX), head.body_len);
         }
         _ => panic!("it has two lengths"),
@@ -85,7 +85,7 @@ pub fn request_head(data: &[u8]) {
     assert!(head.target.starts_with('/') && head.target.is_ascii());
 }
 
-/// An answer ends at the same place however its bytes come, and its body is no longer than allowed.
+/// A response ends at the same position however its bytes come, and its body is no longer than allowed.
 pub fn response_head(data: &[u8]) {
     const MAX: usize = 1 << 12;
     let at_once = ResponseScan::default().advance(data);
@@ -96,7 +96,7 @@ pub fn response_head(data: &[u8]) {
     let Ok(Some(length)) = at_once else { return };
     assert_eq!(in_parts, Ok(Some(length)));
     let (head, rest) = data.split_at(length);
-    // One line for each header, and one for the end of all: the parser sees what the search saw.
+    // The parser has to see the same lines as the search for the end.
     assert!(
         head.split_inclusive(|&byte| byte == b'\n')
             .all(|line| line.ends_with(b"\r\n"))
@@ -126,14 +126,14 @@ pub fn response_head(data: &[u8]) {
         }
     }
     assert!(parts.len() <= MAX);
-    // All at once may find an error behind what a slow reader takes for unfinished.
+    // With all bytes at once, an error may be found where a slow reader waits for more bytes.
     if let Ok(length) = at_once {
         assert_eq!((used, parts), (length, body));
         assert_eq!(chunks, in_parts);
     }
 }
 
-/// A path names what it was made of.
+/// A parsed path that is written again names the same group and key.
 pub fn path(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -149,7 +149,7 @@ pub fn path(data: &[u8]) {
     }
 }
 
-/// Any group and any key survive their way.
+/// A path of any group and any key is parsed to that group and key.
 pub fn percent(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let (group, key) = text.split_once('|').unwrap_or(("g", &text));
@@ -164,7 +164,7 @@ pub fn percent(data: &[u8]) {
     assert_eq!(found, Ok(Target::Key(group.into(), key.into())));
 }
 
-/// What can be read is written as it was read.
+/// A message that can be read is the same after it is written and read again.
 pub fn messages(data: &[u8]) {
     if let Ok(answer) = Answer::decode(data.to_vec()) {
         let mut writer = BatchWriter::new(usize::MAX);
@@ -192,7 +192,7 @@ pub fn messages(data: &[u8]) {
         assert_eq!(decode_set(group, key, &body), Ok((value, life)));
     }
     if let Ok(text) = std::str::from_utf8(data) {
-        // Written once, they are rounded.
+        // Times are rounded when they are first written.
         let terms = Terms::parse(&Terms::parse(text).to_header());
         assert_eq!(Terms::parse(&terms.to_header()), terms);
         let _ = Status::of(200, Some(text));
@@ -229,7 +229,7 @@ pub fn batch(data: &[u8]) {
     }
 }
 
-/// Only what was signed is taken for signed.
+/// Only a signature made with the secret is accepted.
 pub fn auth(data: &[u8]) {
     static SECRET: OnceLock<Secret> = OnceLock::new();
     let secret = SECRET.get_or_init(|| Secret::new(b"a secret of many bytes").unwrap());
@@ -261,7 +261,7 @@ pub fn auth(data: &[u8]) {
     assert!(secret.verifies(&signed, &read) && secret.verifies_legacy(&signed, body, &read));
 }
 
-/// The address of a peer has one spelling, which names it again.
+/// The normal form of a peer's address is the address of the same peer.
 pub fn peer_list(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     for line in text.lines() {
@@ -278,8 +278,7 @@ pub fn peer_list(data: &[u8]) {
     }
 }
 
-/// Every key has an owner, whatever the order of the list, and a member that leaves takes only its
-/// own keys along.
+/// Every key has an owner, whatever the order of the list, and if a member leaves, only its own keys move.
 pub fn ring(data: &[u8]) {
     let members: Vec<Member> = data
         .chunks(3)
@@ -314,7 +313,7 @@ pub fn ring(data: &[u8]) {
     );
 }
 
-/// A cache holds what was put there last, no longer than it may, and within its budget.
+/// A cache returns the value that was stored last, not after its expiry, and keeps within its budget.
 pub fn cache(data: &[u8]) {
     const CAPACITY: usize = 4_000;
     let clock = Clock::manual();
@@ -379,7 +378,7 @@ pub fn cache(data: &[u8]) {
     assert_eq!(left, (0, 0, 0, 0));
 }
 
-/// A node has an answer to every request.
+/// A node answers every request.
 pub fn node(data: &[u8]) {
     static NODE: OnceLock<Node> = OnceLock::new();
     let node = NODE.get_or_init(|| {
@@ -407,7 +406,7 @@ mod tests {
 
     use super::*;
 
-    /// The inputs that are kept of a target.
+    /// The inputs in the corpus of a target.
     fn kept(name: &str) -> Vec<Vec<u8>> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let folder = root.join("fuzz/corpus").join(name);
@@ -429,7 +428,7 @@ mod tests {
         }
     }
 
-    /// Changes a byte, cuts a part out, or puts one from elsewhere in.
+    /// Changes a byte, removes a part, or inserts a copy of another part.
     fn change(input: &mut Vec<u8>, random: &mut Random) {
         let at = random.below(input.len() + 1);
         match random.below(4) {
@@ -445,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_hold_holds_for_the_inputs_that_are_kept_and_for_others_like_them() {
+    fn the_properties_hold_for_the_corpus_and_for_mutations_of_it() {
         for (name, target) in TARGETS {
             let kept = kept(name);
             assert!(kept.len() > 2, "{name}");

@@ -1,4 +1,7 @@
-//! `testing`: for tests. `network` connects nodes in memory; `fuzz` has what fuzz targets call.
+//! `testing`: support for tests.
+//!
+//! Imports all other folders. `network` connects nodes of one process in memory; `fuzz` has the properties
+//! that the fuzz targets check.
 
 #[cfg(all(feature = "auth", any(test, fuzzing)))]
 #[doc(hidden)]

@@ -1,4 +1,4 @@
-//! `Network`: nodes in one process that reach each other without a socket, for tests.
+//! `Network`: a transport in memory, which connects nodes of one process in tests.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -39,13 +39,13 @@ struct State {
     faults: HashMap<String, Fault>,
 }
 
-/// What is wrong with a node of a [`Network`].
+/// How a node of a [`Network`] fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// It refuses connections, as a process does that is gone.
+    /// It refuses connections, as if its process had ended.
     Refuses,
-    /// It accepts requests and never answers, as a stopped process does.
+    /// It accepts requests and never answers, as if its process were stopped.
     Hangs,
 }
 
@@ -56,7 +56,7 @@ impl Network {
         Network::default()
     }
 
-    /// A node at `address` with all settings at their default, attached.
+    /// A node at `address` with default settings, attached to this network.
     ///
     /// # Errors
     ///
@@ -67,8 +67,8 @@ impl Network {
         Ok(node)
     }
 
-    /// The settings of a node at `this` that reaches its peers by this network. Once built, it is
-    /// to be [attached](Network::attach).
+    /// The settings of a node at `this` that reaches its peers through this network. Once built, the node
+    /// has to be [attached](Network::attach).
     ///
     /// # Errors
     ///
@@ -80,7 +80,7 @@ impl Network {
         Ok(Node::builder(this)?.transport(Arc::new(self.clone())))
     }
 
-    /// Makes `node` reachable, at its address.
+    /// Makes `node` reachable at its address.
     pub fn attach(&self, node: &Node) {
         let address = node.this().address();
         self.0.lock().nodes.insert(address, node.downgrade());
@@ -156,7 +156,7 @@ fn answer(node: &Node, host: &str, call: &Call, limit: Duration) -> Result<Reply
     let fillers = (Arc::clone(&slot), Arc::clone(&just_late));
     pending.notify(move |response| {
         if let Err(response) = fillers.0.fill(response) {
-            // One who gave up meanwhile does not want it, unless it was about to give up only.
+            // The caller has given up, unless it is about to find that it could not.
             let _ = fillers.1.fill(response);
         }
     });
@@ -166,10 +166,11 @@ fn answer(node: &Node, host: &str, call: &Call, limit: Duration) -> Result<Reply
         if until == timeout {
             return None;
         }
-        // If the answer came just now, it is on its way, though the time may be up by now.
+        // If it cannot give up, the answer has just come and is being delivered: the caller waits for it
+        // once more, though its time may be up.
         let given_up = pending.give_up();
-        let on_its_way = || Deadline::after(node.clock().now(), limit);
-        given_up.or_else(|| just_late.wait(node.clock(), on_its_way()))
+        let delivered_by = || Deadline::after(node.clock().now(), limit);
+        given_up.or_else(|| just_late.wait(node.clock(), delivered_by()))
     };
     response
         .or_else(late)

@@ -1,8 +1,8 @@
-//! `transport`: how a request gets to a peer and its answer back.
+//! `transport`: sends requests to peers and receives their answers.
 //!
-//! Imports `runtime`, `protocol`, `stats` and `error`. In this order: `peer` (a peer's address, and the
-//! trait [`Transport`](peer::Transport)), `client` (the HTTP/1.1 client with its connections), `stream`
-//! (a socket with or without TLS) and `tls` (certificates).
+//! Imports `runtime`, `protocol`, `stats` and `error`. In this order: `peer` (a peer with its address, and
+//! the trait [`Transport`](peer::Transport)), `stream` (a socket with or without TLS), `tls` (certificates)
+//! and `client` (the HTTP/1.1 client with its connections).
 
 pub(crate) mod client;
 pub(crate) mod peer;

@@ -1,4 +1,4 @@
-//! `Peer`: a member of the cluster, and `Transport`, the way to it.
+//! `Peer`: a member of the cluster, and `Transport`: how requests reach it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -7,15 +7,15 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::runtime::sync::Arc;
 
-/// A member of the cluster: a place on the ring, and an address.
+/// A member of the cluster, with its id, its address and its weight.
 ///
-/// Made of an address, `"http://10.0.0.5:7000"`, which is then its id too. All nodes must name a
-/// peer by the same id: a peer under two names is two peers to the ring. In the ring of
-/// [`Dialect::Golang`](crate::Dialect::Golang) even two spellings of an address are two names.
+/// It is made of an address, `"http://10.0.0.5:7000"`, which is its id by default. All nodes must use the
+/// same id for a peer: the ring takes two ids for two peers. In the ring of
+/// [`Dialect::Golang`](crate::Dialect::Golang), even two spellings of an address are two ids.
 ///
 /// An address that begins with `https://` is reached through TLS, for which the node needs a
-/// certificate: see `Tls`, feature `tls`. It is another id than the same one without: to change
-/// over without moving keys, give peers an [`id`](Peer::id) first.
+/// certificate: see `Tls`, feature `tls`. The address with `https://` is another id than the one with
+/// `http://`: to introduce TLS without moving keys, give peers an [`id`](Peer::id) first.
 ///
 /// ```
 /// use groupcache_sync::Peer;
@@ -27,7 +27,7 @@ use crate::runtime::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Peer {
     pub(crate) id: String,
-    /// The id, or the address as it was given: Go hashes it letter by letter.
+    /// The id, or the address exactly as it was given: Go hashes its bytes.
     pub(crate) spelled: String,
     is_secure: bool,
     host: String,
@@ -41,7 +41,7 @@ impl Peer {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidPeer`] if the address is anything else.
+    /// [`Error::InvalidPeer`] if the address has another form.
     pub fn new(address: &str) -> Result<Peer, Error> {
         let invalid = |reason: &str| Error::peer(address, reason);
         let (is_secure, rest) = split_scheme(address)
@@ -50,11 +50,15 @@ impl Peer {
         if rest.contains(['/', '?', '#', '@', '\\']) {
             return Err(invalid("only host:port may follow http:// or https://"));
         }
-        let (host, port) = split_port(rest).ok_or_else(|| invalid("the port is no number"))?;
+        let (host, port) =
+            split_port(rest).ok_or_else(|| invalid("the port is not a number from 1 to 65535"))?;
         let port = port.unwrap_or(if is_secure { 443 } else { 80 });
-        let host = normal_host(host).ok_or_else(|| invalid("the host is no name or address"))?;
+        let host = normal_host(host)
+            .ok_or_else(|| invalid("the host is neither a name nor an IP address"))?;
         if port == 0 {
-            return Err(invalid("port 0 is not one that can be reached"));
+            return Err(invalid(
+                "port 0 cannot be reached; give the port that the peer listens on",
+            ));
         }
         Ok(Peer {
             id: spell(is_secure, &host, port),
@@ -66,8 +70,8 @@ impl Peer {
         })
     }
 
-    /// Sets the id, its place on the ring: with one that outlives addresses, a peer that comes back
-    /// elsewhere keeps its keys. Defaults to the address.
+    /// Sets the id, which determines the keys that the peer owns: a peer that comes back at another
+    /// address with the same id keeps its keys. Defaults to the address.
     #[must_use]
     pub fn id(mut self, id: impl Into<String>) -> Peer {
         self.id = id.into();
@@ -75,29 +79,29 @@ impl Peer {
         self
     }
 
-    /// Sets its share of the keys relative to other peers, over 0 and up to 100. Defaults to 1.
+    /// Sets its share of the keys relative to other peers, above 0 and at most 100. Defaults to 1.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidPeer`] if the weight is anything else.
+    /// [`Error::InvalidPeer`] if the weight is out of this range.
     pub fn weight(mut self, weight: f64) -> Result<Peer, Error> {
         if !(weight > 0.0 && weight <= 100.0) {
             return Err(Error::peer(
                 &self.id,
-                "its weight must be over 0 and up to 100",
+                "its weight must be above 0 and at most 100",
             ));
         }
         self.weight = weight;
         Ok(self)
     }
 
-    /// Its name on the ring.
+    /// Its id.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.id
     }
 
-    /// Where it listens, in the one spelling that this crate uses.
+    /// Its address, in the normal form that this crate uses.
     #[must_use]
     pub fn address(&self) -> String {
         spell(self.is_secure, &self.host, self.port)
@@ -127,7 +131,7 @@ impl Peer {
     }
 }
 
-/// However the address was spelled.
+/// Compares the normal forms of the addresses.
 impl PartialEq for Peer {
     fn eq(&self, other: &Peer) -> bool {
         self.id == other.id
@@ -173,13 +177,13 @@ fn spell(is_secure: bool, host: &str, port: u16) -> String {
     format!("{scheme}://{host}:{port}")
 }
 
-/// Whether it is TLS, and what follows.
+/// Whether the scheme means TLS, and the rest of the address.
 fn split_scheme(address: &str) -> Option<(bool, &str)> {
     let plain = address.strip_prefix("http://").map(|rest| (false, rest));
     plain.or_else(|| address.strip_prefix("https://").map(|rest| (true, rest)))
 }
 
-/// A host, in its one spelling, and its port if it has one: as a `Host` header names it.
+/// The host in its normal form, and the port if there is one: of the value of a `Host` header.
 pub(crate) fn split_host(text: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = split_port(text)?;
     Some((normal_host(host)?, port))
@@ -196,7 +200,7 @@ fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
     }
 }
 
-/// One spelling for every host: lower case, addresses as the standard library writes them.
+/// The normal form of a host: lower case, and IP addresses as the standard library writes them.
 fn normal_host(host: &str) -> Option<String> {
     if let Some(inner) = host
         .strip_prefix('[')
@@ -218,11 +222,12 @@ fn normal_host(host: &str) -> Option<String> {
 /// How requests reach peers.
 ///
 /// The default is HTTP ([`Node::new`](crate::Node::new)); with the feature `test-util` there is one
-/// in memory. This seam may still change: it does not follow semantic versioning yet.
+/// in memory. This interface may still change: it does not follow semantic versioning yet.
 ///
-/// It is used without any lock held, on the threads that fetch, change or probe, many at a time.
+/// It is called without any lock held, by all threads that fetch, change or probe, many at a time.
 pub trait Transport: Send + Sync + 'static {
-    /// The way to `peer`. Must not block, and a peer that is unreachable is no error: calls are.
+    /// Makes the link to `peer`. Must not block. That a peer is unreachable is an error of a call, not
+    /// of this.
     ///
     /// # Errors
     ///
@@ -230,30 +235,30 @@ pub trait Transport: Send + Sync + 'static {
     fn link(&self, peer: &Peer, limits: &Limits) -> Result<Arc<dyn Link>, Error>;
 }
 
-/// The way to one peer. Dropped when the peer leaves: it then closes its connections.
+/// Sends requests to one peer. Dropped when the peer leaves: it then closes its connections.
 pub trait Link: Send + Sync {
-    /// Sends `call` and waits for the answer to begin, no longer than `timeout`. All of it may take
-    /// up to [`Call::whole`], while it goes on: while at least 64 KiB of the request or of the answer
-    /// go their way in each `timeout`. A link that cannot tell whether it does takes `timeout` for
-    /// all of it. Called on the thread of a get or a change, on a loader thread, or on the node's
-    /// maintenance, without any lock held.
+    /// Sends `call` and returns the answer. Blocks no longer than `timeout` until the answer begins. The
+    /// whole call may take up to [`Call::whole`] as long as it makes progress: at least 64 KiB of the
+    /// request or of the answer in each `timeout`. A link that cannot observe progress limits the whole
+    /// call to `timeout`. Called on the thread of a get or a change, on a loader thread, or on the node's
+    /// maintenance thread, without any lock held.
     ///
     /// # Errors
     ///
     /// [`CallError`], and never later than [`Call::whole`].
     fn call(&self, call: &Call, timeout: Duration) -> Result<Reply, CallError>;
 
-    /// How many requests were sent a second time, on another connection. Defaults to none.
+    /// How many requests were sent a second time, on another connection. Defaults to zero.
     fn retries(&self) -> u64 {
         0
     }
 }
 
-/// What is known of calls to a peer before they are made.
+/// The limits of all calls to a peer.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Limits {
-    /// The longest time a connection may take to be made.
+    /// The longest time for making a connection.
     pub connect_timeout: Duration,
     /// The longest body of an answer, in bytes.
     pub max_body: usize,
@@ -267,14 +272,14 @@ pub struct Call {
     pub method: &'static str,
     /// The path, percent-encoded.
     pub target: String,
-    /// The value of the protocol's one header.
+    /// The value of the protocol's header (`X-Groupcache`).
     pub header: String,
-    /// The value of the header that proves who asks (`X-Groupcache-Auth`); empty for none.
+    /// The value of the header that authenticates the sender (`X-Groupcache-Auth`); empty for none.
     pub auth: String,
     /// The body; empty for `GET` and `DELETE`.
     pub body: Vec<u8>,
-    /// How long all of it may take if it goes on steadily: see [`Link::call`]. Less than its
-    /// `timeout` stands for that.
+    /// The longest time for the whole call while it makes progress: see [`Link::call`]. A time shorter
+    /// than `timeout` counts as `timeout`.
     pub whole: Duration,
 }
 
@@ -300,9 +305,9 @@ impl Call {
 pub struct Reply {
     /// The HTTP status code.
     pub status: u16,
-    /// The value of the protocol's one header, if there was one.
+    /// The value of the protocol's header (`X-Groupcache`), if the answer has it.
     pub header: Option<String>,
-    /// The body, whole.
+    /// The whole body.
     pub body: Vec<u8>,
 }
 
@@ -310,13 +315,13 @@ pub struct Reply {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CallError {
-    /// The peer was silent: its answer has not begun in time, or not gone on.
+    /// The answer has not begun in time, or made no progress.
     Timeout,
-    /// The answer went on steadily, but all of it takes longer than it may.
+    /// The answer made progress, but takes longer than [`Call::whole`].
     Unfinished,
-    /// The peer cannot be reached, or broke off.
+    /// The peer cannot be reached, or has closed the connection.
     Unreachable(String),
-    /// What came is no answer.
+    /// The bytes that came are not a valid answer.
     ProtocolError(String),
 }
 
@@ -337,7 +342,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_have_one_spelling() {
+    fn addresses_have_a_normal_form() {
         let spelled = |address: &str| Peer::new(address).map(|peer| peer.address()).ok();
         assert_eq!(
             spelled("http://Cache-0.Local:80/").as_deref(),
@@ -395,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_weight_that_is_no_share_is_refused() {
+    fn a_weight_out_of_range_is_refused() {
         for weight in [0.0, -1.0, 101.0, f64::NAN, f64::INFINITY] {
             assert!(
                 Peer::new("http://a:1").unwrap().weight(weight).is_err(),

@@ -1,11 +1,11 @@
 //! `Ghosts`: which keys left a short while ago, and when they were last used.
 //!
 //! As the ghost lists of ARC (Megiddo, Modha, FAST 2003) and 2Q, in eight bytes a key: a part of
-//! its hash and the turn of its last use. In a bucket that is full the oldest gives way.
+//! its hash and the turn of its last use. In a full bucket, the oldest is replaced.
 
 const WAYS: usize = 4;
 
-/// An empty place. A key with this tag is remembered under another.
+/// The tag of an empty entry. A key with this tag gets another one.
 const NOBODY: u32 = 0;
 
 pub(super) struct Ghosts {
@@ -35,7 +35,7 @@ impl Ghosts {
             NOBODY => u32::MAX,
             _ => turn.wrapping_sub(ghost.stamp),
         };
-        let tier = match bucket.iter().position(|ghost| ghost.tag == tag) {
+        let way = match bucket.iter().position(|ghost| ghost.tag == tag) {
             Some(same) => same,
             None => (1..WAYS).fold(0, |oldest, way| {
                 if age(&bucket[way]) > age(&bucket[oldest]) {
@@ -45,10 +45,10 @@ impl Ghosts {
                 }
             }),
         };
-        bucket[tier] = Ghost { tag, stamp };
+        bucket[way] = Ghost { tag, stamp };
     }
 
-    /// When a key was last used that left.
+    /// The turn at which a key that left was last used.
     pub(super) fn get(&mut self, hash: u32) -> Option<u32> {
         let tag = tag(hash);
         let bucket = self.bucket(hash);
@@ -66,7 +66,7 @@ impl Ghosts {
     }
 
     fn bucket(&mut self, hash: u32) -> &mut [Ghost; WAYS] {
-        // Spread once more: the tag has to be something else.
+        // Mixed once more, so that bucket and tag are of different bits.
         let spread = u64::from(hash.wrapping_mul(0x9E37_79B1));
         let at = (spread * self.buckets.len() as u64) >> 32;
         &mut self.buckets[at as usize]
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_gives_way() {
+    fn the_oldest_is_replaced() {
         let mut ghosts = Ghosts::new(0);
         let key = |number: u32| number + 1;
         for number in 0..5 {

@@ -1,17 +1,22 @@
-//! `Policy<T>`: what is kept of what a process owns, and what goes. One thread, no lock, no clock.
+//! `Policy<T>`: which of the items that a process owns are kept, and which leave. For one thread: no lock,
+//! no clock.
 //!
-//! W-TinyLFU (Einziger, Friedman, Manes, ACM ToS 2017) with a rule of LIRS. Newcomers enter a small
-//! *window*. What falls out of it goes on *probation* in the main part, and what is used there
-//! becomes *protected* (a segmented LRU). When room is needed, the last of the window and the last
-//! on probation meet: the one asked for less often leaves. So a scan passes through the window and
-//! takes nothing along, and a loop that does not fit keeps the part that does.
+//! W-TinyLFU (Einziger, Friedman, Manes, ACM ToS 2017) with a rule of LIRS. New items enter a small
+//! *window*. An item that falls out of the window goes on *probation* in the main part, and an item that
+//! is used there becomes *protected* (a segmented LRU). When room is needed, the last item of the window
+//! and the last one on probation are compared: the one with fewer requests leaves. So a scan passes
+//! through the window without evicting items of the main part, and of a loop that does not fit, the part
+//! that fits stays.
 //!
-//! A newcomer that left only a short while ago, and was used since the one it would displace was,
-//! becomes protected at once: recency beats frequency there (as in LIRS: Jiang, Zhang, SIGMETRICS
-//! 2002). Without this rule, loads that live by recency alone lose up to five points.
+//! A new item that left only a short while ago, and was used more recently than the item it would
+//! displace, becomes protected at once: recency beats frequency there (as in LIRS: Jiang, Zhang,
+//! SIGMETRICS 2002). Without this rule, workloads with recency alone lose up to five points of hit ratio.
 //!
-//! Items that are kept count their own uses; a sketch remembers those that are not. All of this
-//! begins when room first runs out: a cache that holds everything pays for nothing.
+//! Kept items count their own uses; a sketch counts the requests for all others. The sketch and the ghosts
+//! are made when room first runs out: a cache that holds everything does not pay for them.
+//!
+//! In this order: `table` (the items in their segments), `sketch` (how often other keys were requested),
+//! `ghosts` (which keys left lately), and `shadows` (how large the window should be).
 
 mod ghosts;
 mod shadows;
@@ -25,44 +30,44 @@ use ghosts::Ghosts;
 use sketch::Sketch;
 use table::{Cell, MAX_COUNT, Table};
 
-/// The part of main that is protected.
+/// The largest protected part of main.
 const PROTECTED: f64 = 0.65;
 
-/// Counts are halved after this many uses for each item kept.
+/// Counts are halved after this many uses for each kept item.
 const AGE: usize = 40;
 
-/// Items that move to where they belong, for one insert or one that leaves.
+/// The most items that move between segments for one insert or one eviction.
 const MOVES: usize = 16;
 
-// In this order, so that what a hit reads is in two cache lines with the lock around it.
+// In this order, so that what a hit reads is in two cache lines, together with the lock around it.
 #[repr(C)]
 pub(crate) struct Policy<T> {
-    /// Counts uses, and so dates them.
+    /// The number of uses so far: the time of a use.
     turn: u32,
     /// How often counts have been halved.
     epoch: u8,
     table: Table<T>,
-    /// The part of the bytes that newcomers get.
+    /// The part of the bytes that the window gets.
     window: f64,
-    /// Uses since then.
+    /// Counted uses since counts were halved.
     uses: usize,
-    /// Those who are not kept, once there are any.
+    /// What is known of keys that are not kept. Made when the first item leaves.
     past: Option<Box<Past>>,
 }
 
 struct Past {
     sketch: Sketch,
     ghosts: Ghosts,
-    /// How many were kept when these were made.
+    /// How many items were kept when these were made.
     kept: usize,
 }
 
-/// Why something leaves that is neither removed nor expired.
+/// Why an item leaves that is neither removed nor expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Loser {
     /// It made room.
     Evicted,
-    /// It came newly and was not wanted enough to stay.
+    /// It was new and not requested often enough to stay.
     Rejected,
 }
 
@@ -83,7 +88,7 @@ impl<T: Item> Policy<T> {
         self.table.find(hash, is)
     }
 
-    /// As [`find`](Policy::find), of items that are nothing but their hash.
+    /// As [`find`](Policy::find), for items that are identified by their hash alone.
     fn find_hash(&self, hash: u32) -> Option<At> {
         self.table.find_hash(hash)
     }
@@ -119,9 +124,9 @@ impl<T: Item> Policy<T> {
         self.window = part;
     }
 
-    /// Counts a use. It leaves a mark and moves nothing: what the mark is worth is settled when
-    /// room is needed (lazy promotion: Yang et al., HotOS 2023). An item that is used all the time
-    /// has its marks and is not written to.
+    /// Counts a use. It marks the item and moves nothing: the mark is evaluated when room is needed
+    /// (lazy promotion: Yang et al., HotOS 2023). An item that is used all the time has all marks already
+    /// and is not written.
     #[inline]
     pub(crate) fn hit(&mut self, at: At) -> Option<&mut T> {
         self.turn = self.turn.wrapping_add(1);
@@ -132,7 +137,7 @@ impl<T: Item> Policy<T> {
         cell.item_mut()
     }
 
-    /// Where a newcomer goes.
+    /// The segment that a new item enters.
     pub(crate) fn door(&mut self, hash: u32) -> Segment {
         let Some(past) = &mut self.past else {
             return Segment::Window;
@@ -147,7 +152,7 @@ impl<T: Item> Policy<T> {
         }
     }
 
-    /// Keeps an item that is not kept yet, where [`door`](Policy::door) says.
+    /// Inserts an item that is not kept yet into the segment that [`door`](Policy::door) tells.
     pub(crate) fn insert(&mut self, door: Segment, hash: u32, mut item: T) -> At {
         self.turn = self.turn.wrapping_add(1);
         let uses = self.recall(hash);
@@ -159,7 +164,7 @@ impl<T: Item> Policy<T> {
         at
     }
 
-    /// How often a newcomer was asked for, this time included.
+    /// How often the key of a new item was requested, including this time.
     fn recall(&mut self, hash: u32) -> u8 {
         let Some(past) = &mut self.past else {
             return 1;
@@ -175,7 +180,7 @@ impl<T: Item> Policy<T> {
         before + 1
     }
 
-    /// Puts another item in the place of one; gives that.
+    /// Replaces an item, which keeps its segment and its count of uses; gives back the old one.
     pub(crate) fn replace(&mut self, at: At, item: T) -> Option<T> {
         self.table.replace(at, item)
     }
@@ -184,7 +189,7 @@ impl<T: Item> Policy<T> {
         self.table.remove(at)
     }
 
-    /// Takes out what gives way to a newcomer of `weight` that goes to `door`.
+    /// Takes out the item that makes room for a new one of `weight` that enters `door`.
     pub(crate) fn evict(&mut self, door: Segment, weight: usize) -> Option<(At, T, Loser)> {
         self.remember();
         let arriving = if door == Segment::Window { weight } else { 0 };
@@ -217,8 +222,8 @@ impl<T: Item> Policy<T> {
         Some((at, self.table.remove(at)?, why))
     }
 
-    /// The next to leave the window. Those used since they were put where they are go back to the
-    /// front: a hit only leaves a mark, and what it is worth is settled here.
+    /// The next item to leave the window. Items that were used since they were last moved go back to the
+    /// front: a hit only marks them, and the mark is evaluated here.
     fn candidate(&mut self) -> Option<At> {
         for _ in 0..MOVES {
             let last = self.table.last(Segment::Window)?;
@@ -230,7 +235,7 @@ impl<T: Item> Policy<T> {
         self.table.last(Segment::Window)
     }
 
-    /// The next to leave main. Those used on probation are protected from now on.
+    /// The next item to leave main. Items that were used on probation become protected.
     fn victim(&mut self) -> Option<At> {
         for _ in 0..MOVES {
             let Some(last) = self.table.last(Segment::Probation) else {
@@ -254,7 +259,7 @@ impl<T: Item> Policy<T> {
         (bytes as f64 * self.window) as usize
     }
 
-    /// Keeps the protected in their bounds: the last of them are on probation again.
+    /// Keeps the protected part within its bound: the last of its items go back on probation.
     fn hold_protected(&mut self) {
         let main = self.table.bytes() - self.table.bytes_of(Segment::Window);
         let bound = (main as f64 * PROTECTED) as usize;
@@ -273,7 +278,7 @@ impl<T: Item> Policy<T> {
         }
     }
 
-    /// Lets out of the window what it has no room for, as long as main has some.
+    /// Keeps the window within its bound: its last items go on probation.
     fn hold_window(&mut self) {
         let bound = self.window_bytes(0);
         for _ in 0..MOVES {
@@ -302,7 +307,7 @@ impl<T: Item> Policy<T> {
         }
     }
 
-    /// Sees to it that those who leave are remembered, in tables of the right size.
+    /// Makes the sketch and the ghosts, or larger ones if many more items are kept now.
     fn remember(&mut self) {
         let kept = self.table.len();
         if self.past.as_ref().is_none_or(|past| kept > 2 * past.kept) {
@@ -315,7 +320,7 @@ impl<T: Item> Policy<T> {
     }
 }
 
-/// The last of main.
+/// The last item of main.
 fn last_of_main<T: Item>(table: &Table<T>) -> Option<At> {
     table
         .last(Segment::Probation)

@@ -1,57 +1,58 @@
-//! `Shadows`: how large the window should be, found by trying.
+//! `Shadows`: how large the window should be, found by simulation.
 //!
 //! Two small policies without values run beside the real one, with a small and a large window, over
-//! a sample of the keys and as much of the capacity (miniature simulation: Waldspurger, Saemundsson,
-//! Ahmad, ATC 2017; spatial sampling: Waldspurger et al., FAST 2015). Every so often the real one
-//! takes over the window of the better (set dueling: Qureshi et al., ISCA 2007).
+//! a sample of the keys and the same part of the capacity (miniature simulation: Waldspurger, Saemundsson,
+//! Ahmad, ATC 2017; spatial sampling: Waldspurger et al., FAST 2015). After each period the real policy
+//! takes over the window of the better one (set dueling: Qureshi et al., ISCA 2007).
 //!
-//! A sample can be wrong: what does not fit may by chance fit into its shadow. So a shadow is also
-//! compared with what really happened while its window was in force, and loses what it promised too
-//! much.
+//! A sample can be wrong: a working set that does not fit may by chance fit into its shadow. So the hit
+//! ratio of a shadow is also compared with the real one while its window is in force, and the excess is
+//! deducted from then on.
 
 use super::{Item, Marks, Policy};
 
-/// The part of the bytes that each of the shadows gives to newcomers.
+/// The part of the bytes that the window of each shadow gets.
 const WINDOWS: [f64; 2] = [0.005, 0.3];
 
-/// The window in force until there is an answer.
+/// The window in force until the first decision.
 const FIRST: usize = 0;
 
-/// Items a shadow should keep at least, and the smallest sample there is: one key in so many.
+/// The fewest items that a shadow should keep, and the smallest sample: one key in so many.
 const KEPT: usize = 128;
 const SPARSEST: usize = 32;
 
-/// How much of the past counts after each period.
+/// The factor by which past counts are multiplied after each period.
 const MEMORY: f64 = 0.9;
 
-/// By how much another window must be better, as a part of the requests seen: more than chance
-/// would have it, which is this over the root of their number.
+/// The other window is taken only if it is better by more than chance explains: by this over the root of
+/// the number of requests, as a part of them.
 const NOISE: f64 = 0.3;
 
-/// The part of all requests by which a shadow must be wrong to be called a liar, and right to be
-/// believed again; how much of the distrust stays after each period.
+/// A shadow whose hits exceed the real ones by more than `LIE`, as a part of all requests, is corrected by
+/// the excess, until the excess is less than `TRUTH`. The correction is multiplied by `DISTRUST` after
+/// each period.
 const LIE: f64 = 0.05;
 const TRUTH: f64 = 0.025;
 const DISTRUST: f64 = 0.98;
 
-/// Periods until the real one shows what a new window does.
+/// Periods until the real hit ratio shows the effect of a new window.
 const SETTLING: u32 = 6;
 
 pub(crate) struct Shadows {
     shadows: [Shadow; 2],
-    /// The one whose window is in force, and for how many periods.
+    /// The shadow whose window is in force, and for how many periods it has been.
     current: usize,
     settled: u32,
-    /// Selects the sampled keys.
+    /// Selects the sampled keys: their hashes have none of these bits.
     mask: u32,
-    /// Sampled requests between two decisions: now, in the end, and left until the next.
+    /// Sampled requests between two decisions: now, later on, and those left until the next decision.
     period: u32,
     last_period: u32,
     left: u32,
-    /// Sampled requests, and those of them that really hit.
+    /// Sampled requests, and those of them that hit in the real cache.
     requests: f64,
     real: f64,
-    /// How many were kept when these were made.
+    /// How many items were kept when the shadows were made.
     kept: usize,
 }
 
@@ -59,12 +60,12 @@ struct Shadow {
     policy: Policy<Weight>,
     capacity: usize,
     hits: f64,
-    /// What it promised too much, as a part of all requests.
+    /// By how much its hits exceeded the real ones, as a part of all requests.
     lie: f64,
 }
 
 impl Shadows {
-    /// The window to begin with.
+    /// The window of a new policy.
     pub(crate) fn first_window() -> f64 {
         WINDOWS[FIRST]
     }
@@ -106,7 +107,7 @@ impl Shadows {
             shadow
         };
         let last_period = (2 * kept / one_in).max(KEPT) as u32;
-        // The first decisions come soon: a wrong window costs most when a cache is new.
+        // The first decisions come early: a wrong window costs most while a cache is new.
         let period = last_period / 4;
         Shadows {
             shadows: WINDOWS.map(shadow),
@@ -125,7 +126,7 @@ impl Shadows {
         }
     }
 
-    /// Whether so many items need other shadows.
+    /// Whether the shadows suit a policy with so many items.
     pub(crate) fn fit(&self, kept: usize) -> bool {
         (self.kept / 4..=self.kept * 2).contains(&kept)
     }
@@ -136,8 +137,8 @@ impl Shadows {
         is_sampled(hash, self.mask)
     }
 
-    /// Lets the shadows see a request for a key that they follow, and whether it really hit. Gives
-    /// the window to use from now on, if it is time to decide.
+    /// Simulates a request for a key that the shadows follow; `hit` tells whether it hit in the real
+    /// cache. Gives the window to use from now on, at the end of a period.
     pub(crate) fn request(&mut self, hash: u32, weight: usize, hit: bool) -> Option<f64> {
         for shadow in &mut self.shadows {
             if shadow.request(hash, weight) {
@@ -155,7 +156,7 @@ impl Shadows {
         Some(self.decide())
     }
 
-    /// Lets the shadows see that a key is gone.
+    /// Removes a key from the shadows.
     pub(crate) fn forget(&mut self, hash: u32) {
         for shadow in &mut self.shadows {
             if let Some(at) = shadow.policy.find_hash(hash) {
@@ -192,7 +193,7 @@ impl Shadows {
     }
 }
 
-/// All that a shadow keeps of an item.
+/// What a shadow keeps of an item.
 struct Weight {
     bytes: u32,
     marks: Marks,
@@ -213,7 +214,7 @@ impl Item for Weight {
 }
 
 impl Shadow {
-    /// Gets a key, or loads and keeps it. Tells whether it was there.
+    /// Gets a key, or loads and keeps it. Tells whether it was a hit.
     fn request(&mut self, hash: u32, weight: usize) -> bool {
         if let Some(at) = self.policy.find_hash(hash) {
             self.policy.hit(at);
@@ -235,7 +236,7 @@ impl Shadow {
     }
 }
 
-/// By the low bits: the index is in the order of the high ones.
+/// By the low bits: the table's index is in the order of the high bits.
 #[inline]
 fn is_sampled(hash: u32, mask: u32) -> bool {
     hash & mask == 0

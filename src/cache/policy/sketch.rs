@@ -1,15 +1,15 @@
-//! `Sketch`: about how often keys were asked for that are not kept.
+//! `Sketch`: about how often keys were requested that are not kept.
 //!
 //! A count-min sketch of counters of four bits, as TinyLFU uses it (Einziger, Friedman, Manes, ACM
-//! ToS 2017): a key has four counters, and the least of them is closest. Only counters that are too
-//! low are raised (conservative update: Estan, Varghese, SIGCOMM 2002). All four are in one block of
-//! 64 bytes, so that a key costs one cache line.
+//! ToS 2017): a key has four counters, and the least of them is closest to its count. Only counters that
+//! are too low are raised (conservative update: Estan, Varghese, SIGCOMM 2002). All four are in one block
+//! of 64 bytes, so that a key costs one cache line.
 
 use super::table::MAX_COUNT as MAX;
 
 const BLOCK: usize = 8;
 
-/// One bit of every counter less, so that a shift moves nothing into its neighbour.
+/// Clears the top bit of every counter, so that a shift moves no bit into its neighbour.
 const HALVES: u64 = 0x7777_7777_7777_7777;
 
 pub(super) struct Sketch {
@@ -17,7 +17,7 @@ pub(super) struct Sketch {
 }
 
 impl Sketch {
-    /// For about `keys` kept ones: sixteen counters for each.
+    /// For about `keys` kept keys: sixteen counters for each.
     pub(super) fn new(keys: usize) -> Sketch {
         Sketch {
             words: vec![0; keys.max(256).next_power_of_two()],
@@ -40,7 +40,7 @@ impl Sketch {
         counts.into_iter().fold(MAX, u8::min)
     }
 
-    /// Halves all counts: what was asked for long ago counts for less.
+    /// Halves all counts: requests of long ago count less.
     pub(super) fn halve(&mut self) {
         for word in &mut self.words {
             *word = (*word >> 1) & HALVES;
@@ -49,7 +49,7 @@ impl Sketch {
 
     /// The word and the shift of each of the counters of a key.
     fn counters(&self, hash: u32) -> [(usize, u32); 4] {
-        // Spread once more: the index uses the same bits.
+        // Mixed once more: the index of the table uses the same bits.
         let mixed = u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mixed = mixed ^ mixed >> 32;
         let block = (mixed >> 32) as usize & (self.words.len() / BLOCK - 1);

@@ -1,66 +1,66 @@
-//! `Table<T>`: items found by their hash and linked in segments, in the cells of one array.
+//! `Table<T>`: items that are found by their hash and linked in segments, in the cells of one array.
 //!
-//! The links are places in the array, so moving an item from list to list writes a few numbers and
+//! The links are indexes into the array, so moving an item from list to list writes a few numbers and
 //! allocates nothing, and all of it is safe code.
 
 use hashbrown::HashTable;
 
-/// A place in the array.
+/// The index of a cell in the array.
 pub(crate) type At = u32;
 
-/// A part of the cache, in the order of use (W-TinyLFU over a segmented LRU).
+/// A part of the policy's items, in the order of use (W-TinyLFU over a segmented LRU).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Segment {
-    /// Newcomers.
+    /// New items.
     Window,
-    /// Those that came through the window, and were not used again since.
+    /// Items that left the window and were not used since.
     Probation,
-    /// Those that were.
+    /// Items that were used on probation.
     Protected,
 }
 
 #[cfg(test)]
 const SEGMENTS: [Segment; 3] = [Segment::Window, Segment::Probation, Segment::Protected];
 
-/// What can be kept.
+/// What a policy can keep.
 pub(crate) trait Item {
     /// What it is charged for, in bytes.
     fn weight(&self) -> usize;
-    /// What the policy notes of it.
+    /// What the policy notes about it.
     fn marks(&self) -> &Marks;
     fn marks_mut(&mut self) -> &mut Marks;
 }
 
-/// What the policy notes of an item, in so few bytes that an item with a short key and its links
-/// take 72.
+/// What the policy notes about an item, in so few bytes that an item with a short key and its links
+/// takes 72.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Marks {
-    /// In the low four bits how often it was used, as of `epoch`; above them its segment; and in
-    /// the top one whether it was used since it was put there.
+    /// The low four bits are the count of uses, as of `epoch`; above them is the segment; the top bit
+    /// tells whether the item was used since it was last moved.
     packed: u8,
     epoch: u8,
 }
 
-/// The highest count of uses there is.
+/// The highest count of uses.
 pub(super) const MAX_COUNT: u8 = 15;
 
 const USED: u8 = 1 << 7;
 const ALL: u8 = USED | MAX_COUNT;
 
-/// No cell.
+/// The index of no cell.
 const NONE: At = At::MAX;
 
-/// An array that is full grows by this part: memory counts for more than a rare move.
+/// A full array grows by one in so many: memory matters more than a rare copy of the array.
 const GROWTH: usize = 16;
 
-/// The cells of the first array: many groups never have more keys.
+/// The number of cells of the first array: many groups never have more keys.
 const FEWEST: usize = 4;
 
-#[repr(C)] // as `Policy`
+#[repr(C)] // for the same reason as `Policy`
 pub(super) struct Table<T> {
     index: HashTable<At>,
     cells: Vec<Cell<T>>,
-    /// The first of the empty cells, which are linked by `after`.
+    /// The first empty cell; `after` links it to the others.
     empty: At,
     lists: [List; 3],
 }
@@ -69,7 +69,7 @@ pub(super) struct Cell<T> {
     pub(super) hash: u32,
     before: At,
     after: At,
-    /// The turn of the last use that counted.
+    /// The turn of the last use that was noted.
     pub(super) stamp: u32,
     item: Option<T>,
 }
@@ -137,13 +137,13 @@ impl<T: Item> Table<T> {
         self.lists[segment as usize].len
     }
 
-    /// The least recently used of a segment.
+    /// The least recently used item of a segment.
     pub(super) fn last(&self, segment: Segment) -> Option<At> {
         let last = self.lists[segment as usize].last;
         (last != NONE).then_some(last)
     }
 
-    /// Keeps an item, as the last used of its segment.
+    /// Inserts an item as the most recently used of its segment.
     pub(super) fn insert(&mut self, segment: Segment, hash: u32, item: T) -> At {
         let cell = Cell {
             hash,
@@ -189,7 +189,7 @@ impl<T: Item> Table<T> {
         cell.item.take()
     }
 
-    /// Puts another item in the place of one; gives that.
+    /// Replaces an item; gives back the old one, whose marks the new one takes over.
     pub(super) fn replace(&mut self, at: At, mut item: T) -> Option<T> {
         let cell = &mut self.cells[at as usize];
         let old = cell.item.take()?;
@@ -200,7 +200,7 @@ impl<T: Item> Table<T> {
         Some(old)
     }
 
-    /// Whether an item was used since it was last asked this, or was put in.
+    /// Whether an item was used since the last call for it, or since it was inserted.
     pub(super) fn take_used(&mut self, at: At, turn: u32) -> bool {
         let cell = &mut self.cells[at as usize];
         let Some(item) = &mut cell.item else {
@@ -215,7 +215,7 @@ impl<T: Item> Table<T> {
         used
     }
 
-    /// Makes an item the last used of a segment.
+    /// Makes an item the most recently used of a segment.
     pub(super) fn move_to(&mut self, at: At, segment: Segment) {
         if self.lists[segment as usize].first != at {
             self.unlink(at);
@@ -257,14 +257,14 @@ impl<T: Item> Table<T> {
         }
     }
 
-    /// All cells that hold something, in no order.
+    /// All cells with an item, in no order.
     pub(super) fn cells(&self) -> impl Iterator<Item = &Cell<T>> {
         self.cells.iter().filter(|cell| cell.item.is_some())
     }
 
     pub(super) fn items(&self) -> impl Iterator<Item = (At, &T)> {
-        let places = (0..).zip(&self.cells);
-        places.filter_map(|(at, cell)| Some((at, cell.item.as_ref()?)))
+        let cells = (0..).zip(&self.cells);
+        cells.filter_map(|(at, cell)| Some((at, cell.item.as_ref()?)))
     }
 
     pub(super) fn into_items(self) -> impl Iterator<Item = T> {
@@ -297,15 +297,15 @@ impl<T: Item> Table<T> {
     }
 }
 
-/// The index takes the low bits of a hash and the top ones.
+/// The index uses the low bits and the top bits of a hash: it gets the 32 bits as both.
 #[inline]
 fn spread(hash: u32) -> u64 {
     u64::from(hash) << 32 | u64::from(hash)
 }
 
 impl<T: Item> Cell<T> {
-    /// Whether another use would change nothing: an item that is used all the time is not written
-    /// to, not even to date its last use. Its date is set when it is asked for its mark.
+    /// Whether another use would change nothing: an item that is used all the time is not written, not
+    /// even the turn of its last use. [`take_used`](Table::take_used) sets that turn.
     #[inline]
     pub(super) fn has_all_marks(&self, epoch: u8) -> bool {
         self.item.as_ref().is_none_or(|item| {
@@ -314,7 +314,7 @@ impl<T: Item> Cell<T> {
         })
     }
 
-    /// Marks an item as used at `turn`; tells whether the count of its uses went up.
+    /// Marks an item as used at `turn`; tells whether its count of uses has increased.
     pub(super) fn mark(&mut self, epoch: u8, turn: u32) -> bool {
         self.stamp = turn;
         let Some(item) = &mut self.item else {
@@ -341,7 +341,7 @@ impl<T: Item> Cell<T> {
         self.item.as_ref().map_or(0, Item::weight)
     }
 
-    /// An empty cell is in no segment, and nobody asks for it.
+    /// The segment of its item. An empty cell has none, and no caller reads it.
     #[inline]
     pub(super) fn segment(&self) -> Segment {
         self.item
@@ -349,7 +349,7 @@ impl<T: Item> Cell<T> {
             .map_or(Segment::Window, |item| item.marks().segment())
     }
 
-    /// How often it was used, as of `epoch`.
+    /// The count of uses, as of `epoch`.
     #[inline]
     pub(super) fn uses(&self, epoch: u8) -> u8 {
         self.item
@@ -380,7 +380,7 @@ impl Marks {
         self.packed = self.packed & !(3 << 4) | (segment as u8) << 4;
     }
 
-    /// Uses count half after each epoch.
+    /// The count of uses, halved for each epoch since they were counted.
     #[inline]
     pub(super) fn uses(&self, epoch: u8) -> u8 {
         let halvings = u32::from(epoch.wrapping_sub(self.epoch));

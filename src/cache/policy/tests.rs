@@ -1,4 +1,4 @@
-//! What the policy is for, on small sequences whose best possible result is known.
+//! The policy on small sequences whose best possible hit ratio is known.
 
 use super::*;
 
@@ -40,8 +40,8 @@ impl Simulation {
         }
     }
 
-    /// Asks for a key, and keeps it if it is not there. Tells whether it was.
-    fn ask(&mut self, key: u32) -> bool {
+    /// Requests a key, and keeps it if it is not there. Tells whether it was a hit.
+    fn request(&mut self, key: u32) -> bool {
         let hash = (key ^ self.seed)
             .wrapping_mul(0x9E37_79B1)
             .rotate_left(16)
@@ -81,15 +81,15 @@ impl Simulation {
         self.policy.insert(door, hash, Unit(Marks::new()));
     }
 
-    /// The part of these keys that is there.
+    /// Requests keys; gives the hit ratio.
     fn replay(&mut self, keys: impl Iterator<Item = u32>) -> f64 {
-        let (mut hits, mut asked) = (0, 0);
+        let (mut hits, mut requests) = (0, 0);
         for key in keys {
-            hits += u32::from(self.ask(key));
-            asked += 1;
+            hits += u32::from(self.request(key));
+            requests += 1;
         }
         self.policy.validate();
-        f64::from(hits) / f64::from(asked)
+        f64::from(hits) / f64::from(requests)
     }
 }
 
@@ -135,7 +135,7 @@ fn keys_that_are_used_again_soon_or_never_are_served_as_by_an_lru() {
 }
 
 #[test]
-fn a_scan_takes_nothing_along() {
+fn a_scan_evicts_nothing_popular() {
     for seed in 1..4 {
         let mut next = random(seed);
         let mut simulation = Simulation::new(400, seed);
@@ -148,7 +148,7 @@ fn a_scan_takes_nothing_along() {
 }
 
 #[test]
-fn what_is_no_longer_popular_gives_way() {
+fn items_that_are_no_longer_popular_leave() {
     let mut next = random(9);
     let mut simulation = Simulation::new(300, 1);
     let before = simulation.replay((0..60_000).map(|_| skewed(&mut next, 3_000)));
@@ -162,7 +162,7 @@ fn what_is_no_longer_popular_gives_way() {
 }
 
 #[test]
-fn the_window_follows_the_load() {
+fn the_window_follows_the_workload() {
     let mut simulation = Simulation::new(500, 2);
     simulation.replay((0..60_000).map(|step| step / 90 * 30 + step % 30));
     let large = simulation.windows.last().copied();

@@ -1,12 +1,16 @@
 //! The cache against a model, and its counters after many threads.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::cache::entry::{MAX_WEIGHT, Tier};
+use crate::cache::store::Store;
 use crate::cache::store::tests::{OPERATIONS, config, life, tier};
+use crate::runtime::clock::Clock;
+use crate::runtime::sync::{AtomicBool, thread};
 
 const KEYS: usize = 16;
 const CAPACITY: usize = 2_000;
@@ -121,8 +125,8 @@ proptest! {
                 Operation::Insert { tier, key, weight, life, stale } => {
                     let hashed = cache.hash(&names[key]);
                     let expires = life.map(|life| now + Duration::from_millis(life));
-                    let room = weight <= CAPACITY - cache.total.taken()
-                        && (tier == Tier::Main || weight <= hot_capacity - cache.hot.taken());
+                    let room = weight <= CAPACITY - cache.budgets.total_taken()
+                        && (tier == Tier::Main || weight <= hot_capacity - cache.budgets.taken(Tier::Hot));
                     let left = |counts: Counts| counts.evictions + counts.expirations;
                     let before = left(cache.counts());
                     let evictions_before = cache.counts().evictions;
@@ -137,12 +141,12 @@ proptest! {
                     prop_assert_eq!(kept, weight <= limit && !stale);
                     let evicted = left(cache.counts()) - before;
                     if room || weight > limit || stale {
-                        prop_assert_eq!(evicted, 0, "nothing goes without need");
+                        prop_assert_eq!(evicted, 0, "nothing is evicted without need");
                     }
                     if cache.counts().evictions > evictions_before {
-                        let left = cache.sum(|store| store.expired(tick(cache.start, now)));
+                        let left = cache.sum(|store| store.expired(cache.time.tick(now)));
                         let own = usize::from(kept && expires == Some(now));
-                        prop_assert_eq!(left, own, "the expired go first");
+                        prop_assert_eq!(left, own, "the expired leave first");
                     }
                     if kept {
                         stored.insert(key, Stored { value: number, tier, expires });
@@ -157,7 +161,7 @@ proptest! {
                 Operation::Clear => {
                     cache.clear();
                     stored.clear();
-                    prop_assert_eq!(cache.total.taken(), 0);
+                    prop_assert_eq!(cache.budgets.total_taken(), 0);
                 }
                 Operation::Advance(millis) => clock.advance(Duration::from_millis(millis)),
             }
@@ -238,7 +242,7 @@ fn the_counters_are_right_after_many_threads() {
                             11 => cache.sweep(),
                             _ => drop(cache.get(key)),
                         }
-                        let taken = (cache.total.taken(), cache.hot.taken());
+                        let taken = (cache.budgets.total_taken(), cache.budgets.taken(Tier::Hot));
                         assert!(taken.0 <= 20_000 && taken.1 <= 5_000, "{taken:?}");
                     }
                 });

@@ -1,8 +1,8 @@
-//! `Store`: what a shard keeps. Main by the [`Policy`], hot in the order of use, and what of it
-//! expires when. One thread, no lock, no user code.
+//! `Store`: the entries of a shard. Main entries by the [`Policy`], hot entries in the order of use, and an
+//! index of all by their expiry. For one thread: no lock, no user code.
 //!
-//! A key is in main or in hot, never in both. Whatever leaves is returned, so that the caller drops
-//! it after unlocking.
+//! A key is in main or in hot, never in both. Entries that leave are returned, so that the caller drops
+//! them after unlocking.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
@@ -19,42 +19,43 @@ use crate::cache::policy::{At, Item, Loser, Policy, Shadows};
 pub enum EvictionCause {
     /// It made room for others.
     Size,
-    /// It was new, and asked for less often than what it would have displaced.
+    /// It was new, and requested less often than the value that it would have displaced.
     Rejected,
     /// Its time was over.
     Expired,
-    /// Another value of the same key took its place.
+    /// Another value of the same key replaced it.
     Replaced,
-    /// It was removed, by itself or with all others.
+    /// It was removed, alone or with all others.
     Removed,
-    /// Its group ended: it was removed from its node, or the node ended, and no handle was left.
+    /// Its group ended: the group was removed from its node, or the node ended, and no handle was left.
     GroupEnded,
 }
 
 #[derive(Debug)]
-#[repr(C)] // as `Policy`
+#[repr(C)] // for the same reason as `Policy`
 pub(crate) struct Store<V: 'static> {
-    /// Find the window of main, once there is no room any more.
+    /// Find the best window of main. Made when room first runs out.
     shadows: Option<Box<Shadows>>,
     main: Policy<Entry<V>>,
     hot: Lru<V>,
-    /// How long past its expiry an entry of main is still of use.
+    /// How long past its expiry an entry of main is kept.
     grace: Tick,
     /// When entries leave for their age, the soonest first.
-    expiries: BTreeSet<(Tick, Name)>,
-    /// Of the entries that peers ask for: most entries of most caches never get one.
-    rates: HashMap<Name, Rate, HandThrough>,
+    expiries: BTreeSet<(Tick, EntryId)>,
+    /// The rates of the entries that peers request: most entries of most caches have none.
+    rates: HashMap<EntryId, Rate, HandThrough>,
 }
 
-/// Which entry.
+/// Identifies an entry of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Name {
+enum EntryId {
+    /// By its cell in the policy's table.
     Main(At),
     /// By the hash of its key.
     Hot(u64),
 }
 
-/// An entry that left.
+/// An entry that has left, and why.
 #[derive(Debug)]
 pub(crate) struct Gone<V: 'static> {
     pub(crate) entry: Entry<V>,
@@ -62,20 +63,19 @@ pub(crate) struct Gone<V: 'static> {
     pub(crate) cause: EvictionCause,
 }
 
-/// What a look-up saw.
+/// The outcome of a look-up.
 pub(crate) enum Seen<V: 'static, R> {
+    /// There is an entry; what was read of it.
     Kept(R),
-    /// An entry that had outlived its time, and has left.
+    /// The entry had expired, and has left.
     Expired(Gone<V>),
     Nothing,
 }
 
-/// How a look-up counts.
+/// Whether a look-up counts as a request for the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
-    /// As a request for the key.
     Counts,
-    /// As nothing.
     Peeks,
 }
 
@@ -91,7 +91,7 @@ impl<V> Store<V> {
         }
     }
 
-    /// The entry of `key` in main, if it is not past its expiry. Counts as a request for it.
+    /// The entry of `key` in main, if it has not expired. Counts as a request for the key.
     #[inline]
     pub(crate) fn get_fresh(
         &mut self,
@@ -108,7 +108,7 @@ impl<V> Store<V> {
             .filter(|entry| entry.expires.life(now, 0) == Life::Fresh)
     }
 
-    /// Reads the entry of `key`. One whose life is over leaves instead.
+    /// Reads the entry of `key`. An entry whose life is over is taken out instead.
     pub(crate) fn get<R>(
         &mut self,
         key: KeyRef<'_>,
@@ -124,7 +124,7 @@ impl<V> Store<V> {
         };
         let life = entry.expires.life(now, self.grace);
         if life == Life::Over {
-            return self.expire(Name::Main(at));
+            return self.expire(EntryId::Main(at));
         }
         let weight = entry.weight();
         let seen = read(Tier::Main, entry, life);
@@ -147,30 +147,31 @@ impl<V> Store<V> {
             return Seen::Nothing;
         };
         match entry.expires.life(now, 0) {
-            Life::Over => self.expire(Name::Hot(key.hash())),
+            Life::Over => self.expire(EntryId::Hot(key.hash())),
             life => Seen::Kept(read(Tier::Hot, entry, life)),
         }
     }
 
     #[cold]
-    fn expire<R>(&mut self, name: Name) -> Seen<V, R> {
-        match self.take(name, EvictionCause::Expired) {
+    fn expire<R>(&mut self, id: EntryId) -> Seen<V, R> {
+        match self.take(id, EvictionCause::Expired) {
             Some(gone) => Seen::Expired(gone),
             None => Seen::Nothing,
         }
     }
 
-    /// Requests per second from the whole cluster for a key that is kept in `place`.
+    /// Requests per second from the whole cluster for a key that is kept in `tier`. `fresh` requests
+    /// came since the last call.
     pub(crate) fn rate(&mut self, key: KeyRef<'_>, tier: Tier, fresh: u32, now: Instant) -> f64 {
-        let name = match (tier, self.find_main(key)) {
-            (Tier::Main, Some(at)) => Name::Main(at),
-            _ => Name::Hot(key.hash()),
+        let id = match (tier, self.find_main(key)) {
+            (Tier::Main, Some(at)) => EntryId::Main(at),
+            _ => EntryId::Hot(key.hash()),
         };
-        let rate = self.rates.entry(name).or_insert_with(|| Rate::new(now));
+        let rate = self.rates.entry(id).or_insert_with(|| Rate::new(now));
         rate.per_second(fresh, now)
     }
 
-    /// Keeps an entry; gives the one it replaces. There is room for it.
+    /// Inserts an entry, for which the caller has made room; gives back the one it replaces.
     pub(crate) fn insert(
         &mut self,
         tier: Tier,
@@ -180,14 +181,14 @@ impl<V> Store<V> {
         match (tier, self.find_main(key)) {
             (Tier::Main, Some(at)) => self.replace(at, entry),
             (Tier::Main, None) => {
-                let replaced = self.take(Name::Hot(key.hash()), EvictionCause::Replaced);
+                let replaced = self.take(EntryId::Hot(key.hash()), EvictionCause::Replaced);
                 self.insert_main(key, entry);
                 replaced
             }
             (Tier::Hot, main) => {
-                let name = main.map_or(Name::Hot(key.hash()), Name::Main);
-                let replaced = self.take(name, EvictionCause::Replaced);
-                self.note_expiry(entry.expires, Name::Hot(key.hash()));
+                let id = main.map_or(EntryId::Hot(key.hash()), EntryId::Main);
+                let replaced = self.take(id, EvictionCause::Replaced);
+                self.note_expiry(entry.expires, EntryId::Hot(key.hash()));
                 self.hot.insert(key.hash(), entry);
                 replaced
             }
@@ -199,7 +200,7 @@ impl<V> Store<V> {
         let hash = key.short_hash();
         let door = self.main.door(hash);
         let at = self.main.insert(door, hash, entry);
-        self.note_expiry(expires, Name::Main(at));
+        self.note_expiry(expires, EntryId::Main(at));
         if self.is_followed(key) {
             self.show(key, weight, false);
         }
@@ -209,8 +210,8 @@ impl<V> Store<V> {
         let expires = entry.expires;
         let old = self.main.replace(at, entry)?;
         self.main.hit(at);
-        self.forget(old.expires, Name::Main(at));
-        self.note_expiry(expires, Name::Main(at));
+        self.forget(old.expires, EntryId::Main(at));
+        self.note_expiry(expires, EntryId::Main(at));
         Some(Gone {
             entry: old,
             tier: Tier::Main,
@@ -218,49 +219,49 @@ impl<V> Store<V> {
         })
     }
 
-    /// Takes out the value of `key`, wherever it is.
+    /// Takes out the value of `key`, whichever tier it is in.
     pub(crate) fn remove(&mut self, key: KeyRef<'_>) -> Option<Gone<V>> {
-        let name = match self.find_main(key) {
-            Some(at) => Name::Main(at),
-            None => Name::Hot(key.hash()),
+        let id = match self.find_main(key) {
+            Some(at) => EntryId::Main(at),
+            None => EntryId::Hot(key.hash()),
         };
         if let Some(shadows) = &mut self.shadows {
             shadows.forget(key.short_hash());
         }
-        self.take(name, EvictionCause::Removed)
+        self.take(id, EvictionCause::Removed)
     }
 
-    /// Takes out the copy of a value of `key` that another node owns, if there is one.
+    /// Takes out the value of `key` if it is a copy of one that another node owns.
     pub(crate) fn remove_copy(&mut self, key: KeyRef<'_>) -> Option<Gone<V>> {
         match self.find_main(key) {
             Some(_) => None,
-            None => self.take(Name::Hot(key.hash()), EvictionCause::Removed),
+            None => self.take(EntryId::Hot(key.hash()), EvictionCause::Removed),
         }
     }
 
     /// Takes out all copies of values that other nodes own.
     pub(crate) fn take_copies(&mut self) -> Vec<Gone<V>> {
         let copies: Vec<u64> = self.hot.entries().map(|(hash, _)| hash).collect();
-        let take = |hash| self.take(Name::Hot(hash), EvictionCause::Removed);
+        let take = |hash| self.take(EntryId::Hot(hash), EvictionCause::Removed);
         copies.into_iter().filter_map(take).collect()
     }
 
     /// Takes out an entry that expired at `tick` or before, the longest expired first.
     pub(crate) fn pop_expired(&mut self, tick: Tick) -> Option<Gone<V>> {
-        let &(expires, name) = self.expiries.first()?;
+        let &(expires, id) = self.expiries.first()?;
         if expires > tick {
             return None;
         }
-        self.take(name, EvictionCause::Expired)
+        self.take(id, EvictionCause::Expired)
     }
 
-    /// Takes an entry out of `place`, which makes room for one of `key` and this weight.
+    /// Takes an entry out of `tier`, to make room for one of `key` with this weight.
     pub(crate) fn evict(&mut self, tier: Tier, key: KeyRef<'_>, weight: usize) -> Option<Gone<V>> {
         match tier {
             Tier::Main => self.evict_main(key.short_hash(), weight),
             Tier::Hot => {
                 let (hash, entry) = self.hot.evict()?;
-                self.forget(entry.expires, Name::Hot(hash));
+                self.forget(entry.expires, EntryId::Hot(hash));
                 Some(Gone {
                     entry,
                     tier: Tier::Hot,
@@ -281,7 +282,7 @@ impl<V> Store<V> {
         }
         let door = self.main.door(hash);
         let (at, entry, loser) = self.main.evict(door, weight)?;
-        self.forget(entry.expires, Name::Main(at));
+        self.forget(entry.expires, EntryId::Main(at));
         Some(Gone {
             entry,
             tier: Tier::Main,
@@ -292,7 +293,7 @@ impl<V> Store<V> {
         })
     }
 
-    /// When the first of the entries expires.
+    /// When the first of the entries leaves for its age.
     pub(crate) fn soonest_expiry(&self) -> Option<Tick> {
         self.expiries.first().map(|&(tick, _)| tick)
     }
@@ -311,20 +312,23 @@ impl<V> Store<V> {
         }
     }
 
-    /// All entries, with the requests for each of them that are remembered.
+    /// All entries, each with the number of requests over about the last minute.
     pub(crate) fn requests(&self) -> impl Iterator<Item = (&Entry<V>, f64)> {
-        let main = self.main.items().map(|(at, entry)| (Name::Main(at), entry));
+        let main = self
+            .main
+            .items()
+            .map(|(at, entry)| (EntryId::Main(at), entry));
         let hot = self
             .hot
             .entries()
-            .map(|(hash, entry)| (Name::Hot(hash), entry));
-        main.chain(hot).map(|(name, entry)| {
-            let past = self.rates.get(&name).map_or(0.0, Rate::requests);
+            .map(|(hash, entry)| (EntryId::Hot(hash), entry));
+        main.chain(hot).map(|(id, entry)| {
+            let past = self.rates.get(&id).map_or(0.0, Rate::requests);
             (entry, past + f64::from(entry.hits))
         })
     }
 
-    /// Everything, which is then no longer here.
+    /// Takes out all entries.
     pub(crate) fn take_all(&mut self) -> Store<V> {
         std::mem::replace(self, Store::new(self.grace))
     }
@@ -340,16 +344,16 @@ impl<V> Store<V> {
         self.main.find(key.short_hash(), |entry| entry.is(key))
     }
 
-    fn take(&mut self, name: Name, cause: EvictionCause) -> Option<Gone<V>> {
-        let (entry, tier) = match name {
-            Name::Main(at) => (self.main.remove(at)?, Tier::Main),
-            Name::Hot(hash) => (self.hot.remove(hash)?, Tier::Hot),
+    fn take(&mut self, id: EntryId, cause: EvictionCause) -> Option<Gone<V>> {
+        let (entry, tier) = match id {
+            EntryId::Main(at) => (self.main.remove(at)?, Tier::Main),
+            EntryId::Hot(hash) => (self.hot.remove(hash)?, Tier::Hot),
         };
-        self.forget(entry.expires, name);
+        self.forget(entry.expires, id);
         Some(Gone { entry, tier, cause })
     }
 
-    /// When an entry leaves for its age.
+    /// When an entry with this expiry leaves for its age.
     pub(crate) fn drop_tick(&self, tier: Tier, expires: Expiry) -> Option<Tick> {
         let grace = match tier {
             Tier::Main => self.grace,
@@ -358,28 +362,32 @@ impl<V> Store<V> {
         Some(expires.tick()?.saturating_add(grace))
     }
 
-    fn note_expiry(&mut self, expires: Expiry, name: Name) {
-        if let Some(tick) = self.drop_tick(name.tier(), expires) {
-            self.expiries.insert((tick, name));
+    fn note_expiry(&mut self, expires: Expiry, id: EntryId) {
+        if let Some(tick) = self.drop_tick(id.tier(), expires) {
+            let is_new = self.expiries.insert((tick, id));
+            debug_assert!(is_new, "an entry expires once");
         }
     }
 
-    fn forget(&mut self, expires: Expiry, name: Name) {
-        if let Some(tick) = self.drop_tick(name.tier(), expires) {
-            self.expiries.remove(&(tick, name));
+    /// Removes what is noted of an entry that leaves.
+    fn forget(&mut self, expires: Expiry, id: EntryId) {
+        if let Some(tick) = self.drop_tick(id.tier(), expires) {
+            let was_noted = self.expiries.remove(&(tick, id));
+            debug_assert!(was_noted, "an entry expires once");
         }
         if !self.rates.is_empty() {
-            self.rates.remove(&name);
+            self.rates.remove(&id);
         }
     }
 
-    /// Whether the shadows want to see the requests for a key.
+    /// Whether the shadows follow the requests for a key.
     #[inline]
     fn is_followed(&self, key: KeyRef<'_>) -> bool {
         let follows = |shadows: &Shadows| shadows.follow(key.short_hash());
         self.shadows.as_deref().is_some_and(follows)
     }
 
+    /// Shows the shadows a request; takes over the window that they choose.
     #[cold]
     fn show(&mut self, key: KeyRef<'_>, weight: usize, hit: bool) {
         if let Some(shadows) = &mut self.shadows {
@@ -392,7 +400,7 @@ impl<V> Store<V> {
     /// How many entries have expired by `tick`.
     #[cfg(test)]
     pub(crate) fn expired(&self, tick: Tick) -> usize {
-        let has_expired = |&&(expires, _): &&(Tick, Name)| expires <= tick;
+        let has_expired = |&&(expires, _): &&(Tick, EntryId)| expires <= tick;
         self.expiries.iter().take_while(has_expired).count()
     }
 
@@ -401,18 +409,18 @@ impl<V> Store<V> {
     pub(crate) fn validate(&self) {
         self.main.validate();
         let mut expiring = 0;
-        let mut note = |entry: &Entry<V>, name: Name| {
-            if let Some(tick) = self.drop_tick(name.tier(), entry.expires) {
+        let mut note = |entry: &Entry<V>, id: EntryId| {
+            if let Some(tick) = self.drop_tick(id.tier(), entry.expires) {
                 expiring += 1;
-                assert!(self.expiries.contains(&(tick, name)));
+                assert!(self.expiries.contains(&(tick, id)));
             }
         };
         for (at, entry) in self.main.items() {
-            note(entry, Name::Main(at));
+            note(entry, EntryId::Main(at));
         }
         let mut hot_bytes = 0;
         for (hash, entry) in self.hot.entries() {
-            note(entry, Name::Hot(hash));
+            note(entry, EntryId::Hot(hash));
             hot_bytes += entry.weight();
             let twice = self
                 .main
@@ -422,30 +430,30 @@ impl<V> Store<V> {
         }
         assert_eq!(self.expiries.len(), expiring);
         assert_eq!(self.hot.bytes(), hot_bytes, "I4");
-        for name in self.rates.keys() {
-            assert!(match *name {
-                Name::Main(at) => self.main.item(at).is_some(),
-                Name::Hot(hash) => self.hot.entries().any(|(other, _)| other == hash),
+        for id in self.rates.keys() {
+            assert!(match *id {
+                EntryId::Main(at) => self.main.item(at).is_some(),
+                EntryId::Hot(hash) => self.hot.entries().any(|(other, _)| other == hash),
             });
         }
     }
 }
 
-impl Name {
+impl EntryId {
     fn tier(self) -> Tier {
         match self {
-            Name::Main(_) => Tier::Main,
-            Name::Hot(_) => Tier::Hot,
+            EntryId::Main(_) => Tier::Main,
+            EntryId::Hot(_) => Tier::Hot,
         }
     }
 }
 
-impl std::hash::Hash for Name {
+impl std::hash::Hash for EntryId {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        // A table that hands hashes through wants bits everywhere.
+        // The table uses the hash as it is, so its bits have to be spread.
         state.write_u64(match *self {
-            Name::Main(at) => u64::from(at).wrapping_mul(0x9E37_79B9_7F4A_7C15),
-            Name::Hot(hash) => hash,
+            EntryId::Main(at) => u64::from(at).wrapping_mul(0x9E37_79B9_7F4A_7C15),
+            EntryId::Hot(hash) => hash,
         });
     }
 }

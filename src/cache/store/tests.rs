@@ -90,7 +90,7 @@ fn what_is_used_stays_when_others_pass_through() {
 }
 
 #[test]
-fn a_value_that_is_replaced_keeps_its_place() {
+fn a_value_that_is_replaced_takes_the_expiry_of_the_new_one() {
     let mut fixture = Fixture::new();
     fixture.insert(Tier::Main, "k", 1, Some(5));
     fixture.insert(Tier::Main, "k", 2, Some(50));
@@ -100,7 +100,7 @@ fn a_value_that_is_replaced_keeps_its_place() {
 }
 
 #[test]
-fn a_key_is_kept_in_one_place() {
+fn a_key_is_kept_in_one_tier() {
     let mut fixture = Fixture::new();
     fixture.insert(Tier::Hot, "k", 1, None);
     fixture.insert(Tier::Main, "k", 2, None);
@@ -197,7 +197,7 @@ pub(crate) fn life() -> impl Strategy<Value = Option<u64>> {
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
-    // The cache around it sees to it that the sum of the weights can be told.
+    // The budget of the cache prevents that the sum of the weights overflows.
     let weight = prop_oneof![8 => 0..1_000_usize, 1 => Just(MAX_WEIGHT)];
     prop_oneof![
         8 => (0..KEYS).prop_map(Operation::Get),

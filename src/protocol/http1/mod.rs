@@ -1,22 +1,27 @@
-//! HTTP/1: bytes to heads of requests and back, and of responses (`response.rs` reads those). Pure:
-//! no socket, no lock, no clock.
+//! `http1`: parses and writes the heads of HTTP/1 requests and responses (`response` parses those of
+//! responses). Pure: no socket, no lock, no clock.
 //!
-//! Strict on purpose. Where two readers of the same bytes could disagree on where a request ends,
-//! one of them can be made to see a request that the other never saw; so what the standard calls
-//! malformed is refused, also where it allows leniency. A refused request ends its connection.
+//! Strict on purpose. If two readers of the same bytes could disagree on where a request ends, one of them
+//! could be made to see a request that the other never saw (request smuggling). So everything that the
+//! standard calls malformed is refused, even where the standard allows leniency. A refused request ends its
+//! connection.
 
 mod response;
 
 use std::io::Write as _;
 use std::mem::MaybeUninit;
 
+use crate::cache::key::{MAX_KEY_BYTES, MAX_NAME_BYTES};
+
 pub(crate) use httparse::Header as Field;
 pub(crate) use response::{BodyLength, Chunks, Malformed, ResponseScan, parse_response};
 
-/// The longest request line: the longest key, its group and room to spare.
+/// The longest request line: it holds the longest key with the longest name of a group.
 pub(crate) const MAX_LINE: usize = 17 << 10;
 
-/// How long the headers of a request may be together, with the empty line that ends them.
+const _: () = assert!(MAX_KEY_BYTES + 3 * MAX_NAME_BYTES + 64 <= MAX_LINE);
+
+/// The longest headers of a request together, with the empty line that ends them.
 const MAX_HEADERS: usize = 16 << 10;
 
 /// The longest head.
@@ -25,7 +30,7 @@ pub(crate) const MAX_HEAD: usize = MAX_LINE + MAX_HEADERS;
 /// The most headers of a request.
 const MAX_FIELDS: usize = 100;
 
-/// Why a request is not answered. Its connection is of no use any more.
+/// Why a request is refused. Its connection has to be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) status: u16,
@@ -39,9 +44,9 @@ fn malformed(reason: &'static str) -> Refusal {
     }
 }
 
-/// The lines of a head, as they come: every byte is looked at once, however slowly.
+/// Finds the lines of a head as its bytes come. Every byte is read once, however slowly they come.
 ///
-/// Requests and answers have the same, so that nobody can hide the end of one from either reader.
+/// Requests and responses share it, so that both sides find the same end of a head.
 #[derive(Clone, Debug, Default)]
 struct Lines {
     seen: usize,
@@ -49,11 +54,11 @@ struct Lines {
     begin: usize,
 }
 
-/// A line ends in LF without CR, which one reader takes for its end and another does not.
+/// A line ends in LF without CR: readers differ in whether that ends a line.
 struct BareLf;
 
 impl Lines {
-    /// The next line of `bytes`, with its end, once that is here.
+    /// The next line of `bytes`, with its end; `None` until the end has come.
     fn next<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, BareLf> {
         let Some(at) = position_of_newline(bytes, self.seen) else {
             self.seen = bytes.len();
@@ -71,7 +76,8 @@ impl Lines {
 
 /// How far the search for the end of the head of a request has come.
 ///
-/// It refuses early what can never become a head, so that nobody waits for the rest of it.
+/// It refuses bytes that can never become a head as early as possible, so that the connection does not wait
+/// for the rest.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scan {
     lines: Lines,
@@ -80,8 +86,8 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    /// Goes on with all bytes of the request that are here so far. Gives the length of the head
-    /// once its end is among them.
+    /// Continues with all bytes of the request that have come so far. Gives the length of the head once its
+    /// end has come.
     pub(crate) fn advance(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
         if self.lines.seen == 0 && bytes.first().is_some_and(|byte| !is_token_byte(*byte)) {
             return Err(malformed("a request begins with its method"));
@@ -125,7 +131,8 @@ fn position_of_newline(bytes: &[u8], from: usize) -> Option<usize> {
         .map(|at| from + at)
 }
 
-/// A client of HTTP/0.9 sends one line and waits; one of HTTP/2 sends what only looks like a head.
+/// Refuses other versions: a client of HTTP/0.9 sends one line and waits, and one of HTTP/2 sends bytes that
+/// only look like a head.
 fn check_first_line(line: &[u8]) -> Result<(), Refusal> {
     if line.len() > MAX_LINE {
         return Err(LINE_TOO_LONG);
@@ -142,30 +149,31 @@ pub(crate) struct Head<'a> {
     pub(crate) method: &'a str,
     pub(crate) target: &'a str,
     pub(crate) fields: &'a [Field<'a>],
-    /// What `Content-Length` declares. Nothing may be allocated on its word.
+    /// The value of `Content-Length`. Nothing may be allocated for it before the bytes come.
     pub(crate) body_len: u64,
     pub(crate) expects_continue: bool,
     pub(crate) persistence: Persistence,
 }
 
-/// What becomes of a connection after a response, and whether the response must say so.
+/// Whether a connection stays open after a response, and whether the response must say so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Persistence {
-    /// It stays, as HTTP/1.1 has it.
+    /// It stays open: the default of HTTP/1.1.
     Implied,
-    /// It stays, as a client of HTTP/1.0 has asked.
+    /// It stays open, as a client of HTTP/1.0 has requested: the response says so.
     Stated,
+    /// It is closed: the response says so.
     Close,
 }
 
-/// Room for the headers of one request, not touched before it is used.
+/// Space for the headers of one message, uninitialized until it is used.
 pub(crate) type FieldRoom<'a> = [MaybeUninit<Field<'a>>; MAX_FIELDS];
 
 pub(crate) fn field_room<'a>() -> FieldRoom<'a> {
     [const { MaybeUninit::uninit() }; MAX_FIELDS]
 }
 
-/// Reads a head whose end [`Scan`] has found: `bytes` are the head and nothing else.
+/// Parses a head whose end [`Scan`] has found: `bytes` are the head and nothing else.
 pub(crate) fn parse<'a>(bytes: &'a [u8], room: &'a mut FieldRoom<'a>) -> Result<Head<'a>, Refusal> {
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(bytes, room) {
@@ -195,8 +203,8 @@ pub(crate) fn parse<'a>(bytes: &'a [u8], room: &'a mut FieldRoom<'a>) -> Result<
     })
 }
 
-/// Only a path with an optional query: no proxy's absolute form, no asterisk, and nothing that
-/// would have to be encoded.
+/// Accepts only a path with an optional query: not the absolute form of proxies, no asterisk, and no
+/// character that must be encoded.
 fn check_target(target: &str) -> Result<(), Refusal> {
     if !target.starts_with('/') {
         return Err(malformed("the target must begin with /"));
@@ -210,7 +218,7 @@ fn check_target(target: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What the headers say about the message itself.
+/// What the headers tell about the message itself.
 #[derive(Default)]
 struct Found {
     body_len: Option<u64>,
@@ -287,12 +295,12 @@ fn has_control(text: &[u8]) -> bool {
         .any(|&byte| byte.is_ascii_control() && byte != b'\t')
 }
 
-/// Digits alone: no sign, no base, no list.
+/// Parses digits only: no sign, no base, no list.
 fn parse_length(value: &[u8]) -> Result<u64, Refusal> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return Err(malformed("Content-Length is not a number"));
     }
-    // More than any number is more than any limit.
+    // A length that does not fit into 64 bits exceeds every limit, as the greatest number does.
     Ok(value.iter().fold(0, |length: u64, digit| {
         length
             .saturating_mul(10)
@@ -300,7 +308,7 @@ fn parse_length(value: &[u8]) -> Result<u64, Refusal> {
     }))
 }
 
-/// Whether this can be the name of a header.
+/// Whether this is a valid name of a header.
 pub(crate) fn is_field_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(is_token_byte)
 }
@@ -309,10 +317,10 @@ fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// The one interim response.
+/// The only interim response that a server sends.
 pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Whether a response of this status may have a body at all.
+/// Whether a response with this status may have a body.
 pub(crate) fn may_have_body(status: u16) -> bool {
     !matches!(status, 100..=199 | 204 | 304)
 }

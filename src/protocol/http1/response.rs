@@ -1,7 +1,7 @@
-//! Reading responses: what a peer's answer says about itself, and a body that comes in chunks.
+//! `ResponseHead`: the head of a response, and `Chunks`: a body in chunks.
 //!
-//! As strict as the reading of requests: an answer whose end is not certain is none, because what
-//! follows it on the connection would be taken for the answer to the next request.
+//! As strict as the parsing of requests: a response whose end is not certain is refused, because the bytes
+//! that follow it on the connection would be taken for the response to the next request.
 
 use httparse::{Header as Field, Status};
 
@@ -9,10 +9,10 @@ use super::{
     BareLf, FieldRoom, Lines, MAX_HEAD, Persistence, has_control, may_have_body, parse_length,
 };
 
-/// What a server that speaks TLS says first to a client that does not.
+/// The first byte from a TLS server to a client that does not speak TLS.
 const TLS_ALERT: u8 = 0x15;
 
-/// Why bytes are no response.
+/// Why a response is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed(pub(crate) &'static str);
 
@@ -28,37 +28,37 @@ pub(crate) struct ResponseHead<'a> {
 /// Where the body of a response ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BodyLength {
-    /// After so many bytes. Nothing may be allocated on its word.
+    /// After so many bytes. Nothing may be allocated for them before they come.
     Known(u64),
     /// After the last of its chunks.
     Chunked,
 }
 
 impl<'a> ResponseHead<'a> {
-    /// The value of a header, if it is there and text.
+    /// The value of a header, if it is there and is UTF-8.
     pub(crate) fn field(&self, name: &str) -> Option<&'a str> {
         let mut fields = self.fields.iter();
         let field = fields.find(|field| field.name.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(field.value).ok()
     }
 
-    /// Whether it only announces another one.
+    /// Whether it is an interim response, which another one follows.
     pub(crate) fn is_interim(&self) -> bool {
         matches!(self.status, 100..=199)
     }
 }
 
-/// How far the search for the end of the head of an answer has come.
+/// How far the search for the end of the head of a response has come.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ResponseScan(Lines);
 
 impl ResponseScan {
-    /// Goes on with all bytes of the answer that are here so far. Gives the length of the head once
-    /// its end is among them.
+    /// Continues with all bytes of the response that have come so far. Gives the length of the head once
+    /// its end has come.
     pub(crate) fn advance(&mut self, bytes: &[u8]) -> Result<Option<usize>, Malformed> {
         if bytes.first() == Some(&TLS_ALERT) {
             return Err(Malformed(
-                "the peer speaks TLS: its address begins with https://",
+                "the peer speaks TLS: use an address that begins with https://",
             ));
         }
         let bare = |BareLf| Malformed("a line of the answer ends in LF without CR");
@@ -79,7 +79,7 @@ impl ResponseScan {
     }
 }
 
-/// Reads the head of a response: `bytes` are the head and nothing else.
+/// Parses the head of a response: `bytes` are the head and nothing else.
 pub(crate) fn parse_response<'a>(
     bytes: &'a [u8],
     room: &'a mut FieldRoom<'a>,
@@ -95,15 +95,17 @@ pub(crate) fn parse_response<'a>(
         return Err(Malformed("the head of the answer is incomplete"));
     };
     if length != bytes.len() {
-        return Err(Malformed("the head of the answer ends before its end"));
+        return Err(Malformed(
+            "the head of the answer ends before its last line",
+        ));
     }
     if status == 101 {
         return Err(Malformed("the answer switches to another protocol"));
     }
     let found = read_fields(fields)?;
     let body = match (found.chunked, found.length) {
-        (true, _) if minor == 0 => return Err(Malformed("HTTP/1.0 knows no chunks")),
-        // What it would have, had it been asked for otherwise.
+        (true, _) if minor == 0 => return Err(Malformed("HTTP/1.0 has no chunks")),
+        // Its length is that of the response to a request without a condition.
         _ if status == 304 => BodyLength::Known(0),
         (false, None | Some(0)) if !may_have_body(status) => BodyLength::Known(0),
         _ if !may_have_body(status) => {
@@ -150,7 +152,8 @@ fn read_fields(fields: &[Field<'_>]) -> Result<Found, Malformed> {
             }
             14 if is("Content-Length") => {
                 let length = parse_length(field.value);
-                let length = length.map_err(|_| Malformed("its length is not a number"))?;
+                let length = length
+                    .map_err(|_| Malformed("the Content-Length of the answer is not a number"))?;
                 if found.length.replace(length).is_some() {
                     return Err(Malformed("the answer has two lengths"));
                 }
@@ -167,18 +170,18 @@ fn read_fields(fields: &[Field<'_>]) -> Result<Found, Malformed> {
     Ok(found)
 }
 
-/// How far the reading of a body in chunks has come.
+/// How far the parsing of a body in chunks has come.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Chunks {
-    /// A line with a size comes next.
+    /// The line with the size of a chunk comes next.
     Size,
-    /// So many bytes of this chunk are to come.
+    /// So many bytes of the chunk are missing.
     Data(u64),
-    /// The line that ends a chunk comes next.
+    /// The line end after a chunk comes next.
     DataEnd,
-    /// Headers come after the last chunk: so many bytes of them have come.
+    /// Headers follow the last chunk: so many bytes of them have come.
     Trailer(usize),
-    /// All of it is here.
+    /// The body is complete.
     Done,
 }
 
@@ -186,8 +189,8 @@ pub(crate) enum Chunks {
 const MAX_SIZE_LINE: usize = 256;
 
 impl Chunks {
-    /// Moves what `bytes` hold of the body to `body`, which may grow to `max` bytes. Gives how many
-    /// bytes are used up; the others are needed again, with those that follow.
+    /// Appends the part of the body in `bytes` to `body`, which may grow to `max` bytes. Gives how many
+    /// bytes are used up. The caller passes the others again, with those that follow.
     pub(crate) fn advance(
         &mut self,
         bytes: &[u8],
@@ -202,10 +205,11 @@ impl Chunks {
                 step => used += step,
             }
         }
+        debug_assert!(used <= bytes.len() && body.len() <= max);
         Ok(used)
     }
 
-    /// Gives how many bytes it took; none, if more are needed.
+    /// Gives how many bytes it has used; zero if more are needed.
     fn step(&mut self, rest: &[u8], body: &mut Vec<u8>, max: usize) -> Result<usize, Malformed> {
         match *self {
             Chunks::Size => {
@@ -258,8 +262,8 @@ impl Chunks {
 
 const LINE_END: &[u8] = b"\r\n";
 
-/// The first line between or after chunks, without its end, once that is here: as strict as in a
-/// head, and no longer than `max`.
+/// The first line between or after chunks, without its end; `None` until the end has come. As strict as in
+/// a head, and no longer than `max`.
 fn line_of(bytes: &[u8], max: usize) -> Result<Option<&[u8]>, Malformed> {
     let mut lines = Lines::default();
     let bare = |BareLf| Malformed("a line among the chunks ends in LF without CR");
@@ -274,7 +278,7 @@ fn line_of(bytes: &[u8], max: usize) -> Result<Option<&[u8]>, Malformed> {
     }
 }
 
-/// Hexadecimal digits alone, and what an extension says, which is nothing to us.
+/// Parses hexadecimal digits only, and skips extensions.
 fn size_of_chunk(line: &[u8]) -> Result<u64, Malformed> {
     let no_size = Malformed("a chunk of the answer has no size");
     let digits = match line.iter().position(|&byte| byte == b';') {
@@ -306,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_says_where_it_ends() {
+    fn a_response_tells_where_it_ends() {
         let head = "HTTP/1.1 200 OK\r\nX: y\r\ncontent-length: 12\r\n\r\n";
         let expected = (200, BodyLength::Known(12), Persistence::Implied);
         assert_eq!(read(head), Ok(expected));
@@ -331,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_whose_end_is_not_certain_is_none() {
+    fn a_response_whose_end_is_not_certain_is_refused() {
         for fields in [
             "",
             "Content-Length: 1\r\nContent-Length: 1\r\n",
@@ -390,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_that_lie_are_refused() {
+    fn malformed_chunks_are_refused() {
         for bytes in [
             &b"4\r\nWikix\r\n0\r\n\r\n"[..],
             b"x\r\n",
@@ -424,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_ends_in_lf_alone_is_refused_as_soon_as_it_is_here() {
+    fn a_line_that_ends_in_lf_alone_is_refused_as_soon_as_it_comes() {
         for head in [
             "HTTP/1.1 200 OK\r\nContent-Length: 1\n\nHTTP/1.1 404 Not Found\r\n\r\n",
             "HTTP/1.1 200 OK\nContent-Length: 1\n\nX\r\n\r\n",
@@ -438,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn what_requests_may_not_have_answers_may_not_have_either() {
+    fn responses_are_parsed_as_strictly_as_requests() {
         for head in [
             "HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 0x5\r\n\r\n",
@@ -461,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn what_other_servers_say_rightly_is_read() {
+    fn valid_responses_of_other_servers_are_parsed() {
         for (head, body) in [
             // Go.
             (

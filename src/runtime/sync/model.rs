@@ -1,7 +1,7 @@
 //! Concurrency as a model checker runs it: loom or shuttle, behind the names of `parking_lot`.
 //!
-//! Both know no time: a wait with a deadline is a plain wait here, and the manual clock, which the
-//! models use, wakes those whose time has come.
+//! Neither has a notion of time: a wait with a deadline is a plain wait here, and the manual clock, which
+//! the models use, wakes the threads whose time has come.
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -21,10 +21,10 @@ pub(crate) use checker::thread_local;
 pub(crate) use crossbeam::channel;
 pub(crate) use std::sync::OnceLock;
 
-/// The same for every run: a schedule must be repeatable.
+/// Seeds key hashes in the same way for every run: a schedule must be repeatable.
 pub(crate) use foldhash::quality::FixedState as KeySeed;
 
-/// The same for every run.
+/// As [`KeySeed`], the same for every run.
 pub(crate) type RandomState = std::hash::BuildHasherDefault<std::hash::DefaultHasher>;
 
 /// Loom's own takes no `const { … }`.
@@ -118,7 +118,7 @@ impl<T> RwLock<T> {
     }
 }
 
-/// A cell whose making may switch threads, which the real one's lock would not survive here.
+/// A cell whose initialization may switch threads. The lock of the real one would deadlock here.
 pub(crate) struct OnceCell<T> {
     making: Mutex<()>,
     cell: once_cell::sync::OnceCell<T>,
@@ -138,7 +138,7 @@ impl<T> OnceCell<T> {
         let _making = self.making.lock();
         if self.cell.get().is_none() {
             let made = make()?;
-            let _ = self.cell.set(made); // nobody else sets it while this is locked
+            let _ = self.cell.set(made); // no other thread sets it while this is locked
         }
         self.cell.get_or_try_init(|| unreachable!("it is set"))
     }
@@ -152,7 +152,8 @@ pub(crate) fn wait_until<T>(condvar: &Condvar, guard: &mut MutexGuard<'_, T>, _:
     condvar.wait(guard);
 }
 
-/// What all of this process share. Another one for each: no run may see what an earlier one has left.
+/// What all nodes of this process share. Here a new one for each node: no run may see what an earlier
+/// one has left.
 pub(crate) struct OneForAll<T>(PhantomData<fn() -> T>);
 
 impl<T> OneForAll<T> {
@@ -167,8 +168,8 @@ impl<T> OneForAll<T> {
     pub(crate) fn let_go(&self) {}
 }
 
-/// How many callers ask a peer by themselves, and how many requests for others are under way: so few
-/// that some have to wait in line.
+/// How many callers send a peer their own requests, and how many batched requests are under way: so few
+/// that some callers have to queue.
 pub(crate) fn callers_at_once() -> (usize, usize) {
     (1, 1)
 }
@@ -178,8 +179,8 @@ pub(crate) fn processors() -> usize {
     2
 }
 
-/// Runs `work` on as many threads as if this one were among them. It is not: shuttle wakes it when
-/// one of the others ends, whatever it waits for.
+/// Runs `work` on one thread for each of `permits` and on one more. This thread is not among them:
+/// shuttle wakes it when one of the others ends, whatever it waits for.
 #[cfg(groupcache_model = "shuttle")]
 pub(crate) fn run_at_once<P: Send>(permits: Vec<P>, work: impl Fn() + Sync) {
     let work = &work;
@@ -194,7 +195,7 @@ pub(crate) fn run_at_once<P: Send>(permits: Vec<P>, work: impl Fn() + Sync) {
     });
 }
 
-/// A panic in a model ends it: nobody meets a poisoned lock that matters.
+/// A panic in a model ends it, so a poisoned lock does not matter.
 fn unpoisoned<G>(locked: Result<G, std::sync::PoisonError<G>>) -> G {
     locked.unwrap_or_else(std::sync::PoisonError::into_inner)
 }

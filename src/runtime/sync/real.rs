@@ -30,7 +30,7 @@ pub(crate) fn wait_until<T>(
     }
 }
 
-/// What all of this process share, for as long as anybody has it.
+/// What all nodes of this process share, for as long as any of them exists.
 pub(crate) struct OneForAll<T>(Mutex<Weak<T>>);
 
 impl<T> OneForAll<T> {
@@ -48,7 +48,7 @@ impl<T> OneForAll<T> {
         made
     }
 
-    /// Frees the memory of what nobody has any more.
+    /// Frees the memory of the shared value if nothing refers to it any more.
     pub(crate) fn let_go(&self) {
         let mut shared = self.0.lock();
         if shared.strong_count() == 0 {
@@ -62,15 +62,15 @@ pub(crate) fn processors() -> usize {
     thread::available_parallelism().map_or(4, std::num::NonZero::get)
 }
 
-/// How many callers ask a peer by themselves, and how many requests for others are under way: no
-/// lines before there are several callers for each processor, and then one request more than can be
-/// worked on, so that no processor idles.
+/// How many callers send a peer their own requests, and how many batched requests are under way:
+/// nothing is queued before there are several callers for each processor, and then there is one request
+/// more than processors, so that none of them idles.
 pub(crate) fn callers_at_once() -> (usize, usize) {
     (4 * processors(), processors() + 1)
 }
 
-/// Runs `work` on this thread and, at the same time, on one more for each of `permits`, which it
-/// drops when it ends: on fewer, if the system has no more.
+/// Runs `work` on this thread and, at the same time, on one more for each of `permits`, which each
+/// drops when it ends. On fewer threads, if the system has no more.
 pub(crate) fn run_at_once<P: Send>(permits: Vec<P>, work: impl Fn() + Sync) {
     let work = &work;
     thread::scope(|scope| {

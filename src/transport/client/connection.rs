@@ -1,4 +1,4 @@
-//! `Connection`: one request to a peer at a time, and its answer.
+//! `Connection`: sends one request at a time to a peer and receives its answer.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::ops::Range;
@@ -13,26 +13,29 @@ use crate::protocol::{AUTH_HEADER, HEADER};
 use crate::transport::peer::{Call, CallError, Reply};
 use crate::transport::stream::Stream;
 
-/// What is read at once until the length of a body is known: most answers whole.
+/// The bytes that are read at once until the length of the body is known: most answers are shorter.
 const INPUT: usize = 8 << 10;
 
 /// A body up to this length is sent in one piece with its head.
 const SENT_AT_ONCE: usize = 16 << 10;
 
-/// Once so many bytes of a body are here, room is made for all of it: one that grows by and by is in
-/// memory twice.
+/// Once so many bytes of a body have come, memory for all of it is reserved: a body that grows step by step
+/// is in memory twice.
 const BELIEVED: usize = 256 << 10;
 
-/// What is reserved for a body before its first byte is here.
+/// The most memory that is reserved for a body before its first byte has come.
 const MAX_RESERVED: usize = 1 << 20;
 
-/// How many answers may only announce another one.
+const _: () = assert!(BELIEVED <= MAX_RESERVED);
+
+/// The most interim responses before an answer.
 const MAX_INTERIM: usize = 8;
 
 pub(super) struct Connection {
     stream: Stream<Socket>,
     output: Vec<u8>,
     input: Vec<u8>,
+    /// The part of `input` that has come and is not parsed yet.
     unread: Range<usize>,
     /// Whether a byte of the answer has come.
     is_answered: bool,
@@ -43,14 +46,15 @@ pub(super) struct Connection {
 
 /// Why there is no answer.
 pub(super) enum Failed {
-    /// The other side closed before it said anything: perhaps it has not seen the request.
+    /// The peer closed the connection before it sent anything: perhaps it has not seen the request.
     Unseen(io::Error),
-    Answered(CallError),
+    /// The peer may have seen the request.
+    Seen(CallError),
 }
 
 impl From<Malformed> for Failed {
     fn from(malformed: Malformed) -> Failed {
-        Failed::Answered(CallError::ProtocolError(malformed.0.to_owned()))
+        Failed::Seen(CallError::ProtocolError(malformed.0.to_owned()))
     }
 }
 
@@ -67,7 +71,7 @@ impl Connection {
         }
     }
 
-    /// Whether another request can be sent on it, as far as is known without asking the system.
+    /// Whether another request can be sent on it, as far as is known without a system call.
     pub(super) fn is_reusable(&self) -> bool {
         self.is_reusable
     }
@@ -80,8 +84,7 @@ impl Connection {
         self.idle_since = now;
     }
 
-    /// Whether the other side has neither closed it nor sent anything, which takes a call to the
-    /// system.
+    /// Whether the peer has neither closed it nor sent anything. Needs a system call.
     pub(super) fn is_quiet(&self) -> bool {
         self.stream.socket().is_quiet()
     }
@@ -99,7 +102,7 @@ impl Connection {
         self.unread = 0..0;
         self.stream.socket_mut().set_patience(patience);
         let sent = self.send(call, host);
-        // One that does not want all of a request may say so before it closes.
+        // A peer that refuses a request before its end may answer before it closes the connection.
         let received = self.receive(max_body);
         match (sent, received) {
             (Err(error), Err(_)) => Err(self.failed(error)),
@@ -154,10 +157,10 @@ impl Connection {
                 body,
             });
         }
-        Err(Malformed("the answer is announced again and again").into())
+        Err(Malformed("the peer sends interim responses and no answer").into())
     }
 
-    /// Reads until a head is here; gives its length.
+    /// Reads until a whole head has come; gives its length.
     fn read_head(&mut self) -> Result<usize, Failed> {
         let mut scan = ResponseScan::default();
         loop {
@@ -173,7 +176,7 @@ impl Connection {
             return Err(Malformed("the body of the answer is too large").into());
         }
         let length = length as usize; // it is no more than `max`
-        // What a peer announces is no reason to allocate it.
+        // The length that a peer announces is no reason to allocate so much.
         let mut body = Vec::with_capacity(length.min(MAX_RESERVED));
         let here = self.unread.len().min(length);
         body.extend_from_slice(&self.input[self.unread.start..self.unread.start + here]);
@@ -184,7 +187,7 @@ impl Connection {
         Ok(body)
     }
 
-    /// Reads on until a body has this length.
+    /// Reads more until a body has this length.
     fn read_on(&mut self, body: &mut Vec<u8>, length: usize) -> Result<(), Failed> {
         let missing = length.saturating_sub(body.len()) as u64;
         if missing > 0 {
@@ -212,8 +215,9 @@ impl Connection {
         }
     }
 
-    /// Reads what comes next, behind what is unread.
+    /// Reads more bytes into the input, behind the unread ones.
     fn read_more(&mut self) -> Result<(), Failed> {
+        debug_assert!(self.unread.start <= self.unread.end && self.unread.end <= self.input.len());
         if self.unread.end == self.input.len() {
             self.input.copy_within(self.unread.clone(), 0);
             self.unread = 0..self.unread.len();
@@ -240,7 +244,7 @@ impl Connection {
     fn failed(&self, error: io::Error) -> Failed {
         match error.kind() {
             ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-                Failed::Answered(match self.stream.socket().was_silent() {
+                Failed::Seen(match self.stream.socket().was_silent() {
                     true => CallError::Timeout,
                     false => CallError::Unfinished,
                 })
@@ -253,7 +257,7 @@ impl Connection {
             {
                 Failed::Unseen(error)
             }
-            _ => Failed::Answered(CallError::Unreachable(error.to_string())),
+            _ => Failed::Seen(CallError::Unreachable(error.to_string())),
         }
     }
 }

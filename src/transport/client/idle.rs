@@ -1,7 +1,7 @@
-//! `Idle`: the connections to one peer that nobody uses, and `Janitor`, which closes them in time.
+//! `Idle`: the idle connections to one peer, and `Reaper`: closes those that are idle for too long.
 //!
-//! A connection that the other side closes meanwhile stays half open until this side closes it too,
-//! so that may not wait for the next call: there may be none.
+//! A connection that the peer closes stays half open until this side closes it too. That must not wait for
+//! the next call, as there may be none.
 
 use std::time::{Duration, Instant};
 
@@ -10,41 +10,43 @@ use crate::runtime::clock::{Clock, Deadline};
 use crate::runtime::maintenance::Maintenance;
 use crate::runtime::sync::{Arc, AtomicBool, Mutex, Ordering, Weak};
 
-/// Connections to one peer that are kept while idle: as many as threads that fetch at once.
+/// The most idle connections to one peer: as many as threads that fetch at the same time.
 const MAX_CONNECTIONS: usize = 256;
 
-/// Less than the idle timeout of the listener, so that the side that asks closes first.
+/// The longest time that a connection is kept idle: less than the idle timeout of servers, so that the
+/// client closes first.
 const MAX_AGE: Duration = Duration::from_secs(30);
 
-/// Closes what is idle for too long, on a thread that is started with the first idle connection.
-pub(super) struct Janitor {
+/// Closes connections that are idle for too long, on a thread that starts with the first idle connection.
+pub(super) struct Reaper {
     clock: Clock,
     maintenance: Maintenance,
     all: Mutex<Vec<Weak<Idle>>>,
-    /// Whether a round is due: one that follows is not to be asked for with each call.
-    is_awaited: AtomicBool,
+    /// Whether a round is scheduled, so that not each call has to schedule one.
+    is_scheduled: AtomicBool,
 }
 
 pub(super) struct Idle {
-    janitor: Arc<Janitor>,
-    /// The longest idle first. The last one is used next, so that those not needed grow old.
+    reaper: Arc<Reaper>,
+    /// The longest idle first. The last one is used next, so that connections that are not needed become
+    /// too old.
     connections: Mutex<Vec<Connection>>,
 }
 
-impl Janitor {
-    pub(super) fn new(clock: Clock) -> Arc<Janitor> {
-        Arc::new(Janitor {
+impl Reaper {
+    pub(super) fn new(clock: Clock) -> Arc<Reaper> {
+        Arc::new(Reaper {
             clock,
             maintenance: Maintenance::new("groupcache-idle"),
             all: Mutex::new(Vec::new()),
-            is_awaited: AtomicBool::new(false),
+            is_scheduled: AtomicBool::new(false),
         })
     }
 
-    /// Room for the connections to one peer.
-    pub(super) fn room(self: &Arc<Self>) -> Arc<Idle> {
+    /// Adds a peer, whose idle connections are closed in time from now on.
+    pub(super) fn add_peer(self: &Arc<Self>) -> Arc<Idle> {
         let idle = Arc::new(Idle {
-            janitor: Arc::clone(self),
+            reaper: Arc::clone(self),
             connections: Mutex::new(Vec::new()),
         });
         let mut all = self.all.lock();
@@ -54,64 +56,68 @@ impl Janitor {
         idle
     }
 
-    /// Has a round come when a connection is too old that is idle from now on.
-    fn await_round(self: &Arc<Self>) {
-        // Seldom changed, so that it stays in the caches of all who look.
-        if self.is_awaited.load(Ordering::Acquire) || self.is_awaited.swap(true, Ordering::AcqRel) {
+    /// Schedules a round for when a connection that is idle from now on is too old.
+    fn schedule_round(self: &Arc<Self>) {
+        // Read first: it is seldom written, so that it stays in the caches of all processors.
+        if self.is_scheduled.load(Ordering::Acquire)
+            || self.is_scheduled.swap(true, Ordering::AcqRel)
+        {
             return;
         }
-        let janitor = Arc::downgrade(self);
+        let reaper = Arc::downgrade(self);
         let due = Deadline::after(self.clock.now(), MAX_AGE);
         self.maintenance.wake(&self.clock, due, || {
-            move || janitor.upgrade().map(|janitor| janitor.sweep())
+            move || reaper.upgrade().map(|reaper| reaper.sweep())
         });
     }
 
-    /// Closes what is too old; gives when the next connection will be.
+    /// Closes the connections that are too old; gives when the next one will be too old.
     fn sweep(&self) -> Deadline {
-        // First: who adds one after its peer was looked at asks for a round of its own.
-        self.is_awaited.store(false, Ordering::Release);
+        // First of all: a thread that adds a connection after its peer was visited schedules a round itself.
+        self.is_scheduled.store(false, Ordering::Release);
         let all = self.all.lock().clone();
         let all = all.iter().filter_map(Weak::upgrade);
         let next = all.filter_map(|idle| idle.close_old(self.clock.now()));
         let Some(next) = next.min() else {
             return Deadline::NEVER;
         };
-        self.is_awaited.store(true, Ordering::Release);
+        self.is_scheduled.store(true, Ordering::Release);
         Deadline::at(next)
     }
 }
 
 impl Idle {
-    /// The one that was used last, if it is not too old.
+    /// Takes the connection that was used last, if it is not too old.
     pub(super) fn take(&self) -> Option<Connection> {
-        let now = self.janitor.clock.now();
+        let now = self.reaper.clock.now();
         let (youngest, _old) = {
             let mut connections = self.connections.lock();
             match connections.pop() {
                 Some(youngest) if is_old(&youngest, now) => {
-                    // Perhaps there was no thread to close it: the next round starts one.
-                    self.janitor.is_awaited.store(false, Ordering::Release);
+                    // Its round has not come, perhaps because no thread could be started: the next call
+                    // schedules another one.
+                    self.reaper.is_scheduled.store(false, Ordering::Release);
                     connections.push(youngest);
                     (None, std::mem::take(&mut *connections))
                 }
                 youngest => (youngest, Vec::new()),
-            } // old ones are closed without the lock
+            } // the old ones are closed without the lock
         };
         youngest
     }
 
+    /// Keeps a connection; closes the longest idle one if there are too many.
     pub(super) fn put(&self, mut connection: Connection) {
-        connection.note_idle(self.janitor.clock.now());
-        let _spared = {
+        connection.note_idle(self.reaper.clock.now());
+        let _surplus = {
             let mut connections = self.connections.lock();
             connections.push(connection);
             (connections.len() > MAX_CONNECTIONS).then(|| connections.remove(0))
         }; // closed without the lock
-        self.janitor.await_round();
+        self.reaper.schedule_round();
     }
 
-    /// Closes those that are too old at `now`; gives when the next one will be, if there is one.
+    /// Closes the connections that are too old at `now`; gives when the next one will be, if there is one.
     fn close_old(&self, now: Instant) -> Option<Instant> {
         let (_old, next) = {
             let mut connections = self.connections.lock();

@@ -1,4 +1,4 @@
-//! `Socket`: a TCP stream whose every wait ends in time.
+//! `Socket`: a TCP stream with a timeout for silence and one for a whole call.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 #[cfg(unix)]
@@ -9,30 +9,29 @@ use std::time::{Duration, Instant};
 #[cfg(unix)]
 use socket2::SockRef;
 
-/// How many bytes the other side must take or give for that not to be silence: so that a byte now
-/// and then keeps nobody.
+/// How many bytes the peer must receive or send to count as not silent: a byte now and then does not
+/// prolong a call.
 const PROGRESS: usize = 64 << 10;
 
-/// Of a body that was sent, the system may still have so many bytes under way for each further wait
-/// of its length.
+/// After a body was written, the peer is given one more [`Patience::silence`] for each so many bytes of it,
+/// because the system may still be sending them.
 const UNDER_WAY: usize = 1 << 20;
 
-/// By how much a wait may be too long for the sake of fewer calls to the system, whose own timers
-/// are as coarse.
+/// By how much a wait may be too long, to save system calls. The timers of the system are as coarse.
 const SLACK: Duration = Duration::from_millis(2);
 
 pub(super) struct Socket {
     stream: TcpStream,
     patience: Patience,
-    /// When the other side counts as silent, unless it gives or takes something.
+    /// When the peer counts as silent, unless it makes progress.
     silent_at: Instant,
-    /// How many bytes have gone either way since the last wait began anew.
+    /// How many bytes were sent and received since the last progress.
     moved: usize,
-    /// How many times [`Patience::silence`] the next wait may last, where it begins anew.
+    /// After progress: how many times [`Patience::silence`] the next wait may last.
     renewal: Option<u32>,
-    /// Whether a wait has begun anew.
+    /// Whether there was progress at all.
     has_moved: bool,
-    /// What the system knows of it.
+    /// The timeout that is set in the system.
     timeout: Duration,
 }
 
@@ -40,15 +39,14 @@ pub(super) struct Socket {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
     pub(super) begin: Instant,
-    /// How long the other side may be silent: until its answer begins, and then for each
-    /// [`PROGRESS`] of it.
+    /// How long the peer may be silent: until its answer begins, and then for each [`PROGRESS`] bytes.
     pub(super) silence: Duration,
-    /// How long all of it may take.
+    /// How long the whole call may take.
     pub(super) whole: Duration,
 }
 
 impl Patience {
-    /// All has to be there by then.
+    /// The patience of a call that has to be finished at `until`.
     pub(super) fn until(until: Instant) -> Patience {
         let begin = Instant::now();
         let whole = until.saturating_duration_since(begin);
@@ -80,7 +78,7 @@ impl Socket {
         })
     }
 
-    /// Sets how long all may take that is waited for from now on.
+    /// Begins a call with this patience.
     pub(super) fn set_patience(&mut self, patience: Patience) {
         self.patience = patience;
         self.silent_at = patience.begin + patience.silence;
@@ -89,7 +87,7 @@ impl Socket {
         self.has_moved = false;
     }
 
-    /// Notes that all of a body was handed to the system: the other side may not have it yet.
+    /// Notes that a whole body was written to the system: the peer may not have received it yet.
     pub(super) fn note_sent(&mut self, length: usize) {
         let under_way = u32::try_from(length / UNDER_WAY).unwrap_or(u32::MAX);
         self.renewal = Some(under_way.saturating_add(1));
@@ -102,8 +100,7 @@ impl Socket {
         self.moved = 0;
     }
 
-    /// Whether the other side was silent for too long, where a wait took too long. If not, all of
-    /// it would have taken longer than it may.
+    /// After a timeout: whether the peer was silent for too long. If not, the whole call took too long.
     pub(super) fn was_silent(&self) -> bool {
         !self.has_moved || self.silent_at < self.patience.end()
     }
@@ -116,17 +113,17 @@ impl Socket {
         }
     }
 
-    /// Whether the other side still holds it and has said nothing, as far as can be seen from here.
+    /// Whether the peer has neither closed the connection nor sent anything, as far as the system knows.
     pub(super) fn is_quiet(&self) -> bool {
         matches!(peek(&self.stream), Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 
-    /// The timeout of a socket is one for each wait, however little comes; this makes it one for
-    /// as much as counts, and for all of it.
+    /// Sets the timeout of the next wait. The timeout of a socket is for each wait, however few bytes come;
+    /// this limits the time for [`PROGRESS`] bytes, and that of the whole call.
     fn limit(&mut self) -> io::Result<()> {
         let now = Instant::now();
         if let Some(times) = self.renewal.take() {
-            // More than all of it may take is as good as that.
+            // The time of the whole call is the limit anyway.
             let silence = self.patience.silence.saturating_mul(times);
             self.silent_at = now + silence.min(self.patience.whole);
             self.has_moved = true;
@@ -145,14 +142,14 @@ impl Socket {
     }
 }
 
-/// Looks at what has come, without waiting, in one call to the system.
+/// Peeks at the received bytes without blocking, in one system call.
 #[cfg(unix)]
 fn peek(stream: &TcpStream) -> io::Result<usize> {
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
     SockRef::from(stream).recv_with_flags(&mut [MaybeUninit::uninit()], flags)
 }
 
-/// Looks at what has come, without waiting.
+/// Peeks at the received bytes without blocking.
 #[cfg(not(unix))]
 fn peek(stream: &TcpStream) -> io::Result<usize> {
     stream.set_nonblocking(true)?;
@@ -177,7 +174,7 @@ impl Write for Socket {
         Ok(count)
     }
 
-    /// All at once: TLS has its records one by one.
+    /// In one system call: TLS passes its records as separate slices.
     fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         self.limit()?;
         let count = self.stream.write_vectored(parts)?;
@@ -245,13 +242,13 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_steadily_takes_as_long_as_all_of_it_may_take() {
+    fn an_answer_with_progress_takes_as_long_as_the_whole_call_may() {
         let (mut socket, mut other) = pair();
         let whole = Duration::from_millis(1_500);
         socket.set_patience(patience(whole / 2, whole));
         let begin = Instant::now();
         let sender = std::thread::spawn(move || {
-            // Until the other side has gone.
+            // Until the peer closes.
             while other.write_all(&[1; PROGRESS]).is_ok() {}
         });
         let mut bytes = vec![0; PROGRESS];
@@ -279,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_other_side_does_with_an_idle_connection_is_seen() {
+    fn bytes_and_the_end_of_an_idle_connection_are_seen() {
         let (socket, mut other) = pair();
         assert!(socket.is_quiet());
         other.write_all(&[7]).unwrap();

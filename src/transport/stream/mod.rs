@@ -1,7 +1,7 @@
-//! `Stream`: bytes to and from the other side of a connection, as they are or through TLS.
+//! `Stream`: a socket with or without TLS.
 //!
-//! Both sides use it, over whatever socket is theirs: the client over one that waits, the listener
-//! over one that does not. Without TLS nothing stands between them and the socket.
+//! Client and server use it: the client over a blocking socket, the server over a non-blocking one. Without
+//! TLS, all calls go directly to the socket.
 
 #[cfg(feature = "tls")]
 mod secured;
@@ -13,7 +13,7 @@ pub(crate) use secured::Secured;
 
 pub(crate) enum Stream<S> {
     Plain(S),
-    /// Boxed: it is large.
+    /// In a box, because it is large.
     #[cfg(feature = "tls")]
     Tls(Box<Secured<S>>),
 }
@@ -35,7 +35,7 @@ impl<S> Stream<S> {
         }
     }
 
-    /// Whether both sides have yet to agree on keys.
+    /// Whether the TLS handshake is not finished.
     pub(crate) fn is_handshaking(&self) -> bool {
         match self {
             Stream::Plain(_) => false,
@@ -44,7 +44,7 @@ impl<S> Stream<S> {
         }
     }
 
-    /// Whether something has come that is not a whole record yet.
+    /// Whether a part of a TLS record has come.
     pub(crate) fn has_part(&self) -> bool {
         match self {
             Stream::Plain(_) => false,
@@ -53,8 +53,8 @@ impl<S> Stream<S> {
         }
     }
 
-    /// Whether what was written, or what TLS itself has to say, has yet to reach the socket: see
-    /// [`flush`](Write::flush).
+    /// Whether bytes that were written, or messages of TLS itself, have not been written to the socket yet:
+    /// see [`flush`](Write::flush).
     pub(crate) fn wants_write(&self) -> bool {
         match self {
             Stream::Plain(_) => false,
@@ -63,7 +63,7 @@ impl<S> Stream<S> {
         }
     }
 
-    /// How much it keeps of what has come and of what is to be sent, in bytes.
+    /// The size of its buffers for received and unsent bytes.
     pub(crate) fn kept(&self) -> usize {
         match self {
             Stream::Plain(_) => 0,
@@ -72,7 +72,7 @@ impl<S> Stream<S> {
         }
     }
 
-    /// Whether all that has come was read, and more may come.
+    /// Whether all received bytes were read, and the peer has not ended the stream.
     pub(crate) fn is_quiet(&mut self) -> bool {
         match self {
             Stream::Plain(_) => true,
@@ -83,20 +83,19 @@ impl<S> Stream<S> {
 }
 
 impl<S: Read + Write> Stream<S> {
-    /// Has the other side know that there is no more to come, as far as the socket takes it at
-    /// once. Without TLS its end says so.
-    pub(crate) fn say_end(&mut self) {
+    /// Tells the peer that no more bytes follow (`close_notify` of TLS), if the socket takes that at once.
+    /// Without TLS the end of the connection tells it.
+    pub(crate) fn send_close(&mut self) {
         match self {
             Stream::Plain(_) => {}
             #[cfg(feature = "tls")]
-            Stream::Tls(secured) => secured.say_end(),
+            Stream::Tls(secured) => secured.send_close(),
         }
     }
 }
 
 impl<S: Read + Write> Read for Stream<S> {
-    /// Through TLS also [`Interrupted`](io::ErrorKind::Interrupted), where something has come that
-    /// is no data.
+    /// With TLS, returns [`Interrupted`](io::ErrorKind::Interrupted) if bytes have come that are no data.
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         match self {
             Stream::Plain(socket) => socket.read(bytes),

@@ -1,23 +1,23 @@
-//! `Secured`: a socket behind TLS.
+//! `Secured`: a socket with TLS.
 //!
-//! Every step does what the socket allows and no more, so that it serves sockets that wait and such
-//! that do not: [`rustls`] itself never touches one.
+//! Every step does as much as the socket allows, so that blocking and non-blocking sockets can be used:
+//! [`rustls`] itself does no input or output.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 
 use rustls::Connection;
 
-/// How much may come that is no data. A handshake is shorter, and so is every record.
+/// The most bytes without data. Every handshake and every record is shorter.
 const MAX_SILENT: usize = 256 << 10;
 
-/// What a session takes that has nothing to say, about, and how much it takes at once for the socket.
+/// About the size of an idle session, and the most bytes that it buffers for the socket.
 const SESSION: usize = 12 << 10;
 const MAX_UNSENT: usize = 64 << 10;
 
 pub(crate) struct Secured<S> {
     session: Connection,
     socket: S,
-    /// How many bytes have come since there was data.
+    /// How many bytes have come since the last data.
     silent: usize,
 }
 
@@ -50,7 +50,7 @@ impl<S> Secured<S> {
         self.session.wants_write()
     }
 
-    /// How much it keeps, in bytes, about: of what it has yet to send up to what `rustls` takes at once.
+    /// About the size of its buffers, in bytes: unsent bytes count as the most that `rustls` buffers.
     pub(super) fn kept(&self) -> usize {
         let unsent = if self.wants_write() { MAX_UNSENT } else { 0 };
         SESSION + self.silent + unsent
@@ -61,7 +61,7 @@ impl<S> Secured<S> {
         state.is_ok_and(|state| state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed())
     }
 
-    /// Data that has come, or the end of it; `None` if there is neither.
+    /// Takes received data, or the end of the stream; `None` if there is neither.
     fn take(&mut self, bytes: &mut [u8]) -> Option<io::Result<usize>> {
         match self.session.reader().read(bytes) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => None,
@@ -74,8 +74,8 @@ impl<S> Secured<S> {
 }
 
 impl<S: Read + Write> Secured<S> {
-    /// Agrees on keys with the other side, over a socket that waits.
-    pub(crate) fn shake_hands(&mut self) -> io::Result<()> {
+    /// Does the handshake, over a blocking socket.
+    pub(crate) fn handshake(&mut self) -> io::Result<()> {
         while self.session.is_handshaking() {
             self.send()?;
             if self.session.is_handshaking() && self.receive()? == 0 {
@@ -85,18 +85,18 @@ impl<S: Read + Write> Secured<S> {
         Ok(())
     }
 
-    pub(super) fn say_end(&mut self) {
+    pub(super) fn send_close(&mut self) {
         self.session.send_close_notify();
-        // Who does not read it sees the end of the socket.
+        // If that fails, the peer sees the end of the connection.
         let _ = self.send();
     }
 
-    /// Reads once from the socket; tells how much has come.
+    /// Reads once from the socket; gives the number of bytes.
     fn receive(&mut self) -> io::Result<usize> {
         let count = self.session.read_tls(&mut self.socket)?;
         let was_handshaking = self.session.is_handshaking();
         if let Err(error) = self.session.process_new_packets() {
-            // The other side had better know why. If it does not, that changes nothing.
+            // An alert tells the peer why. If it cannot be sent, the error is the same.
             let _ = self.send();
             return Err(explain(error, was_handshaking));
         }
@@ -111,7 +111,7 @@ impl<S: Read + Write> Secured<S> {
         Ok(count)
     }
 
-    /// Writes what there is to the socket.
+    /// Writes all unsent bytes to the socket.
     fn send(&mut self) -> io::Result<()> {
         while self.session.wants_write() {
             if self.session.write_tls(&mut self.socket)? == 0 {
@@ -127,7 +127,7 @@ impl<S: Read + Write> Read for Secured<S> {
         if let Some(taken) = self.take(bytes) {
             return taken;
         }
-        // The other side may have closed after it has said something: that is still to be read.
+        // If the peer has closed after it sent data, that data can still be read.
         let sent = self.send();
         let received = self.receive();
         received.map_err(|error| sent.err().unwrap_or(error))?;
@@ -137,15 +137,15 @@ impl<S: Read + Write> Read for Secured<S> {
 }
 
 impl<S: Read + Write> Write for Secured<S> {
-    /// Takes `bytes` for as long as the socket does, and up to 64 KiB more.
+    /// Takes `bytes` as long as the socket does, and up to 64 KiB more.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut taken = 0;
         loop {
-            // First of all, so that the last of a handshake goes out with the first of the data.
+            // First, so that the end of a handshake is sent together with the first data.
             taken += self.session.writer().write(&bytes[taken..])?;
             match self.send() {
                 Err(error) if taken == 0 => return Err(error),
-                Err(_) => return Ok(taken), // it is seen again when the rest is sent
+                Err(_) => return Ok(taken), // the next write returns it again
                 Ok(()) if taken == bytes.len() => return Ok(taken),
                 Ok(()) => {}
             }

@@ -1,4 +1,4 @@
-//! `Tls` where the feature `tls` is off: there is none.
+//! `Tls` without the feature `tls`: a type without values.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! `Tls`: this node's certificate, and whose certificates it trusts.
+//! `Tls`: the certificate of this node, and the authorities that it trusts.
 
 use std::fmt;
 use std::fs;
@@ -20,23 +20,25 @@ use crate::error::Error;
 use crate::runtime::sync::{Arc, RwLock};
 use crate::transport::stream::{Secured, Stream};
 
-/// Peers are of this crate. Others who come, such as a probe of a load balancer, have 1.3 too.
+/// All peers use this crate. Other clients, such as the probes of load balancers, have TLS 1.3 too.
 const VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13];
 
 /// TLS between nodes: this node's certificate and key, and the authorities whose certificates it
 /// trusts. Give it to a node with [`NodeBuilder::tls`](crate::NodeBuilder::tls).
 ///
 /// An address that begins with `https://` is then reached through TLS 1.3: the peer must have a
-/// certificate of one of the authorities, for the host of that address, be it a name or an IP
+/// certificate of one of the authorities, for the host of that address, which is a name or an IP
 /// address. A [`Server`](crate::Server) of a node with such an address speaks TLS only.
 ///
-/// One authority of your own, which signs a certificate for each node and nothing else, together
-/// with [`require_client_certificates`](Tls::require_client_certificates), makes the port one that
-/// only nodes can use. The certificate of a node must then be good for servers and for clients.
-/// Without it answers are proved and nothing can be overheard, but whoever reaches the port can ask.
+/// With your own authority, which signs a certificate for each node and nothing else, and with
+/// [`require_client_certificates`](Tls::require_client_certificates), only nodes can use the port. The
+/// certificate of a node must then be valid for servers and for clients. Without client certificates,
+/// answers are authenticated and nothing can be overheard, but everybody who reaches the port can send
+/// requests.
 ///
 /// A clone is another handle to the same certificates. Sessions are not resumed: each connection
-/// proves all anew. A kept connection is not asked again when a certificate runs out.
+/// verifies the certificates again. A connection that is kept open is not closed when a certificate
+/// expires.
 ///
 /// ```no_run
 /// use groupcache_sync::{Node, Server, Tls};
@@ -58,7 +60,7 @@ pub struct Tls {
 
 struct Shared {
     files: Option<Files>,
-    /// Swapped whole.
+    /// Replaced as a whole.
     configs: RwLock<Configs>,
 }
 
@@ -68,23 +70,22 @@ struct Files {
     authorities: PathBuf,
 }
 
-/// What handshakes need.
+/// The settings of handshakes.
 struct Configs {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
-    /// The same, for clients with a certificate only.
+    /// As `server`, but accepts only clients with a certificate.
     strict_server: Arc<ServerConfig>,
 }
 
 impl Tls {
-    /// Reads three files in PEM: the certificate of this node, behind which those between it and
-    /// its authority may follow; its private key (PKCS #8, PKCS #1 or SEC1); and the certificates
-    /// of the authorities.
+    /// Reads three PEM files: the certificate of this node, optionally followed by the intermediate
+    /// certificates up to its authority; its private key (PKCS #8, PKCS #1 or SEC1); and the
+    /// certificates of the authorities.
     ///
     /// # Errors
     ///
-    /// [`Error::Tls`] if one of them cannot be read or used, or the key is that of another
-    /// certificate.
+    /// [`Error::Tls`] if one of them cannot be read or used, or the key belongs to another certificate.
     pub fn from_files(
         certificates: impl Into<PathBuf>,
         key: impl Into<PathBuf>,
@@ -99,11 +100,11 @@ impl Tls {
         Ok(Tls::new(Some(files), configs))
     }
 
-    /// The same from memory: see [`from_files`](Tls::from_files).
+    /// As [`from_files`](Tls::from_files), but takes the contents of the files.
     ///
     /// # Errors
     ///
-    /// [`Error::Tls`] if one of them cannot be used, or the key is that of another certificate.
+    /// [`Error::Tls`] if one of them cannot be used, or the key belongs to another certificate.
     pub fn from_pem(certificates: &[u8], key: &[u8], authorities: &[u8]) -> Result<Tls, Error> {
         Ok(Tls::new(None, given(certificates, key, authorities)?))
     }
@@ -118,8 +119,8 @@ impl Tls {
         }
     }
 
-    /// Has servers that are given this handle refuse clients without a certificate of the
-    /// authorities. Without it they do not ask for one.
+    /// Makes servers with this handle refuse clients without a certificate of the authorities. By
+    /// default they do not request one.
     #[must_use]
     pub fn require_client_certificates(self) -> Tls {
         Tls {
@@ -128,13 +129,13 @@ impl Tls {
         }
     }
 
-    /// Reads the files again, for all handles. Connections made from now on use what they hold;
-    /// those that there are go on as they are.
+    /// Reads the files again, for all handles. New connections use the new certificates; existing
+    /// connections do not change.
     ///
     /// # Errors
     ///
-    /// [`Error::Tls`] if one of them cannot be read or used, or there are no files: see
-    /// [`replace`](Tls::replace). Then everything stays as it was.
+    /// [`Error::Tls`] if one of them cannot be read or used, or if the certificates came from memory: see
+    /// [`replace`](Tls::replace). Then nothing changes.
     pub fn reload(&self) -> Result<(), Error> {
         let Some(files) = &self.shared.files else {
             let reason = "they came from memory; use `replace`";
@@ -144,11 +145,11 @@ impl Tls {
         Ok(())
     }
 
-    /// Takes others from memory, for all handles, as [`reload`](Tls::reload) does from files.
+    /// As [`reload`](Tls::reload), but takes the contents of the files.
     ///
     /// # Errors
     ///
-    /// Those of [`from_pem`](Tls::from_pem). Then everything stays as it was.
+    /// Those of [`from_pem`](Tls::from_pem). Then nothing changes.
     pub fn replace(
         &self,
         certificates: &[u8],
@@ -164,16 +165,17 @@ impl Tls {
         drop(old); // without the lock
     }
 
+    /// Whether clients without a certificate can connect.
     pub(crate) fn admits_strangers(&self) -> bool {
         !self.requires_client_certificates
     }
 
-    /// Whether a certificate can be for this host: a name, or an address without brackets.
+    /// Whether a certificate can be for this host: a DNS name, or an IP address without brackets.
     pub(crate) fn can_prove(host: &str) -> bool {
         ServerName::try_from(host).is_ok()
     }
 
-    /// Makes sure that it is `host` that is at the other end of `socket`, which is one that waits.
+    /// Does the handshake over `socket`, which blocks; an error if the peer does not prove to be `host`.
     pub(crate) fn connect<S>(&self, host: &str, socket: S) -> io::Result<Stream<S>>
     where
         S: io::Read + io::Write,
@@ -182,11 +184,11 @@ impl Tls {
         let config = Arc::clone(&self.shared.configs.read().client);
         let session = ClientConnection::new(config, name).map_err(io::Error::other)?;
         let mut secured = Secured::new(session, socket);
-        secured.shake_hands()?;
+        secured.handshake()?;
         Ok(Stream::Tls(Box::new(secured)))
     }
 
-    /// Awaits the handshake of a client, which happens as the stream is read.
+    /// The stream of a client. Its handshake is done while the stream is read and written.
     pub(crate) fn accept<S>(&self, socket: S) -> io::Result<Stream<S>> {
         let config = {
             let configs = self.shared.configs.read();
@@ -201,7 +203,7 @@ impl Tls {
     }
 }
 
-/// Shows nothing of the certificates, and of the key not even whether there is one.
+/// Shows the paths of the certificates, and nothing about the key.
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let files = self.shared.files.as_ref();
@@ -236,7 +238,7 @@ fn given(certificates: &[u8], key: &[u8], authorities: &[u8]) -> Result<Configs,
     )
 }
 
-/// What should be PEM, and what to call it.
+/// The contents of a PEM file, and its name in errors.
 struct Pem {
     what: String,
     bytes: Vec<u8>,
@@ -262,7 +264,7 @@ impl Pem {
 
     fn key(&self) -> Result<PrivateKeyDer<'static>, Error> {
         let found = PrivateKeyDer::from_pem_slice(&self.bytes);
-        // Its own words might show what stands there.
+        // The message of the parser might show a part of the key.
         found.map_err(|_| unusable(&self.what, "there is no private key in it"))
     }
 
