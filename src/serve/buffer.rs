@@ -10,7 +10,7 @@ use crate::protocol::http1::{MAX_HEAD, Refusal, Scan};
 use crate::value::Value;
 
 /// The first size of a buffer to read into: most requests are smaller.
-pub(crate) const SMALL: usize = 8 << 10;
+const SMALL: usize = 8 << 10;
 
 /// Larger buffers are freed once they are not needed.
 const LARGE: usize = 64 << 10;

@@ -14,22 +14,22 @@
 //! The threads: `requests` (a worker serves the requests of one connection), `worker` (a worker takes
 //! tasks, and parks connections), `listener` (one thread accepts connections and watches parked ones).
 
-pub(crate) mod buffer;
-pub(crate) mod connection;
-pub(crate) mod connection_charge;
+mod buffer;
+mod connection;
+mod connection_charge;
 pub(crate) mod connection_limit;
-pub(crate) mod eviction;
+mod eviction;
 pub(crate) mod listener;
 pub(crate) mod message;
 pub(crate) mod parked;
-pub(crate) mod requests;
+mod requests;
 pub(crate) mod settings;
 pub(crate) mod shared;
 pub(crate) mod socket;
-pub(crate) mod task_queue;
+mod task_queue;
 #[cfg(feature = "tiny_http")]
 pub(crate) mod tiny;
 pub(crate) mod traffic;
-pub(crate) mod wait;
-pub(crate) mod worker;
+mod wait;
+mod worker;
 pub(crate) mod worker_pool;

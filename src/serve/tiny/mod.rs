@@ -13,7 +13,7 @@
 //!
 //! The faults of `tiny_http` 0.12 that can be corrected from outside are corrected here, and a comment at
 //! each place says which: connections that are never served, 44 ms for every answer over 1 KiB, the end of
-//! the process at the word of a client, a server that accepts no more. The others are in the documentation
+//! the process by one request, a server that accepts no more. The others are in the documentation
 //! of [`TinyServer`].
 
 mod dispatcher;
