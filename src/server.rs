@@ -1,24 +1,25 @@
-//! The built-in listener: it serves a node, and an application if it likes, on one port.
+//! The built-in server: it serves a node, and an application beside it, on one port.
 //!
 //! Few threads serve any number of connections:
 //!
 //! 1. The *listener* thread accepts connections, and watches all that wait: for a request, for the
-//!    rest of one, for a slow reader, or for a load. They wait in the *lobby*, which costs a socket
+//!    rest of one, for a client that reads slowly, or for a load. They are *parked*, which costs a socket
 //!    and no thread. Every wait has a deadline.
-//! 2. A connection that has something to do goes to a *lane*: a bounded pool of worker threads,
-//!    started when needed. Peers and the application have a lane each, because the application may
-//!    wait for peers that wait for us: with one pool, two such processes could block each other.
-//! 3. A busy connection keeps its worker: having answered, the worker waits a moment for the next
-//!    request. Where other connections wait for a worker in vain, it goes behind them instead, and
-//!    a few workers for each processor serve all in turn.
-//! 4. An answer that takes a load holds no worker: its connection waits in the lobby until the load
-//!    calls back, or until its time is up, whichever takes it out first.
-//! 5. What a request takes is paid from one account ([`crate::protocol::account`]), and a connection has a place
-//!    among few: where either is short, those who have proved that they are peers come first. The
-//!    listener itself does only what is quick: what is given up, or taken back, is done by a worker.
+//! 2. A connection that has something to read or to write is queued for a *worker pool*: a bounded number
+//!    of threads, started when needed. Peers and the application have a pool each, because the application
+//!    may wait for peers that wait for this process: with one pool, two such processes could block each
+//!    other.
+//! 3. A busy connection keeps its worker: after an answer, the worker waits a moment for the next
+//!    request. While the pool is *saturated* (tasks wait that no thread is free for), the connection is
+//!    queued behind them instead, and a few workers for each processor serve all connections in turn.
+//! 4. An answer that takes a load holds no worker: its connection is parked until the load ends, or its
+//!    deadline passes, whichever takes it out first.
+//! 5. What a request needs is charged to one account ([`crate::protocol::account`]), and a connection needs
+//!    a permit, of which there is a limited number: where either is short, authenticated peers come first.
+//!    The listener does only what is quick: a worker answers loads that take too long, and cancels requests.
 //!
-//! Idle connections are watched with `mio`, which needs no `unsafe` of its callers. Where there is
-//! TLS, handshakes are the workers' business too, one step whenever something has come.
+//! Parked connections are watched with `mio`, which needs no `unsafe` of its callers. With TLS, handshakes
+//! are done by the workers too, one step whenever bytes have come.
 
 pub use crate::serve::message::{HttpRequest, HttpResponse};
 
@@ -27,35 +28,31 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Socket, Type};
-
 use crate::error::Error;
 use crate::node::Node;
 use crate::protocol::account::Account;
 use crate::runtime::sync::{Arc, AtomicBool, Ordering, thread};
-use crate::transport::tls::Tls;
-
-use crate::serve::lane::{Lane, Which};
+use crate::serve::connection_limit::ConnectionLimit;
 use crate::serve::listener::Listener;
-use crate::serve::lobby::Lobby;
-use crate::serve::places::Places;
+use crate::serve::parked::ParkedConnections;
 use crate::serve::settings::{Fallback, Settings};
 use crate::serve::shared::Shared;
-
-/// How many connections the system may hold that are not accepted yet.
-const BACKLOG: i32 = 4_096;
+use crate::serve::socket::listen;
+use crate::serve::traffic::Traffic;
+use crate::serve::worker_pool::WorkerPool;
+use crate::transport::tls::Tls;
 
 /// How long a stop waits for threads that are about to end.
-const GRACE: Duration = Duration::from_millis(250);
+const GRACE_PERIOD: Duration = Duration::from_millis(250);
 
 /// Serves a node to its peers over HTTP, on a port of its own.
 ///
 /// Unless the node has a keyring (feature `auth`) or TLS requires client certificates (feature `tls`),
-/// whoever reaches the port can read, change and remove what is cached. Hostile clients cannot take
-/// more than the [limits](ServerBuilder) give them.
+/// whoever reaches the port can read, change and remove what is cached. Hostile clients cannot use
+/// more than the [limits](ServerBuilder) allow.
 ///
 /// Dropping it stops it at once: connections are closed, whatever they are doing. See
-/// [`shutdown`](Server::shutdown) for a gentle end.
+/// [`shutdown`](Server::shutdown) for a graceful end.
 ///
 /// ```
 /// use groupcache_sync::{Node, Server};
@@ -109,28 +106,28 @@ impl Server {
         self.address
     }
 
-    /// Ends gently: stops accepting, so that the port is free, closes connections without a
-    /// request, and gives all others up to `timeout` to be answered. Tells whether they were. Then
-    /// everything stops, as if dropped.
+    /// Ends gracefully: stops accepting, so that the port is free, closes connections without a
+    /// request, and blocks for up to `timeout` until all others are answered. Then the server stops, as if
+    /// dropped. Returns whether all requests were answered.
     ///
     /// A thread inside a fallback that does not return cannot be stopped: it is left alone and ends
     /// with its fallback.
     pub fn shutdown(mut self, timeout: Duration) -> bool {
         self.shared.draining.store(true, Ordering::SeqCst);
-        self.shared.lobby.wake();
-        let finished = self
-            .shared
-            .places
-            .wait_until_empty(Instant::now().checked_add(timeout));
+        self.shared.parked.wake();
+        let until = Instant::now().checked_add(timeout);
+        let are_answered = self.shared.connection_limit.wait_until_empty(until);
         self.stop();
-        finished
+        are_answered
     }
 
     fn start(&mut self, listener: Listener) -> io::Result<()> {
         let shared = &self.shared;
-        shared.peers.start(shared.work(Which::Peers))?;
+        let peers = shared.work(Traffic::Peers);
+        shared.peer_workers.start(peers)?;
         if shared.fallback.is_some() {
-            shared.application.start(shared.work(Which::Application))?;
+            let application = shared.work(Traffic::Application);
+            shared.application_workers.start(application)?;
         }
         let thread = thread::Builder::new().name("groupcache-list".to_owned());
         self.listener = Some(thread.spawn(|| listener.run())?);
@@ -143,16 +140,16 @@ impl Server {
         }
         let shared = &self.shared;
         shared.draining.store(true, Ordering::SeqCst);
-        drop(shared.lobby.close());
+        drop(shared.parked.close());
         if let Some(listener) = self.listener.take() {
             join_unless_own(listener);
         }
-        let lanes = [&shared.peers, &shared.application];
-        for lane in lanes {
-            drop(lane.close());
+        let pools = [&shared.peer_workers, &shared.application_workers];
+        for pool in pools {
+            drop(pool.close());
         }
-        let until = Instant::now() + GRACE;
-        let left: usize = lanes.iter().map(|lane| lane.join(until)).sum();
+        let until = Instant::now() + GRACE_PERIOD;
+        let left: usize = pools.iter().map(|pool| pool.join(until)).sum();
         if left > 0 {
             log::warn!(target: "groupcache", threads = left; "server threads left inside their fallback");
         }
@@ -161,7 +158,7 @@ impl Server {
 
 fn join_unless_own(thread: thread::JoinHandle<()>) {
     if thread.thread().id() != thread::current().id() {
-        // A panic there was reported when it happened.
+        // A panic of the thread was reported when it happened.
         let _ = thread.join();
     }
 }
@@ -200,8 +197,8 @@ enum Security {
 
 impl ServerBuilder {
     /// Sets what answers requests that the node does not [serve](Node::serves), so that an
-    /// application needs no second port. It may block: its threads are its own. If it panics, the
-    /// answer is 500, and its connection is closed. Defaults to none: such requests get 404.
+    /// application needs no second port. The fallback may block: it has threads of its own. If it panics,
+    /// the answer is 500, and the connection is closed. Defaults to none: such requests get 404.
     pub fn fallback(
         mut self,
         fallback: impl Fn(&HttpRequest<'_>) -> HttpResponse + Send + Sync + 'static,
@@ -211,8 +208,8 @@ impl ServerBuilder {
     }
 
     /// Sets whether peers are served. If not, the [fallback](ServerBuilder::fallback) answers all
-    /// paths: the port is one for the application alone, and what guards the port of the peers has
-    /// no second door. Defaults to `true`.
+    /// paths: the port is for the application alone, and peers cannot be reached past the authentication
+    /// of their own port. Defaults to `true`.
     pub fn serves_peers(mut self, serves: bool) -> ServerBuilder {
         self.settings.serves_peers = serves;
         self
@@ -234,30 +231,30 @@ impl ServerBuilder {
 
     /// Sets how many connections may be open. Defaults to 16,384.
     ///
-    /// At the limit one makes room for a new one: the one that is idle for longest, or whose request is
-    /// not here yet and is due first. If all are being answered, the new one is refused. Where requests
-    /// are signed (feature `auth`) or clients have certificates (feature `tls`), those who have not
-    /// proved who they are make room first, and those who have are idle then, and lose a sixteenth of
-    /// all places at most.
+    /// At the limit, one connection is closed for a new one: of those that are idle or whose request is
+    /// incomplete, the one with the earliest deadline. If all are being answered, the new one is refused.
+    /// Where requests are signed (feature `auth`) or clients have certificates (feature `tls`), the
+    /// connections of clients that have not authenticated themselves are closed first, and after them those
+    /// of peers that are idle, up to a sixteenth of all connections.
     ///
-    /// With a [fallback](ServerBuilder::fallback), a quarter of the places is left to peers by the
-    /// application, and to the application by peers: a request beyond that is answered 503, unless an
-    /// idle connection of its kind makes room.
+    /// With a [fallback](ServerBuilder::fallback), the application leaves a quarter of the connections to
+    /// peers, and peers leave a quarter to the application: a request beyond that is answered 503, unless
+    /// an idle connection of its kind can be closed.
     pub fn max_connections(mut self, connections: usize) -> ServerBuilder {
         self.settings.max_connections = connections;
         self
     }
 
     /// Sets how many connections one address (of IPv6, one network of 64 bits) may have open. At
-    /// the limit the longest idle one of the same address makes room. A peer needs as many as its
-    /// threads that fetch at once. Defaults to 1,024.
+    /// the limit, the longest idle one of the same address is closed for a new one. A peer needs as many
+    /// as it has threads that fetch at once. Defaults to 1,024.
     pub fn max_connections_per_address(mut self, connections: usize) -> ServerBuilder {
         self.settings.max_connections_per_address = connections;
         self
     }
 
     /// Sets how long the head of a request may take from its first byte to its last, and how long
-    /// the handshake of TLS in all. Defaults to 10 s.
+    /// the whole TLS handshake. Defaults to 10 s.
     pub fn head_timeout(mut self, timeout: Duration) -> ServerBuilder {
         self.settings.head_timeout = timeout;
         self
@@ -282,8 +279,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets how large the body of a request to the fallback may be, in bytes. That of a request to
-    /// the node is bounded by its [`max_value`](crate::NodeBuilder::max_value). Defaults to 1 MiB.
+    /// Sets how large the body of a request to the fallback may be, in bytes. The body of a request to
+    /// the node is bounded by [`max_value`](crate::NodeBuilder::max_value). Defaults to 1 MiB.
     pub fn max_fallback_body(mut self, bytes: usize) -> ServerBuilder {
         self.settings.max_fallback_body = bytes;
         self
@@ -292,20 +289,20 @@ impl ServerBuilder {
     /// Sets how much memory all connections together may take, in bytes, for requests that come in,
     /// for keys that peers wait for, for values that wait for the rest of their batch, and for answers
     /// that wait for their readers: there a value counts once, also if the cache has it too. A request
-    /// beyond it is answered 503, or some of its keys are overloaded, or left to be asked for again; for
-    /// an answer the slowest readers are cut off. One answer at a time may go beyond it. Defaults to
-    /// 256 MiB.
+    /// beyond it is answered 503, or some of its keys are answered "overloaded", or left to be requested
+    /// again; for an answer, the connections of the slowest readers are closed. One answer at a time may
+    /// exceed it. Defaults to 256 MiB.
     ///
     /// An eighth of it is for connections that take up to 64 KiB. Where requests are signed (feature
-    /// `auth`) or clients have certificates (feature `tls`), those who have not proved who they are
-    /// take half of it at most, together: so do the clients of an application.
+    /// `auth`) or clients have certificates (feature `tls`), the clients that have not authenticated
+    /// themselves take half of it at most, together: so do the clients of an application.
     pub fn max_buffered(mut self, bytes: usize) -> ServerBuilder {
         self.settings.max_buffered = bytes;
         self
     }
 
-    /// Has it speak TLS with other certificates than the node's, or where the node's address does
-    /// not say so. Defaults to the node's, if its address begins with `https://`.
+    /// Has the server speak TLS with other certificates than the node's, or though the node's address
+    /// does not begin with `https://`. Defaults to the node's certificates, if its address does.
     #[cfg(feature = "tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
     pub fn tls(mut self, tls: Tls) -> ServerBuilder {
@@ -313,7 +310,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Has it not speak TLS, though the node's address begins with `https://`: for a port that is
+    /// Has the server speak no TLS, though the node's address begins with `https://`: for a port that is
     /// reached through a proxy which does, or from this host only.
     pub fn plain(mut self) -> ServerBuilder {
         self.security = Security::Plain;
@@ -354,7 +351,7 @@ impl ServerBuilder {
         }
         let failed = |error| bind_error("the given listener", error);
         let address = listener.local_addr().map_err(failed)?;
-        let tls = self.tls_spoken()?;
+        let tls = self.tls_in_use()?;
         let admits_strangers = tls.as_ref().is_none_or(Tls::admits_strangers);
         let is_open = self.settings.serves_peers && admits_strangers && !self.node.is_guarded();
         if is_open && !address.ip().is_loopback() {
@@ -364,15 +361,21 @@ impl ServerBuilder {
             );
         }
         let is_shared = self.settings.serves_peers && self.fallback.is_some();
-        // Where peers are not served, nobody has anything to prove.
+        // Where peers are not served, no client authenticates itself.
         let tells_apart = self.settings.serves_peers && self.node.has_guard() || !admits_strangers;
-        let (poll, lobby) = Lobby::new().map_err(failed)?;
+        let (poll, parked) = ParkedConnections::new().map_err(failed)?;
+        let Settings {
+            workers,
+            fallback_workers,
+            max_buffered,
+            ..
+        } = self.settings;
         let shared = Arc::new(Shared {
-            peers: Lane::new(Which::Peers, self.settings.workers),
-            application: Lane::new(Which::Application, self.settings.fallback_workers),
-            places: Places::new(&self.settings, is_shared),
-            account: Account::new(self.settings.max_buffered, tells_apart),
-            lobby,
+            peer_workers: WorkerPool::new(Traffic::Peers, workers),
+            application_workers: WorkerPool::new(Traffic::Application, fallback_workers),
+            connection_limit: ConnectionLimit::new(&self.settings, is_shared),
+            account: Account::new(max_buffered, tells_apart),
+            parked,
             draining: AtomicBool::new(false),
             node: self.node,
             fallback: self.fallback,
@@ -394,7 +397,7 @@ impl ServerBuilder {
         }
     }
 
-    fn tls_spoken(&self) -> Result<Option<Tls>, Error> {
+    fn tls_in_use(&self) -> Result<Option<Tls>, Error> {
         match &self.security {
             Security::Plain => Ok(None),
             #[cfg(feature = "tls")]
@@ -415,22 +418,6 @@ fn bind_error(address: &str, source: io::Error) -> Error {
         address: address.into(),
         source: Arc::new(source),
     }
-}
-
-/// How much of an answer the system keeps of each connection for a client that does not read, about:
-/// left alone it takes megabytes, and the time that copying them takes from others.
-const SEND_BUFFER: usize = 256 << 10;
-
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    // Connections of a server that has just ended would keep its port busy for a minute. On
-    // Windows the option means that others may take the port away.
-    #[cfg(unix)]
-    socket.set_reuse_address(true)?;
-    socket.set_send_buffer_size(SEND_BUFFER)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }
 
 impl fmt::Debug for ServerBuilder {

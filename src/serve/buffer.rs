@@ -1,31 +1,45 @@
-//! `Input` and `Output`: what a connection has read and not yet answered, and what it has yet to
-//! send.
+//! `Input` and `Output`: the bytes that a connection has read and not yet answered, and those that it
+//! has yet to send.
 
 use std::io::{self, ErrorKind, IoSlice, Write};
 use std::ops::Range;
 
 use crate::protocol::Response;
+use crate::protocol::account::LITTLE;
 use crate::protocol::http1::{MAX_HEAD, Refusal, Scan};
 use crate::value::Value;
 
-/// What is read at once from a connection that has nothing special to say.
-pub(crate) const SMALL: usize = 8 << 10;
+/// The first size of a buffer to read into: most requests are smaller.
+const SMALL: usize = 8 << 10;
 
-/// Buffers beyond this are given back once they are not needed.
+/// Larger buffers are freed once they are not needed.
 const LARGE: usize = 64 << 10;
 
-/// Values up to this are copied behind their head; larger ones are sent from where they are.
-const COPIED: usize = 16 << 10;
+/// Bodies up to this are copied behind their head. Larger ones are sent from where they are.
+const MAX_COPIED: usize = 16 << 10;
 
-/// Answers to pipelined requests are collected up to this, and sent at once.
-const COLLECTED: usize = 32 << 10;
+/// Answers to pipelined requests are collected up to this, and then sent together.
+const MAX_COLLECTED: usize = 32 << 10;
 
-/// Bytes that were read, in order. Grows with what has come, never on the word of the sender.
+const _: () = assert!(
+    MAX_HEAD + SMALL <= LITTLE,
+    "a head and a small body never need more than a small charge"
+);
+const _: () = assert!(
+    SMALL <= LARGE / 2 && MAX_COLLECTED + MAX_COPIED <= LARGE,
+    "a buffer of the usual size is kept"
+);
+
+/// Bytes that were read, in order. The buffer grows with the bytes that have come, never with a length
+/// that the client announces.
 #[derive(Default)]
 pub(crate) struct Input {
     bytes: Vec<u8>,
+    /// The part of `bytes` that was read from the socket and is not consumed.
     unread: Range<usize>,
+    /// How far the head of the next request was searched for its end.
     scan: Scan,
+    /// The length of that head, once known.
     head: Option<usize>,
 }
 
@@ -46,7 +60,7 @@ impl Input {
         self.bytes.len()
     }
 
-    /// The length of the head of the next request, once all of it is here.
+    /// The length of the head of the next request, once the head is complete.
     pub(crate) fn head_len(&mut self) -> Result<Option<usize>, Refusal> {
         if self.head.is_none() {
             let unread = self.bytes.get(self.unread.clone()).unwrap_or_default();
@@ -55,7 +69,7 @@ impl Input {
         Ok(self.head)
     }
 
-    /// How large the buffer becomes to read more of a message of `wanted` bytes.
+    /// The size that the buffer gets to read more of a message of `wanted` bytes.
     pub(crate) fn next_capacity(&self, wanted: usize) -> usize {
         if self.unread.len() < self.bytes.len() {
             return self.bytes.len();
@@ -64,8 +78,8 @@ impl Input {
         (self.bytes.len() * 2).clamp(SMALL, enough)
     }
 
-    /// Room to read into, in a buffer of this capacity.
-    pub(crate) fn room(&mut self, capacity: usize) -> &mut [u8] {
+    /// The free part of the buffer, to read into, after the buffer was enlarged to `capacity`.
+    pub(crate) fn free_part(&mut self, capacity: usize) -> &mut [u8] {
         if self.unread.is_empty() {
             self.unread = 0..0;
         }
@@ -79,11 +93,16 @@ impl Input {
         self.bytes.get_mut(self.unread.end..).unwrap_or_default()
     }
 
-    pub(crate) fn filled(&mut self, bytes: usize) {
+    /// Notes that `bytes` were read into the free part.
+    pub(crate) fn note_read(&mut self, bytes: usize) {
         self.unread.end += bytes;
+        debug_assert!(
+            self.unread.end <= self.bytes.len(),
+            "more was read than there was room for"
+        );
     }
 
-    /// Takes a request of `length` bytes out; the next one begins behind it.
+    /// Removes a request of `length` bytes. The next request begins behind it.
     pub(crate) fn consume(&mut self, length: usize) {
         self.unread.start = (self.unread.start + length).min(self.unread.end);
         self.scan = Scan::default();
@@ -94,7 +113,7 @@ impl Input {
         }
     }
 
-    /// Gives back what is not used before a wait, unless there is much to copy.
+    /// Frees the unused part of the buffer before a wait, unless there is much to copy.
     pub(crate) fn shrink(&mut self) {
         if self.unread.len() <= SMALL && self.unread.len() < self.bytes.len() {
             self.bytes = self.unread().to_vec();
@@ -111,79 +130,84 @@ impl Input {
 #[derive(Default)]
 pub(crate) struct Output {
     bytes: Vec<u8>,
+    /// How many bytes of both are sent.
     sent: usize,
-    tail: Option<Tail>,
-    /// What the tail takes that nobody else pays for.
-    unpaid: usize,
+    body: Option<Body>,
+    /// How many bytes of the body are charged to nobody else.
+    uncharged: usize,
 }
 
-enum Tail {
+/// A body that is sent from where it is.
+enum Body {
     Peer(Response),
     Application(Value),
 }
 
-impl Tail {
+impl Body {
     fn parts(&self) -> [&[u8]; 2] {
         match self {
-            Tail::Peer(response) => response.body(),
-            Tail::Application(value) => [value, &[]],
+            Body::Peer(response) => response.body(),
+            Body::Application(value) => [value, &[]],
         }
     }
 }
 
 impl Output {
     pub(crate) fn is_empty(&self) -> bool {
-        self.bytes.is_empty() && self.tail.is_none()
+        self.bytes.is_empty() && self.body.is_none()
     }
 
-    /// Whether it is to be sent before anything is added.
+    /// Whether it has to be sent before anything is added.
     pub(crate) fn is_full(&self) -> bool {
-        self.tail.is_some() || self.bytes.len() >= COLLECTED
+        self.body.is_some() || self.bytes.len() >= MAX_COLLECTED
     }
 
-    /// Where a head goes.
-    pub(crate) fn bytes(&mut self) -> &mut Vec<u8> {
+    /// The buffer to append a head to.
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        debug_assert!(self.body.is_none(), "a body that is not copied is the last");
         &mut self.bytes
     }
 
-    /// Adds the body of a peer's answer.
+    /// Adds the body of the node's answer.
     pub(crate) fn push_response(&mut self, response: Response) {
-        if response.body_len() <= COPIED {
+        debug_assert!(self.body.is_none(), "a body that is not copied is the last");
+        if response.body_len() <= MAX_COPIED {
             response
                 .body()
                 .iter()
                 .for_each(|part| self.bytes.extend_from_slice(part));
         } else {
-            self.unpaid = response.uncharged_len();
-            self.tail = Some(Tail::Peer(response));
+            self.uncharged = response.uncharged_len();
+            self.body = Some(Body::Peer(response));
         }
     }
 
     /// Adds the body of the application's answer.
     pub(crate) fn push_value(&mut self, value: Value) {
-        if value.len() <= COPIED {
+        debug_assert!(self.body.is_none(), "a body that is not copied is the last");
+        if value.len() <= MAX_COPIED {
             self.bytes.extend_from_slice(&value);
         } else {
-            self.tail = Some(Tail::Application(value));
+            self.body = Some(Body::Application(value));
         }
     }
 
-    /// What it takes besides the value.
+    /// How many bytes it keeps besides the shared value.
     pub(crate) fn capacity(&self) -> usize {
-        self.bytes.capacity() + self.unpaid
+        self.bytes.capacity() + self.uncharged
     }
 
-    /// The value that is sent from where it is, which others may have too.
+    /// The value that is sent from where it is. Others may hold it too.
     pub(crate) fn shared_value(&self) -> Option<&Value> {
-        match self.tail.as_ref()? {
-            Tail::Peer(response) => response.shared_value(),
-            Tail::Application(value) => Some(value),
+        match self.body.as_ref()? {
+            Body::Peer(response) => response.shared_value(),
+            Body::Application(value) => Some(value),
         }
     }
 
-    /// What is yet to be sent.
+    /// The bytes that are not sent yet.
     fn unsent(&self) -> [&[u8]; 3] {
-        let [head, value] = self.tail.as_ref().map(Tail::parts).unwrap_or_default();
+        let [head, value] = self.body.as_ref().map(Body::parts).unwrap_or_default();
         let mut sent = self.sent;
         [&self.bytes, head, value].map(|part| {
             let skipped = sent.min(part.len());
@@ -192,7 +216,7 @@ impl Output {
         })
     }
 
-    /// Writes as much as the socket takes at once; tells whether that was all.
+    /// Writes as much as the socket takes at once. Returns whether that was all.
     pub(crate) fn write_to(&mut self, socket: &mut impl Write) -> io::Result<bool> {
         let unsent = self.unsent();
         let result = match unsent {
@@ -218,14 +242,14 @@ impl Output {
 
     fn reset(&mut self) {
         self.sent = 0;
-        self.tail = None;
-        self.unpaid = 0;
+        self.body = None;
+        self.uncharged = 0;
         self.bytes.clear();
         self.bytes.shrink_to(LARGE);
     }
 }
 
-/// Whether the socket only has nothing to give or no room at the moment.
+/// Whether the socket has no data, or no room, at the moment.
 pub(crate) fn is_transient(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -241,11 +265,11 @@ mod tests {
         let mut rest = bytes;
         while !rest.is_empty() {
             let capacity = input.next_capacity(wanted);
-            let room = input.room(capacity);
+            let room = input.free_part(capacity);
             assert!(!room.is_empty());
             let count = room.len().min(rest.len());
             room[..count].copy_from_slice(&rest[..count]);
-            input.filled(count);
+            input.note_read(count);
             rest = &rest[count..];
         }
     }
@@ -303,7 +327,7 @@ mod tests {
         for step in [1, 3, 7, 5_000, 1 << 20] {
             let value: Vec<u8> = (0..20_000_u32).map(|n| n as u8).collect();
             let mut output = Output::default();
-            output.bytes().extend_from_slice(b"head");
+            output.buffer().extend_from_slice(b"head");
             output.push_value(Value::from(&value[..]));
             let mut slow = Slow(Vec::new(), step);
             while !output.write_to(&mut slow).unwrap() {}

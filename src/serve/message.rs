@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use crate::protocol::http1::{Field, Head, is_field_name};
 use crate::value::Value;
 
-/// A request that is not for the peer protocol, as a fallback sees it.
+/// A request that is not for the node, as a fallback sees it.
 ///
-/// It borrows what was read. Its head has been checked: the target begins with `/` and is ASCII
-/// without spaces and control characters, and the body is all there.
+/// It borrows the bytes that were read. Its head has been checked: the target begins with `/` and is ASCII
+/// without spaces and control characters. Its body is complete.
 #[derive(Clone, Copy)]
 pub struct HttpRequest<'a> {
     head: &'a Head<'a>,
@@ -22,33 +22,33 @@ impl<'a> HttpRequest<'a> {
         HttpRequest { head, body, peer }
     }
 
-    /// The method, in capitals as a rule: `GET`.
+    /// The method, usually in capitals: `GET`.
     #[must_use]
     pub fn method(&self) -> &'a str {
         self.head.method
     }
 
-    /// The path and the query, exactly as they came: neither decoded nor normalised.
+    /// The path and the query, exactly as received: neither decoded nor normalised.
     #[must_use]
     pub fn target(&self) -> &'a str {
         self.head.target
     }
 
-    /// The target up to its `?`, percent-encoded as it came.
+    /// The target up to its first `?`, percent-encoded as received.
     #[must_use]
     pub fn path(&self) -> &'a str {
         let target = self.target();
         target.split_once('?').map_or(target, |(path, _)| path)
     }
 
-    /// What follows the first `?` of the target, percent-encoded as it came.
+    /// The part of the target behind its first `?`, percent-encoded as received.
     #[must_use]
     pub fn query(&self) -> Option<&'a str> {
         self.target().split_once('?').map(|(_, query)| query)
     }
 
-    /// The first header of this name, whose case does not matter. `None` also if its value is not
-    /// UTF-8: see [`headers`](HttpRequest::headers).
+    /// The value of the first header with this name, whose case does not matter. `None` also if the value
+    /// is not UTF-8: see [`headers`](HttpRequest::headers).
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&'a str> {
         let (_, value) = self
@@ -57,7 +57,7 @@ impl<'a> HttpRequest<'a> {
         std::str::from_utf8(value).ok()
     }
 
-    /// All headers in the order they came.
+    /// All headers, in the order received.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'a> {
         let fields: &'a [Field<'a>] = self.head.fields;
         fields.iter().map(|field| (field.name, field.value))
@@ -69,14 +69,14 @@ impl<'a> HttpRequest<'a> {
         self.body
     }
 
-    /// The address of the one who asks.
+    /// The address of the client.
     #[must_use]
     pub fn peer_addr(&self) -> SocketAddr {
         self.peer
     }
 }
 
-/// Headers and bodies may be secret: only what is asked for is shown, and by whom.
+/// Headers, queries and bodies may be secret: only the method, the path and the client are shown.
 impl fmt::Debug for HttpRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpRequest")
@@ -87,7 +87,7 @@ impl fmt::Debug for HttpRequest<'_> {
     }
 }
 
-/// What a fallback answers.
+/// The answer of a fallback.
 #[derive(Clone)]
 #[must_use = "a response is sent by the server that the fallback returns it to"]
 pub struct HttpResponse {
@@ -119,8 +119,8 @@ impl HttpResponse {
     }
 
     /// Adds a header. Control characters in its value (CR, LF and NUL among them) are left out, and
-    /// so is a header whose name cannot be one. `Content-Length`, `Connection` and what else frames
-    /// a message is the server's business, and ignored.
+    /// so is a header whose name is not valid. `Content-Length`, `Connection` and the other headers that
+    /// frame a message are set by the server, and ignored here.
     pub fn header(mut self, name: &str, value: &str) -> HttpResponse {
         if is_field_name(name) && !FRAMING.iter().any(|own| own.eq_ignore_ascii_case(name)) {
             let value = value.chars().filter(|c| *c == '\t' || !c.is_control());
@@ -142,7 +142,7 @@ impl HttpResponse {
     }
 }
 
-/// Headers that say where a message ends and what becomes of its connection.
+/// Headers that say where a message ends and whether its connection stays open.
 const FRAMING: [&str; 6] = [
     "Connection",
     "Content-Length",
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_that_is_none_becomes_500() {
+    fn an_invalid_status_becomes_500() {
         for status in [0, 100, 199, 600, u16::MAX] {
             assert_eq!(HttpResponse::new(status).status(), 500);
         }

@@ -1,14 +1,20 @@
-//! `Settings`: what a server is told, and the bounds it has unless it is told.
+//! `Settings`: the settings of a server, and their defaults.
 
 use std::time::Duration;
 
-use super::lobby::Wait;
 use super::message::{HttpRequest, HttpResponse};
+use super::wait::Wait;
 use crate::error::Error;
 use crate::protocol::account::MAX_CHARGED;
 
-/// What answers the requests that are not for peers.
+/// Answers the requests that are not for the node.
 pub(crate) type Fallback = dyn Fn(&HttpRequest<'_>) -> HttpResponse + Send + Sync;
+
+/// More threads than this are a mistake, not a setting.
+const MAX_WORKERS: usize = 1 << 14;
+
+/// How long the server waits for the client's end of a connection after its own.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -20,7 +26,9 @@ pub(crate) struct Settings {
     pub(crate) body_timeout: Duration,
     pub(crate) write_timeout: Duration,
     pub(crate) idle_timeout: Duration,
+    /// In bytes.
     pub(crate) max_fallback_body: usize,
+    /// In bytes.
     pub(crate) max_buffered: usize,
     pub(crate) serves_peers: bool,
 }
@@ -42,9 +50,6 @@ impl Default for Settings {
         }
     }
 }
-
-/// More threads than this are a mistake, not a setting.
-const MAX_WORKERS: usize = 1 << 14;
 
 impl Settings {
     pub(crate) fn check(&self) -> Result<(), Error> {
@@ -75,15 +80,15 @@ impl Settings {
         Error::check_positive("idle_timeout", self.idle_timeout)
     }
 
-    /// How long a connection may wait for this; `None` for a load: that is up to who asked.
-    pub(crate) fn time_for(&self, wait: Wait) -> Option<Duration> {
+    /// How long a connection may wait for this. `None` for a load: the requester sets that deadline.
+    pub(crate) fn timeout_of(&self, wait: Wait) -> Option<Duration> {
         Some(match wait {
             Wait::Request => self.idle_timeout,
             Wait::Handshake | Wait::Head => self.head_timeout,
             Wait::Body => self.body_timeout,
             Wait::Write => self.write_timeout,
-            Wait::Answer => return None,
-            Wait::End => Duration::from_secs(2),
+            Wait::Load => return None,
+            Wait::End => END_TIMEOUT,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! One request of `tiny_http`, from its body to its answer.
+//! `Exchange`: one request of `tiny_http`, from its body to its answer.
 
 use std::io::{self, Read, Write};
 
@@ -8,24 +8,26 @@ use crate::node::{Begin, Node};
 use crate::protocol::{Request, Response, Status};
 use crate::runtime::user_code;
 
-/// Up to this many bytes a body is read and thrown away, so that an error can be answered and the
+/// Up to this many bytes a refused body is read and discarded, so that an error can be answered and the
 /// connection used again.
 const MAX_DRAINED: usize = 64 << 20;
 
-/// What is reserved for a body before its first byte is here.
+/// How much memory a body gets before its first byte is read.
 const MAX_RESERVED: usize = 64 << 10;
 
-/// Up to this many bytes a value is copied behind its head, to be sent in one go.
+/// Up to this many bytes a value is copied behind its head, to be sent by one write.
 const MAX_COPIED: usize = 64 << 10;
 
-/// Answers one request of a program that runs `tiny_http` itself. Gives the request back, untouched,
+const _: () = assert!(MAX_RESERVED <= MAX_DRAINED);
+
+/// Answers one request of a program that runs `tiny_http` itself. Returns the request, untouched,
 /// if the node does not [serve](Node::serves) its path, and `None` if it has been answered.
 ///
 /// Blocks while the request is read and answered, and while its value is loaded: for a native peer
-/// up to half of *its* fetch timeout, for others up to the load timeout of this node. Have a few
-/// more threads in this loop than peers ask for slow values at a time, as two nodes that wait for
-/// each other's threads wait until then; [`TinyServer`](crate::TinyServer) holds none meanwhile.
-/// A client that went away is no error: there is nobody to tell.
+/// up to half of *its* fetch timeout, for others up to the load timeout of this node. Run this loop in
+/// a few more threads than there are requests for slow values at a time, as two nodes that wait for
+/// each other's threads wait until that timeout; [`TinyServer`](crate::TinyServer) holds no thread
+/// meanwhile. A client that has left is not reported.
 ///
 /// ```no_run
 /// use groupcache_sync::{Node, answer_tiny_http};
@@ -41,14 +43,14 @@ const MAX_COPIED: usize = 64 << 10;
 /// # Ok::<(), groupcache_sync::Error>(())
 /// ```
 ///
-/// The rest is the program's. `tiny_http` leaves connections unserved when many come at once, delays
-/// answers over 1 KiB by 44 ms unless its listener is made with `TCP_NODELAY`, and ends the process
-/// if a request is dropped or answered while most of a huge body is unread. This function guards
-/// against the last for its own requests; see [`TinyServer`](crate::TinyServer) for the others.
+/// Everything else is left to the program. `tiny_http` leaves connections unserved when many come at once,
+/// delays answers over 1 KiB by 44 ms unless its listener is made with `TCP_NODELAY`, and ends the process
+/// if a request is dropped or answered while most of a huge body is unread. This function prevents
+/// the last for its own requests; see [`TinyServer`](crate::TinyServer) for the others.
 ///
 /// # With rouille
 ///
-/// `rouille` hides `tiny_http`'s request, and [`Node::answer`] needs no engine at all:
+/// `rouille` gives no access to `tiny_http`'s request, and [`Node::answer`] needs no engine at all:
 ///
 /// ```ignore
 /// fn answer_rouille(node: &Node, request: &rouille::Request) -> rouille::Response {
@@ -72,13 +74,13 @@ const MAX_COPIED: usize = 64 << 10;
 ///     }
 /// }
 /// ```
-#[must_use = "a request that is given back is still to be answered"]
+#[must_use = "a request that is returned is still to be answered"]
 pub fn answer_tiny_http(node: &Node, request: tiny_http::Request) -> Option<tiny_http::Request> {
     if !node.serves(request.url()) {
         return Some(request);
     }
     match receive(request, node.max_body()) {
-        Received::Whole(exchange, body) => {
+        Received::Complete(exchange, body) => {
             let response = match exchange.begin(node, &body) {
                 Begin::Ready(response) => response,
                 Begin::Pending(pending) => pending.wait(),
@@ -88,64 +90,63 @@ pub fn answer_tiny_http(node: &Node, request: tiny_http::Request) -> Option<tiny
         Received::Refused(exchange, status, reason) => {
             exchange.send(&node.respond(status, reason), false);
         }
-        Received::Gone => {}
+        Received::Disconnected => {}
     }
     None
 }
 
-/// A request whose body may be unread, safe to drop: see [`abandon`].
-pub(super) struct Unread(Option<tiny_http::Request>);
+/// A request whose body may be unread, and that is safe to drop: see [`abandon`].
+pub(super) struct UnreadRequest(Option<tiny_http::Request>);
 
-impl Unread {
-    pub(super) fn new(request: tiny_http::Request) -> Unread {
-        Unread(Some(request))
+impl UnreadRequest {
+    pub(super) fn new(request: tiny_http::Request) -> UnreadRequest {
+        UnreadRequest(Some(request))
     }
 
     pub(super) fn receive(mut self, max_body: usize) -> Received {
         match self.0.take() {
             Some(request) => receive(request, max_body),
-            None => Received::Gone,
+            None => Received::Disconnected,
         }
     }
 }
 
-impl Drop for Unread {
+impl Drop for UnreadRequest {
     fn drop(&mut self) {
         if let Some(request) = self.0.take() {
-            if announced(&request) > MAX_DRAINED {
+            if announced_len(&request) > MAX_DRAINED {
                 abandon(request);
             }
         }
     }
 }
 
-/// What came of the body of a request.
+/// A request after its body was read.
 pub(super) enum Received {
-    /// It is all here.
-    Whole(Exchange, Vec<u8>),
-    /// It is thrown away, and this is to be answered.
+    Complete(Exchange, Vec<u8>),
+    /// The body is discarded, and this is the answer.
     Refused(Exchange, Status, &'static str),
-    /// There is nobody to answer to.
-    Gone,
+    /// There is no client to answer.
+    Disconnected,
 }
 
 /// Reads the body of a request, up to `max_body` bytes.
 fn receive(mut request: tiny_http::Request, max_body: usize) -> Received {
-    let length = announced(&request);
+    let length = announced_len(&request);
     if length > max_body.max(MAX_DRAINED) {
         abandon(request);
-        return Received::Gone;
+        return Received::Disconnected;
     }
-    let mut connection = Connection::of(&request);
-    let objection = objection(&request, length, connection);
-    if objection.is_some() {
+    let mut persistence = Persistence::of(&request);
+    let framing_error = framing_error(&request, length, persistence);
+    if framing_error.is_some() {
         // Where the next request begins is in doubt.
-        connection = connection.ending();
+        persistence = persistence.closing();
     }
     let mut body = Vec::new();
-    if connection == Connection::Upgrading {
-        // Its body has no end, and this request is the last of its connection.
-    } else if objection.is_none() && length <= max_body {
+    if persistence == Persistence::Upgrade {
+        // The body has no end, and this request is the last of its connection.
+    } else if framing_error.is_none() && length <= max_body {
         body.reserve(length.min(MAX_RESERVED));
         let read = match length {
             0 => Ok(0),
@@ -155,53 +156,53 @@ fn receive(mut request: tiny_http::Request, max_body: usize) -> Received {
                 .read_to_end(&mut body),
         };
         if read.is_err() || body.len() < length {
-            return Received::Gone;
+            return Received::Disconnected;
         }
     } else {
         let mut rest = request.as_reader().take(MAX_DRAINED as u64);
-        // Whether it breaks off or makes no sense: the answer is the same.
+        // The answer is the same if the body breaks off or is malformed.
         let _ = io::copy(&mut rest, &mut io::sink());
     }
     let exchange = Exchange {
         request,
-        connection,
+        persistence,
     };
-    match objection {
+    match framing_error {
         Some(reason) => Received::Refused(exchange, Status::BadRequest, reason),
         None if length > max_body => Received::Refused(
             exchange,
             Status::TooLarge,
             "the body is larger than allowed",
         ),
-        None => Received::Whole(exchange, body),
+        None => Received::Complete(exchange, body),
     }
 }
 
 /// The length of the body as `tiny_http` will read it.
-fn announced(request: &tiny_http::Request) -> usize {
+fn announced_len(request: &tiny_http::Request) -> usize {
     request.body_length().unwrap_or(0)
 }
 
-/// Lets go of a request whose body is too long to be read.
+/// Gives up a request whose body is too long to be read.
 ///
-/// When such a request is dropped or answered, `tiny_http` allocates all of the body that it has
-/// not read, and a process that cannot do that is ended. The reader can only be taken out by
-/// `upgrade`, and must never be dropped: this costs a thread and two descriptors, for good.
+/// When such a request is dropped or answered, `tiny_http` allocates memory for all of the body that it has
+/// not read, and if that fails, the process is ended. The reader can only be taken out by
+/// `upgrade`, and must never be dropped: this uses up a thread and two descriptors, for good.
 fn abandon(request: tiny_http::Request) {
     log::warn!(
-        target: "groupcache", bytes = announced(&request);
+        target: "groupcache", bytes = announced_len(&request);
         "a request announces a body that is too long to be read; its connection is given up"
     );
     let stream = request.upgrade("close", tiny_http::Response::empty(Status::TooLarge.code()));
     std::mem::forget(stream);
 }
 
-/// Why a request is refused for the way its body is sent. `tiny_http` takes too much: any transfer
-/// encoding for chunked, the first of several lengths, and one that is no number for none.
-fn objection(
+/// Why a request is refused for the way its body is sent, if it is. `tiny_http` accepts too much: it takes
+/// any transfer encoding for chunked, the first of several lengths, and a length that is no number for none.
+fn framing_error(
     request: &tiny_http::Request,
     length: usize,
-    connection: Connection,
+    persistence: Persistence,
 ) -> Option<&'static str> {
     let named = |name| {
         let headers = request.headers().iter();
@@ -221,7 +222,7 @@ fn objection(
     if length == 0 {
         return None;
     }
-    if connection == Connection::Upgrading {
+    if persistence == Persistence::Upgrade {
         return Some("a request for an upgrade must not have a body");
     }
     match request.method() {
@@ -230,72 +231,73 @@ fn objection(
     }
 }
 
-/// What becomes of a connection after an answer, as `tiny_http` sees it.
+/// Whether `tiny_http` keeps a connection open after an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Connection {
-    Stays,
-    /// The client is of the time when it had to be told.
-    StaysIfTold,
-    Ends,
-    /// It ends, and its body would have no end.
-    Upgrading,
+enum Persistence {
+    KeepAlive,
+    /// The client speaks HTTP/1.0: the answer has to say that the connection stays open.
+    KeepAliveHttp10,
+    Close,
+    /// `tiny_http` closes it, and takes the body for one without an end.
+    Upgrade,
 }
 
-impl Connection {
-    fn of(request: &tiny_http::Request) -> Connection {
+impl Persistence {
+    fn of(request: &tiny_http::Request) -> Persistence {
         let mut headers = request.headers().iter();
-        let wish = headers
+        let options = headers
             .find(|header| header.field.equiv("Connection"))
             .map(|header| header.value.as_str().to_ascii_lowercase())
             .unwrap_or_default();
         let is_old = *request.http_version() < (1, 1);
-        if wish.contains("upgrade") {
-            Connection::Upgrading
-        } else if wish.contains("close") || (is_old && !wish.contains("keep-alive")) {
-            Connection::Ends
+        if options.contains("upgrade") {
+            Persistence::Upgrade
+        } else if options.contains("close") || (is_old && !options.contains("keep-alive")) {
+            Persistence::Close
         } else if is_old {
-            Connection::StaysIfTold
+            Persistence::KeepAliveHttp10
         } else {
-            Connection::Stays
+            Persistence::KeepAlive
         }
     }
 
-    fn ending(self) -> Connection {
+    fn closing(self) -> Persistence {
         match self {
-            Connection::Upgrading => self,
-            _ => Connection::Ends,
+            Persistence::Upgrade => self,
+            _ => Persistence::Close,
         }
     }
 }
 
-/// A request whose body is read: what is left is to answer it.
+/// A request whose body is read, and that is still to be answered.
 pub(super) struct Exchange {
     request: tiny_http::Request,
-    connection: Connection,
+    persistence: Persistence,
 }
 
 impl Exchange {
-    /// Has the node begin to answer; a panic is an answer too.
+    /// Has the node begin to answer. A panic is answered as a failed load.
     pub(super) fn begin(&self, node: &Node, body: &[u8]) -> Begin {
-        let mut asked = Request::new(self.request.method().as_str(), self.request.url()).body(body);
+        let mut request =
+            Request::new(self.request.method().as_str(), self.request.url()).body(body);
         for header in self.request.headers() {
-            asked = asked.header(header.field.as_str().as_str(), header.value.as_str());
+            request = request.header(header.field.as_str().as_str(), header.value.as_str());
         }
-        user_code::call(|| node.begin(&asked)).unwrap_or_else(|_| {
+        user_code::call(|| node.begin(&request)).unwrap_or_else(|_| {
             log::error!(target: "groupcache", "a request of a peer panicked");
             Begin::Ready(node.respond(Status::LoadFailed, "the request panicked"))
         })
     }
 
-    /// Sends the answer; `closing` asks the client to close the connection, which `tiny_http`
-    /// cannot do itself. Blocks for as long as the client is slow to take it.
+    /// Sends the answer. `closing` asks the client to close the connection, which `tiny_http`
+    /// cannot do itself. Blocks for as long as the client is slow to read the answer.
     pub(super) fn send(self, response: &Response, closing: bool) {
         if let Err(error) = self.write(response, closing) {
             log::debug!(target: "groupcache", error:% = error; "cannot send an answer");
         }
     }
 
-    /// Not by `respond`, which sends in pieces of 8 KiB and makes 50 allocations.
+    /// Does not use `respond`, which sends in pieces of 8 KiB and makes 50 allocations.
     fn write(self, response: &Response, closing: bool) -> io::Result<()> {
         let mut bytes = self.head(response, closing).into_bytes();
         let [start, mut value] = match self.request.method() {
@@ -322,14 +324,14 @@ impl Exchange {
         let code = response.status();
         let reason = StatusCode(code).default_reason_phrase();
         let mut head = format!("HTTP/{version} {code} {reason}\r\n");
-        // None of these is or contains what others sent: a line break would not be stopped.
+        // None of these contains text of a client: a line break in it would not be filtered.
         let fixed = [
             ("Content-Length", &*response.body_len().to_string()),
             (
                 "Connection",
-                match self.connection {
-                    Connection::StaysIfTold if !closing => "keep-alive",
-                    Connection::Stays if !closing => "",
+                match self.persistence {
+                    Persistence::KeepAliveHttp10 if !closing => "keep-alive",
+                    Persistence::KeepAlive if !closing => "",
                     _ => "close",
                 },
             ),
