@@ -120,7 +120,7 @@ enum groupcache_setting
   GROUPCACHE_SETTING_FETCH_TIMEOUT_MS = 2,
   // How long a load may take where nobody can say that it is still under way. Default 10,000.
   GROUPCACHE_SETTING_LOAD_TIMEOUT_MS = 3,
-  // How long a value lives that was loaded here as its owner was away. Default 2,000.
+  // How long a value lives that was loaded here as its owner was unreachable. Default 2,000.
   GROUPCACHE_SETTING_FALLBACK_LIFE_MS = 4,
   // How many calls to a peer must fail in a row for it to count as away. Default 3.
   GROUPCACHE_SETTING_CIRCUIT_FAILURES = 5,
@@ -340,16 +340,16 @@ typedef struct {
   uint64_t abandoned_calls;
   // Requests that were sent again, on another connection.
   uint64_t retries;
-  // How often it was found to be away.
+  // How often it was found to be unreachable.
   uint64_t circuit_openings;
   // Removals that it has missed, and that will be delivered when it is back.
-  uint64_t owed;
+  uint64_t pending_removals;
   // Whether it is this node.
   bool is_this_node;
   // Whether it has said that it leaves, and has not come back since: it then owns nothing.
   bool has_left;
-  // Whether it is away: it failed too often, and is probed until it answers.
-  bool is_away;
+  // Whether it is unreachable: it failed too often, and is probed until it answers.
+  bool is_unreachable;
 } groupcache_peer;
 
 

@@ -226,6 +226,30 @@ impl fmt::Display for Error {
 }
 
 impl Error {
+    /// `Ok` if this is [`Error::Unreached`], else the error itself.
+    ///
+    /// For callers of [`remove`](crate::Group::remove), [`set`](crate::Group::set) and their like to whom it
+    /// is enough that the change holds here, and that the peers that were not reached are told once they
+    /// answer again: until then they may serve old values.
+    ///
+    /// ```
+    /// # use groupcache_sync::{Error, Group, Node, Value};
+    /// # let node = Node::new("http://127.0.0.1:7000")?;
+    /// # let users: Group = node.group_builder("users", 1 << 20).build(|key| Ok(Value::from(key)))?;
+    /// users.remove("42").or_else(Error::accept_unreached)?;
+    /// # Ok::<(), groupcache_sync::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The error, if it is another one.
+    pub fn accept_unreached(self) -> Result<(), Error> {
+        match self {
+            Error::Unreached { .. } => Ok(()),
+            error => Err(error),
+        }
+    }
+
     /// The error that names the peers that were not reached, if there are any.
     pub(crate) fn unless_all_reached(mut unreached: Vec<Unreached>) -> Result<(), Error> {
         unreached.sort_by(|a, b| a.peer.cmp(&b.peer));

@@ -121,6 +121,36 @@ impl Server {
         are_answered
     }
 
+    /// Ends the process's part in the cluster in good order: the node [leaves](Node::leave) the ring while
+    /// the server still answers, and then the server [shuts down](Server::shutdown). Blocks for up to about
+    /// `timeout` for both together; half of it is kept for the requests that are under way. Returns whether
+    /// all requests were answered.
+    ///
+    /// For a signal handler's thread, or the end of `main`. Afterwards the process may end.
+    ///
+    /// ```
+    /// use groupcache_sync::{Node, Server};
+    /// use std::time::Duration;
+    ///
+    /// let node = Node::new("http://127.0.0.1:7000")?;
+    /// let server = Server::bind(&node, "127.0.0.1:0")?;
+    /// // … until a signal comes …
+    /// assert!(server.leave_and_shutdown(Duration::from_secs(10))?);
+    /// assert!(node.is_leaving());
+    /// # Ok::<(), groupcache_sync::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Node::leave`]: [`Error::Unreached`] names the peers that could not be told. The server has
+    /// stopped all the same.
+    pub fn leave_and_shutdown(self, timeout: Duration) -> Result<bool, Error> {
+        let begun = Instant::now();
+        let left = self.shared.node.leave(timeout / 2);
+        let are_answered = self.shutdown(timeout.saturating_sub(begun.elapsed()));
+        left.map(|()| are_answered)
+    }
+
     fn start(&mut self, listener: Listener) -> io::Result<()> {
         let shared = &self.shared;
         let peers = shared.work(Traffic::Peers);

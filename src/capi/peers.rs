@@ -40,7 +40,7 @@ pub struct groupcache_peer {
     /// How often it was found to be unreachable.
     pub circuit_openings: u64,
     /// Removals that it has missed, and that will be delivered when it is back.
-    pub owed: u64,
+    pub pending_removals: u64,
     /// Whether it is this node.
     pub is_this_node: bool,
     /// Whether it has said that it leaves, and has not come back since: it then owns nothing.
@@ -71,7 +71,7 @@ impl Known {
             abandoned_calls: stats.abandoned_calls,
             retries: stats.retries,
             circuit_openings: stats.circuit_openings,
-            owed: stats.owed,
+            pending_removals: stats.pending_removals,
             is_this_node: stats.is_this_node,
             has_left: stats.has_left,
             is_unreachable: stats.circuit == CircuitState::Open,

@@ -33,6 +33,7 @@ impl Cluster {
         }
     }
 
+    #[allow(deprecated, reason = "the field has two names for now")]
     fn own_stats(&self, this: &Peer, ring_share: f64) -> PeerStats {
         PeerStats {
             id: this.name().to_owned(),
@@ -47,6 +48,7 @@ impl Cluster {
             abandoned_calls: 0,
             retries: 0,
             circuit_openings: 0,
+            pending_removals: 0,
             owed: 0,
             latency: Latency::default(),
         }

@@ -241,7 +241,16 @@ impl Remote {
     }
 
     /// The statistics of this peer, which has this share of the ring.
+    #[allow(deprecated, reason = "the field has two names for now")]
     pub(crate) fn stats(&self, ring_share: f64, journal: &Journal) -> PeerStats {
+        let pending_removals = match self.speaks() {
+            // Delivered if the peer turns out to speak the native dialect.
+            Some(Dialect::Golang) => 0,
+            _ => {
+                let copies = journal.count(&self.pending_copy_removals);
+                (journal.count(&self.pending_removals) + copies) as u64
+            }
+        };
         PeerStats {
             id: self.peer.name().to_owned(),
             address: self.peer.address(),
@@ -259,14 +268,8 @@ impl Remote {
             abandoned_calls: self.abandoned.get(),
             retries: self.link.retries(),
             circuit_openings: self.circuit.openings(),
-            owed: match self.speaks() {
-                // Delivered if the peer turns out to speak the native dialect.
-                Some(Dialect::Golang) => 0,
-                _ => {
-                    let copies = journal.count(&self.pending_copy_removals);
-                    (journal.count(&self.pending_removals) + copies) as u64
-                }
-            },
+            pending_removals,
+            owed: pending_removals,
             latency: self.latency.snapshot(),
         }
     }

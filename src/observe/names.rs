@@ -183,7 +183,7 @@ pub(super) const PEER_GAUGES: &[Number<PeerStats>] = &[
     (
         "groupcache_peer_pending_removals",
         "Removals that the peer has not been told of yet",
-        |peer| peer.owed,
+        |peer| peer.pending_removals,
     ),
     (
         "groupcache_peer_circuit_open",

@@ -133,6 +133,9 @@ pub struct PeerStats {
     /// How often it was found to be unreachable.
     pub circuit_openings: u64,
     /// Removals that it has missed, and that will be delivered when it is back.
+    pub pending_removals: u64,
+    /// The same as [`pending_removals`](PeerStats::pending_removals).
+    #[deprecated(note = "renamed to `pending_removals`")]
     pub owed: u64,
     /// How long calls took that were answered.
     pub latency: Latency,

@@ -331,7 +331,7 @@ fn changes_reach_the_nodes_and_name_the_go_peers() {
         assert!(peers[0].unsupported && peers[0].reason.contains("unsupported"));
     }
     assert_eq!(go.count("ServerRequests"), asked, "nothing was sent");
-    assert_eq!(rust[0].peer(&go.url).owed, 0);
+    assert_eq!(rust[0].peer(&go.url).pending_removals, 0);
     assert_eq!(rust[1].loads_of(&key), 1);
     assert_eq!(rust[0].group.get(&key).unwrap(), value_of(&key));
     assert_eq!(rust[1].loads_of(&key), 2, "it was removed there");
@@ -422,7 +422,7 @@ fn a_go_peer_that_is_killed_is_replaced_and_found_again() {
     assert!(rust.iter().all(|peer| peer.is_open(&url)));
     // What it spoke last still holds: nothing is owed to it.
     assert!(unreached(rust[0].group.remove(&keys[0]))[0].unsupported);
-    assert_eq!(rust[0].peer(&url).owed, 0);
+    assert_eq!(rust[0].peer(&url).pending_removals, 0);
 
     let go = GoPeer::start_at(program, &address);
     join(&[&rust[0], &rust[1]], &[&go]);

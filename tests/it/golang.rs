@@ -205,7 +205,7 @@ fn a_go_peer_is_told_of_no_change_and_named_as_unsupported() {
     let asked = asker.owner.asked();
     assert_eq!(asked.len(), 1, "{asked:?}");
     assert_eq!((asked[0].0, &*asked[0].1), ("GET", "/_groupcache/"));
-    assert_eq!(asker.peer().owed, 0);
+    assert_eq!(asker.peer().pending_removals, 0);
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn what_a_peer_speaks_follows_its_answers() {
         panic!("a value is no sign of a removal");
     };
     assert!(peers[0].unsupported);
-    assert_eq!(asker.peer().owed, 0);
+    assert_eq!(asker.peer().pending_removals, 0);
     assert_eq!(asker.peer().dialect, Some(Dialect::Golang));
 
     // And back: the next answer shows it.
@@ -243,13 +243,13 @@ fn what_an_unknown_peer_has_missed_is_forgotten_once_it_is_a_go_peer() {
         };
         assert!(!peers[0].unsupported, "nobody knows yet");
     }
-    assert_eq!(asker.peer().owed, 3);
+    assert_eq!(asker.peer().pending_removals, 3);
     asker.owner.answers(400, None, b"bad request\n");
     eventually("nothing is owed", || {
         if asker.clock.sleepers() > 0 {
             asker.clock.advance(SECOND);
         }
-        asker.peer().owed == 0
+        asker.peer().pending_removals == 0
     });
     let methods = asker.owner.asked().into_iter().map(|asked| asked.0);
     assert!(methods.into_iter().all(|method| method == "GET"));

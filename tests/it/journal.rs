@@ -115,12 +115,12 @@ impl World {
     fn owed_to(&self, node: usize, to: usize) -> u64 {
         let peers = self.nodes[node].stats().peers;
         let peer = peers.iter().find(|peer| peer.address == address(to));
-        peer.unwrap().owed
+        peer.unwrap().pending_removals
     }
 
     fn owed(&self, node: usize) -> u64 {
         let peers = self.nodes[node].stats().peers;
-        peers.iter().map(|peer| peer.owed).sum()
+        peers.iter().map(|peer| peer.pending_removals).sum()
     }
 
     /// Lets time pass until `done`, half a second at a time.
@@ -469,7 +469,7 @@ fn listeners_that_block_or_panic_keep_no_peer_away_and_no_value_alive() {
         let peers = node.stats().peers;
         peers
             .iter()
-            .all(|peer| peer.circuit == CircuitState::Closed && peer.owed == 0)
+            .all(|peer| peer.circuit == CircuitState::Closed && peer.pending_removals == 0)
     });
     release.send(()).unwrap();
     drop(other);
@@ -833,7 +833,7 @@ fn a_slow_peer_does_not_keep_another_from_being_told() {
     let owed_to = |node: usize| {
         let peers = world.nodes[0].stats().peers;
         let peer = peers.iter().find(|peer| peer.address == address(node));
-        peer.unwrap().owed
+        peer.unwrap().pending_removals
     };
     world.pass_until("the other one is told", || owed_to(2) == 0);
     assert!(owed_to(1) > 0, "after {calls:?} calls");

@@ -283,7 +283,7 @@ fn many_keys_are_removed_on_all_nodes() {
 fn settle(cluster: &Cluster, node: usize) {
     cluster.advance_until(Duration::from_secs(1), || {
         let peers = cluster.nodes[node].stats().peers;
-        peers.iter().all(|peer| peer.owed == 0)
+        peers.iter().all(|peer| peer.pending_removals == 0)
     });
 }
 
@@ -309,7 +309,7 @@ fn a_removal_that_a_peer_missed_is_delivered_when_it_is_back() {
                 .stats()
                 .peers
                 .iter()
-                .map(|peer| peer.owed)
+                .map(|peer| peer.pending_removals)
                 .sum();
             assert!(owed > 0);
             cluster.network.set_fault(&address(away), None);

@@ -238,7 +238,7 @@ fn of_peer(peer: &PeerStats) -> String {
         ("abandoned_calls", peer.abandoned_calls.to_string()),
         ("retries", peer.retries.to_string()),
         ("circuit_openings", peer.circuit_openings.to_string()),
-        ("owed", peer.owed.to_string()),
+        ("pending_removals", peer.pending_removals.to_string()),
         ("latency", of_latency(&peer.latency)),
     ])
 }

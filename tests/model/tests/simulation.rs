@@ -623,7 +623,7 @@ impl Simulation {
             .iter()
             .flatten()
             .flat_map(|live| live.node.stats().peers);
-        let owed: u64 = owed.map(|peer| peer.owed).sum();
+        let owed: u64 = owed.map(|peer| peer.pending_removals).sum();
         let groups = live.iter().flatten().flat_map(|live| &live.groups);
         let stats = groups.map(Group::stats);
         let under_way: u64 = stats.map(|stats| stats.flights + stats.loads_running).sum();
