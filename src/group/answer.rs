@@ -109,7 +109,7 @@ impl<V: Cacheable> Shared<V> {
         })
     }
 
-    /// The bytes of a value, encoded once for all waiters of the flight that brought it.
+    /// The bytes of a value, encoded once for all waiters of the flight that loaded it.
     fn encode_obtained(&self, obtained: &Obtained<V>) -> Result<Value, Error> {
         let Some(encoded) = &obtained.encoded else {
             return self.encode_stored(&obtained.value);

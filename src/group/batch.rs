@@ -3,7 +3,7 @@
 use std::iter;
 use std::time::Duration;
 
-use super::fetch::Fetched;
+use super::fetch::{Fetched, MAX_COMBINED_VALUE};
 use super::shared::Shared;
 use crate::cache::key::{KeyRef, MAX_KEY_BYTES};
 use crate::cluster::batching::Seat;
@@ -178,7 +178,7 @@ impl<V: Cacheable> Shared<V> {
     ) -> Option<Result<Fetched, Failure>> {
         let terms = Terms {
             patience: Some(Duration::ZERO),
-            max_body: Some(COMBINED),
+            max_body: Some(MAX_COMBINED_ANSWER),
             ..self.terms(deadline, 0)
         };
         let asked = others.iter().map(|seat| seat.question().query());
@@ -207,7 +207,9 @@ impl<V: Cacheable> Shared<V> {
 }
 
 /// The longest answer to several callers together, in bytes: large values gain nothing by combining.
-const COMBINED: usize = 1 << 20;
+const MAX_COMBINED_ANSWER: usize = 1 << 20;
+
+const _: () = assert!(MAX_COMBINED_VALUE < MAX_COMBINED_ANSWER);
 
 /// The bytes of a key in a command besides its text, at most.
 const KEY_OVERHEAD: usize = 16;

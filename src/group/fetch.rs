@@ -25,9 +25,9 @@ use crate::runtime::user_code;
 use crate::transport::peer::{Call, Reply};
 use crate::value::Cacheable;
 
-/// Where values usually have more bytes than this, the requests of several callers are not combined:
+/// Where values have more bytes than this on average, the requests of several callers are not combined:
 /// that saves work for each request, but takes another copy of the values.
-const COMBINED_BYTES: usize = 4 << 10;
+pub(super) const MAX_COMBINED_VALUE: usize = 4 << 10;
 
 /// What the owner of a key answers.
 #[derive(Clone)]
@@ -134,7 +134,8 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    /// Ends a flight with what its leader has for itself.
+    /// Ends the flight of a fetch with the outcome that its leader has; where that is none for the others,
+    /// hands it over.
     pub(super) fn end_fetch(&self, guard: Guard<Outcome<V>>, outcome: Outcome<V>) {
         match outcome {
             // The time of this caller is up, or its load was refused: not those of the flight (I6).
@@ -188,7 +189,7 @@ impl<V: Cacheable> Shared<V> {
         self.counters.fetches.add();
         // The peer may need the pool of this node for the very value.
         let _blocked = self.cluster.pool.wait_inside();
-        let are_small = self.fetched_bytes.load(Ordering::Relaxed) <= COMBINED_BYTES;
+        let are_small = self.fetched_bytes.load(Ordering::Relaxed) <= MAX_COMBINED_VALUE;
         if !are_small || !owner.takes_batches() {
             return self.ask_singly(owner, key, deadline, unreported);
         }

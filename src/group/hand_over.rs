@@ -182,8 +182,8 @@ impl<V: Cacheable> Shared<V> {
     }
 
     /// The values of `keys` in the main cache of a former owner; where they were `removed`, only those
-    /// whose removals it has carried out. It has little time to answer: a value that it does not send
-    /// is loaded.
+    /// whose removals it has carried out. It has the connect timeout to answer: a value that it does not
+    /// send by then is loaded.
     fn ask_former(
         &self,
         former: &Arc<Remote>,
@@ -191,6 +191,7 @@ impl<V: Cacheable> Shared<V> {
         removed: &[Stamp],
         deadline: Deadline,
     ) -> Vec<Option<Answer>> {
+        debug_assert!(removed.is_empty() || removed.len() == keys.len());
         self.counters.peeks.add_many(keys.len());
         let limit = Limit::of_all(self.cluster.settings.limits.connect_timeout);
         let mut answers = Vec::with_capacity(keys.len());

@@ -62,6 +62,7 @@ impl<V: Cacheable> Shared<V> {
         self.mark_stale(key);
     }
 
+    /// Marks the flights of a key stale.
     pub(super) fn mark_stale(&self, key: KeyRef<'_>) {
         self.loads.mark_stale(key);
         self.fetches.mark_stale(key);

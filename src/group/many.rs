@@ -3,7 +3,7 @@
 //!
 //! A thread that leads several flights must not block the loads it waits for, nor those it runs itself,
 //! which may get other keys of the same batch. So it runs loaders, and waits, only while it leads no
-//! flight but the one that is being loaded: its other loads are queued, for whoever runs them first,
+//! flight but the one that is being loaded: its other loads are queued, for any thread that runs them first,
 //! and its fetches are handed over before their keys are loaded here.
 
 use std::collections::HashMap;
@@ -142,8 +142,8 @@ impl<V: Cacheable> Shared<V> {
         loaded.into_iter().map(stand_in).collect()
     }
 
-    /// Has values loaded in this process: by this thread if there is no deadline, by the pool, or by those
-    /// who do already.
+    /// Has values loaded in this process: by this thread if there is no deadline, by the pool, or by threads
+    /// that do already.
     fn load_many<'a>(
         self: &Arc<Self>,
         wanted: &[Wanted<'a>],
@@ -284,7 +284,7 @@ impl<V: Cacheable> Shared<V> {
             }
         }
         let set = WaiterSet::new(self, ValueBudget::unlimited(), waiters);
-        let mut fallen = Vec::new();
+        let mut fallbacks = Vec::new();
         self.ask_many(owner, &asked, deadline, |at, fetched| {
             let Some(guard) = guards[at].take() else {
                 return;
@@ -301,11 +301,11 @@ impl<V: Cacheable> Shared<V> {
                 None => {
                     self.counters.fetch_errors.add();
                     guard.hand_over(self.cluster.clock.now());
-                    fallen.push(asked[at]);
+                    fallbacks.push(asked[at]);
                 }
             }
         });
-        let loaded = self.load_many(&fallen, deadline, Role::Fallback, Count::No);
+        let loaded = self.load_many(&fallbacks, deadline, Role::Fallback, Count::No);
         settled.extend(loaded.into_iter().map(|(one, outcome)| (one.at, outcome)));
         for (one, answer) in joined.into_iter().zip(self.answers(&set, deadline)) {
             let outcome = match answer {

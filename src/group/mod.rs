@@ -13,7 +13,7 @@
 //! * A change: `change`, `remove`, `set` and `clear` on all nodes; `invalidate` and `set`, on this one.
 //! * A request of a peer: `request`, its keys; `answer`, what is answered; `pending`, a request parked
 //!   while a load runs; `registry`, the groups of a node; `serve`, how a group answers.
-//! * `stats`: what happened.
+//! * `sweep`: what expires is dropped; `stats`: what happened.
 
 mod absences;
 mod answer;
@@ -44,6 +44,7 @@ mod serve;
 mod set;
 mod shared;
 mod stats;
+mod sweep;
 mod timing;
 mod waiter_set;
 mod weight;

@@ -1,11 +1,11 @@
 //! Values past their expiry that are still of use (RFC 5861): *stale while revalidate* returns such a
-//! value while it is renewed, *stale if error* when its load fails. And errors that are still of use.
+//! value while it is renewed, *stale if error* when its load fails. Only main values, and only at their
+//! owner: a copy that outlives its time could not be removed.
 //!
-//! Only main values, and only at their owner: a copy that outlives its time could not be removed.
+//! Also the errors of loads that failed lately (`failures.rs`), which gets have without another load.
 
 use std::time::{Duration, Instant};
 
-use super::absences::Absences;
 use super::counters::Count;
 use super::load::Role;
 use super::outcome::{Obtained, Outcome};
@@ -13,13 +13,11 @@ use super::request::MAX_CLAIM;
 use super::shared::Shared;
 use crate::cache::key::KeyRef;
 use crate::cache::shards::Found;
-use crate::cluster::change::Reach;
-use crate::cluster::hub::Sweep;
 use crate::cluster::members::Owner;
 use crate::error::Error;
 use crate::runtime::clock::Deadline;
 use crate::runtime::flow::Flow;
-use crate::runtime::sync::{Arc, Ordering, Weak};
+use crate::runtime::sync::Arc;
 use crate::runtime::user_code;
 use crate::value::Cacheable;
 
@@ -108,48 +106,5 @@ impl<V: Cacheable> Shared<V> {
         let failed = self.failures.get(key);
         let renews = failed.and_then(|failed| failed.renews);
         renews.is_some_and(|renews| self.cluster.clock.now() < renews)
-    }
-
-    /// Has the sweeper of the node drop values when they expire, whether or not anybody asks for them.
-    pub(super) fn schedule_sweep(&self) {
-        if !self.is_sweep_scheduled.swap(true, Ordering::AcqRel) {
-            self.cluster.wake_sweeper();
-        }
-    }
-
-    /// Whether there is anything in memory that expires.
-    fn has_expiring(&self) -> bool {
-        let absences = self.absences.as_ref();
-        self.cache.expires() || self.failures.expires() || absences.is_some_and(Absences::expires)
-    }
-
-    pub(super) fn as_sweep(self: &Arc<Self>) -> Weak<dyn Sweep> {
-        Arc::downgrade(&(Arc::clone(self) as Arc<dyn Sweep>))
-    }
-}
-
-impl<V: Cacheable> Sweep for Shared<V> {
-    fn clear(&self, reach: Reach) {
-        match reach {
-            Reach::All => self.drop_all(),
-            Reach::Copies => self.drop_copies(),
-        }
-    }
-
-    fn sweep(&self) -> bool {
-        let now = self.cluster.clock.now();
-        let are_claimed = self.loads.withdraw_unclaimed(now);
-        self.cache.sweep();
-        if let Some(absences) = &self.absences {
-            absences.sweep();
-        }
-        self.failures.sweep();
-        if are_claimed || self.has_expiring() {
-            return true;
-        }
-        self.is_sweep_scheduled.store(false, Ordering::Release);
-        // A thread that kept a value meanwhile saw the mark still set, and woke nobody.
-        let has_more = self.has_expiring() || self.loads.withdraw_unclaimed(now);
-        has_more && !self.is_sweep_scheduled.swap(true, Ordering::AcqRel)
     }
 }
