@@ -1,12 +1,12 @@
-//! `Absences`: the keys that have no value, kept for a while ("negative caching", as RFC 2308 has it
-//! for names).
+//! `Absences`: the keys that have no value, kept for a while (negative caching, as RFC 2308 has it for
+//! names).
 //!
-//! They are kept where the loader has said so, and nowhere else: a peer that asks the owner is told,
-//! but does not keep it.
+//! An absence is kept where the loader has said that there is no value, and nowhere else: a peer that
+//! fetches from the owner gets that answer, but does not keep it.
 
 use std::time::{Duration, Instant};
 
-use super::charge;
+use super::weight::charge;
 use crate::cache::entry::Tier;
 use crate::cache::key::KeyRef;
 use crate::cache::shards::{Cache, Counts};
@@ -14,8 +14,10 @@ use crate::runtime::clock::Clock;
 use crate::runtime::sync::AtomicBool;
 use crate::value::Cacheable;
 
-/// The part of a group's capacity that they take, if they are kept at all.
+/// Absences take one part in so many of a group's capacity, if they are kept at all.
 const SHARE: usize = 16;
+
+const _: () = assert!(SHARE > 1); // a part is left for the values
 
 /// The bytes that absences take of a group's capacity.
 pub(super) fn share_of(capacity: usize) -> usize {
@@ -28,7 +30,7 @@ pub(super) struct Absences {
 }
 
 impl Absences {
-    /// Those of the group that keeps its values in `values`.
+    /// The absences of the group that keeps its values in `values`.
     pub(super) fn beside<V: Cacheable>(
         values: &Cache<V>,
         bytes: usize,
@@ -46,12 +48,12 @@ impl Absences {
         self.keys.get_main(key).is_some()
     }
 
-    /// As [`hit`](Absences::hit), for one who has asked before.
+    /// As [`hit`](Absences::hit), for a get that has looked before: it does not count again.
     pub(super) fn recheck(&self, key: KeyRef<'_>) -> bool {
         self.keys.recheck(key).is_some()
     }
 
-    /// Keeps that `key` has no value, no longer than `limit`, unless `stale` is set.
+    /// Keeps that `key` has no value, for its life but no longer than `limit`, unless `stale` is set.
     pub(super) fn keep(
         &self,
         key: KeyRef<'_>,
@@ -78,12 +80,12 @@ impl Absences {
         self.keys.sweep();
     }
 
-    /// Whether there are any that leave for their age.
-    pub(super) fn expire(&self) -> bool {
+    /// Whether there are absences that expire.
+    pub(super) fn expires(&self) -> bool {
         self.keys.expires()
     }
 
-    /// What they take beside their keys, in bytes.
+    /// The memory of the absences beside their keys, in bytes.
     pub(super) fn heap_bytes(&self) -> usize {
         self.keys.heap_bytes()
     }

@@ -1,11 +1,11 @@
-//! Asking an owner for many keys at once.
+//! `Batch`: a request to an owner for many keys at once.
 
 use std::iter;
 use std::time::Duration;
 
-use super::Shared;
-use super::fetch::Fetched;
-use super::many::Wanted;
+use super::fetch::{Fetched, MAX_COMBINED_VALUE};
+use super::shared::Shared;
+use crate::cache::key::{KeyRef, MAX_KEY_BYTES};
 use crate::cluster::batching::Follower;
 use crate::cluster::calls::CallLimit;
 use crate::cluster::remote::{Failure, OwnedQuery, Query, QueryResult, Remote};
@@ -18,18 +18,38 @@ use crate::runtime::sync::Arc;
 use crate::transport::peer::{Call, Reply};
 use crate::value::Cacheable;
 
-/// What one request for many keys comes to.
+/// The answer to one request for many keys.
 pub(super) enum Batch {
-    /// What there is to say of the first of the keys.
+    /// An item for each of the first of the keys.
     Items(Vec<Item>),
     NoSuchGroup,
     /// The peer does not know such requests.
     Unknown,
 }
 
+/// A key that is not in memory, and the index of its answer.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) at: usize,
+    pub(super) key: KeyRef<'a>,
+    /// Hits of a mirrored copy that its owner does not know of.
+    pub(super) unreported: u32,
+}
+
+impl<'a> Wanted<'a> {
+    /// The same, now that the owner knows of all hits.
+    fn reported(self) -> Wanted<'a> {
+        Wanted {
+            unreported: 0,
+            ..self
+        }
+    }
+}
+
 impl<V: Cacheable> Shared<V> {
-    /// Asks the owner for all of `wanted`, in as few requests as can be, again and again as long as
-    /// it is loading. Has `settle` called with what it says of each, at once: others wait for it.
+    /// Asks the owner for all of `wanted`, in as few requests as possible, again and again as long as it
+    /// is loading. Calls `settle` with the index in `wanted` and the answer of each key, as soon as
+    /// there is one: others wait for it.
     pub(super) fn ask_many(
         &self,
         owner: &Arc<Remote>,
@@ -37,7 +57,7 @@ impl<V: Cacheable> Shared<V> {
         deadline: Deadline,
         mut settle: impl FnMut(usize, Result<Fetched, Failure>),
     ) {
-        // From here on `at` is the place among those that are asked for.
+        // From here on `at` is the index in `wanted`.
         let in_order = wanted.iter().enumerate();
         let mut open: Vec<_> = in_order.map(|(at, &one)| Wanted { at, ..one }).collect();
         self.counters.fetches.add_many(open.len());
@@ -47,7 +67,7 @@ impl<V: Cacheable> Shared<V> {
             if open.len() < 2 || !owner.takes_batches() {
                 break None;
             }
-            let asked = self.cluster.clock.now();
+            let asked_at = self.cluster.clock.now();
             let patience = self.patience_of_batch(deadline);
             let queries = open
                 .iter()
@@ -75,7 +95,7 @@ impl<V: Cacheable> Shared<V> {
             let is_all_loading = loading.len() == answered;
             open.append(&mut loading);
             if is_all_loading {
-                if let Some(end) = self.still_loading(asked, patience, until) {
+                if let Some(end) = self.still_loading(asked_at, patience, until) {
                     break Some(end);
                 }
             }
@@ -86,15 +106,15 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    /// Less than for one key: what is loaded already waits for what is not, and is to be here
-    /// before the caller's time is up.
+    /// The patience of a request for many keys. Less than for one key: values that are loaded already
+    /// wait for those that are not, and are to arrive before the caller's time is up.
     fn patience_of_batch(&self, deadline: Deadline) -> Duration {
         let usual = self.patience() / 4;
         let left = deadline.remaining(self.cluster.clock.now());
         left.map_or(usual, |left| usual.min(left / 2))
     }
 
-    /// What asks for a key of this group.
+    /// The query for a key of this group.
     pub(super) fn query<'a>(&'a self, key: &'a str, hits: u32) -> Query<'a> {
         Query {
             group: &self.name,
@@ -103,9 +123,9 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    /// Asks for as many, from the first, as go into one request, which is for the group of the first.
-    /// The request, and the hashes its answer is checked by, are made of the queries alone: whoever
-    /// asks for others asks for what they asked for (P3).
+    /// Asks for as many, from the first, as fit into one request, which is for the group of the first.
+    /// The request, and the hashes by which its answer is checked, are made of the queries alone: a
+    /// caller that asks for others asks for exactly what they asked for (P3).
     pub(super) fn ask_batch<'a>(
         &self,
         owner: &Arc<Remote>,
@@ -114,13 +134,13 @@ impl<V: Cacheable> Shared<V> {
         limit: CallLimit,
         deadline: Deadline,
     ) -> Result<Batch, Failure> {
-        let mut room = MAX_COMMAND;
+        let mut left = MAX_COMMAND;
         let mut queries = queries.take(MAX_KEYS).peekable();
         let group = queries.peek().map_or("", |first| first.group);
         let fits = |query: &Query<'_>| {
-            let taken = room.checked_sub(query.key.len() + KEY_OVERHEAD);
-            room = taken.unwrap_or(0);
-            query.group == group && taken.is_some()
+            let rest = left.checked_sub(query.key.len() + KEY_OVERHEAD);
+            left = rest.unwrap_or(0);
+            query.group == group && rest.is_some()
         };
         let queries = queries.take_while(fits);
         let keys: Vec<(&str, u32)> = queries.map(|query| (query.key, query.hits)).collect();
@@ -134,7 +154,7 @@ impl<V: Cacheable> Shared<V> {
                 items => Ok(Batch::Items(items)),
             },
             Status::NoSuchGroup => Ok(Batch::NoSuchGroup),
-            // How older nodes say that they do not know the command.
+            // The answers of older nodes that do not know the command.
             Status::BadRequest | Status::WrongMethod | Status::Foreign => Ok(Batch::Unknown),
             _ => Err(ProtocolError("it refuses the request")),
         };
@@ -147,8 +167,8 @@ impl<V: Cacheable> Shared<V> {
         Ok(batch)
     }
 
-    /// Asks for a key and for those of all `others` at once, as far as the owner has them in memory,
-    /// and tells the others. `None` if this key is to be asked for by itself.
+    /// Asks for a key and for those of all `others` at once, as far as the owner has them in memory, and
+    /// answers the others. `None` if this key is to be asked for by itself.
     pub(super) fn ask_together(
         &self,
         owner: &Arc<Remote>,
@@ -158,7 +178,7 @@ impl<V: Cacheable> Shared<V> {
     ) -> Option<Result<Fetched, Failure>> {
         let terms = Terms {
             patience: Some(Duration::ZERO),
-            max_body: Some(COMBINED),
+            max_body: Some(MAX_COMBINED_ANSWER),
             ..self.terms(deadline, 0)
         };
         let asked = others.iter().map(|follower| follower.query().query());
@@ -169,12 +189,12 @@ impl<V: Cacheable> Shared<V> {
                 let mut items = items.into_iter();
                 let own = items.next()?;
                 for (follower, item) in others.into_iter().zip(items) {
-                    follower.answer(Ok(item)); // whose item did not fit asks by itself
+                    follower.answer(Ok(item)); // a caller without an item asks by itself
                 }
                 Fetched::of(own).map(Ok)
             }
             Ok(Batch::NoSuchGroup | Batch::Unknown) => None,
-            // The time of the one who leads was up, not that of the others (I6).
+            // The time of this caller was up, not that of the others (I6).
             Err(Failure::Deadline) => Some(Err(Failure::Deadline)),
             Err(failure) => {
                 for follower in others {
@@ -186,8 +206,12 @@ impl<V: Cacheable> Shared<V> {
     }
 }
 
-/// The longest answer to several callers together, in bytes: large values gain nothing by it.
-const COMBINED: usize = 1 << 20;
+/// The longest answer to several callers together, in bytes: large values gain nothing by combining.
+const MAX_COMBINED_ANSWER: usize = 1 << 20;
 
-/// What a key takes in a command besides its bytes.
+const _: () = assert!(MAX_COMBINED_VALUE < MAX_COMBINED_ANSWER);
+
+/// The bytes of a key in a command besides its text, at most.
 const KEY_OVERHEAD: usize = 16;
+
+const _: () = assert!(MAX_KEY_BYTES + KEY_OVERHEAD <= MAX_COMMAND); // any one key fits

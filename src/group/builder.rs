@@ -5,10 +5,15 @@ use std::time::Duration;
 
 use super::absences::{Absences, share_of};
 use super::bulkhead::Bulkhead;
+use super::counters::Counters;
 use super::failures::Failures;
+use super::handle::Group;
+use super::lifetime::Lifetimes;
+use super::registry::Registry;
 use super::reports::Reports;
+use super::shared::Shared;
 use super::timing::Timings;
-use super::{Counters, Group, Lives, Registry, Shared, Weigher};
+use super::weight::Weigher;
 use crate::cache::hot::Mirroring;
 use crate::cache::key::MAX_NAME_BYTES;
 use crate::cache::shards::{Cache, ENTRY_OVERHEAD, Grace, Listener};
@@ -16,13 +21,13 @@ use crate::cache::store::EvictionCause;
 use crate::cluster::state::Cluster;
 use crate::codec::{Bytes, Codec};
 use crate::error::Error;
-use crate::flight::table::Flights;
+use crate::flight::flights::Flights;
 use crate::loader::{BatchLoader, FromClosure, LoadError, Loaded, Loader};
 use crate::runtime::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize};
 use crate::value::{Cacheable, Value};
 
-/// The settings of a group, all with a default. Made by
-/// [`Node::group_builder`](crate::Node::group_builder), ended by [`build`](GroupBuilder::build).
+/// The settings of a group, each with a default. Made by
+/// [`Node::group_builder`](crate::Node::group_builder); [`build`](GroupBuilder::build) makes the group.
 ///
 /// ```
 /// use groupcache_sync::{Group, Node, Utf8};
@@ -103,9 +108,9 @@ impl GroupBuilder<Value> {
         }
     }
 
-    /// Makes this a group of values of another type, by the codec that turns them into bytes for
-    /// peers. Defaults to [`Bytes`], for groups of [`Value`]. Give the weigher, the listener and the
-    /// batch loader after it: they are of the new type.
+    /// Sets the codec, which turns values into bytes for peers, and with it the type of the values.
+    /// Defaults to [`Bytes`], for groups of [`Value`]. It resets the weigher, the listener and the batch
+    /// loader, which are of the type of the values: set them after the codec.
     pub fn codec<T: Cacheable>(self, codec: impl Codec<T>) -> GroupBuilder<T> {
         GroupBuilder {
             cluster: self.cluster,
@@ -137,16 +142,16 @@ impl<V: Cacheable> GroupBuilder<V> {
     /// Sets what a value is charged for, in bytes, without its key and the overhead of an entry
     /// ([`ENTRY_OVERHEAD`](crate::ENTRY_OVERHEAD)). Defaults to what the codec says.
     ///
-    /// It runs without any lock held, as part of the load, the fetch or the set, on its thread. It may
-    /// do what a [`Loader`] may; if it panics, that has failed.
+    /// The weigher runs without any lock held, as part of the load, the fetch or the set, on its
+    /// thread. It may do what a [`Loader`] may; if it panics, the load, the fetch or the set has failed.
     pub fn weigher(mut self, weigher: impl Fn(&V) -> usize + Send + Sync + 'static) -> Self {
         self.weigher = Some(Box::new(weigher));
         self
     }
 
-    /// Sets how long a value lives whose loader does not say. Defaults to until it is evicted.
+    /// Sets how long a value lives whose loader does not say. By default it lives until it is evicted.
     ///
-    /// Zero gives a value to those who are waiting for it and caches nothing.
+    /// With zero the gets that wait for a value have it, and nothing is cached.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
@@ -166,7 +171,7 @@ impl<V: Cacheable> GroupBuilder<V> {
     }
 
     /// Sets how many bytes of the capacity mirrored values may take. Zero turns the hot cache off.
-    /// Defaults to an eighth; main may use what hot does not.
+    /// Defaults to an eighth; the main cache may use what the hot cache does not.
     pub fn hot_bytes(mut self, bytes: usize) -> Self {
         self.hot_bytes = Some(bytes);
         self
@@ -178,26 +183,25 @@ impl<V: Cacheable> GroupBuilder<V> {
         self
     }
 
-    /// Sets how often the whole cluster must ask for a key, in requests per second over about a
-    /// minute, for its value to be mirrored. Zero mirrors every fetched value. Defaults to 1.
+    /// Sets how many requests per second the whole cluster must make for a key, over about a minute,
+    /// for its value to be mirrored. Zero mirrors every fetched value. Defaults to 1.
     pub fn hot_threshold(mut self, requests_per_second: f64) -> Self {
         self.hot_threshold = requests_per_second;
         self
     }
 
-    /// Sets what happens when the loader of a key's owner failed: load here (`false`), or return
-    /// its error ([`Error::OwnerLoad`]). Defaults to `false`, as in golang/groupcache.
+    /// Sets what a fetch does when the load at the key's owner failed: load here (`false`), or return
+    /// the owner's error ([`Error::OwnerLoad`]). Defaults to `false`, as in golang/groupcache.
     pub fn hand_on_load_errors(mut self, hand_on: bool) -> Self {
         self.hand_on_load_errors = hand_on;
         self
     }
 
-    /// Sets for how long it is kept in memory, where a loader has said so, that there is no value for
-    /// a key ([`LoadError::NotFound`]). Until then gets of the key have [`Error::NotFound`] without a
-    /// load; [`set`](Group::set), [`remove`](Group::remove) and [`clear`](Group::clear) end it at
-    /// once. Such keys take up to a sixteenth of the capacity. Defaults to zero: it is not kept, and
-    /// each get asks the loader again. For a load that failed see
-    /// [`error_ttl`](GroupBuilder::error_ttl).
+    /// Sets for how long this process remembers that its loader found no value for a key
+    /// ([`LoadError::NotFound`]). Until then gets of the key have [`Error::NotFound`] without a load;
+    /// [`set`](Group::set), [`remove`](Group::remove) and [`clear`](Group::clear) end it at once. Such
+    /// keys take up to a sixteenth of the capacity. Defaults to zero: it is not remembered, and each
+    /// get runs the loader again. For a load that failed see [`error_ttl`](GroupBuilder::error_ttl).
     ///
     /// Such a get counts in [`GroupStats::absent_hits`](crate::GroupStats::absent_hits).
     pub fn negative_ttl(mut self, ttl: Duration) -> Self {
@@ -205,32 +209,33 @@ impl<V: Cacheable> GroupBuilder<V> {
         self
     }
 
-    /// Sets for how long the error of a load that failed ([`Error::Load`], [`Error::Panicked`]) is given
-    /// to those who ask for its key, without another load: so a source that is down is not asked at
-    /// the rate of the gets. It begins with the second failure of a key in a row: after one alone the
-    /// next get loads again. A load that succeeds ends it, [`set`](Group::set),
-    /// [`remove`](Group::remove) and [`clear`](Group::clear) end it at once. Zero turns it off.
-    /// Defaults to 250 ms. Failures are remembered in a sixteenth of the capacity, up to 1 MiB beside
-    /// it, some 400 bytes for each key: where more keys fail at once, some are loaded each time.
+    /// Sets for how long gets of a key have the error of its last load ([`Error::Load`],
+    /// [`Error::Panicked`]) without another load: so a source that is down is not asked at the rate of
+    /// the gets. This begins with the second failure of a key in a row: after one failure alone the
+    /// next get loads again. A load that succeeds, [`set`](Group::set), [`remove`](Group::remove) and
+    /// [`clear`](Group::clear) end it at once. Zero turns it off. Defaults to 250 ms. Failures take up
+    /// to a sixteenth of the capacity beside it, at most 1 MiB, some 400 bytes for each key: where more
+    /// keys fail at once, some are loaded by each get.
     ///
     /// A value past its expiry
     /// ([`stale_while_revalidate`](GroupBuilder::stale_while_revalidate),
-    /// [`stale_if_error`](GroupBuilder::stale_if_error)) is given out instead, and whatever is set
-    /// here, after a failure it is not loaded anew before a pause that doubles from 100 ms to 10 s.
+    /// [`stale_if_error`](GroupBuilder::stale_if_error)) is returned instead of the error. Whatever is set
+    /// here, such a value is not loaded anew after a failure before a pause that doubles from 100 ms to
+    /// 10 s.
     pub fn error_ttl(mut self, ttl: Duration) -> Self {
         self.error_ttl = ttl;
         self
     }
 
-    /// Sets how many loads of this group may run in this process at once, so that what they load from
-    /// is not overrun. A load beyond that is refused at once: those who wait for it get
+    /// Sets how many loads of this group may run in this process at once, so that their source is not
+    /// overrun. A load beyond that is refused at once: the gets that wait for it have
     /// [`Error::Overloaded`] (or a value past its expiry, with
-    /// [`stale_if_error`](GroupBuilder::stale_if_error)), and a peer that asked loads itself, within
-    /// its own limit. A [batch](GroupBuilder::batch_loader) is one load; a load inside a loader is
-    /// part of that one's. Defaults to no limit.
+    /// [`stale_if_error`](GroupBuilder::stale_if_error)), and a peer that asked for it loads the value
+    /// itself, within its own limit. A [batch](GroupBuilder::batch_loader) is one load; a load inside
+    /// a loader is part of the outer load. Defaults to no limit.
     ///
     /// This sheds load. To have loads wait for their turn instead, use
-    /// [`get_timeout`](Group::get_timeout): they wait for one of the node's
+    /// [`get_timeout`](Group::get_timeout): its loads wait for one of the node's
     /// [`loader_threads`](crate::NodeBuilder::loader_threads).
     ///
     /// Refusals count in [`GroupStats::overloads`](crate::GroupStats::overloads).
@@ -239,17 +244,16 @@ impl<V: Cacheable> GroupBuilder<V> {
         self
     }
 
-    /// Sets how long a load may take before that is reported by a warning in the log, at most one in
-    /// ten seconds for the group; its key stands there at level trace alone. [`Duration::MAX`]
-    /// reports none. Defaults to 1 s.
+    /// Sets how long a load may take before a warning in the log reports it, at most one in ten seconds
+    /// for the group; its key is logged at level trace alone. [`Duration::MAX`] reports none. Defaults to 1 s.
     pub fn slow_load(mut self, time: Duration) -> Self {
         self.slow_load = time;
         self
     }
 
-    /// Sets for how long past its expiry a value is still given out by the process that owns it,
-    /// while the node's loader threads renew it, once ("stale while revalidate", RFC 5861). Nobody
-    /// waits for a renewal. Defaults to zero: nobody gets a value past its expiry.
+    /// Sets for how long past its expiry the process that owns a value still returns it, while the
+    /// node's loader threads renew it, once ("stale while revalidate", RFC 5861). No get waits for a
+    /// renewal. Defaults to zero: no get has a value past its expiry.
     ///
     /// Such a get has [`Source::Stale`](crate::Source::Stale) and counts in
     /// [`GroupStats::stale_hits`](crate::GroupStats::stale_hits). A removal holds for such values
@@ -259,30 +263,31 @@ impl<V: Cacheable> GroupBuilder<V> {
         self
     }
 
-    /// Sets for how long past its expiry a value is given out by the process that owns it if its
-    /// load fails, panics or takes longer than the caller waits ("stale if error", RFC 5861).
+    /// Sets for how long past its expiry the process that owns a value returns it if the load fails,
+    /// panics or takes longer than the caller waits ("stale if error", RFC 5861).
     /// Defaults to zero: the caller gets the error.
     ///
     /// Such a get has [`Source::Stale`](crate::Source::Stale) and counts in
     /// [`GroupStats::stand_ins`](crate::GroupStats::stand_ins). A loader that says there is no
-    /// value has not failed: what was kept is forgotten.
+    /// value has not failed: then the value past its expiry is dropped.
     pub fn stale_if_error(mut self, time: Duration) -> Self {
         self.grace.if_error = time;
         self
     }
 
-    /// Sets what is told of every value that leaves the memory of this process: its key, itself
-    /// and why. Defaults to nobody.
+    /// Sets a listener that is called for every value that leaves the memory of this process, with its
+    /// key, the value and the cause. Defaults to none.
     ///
-    /// It is called without any lock held, on the thread that made the value leave, once that has
-    /// answered those who wait for it: one of a caller, whose call returns after it, or one of the
-    /// node's own. So be quick. It may block and call any method of any group. Values that leave
-    /// because of what it does are told of after it has returned, not inside it; where that goes on
-    /// without end, the fourth in such a row is not told of any more. A panic in it is logged, and
-    /// goes no further. Values that were too large to be kept never were in memory.
+    /// The listener is called without any lock held, on the thread that made the value leave, once that
+    /// thread has answered those who wait for it: the thread of a caller, whose call returns after the
+    /// listener, or one of the node's own. So be quick. The listener may block and call any method of
+    /// any group. For values that leave because of what it does it is called after it has returned, not
+    /// inside it; where that goes on without end, it is not called for the fourth in such a row. A panic
+    /// in it is logged, and goes no further. It is not called for values that were too large to be kept:
+    /// they never were in memory.
     ///
-    /// It also hears of what is in memory when the group ends, as its node does or
-    /// [`remove_group`](crate::Node::remove_group) takes it out, and no handle is left.
+    /// It is also called for what is in memory when the group ends: when its node ends, or
+    /// [`remove_group`](crate::Node::remove_group) takes the group out, and no handle is left.
     ///
     /// ```
     /// use groupcache_sync::{EvictionCause, Group, Node, Value};
@@ -307,11 +312,11 @@ impl<V: Cacheable> GroupBuilder<V> {
         self
     }
 
-    /// Sets a loader of many values at once, for [`get_many`](Group::get_many): it gives the values
-    /// of all keys that have one, from up to 1,024 keys. Defaults to none: each is then loaded by
-    /// the group's [`Loader`], which goes on to load single values: also where only one of many keys
-    /// is to be loaded. An error fails all the keys. It runs where a [`Loader`] does, and may do the
-    /// same.
+    /// Sets a loader of many values at once, for [`get_many`](Group::get_many): from up to 1,024 keys, it
+    /// returns the values of all that have one. Defaults to none: then the group's [`Loader`] loads
+    /// each value. With a batch loader too, the [`Loader`] loads single values, also where only one of
+    /// many keys is to be loaded. An error fails all the keys. It runs where a [`Loader`] does, and may
+    /// do the same.
     ///
     /// ```
     /// use groupcache_sync::{Group, Node, Value};
@@ -341,9 +346,10 @@ impl<V: Cacheable> GroupBuilder<V> {
         self
     }
 
-    /// Sets how many locks the cache is spread over, rounded up to a power of two. Each has a part
-    /// of the entries and its own part of the eviction policy, which wants some hundred of them.
-    /// Defaults to one for each 512 KiB of capacity, but no more than sixteen for each processor.
+    /// Sets into how many shards, each with a lock, the cache is divided, rounded up to a power of two.
+    /// Each has a part of the entries and its own part of the eviction policy, which works well from
+    /// some hundred entries on. Defaults to one for each 512 KiB of capacity, but no more than sixteen
+    /// for each processor.
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
         self
@@ -364,8 +370,7 @@ impl<V: Cacheable> GroupBuilder<V> {
         self.build_with(FromClosure(load))
     }
 
-    /// Builds the group, with a [`Loader`] that also sees the deadline and says how long values
-    /// live.
+    /// Builds the group, with a [`Loader`], which also sees the deadline and says how long values live.
     ///
     /// # Errors
     ///
@@ -397,7 +402,7 @@ impl<V: Cacheable> GroupBuilder<V> {
             batch_loader: self.batch_loader,
             codec: self.codec,
             weigher: self.weigher,
-            lives: Lives {
+            lifetimes: Lifetimes {
                 default: self.ttl,
                 max: self.max_ttl,
                 jitter: self.jitter,
@@ -423,9 +428,9 @@ impl<V: Cacheable> GroupBuilder<V> {
             capacity_bytes: self.capacity_bytes,
             slow_load: self.slow_load,
             reports: Reports::default(),
-            is_swept: AtomicBool::new(false),
+            is_sweep_scheduled: AtomicBool::new(false),
             fetched_bytes: AtomicUsize::new(0),
-            dice: AtomicU64::new(0),
+            fetch_number: AtomicU64::new(0),
         });
         group.cluster.add_sweep(group.as_sweep());
         self.registry.add(&group)?;

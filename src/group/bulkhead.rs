@@ -1,5 +1,5 @@
-//! `Bulkhead`: how many loads of a group run at once, so that what it loads from is not overrun (the
-//! pattern's name is from Nygard's "Release It!").
+//! `Bulkhead`: limits how many loads of a group run at once, so that the source of its values is not
+//! overrun (the name of the pattern is from Nygard's "Release It!").
 
 use crate::runtime::sync::{AtomicBool, AtomicUsize, Ordering};
 use crate::stats::Counter;
@@ -8,11 +8,11 @@ pub(super) struct Bulkhead {
     max: usize,
     running: AtomicUsize,
     refused: Counter,
-    /// Whether a refusal was reported, and there has been no room since.
+    /// Whether a refusal was reported, and the overload has not ended since.
     is_reported: AtomicBool,
 }
 
-/// A place for one load.
+/// The permission to run one load, until it is dropped.
 pub(super) struct Permit<'a>(&'a Bulkhead);
 
 impl Bulkhead {
@@ -40,8 +40,8 @@ impl Bulkhead {
         self.refused.get()
     }
 
-    /// A place, if there is one. A load that is part of another one gets it in any case: the outer
-    /// one has begun, and refusing would make that work be done again.
+    /// A permit, unless `max` loads run already. A load that is part of another one gets a permit in
+    /// any case: the outer load has begun, and refusing would make its work be done again.
     pub(super) fn enter(&self, group: &str, is_part: bool) -> Option<Permit<'_>> {
         let enter = |running: usize| (running < self.max || is_part).then_some(running + 1);
         let relaxed = Ordering::Relaxed;
@@ -61,8 +61,10 @@ impl Bulkhead {
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        let left = self.0.running.fetch_sub(1, Ordering::Relaxed) - 1;
-        // Not at each place that is free: one overload is one report.
+        let before = self.0.running.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0, "a load ends that never began");
+        let left = before - 1;
+        // Not at each permit that is dropped: one overload is one report.
         if left <= self.0.max / 2 && self.0.is_reported.load(Ordering::Relaxed) {
             self.0.is_reported.store(false, Ordering::Relaxed);
         }
@@ -74,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_one_refuses_until_there_is_room() {
+    fn a_full_bulkhead_refuses_until_a_load_ends() {
         let bulkhead = Bulkhead::new(2);
         let first = bulkhead.enter("g", false).unwrap();
         let _second = bulkhead.enter("g", false).unwrap();

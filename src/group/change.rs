@@ -1,78 +1,61 @@
 //! `remove`, `set` and `clear`: changes that hold on every reachable node when they return (P2).
 //!
-//! A change is written down first (`journal.rs`), then told: to the owner, and then to all others at
-//! the same time, so that nobody can fetch an old value from the owner any more when the copies are
-//! deleted. If the list of peers changes meanwhile, all are told once more. On each node the flights
-//! under way are marked stale before the value is deleted, so that what they bring is not kept.
+//! A change is recorded first (`journal`), then sent: to the owner, and then to all other nodes at the
+//! same time, so that no node can fetch an old value from the owner any more when the copies are
+//! dropped. If the list of peers changes meanwhile, the change is sent to all once more. What each node
+//! does is in `invalidate.rs` and `set.rs`.
 
 use std::time::Duration;
 
-use super::{Group, Shared, charge, check_key, lost_leader};
-use crate::cache::entry::{Stored, Tier};
-use crate::cache::key::KeyRef;
+use super::get::check_key;
+use super::handle::Group;
+use super::set::PreparedValue;
+use super::shared::Shared;
 use crate::cluster::change::Change;
-use crate::cluster::journal::{ChangeInfo, RefusedSet};
 use crate::cluster::members::{Members, Owner};
-use crate::cluster::propagation::{MAX_SET_ATTEMPTS, RecordedChange, key_batches};
+use crate::cluster::propagation::{RecordedChange, key_batches};
 use crate::cluster::remote::{Failure, Remote};
 use crate::error::{Error, Unreached};
 use crate::loader::Loaded;
-use crate::protocol::{self, MAX_KEYS};
+use crate::protocol::MAX_KEYS;
 use crate::runtime::clock::Deadline;
-use crate::runtime::sync::{Arc, Ordering};
+use crate::runtime::sync::Arc;
 use crate::runtime::user_code;
-use crate::value::{Cacheable, Value};
+use crate::value::Cacheable;
 
-/// How often all are told while the list of peers keeps changing.
+/// How often a change is sent to all while the list of peers keeps changing.
 const MAX_PASSES: usize = 4;
 
-/// How long a change may take if its caller does not say, in fetch timeouts: some rounds of a peer
-/// that is silent.
+const _: () = assert!(MAX_PASSES > 1); // a change of the list costs one more
+
+/// How long a change may take if its caller does not say, in fetch timeouts: some requests to a peer
+/// that does not answer.
 const USUAL_TIME: u32 = 4;
 
-/// A value that is set, and what its owner needs of it, which user code makes.
-struct Forms<V: 'static> {
-    value: Stored<V>,
-    /// Where this node owns the key.
-    weight: Option<usize>,
-    /// Where a peer owns it.
-    body: Option<Vec<u8>>,
-}
-
-impl<V: Cacheable> Forms<V> {
-    fn of(value: V) -> Forms<V> {
-        Forms {
-            value: Stored::new(value),
-            weight: None,
-            body: None,
-        }
-    }
-}
-
 impl<V: Cacheable> Group<V> {
-    /// Removes the value of `key` from this node and from all peers. Blocks until all have answered
+    /// Removes the value of `key` from this node and from all peers. Blocks until all peers have answered
     /// or their time is up: no longer than about four times the
     /// [`fetch_timeout`](crate::NodeBuilder::fetch_timeout).
     ///
-    /// A get that starts on any of them after this has returned does not see a value whose load
-    /// began before this was called. One that waits for a load already under way still gets its
-    /// value, which is then not cached.
+    /// A get that starts on any of these nodes after this call has returned does not see a value whose
+    /// load began before the call. A get that waits for a load already under way still gets its value,
+    /// which is then not cached.
     ///
-    /// All of them are those in the list of this node, from the beginning of this call to its end.
-    /// One that it does not know yet is told as soon as it stands in the list, of all removals of
-    /// the last ten minutes. So where lists differ, as in a rolling deploy, an old value may be
-    /// served by a new process for as long as it takes the list to reach this node (the interval of
-    /// the [`Discoverer`](crate::Discoverer), 5 s unless set otherwise) and a request to reach the
-    /// new one. A peer that leaves the list is told of removals for ten minutes more, and clears
-    /// its caches when it finds itself in the list again.
+    /// The peers are those in the list of this node, from the beginning of this call to its end. A peer
+    /// that this node does not know yet receives all removals of the last ten minutes as soon as it
+    /// stands in the list. So where lists differ, as in a rolling deploy, a new process may serve an old
+    /// value for as long as it takes the list to reach this node (the interval of the
+    /// [`Discoverer`](crate::Discoverer), 5 s unless set otherwise) and a request to reach the new
+    /// process. A peer that leaves the list receives removals for ten minutes more, and clears its
+    /// caches when it finds itself in the list again.
     ///
     /// # Errors
     ///
-    /// [`Error::Unreached`] names the peers that could not be told; it is removed everywhere else.
-    /// They are told again as soon as they answer, for as long as this node lives, and after its
-    /// [`leave`](crate::Node::leave) by another one; a copy there may be served until then, or until
-    /// it expires. If this process ends without `leave`, what it still had to tell is lost. Peers
-    /// that can never be told, as they speak the dialect of Go, are named as
+    /// [`Error::Unreached`] names the peers that were not reached; the value is removed everywhere else.
+    /// The removal is sent to them again as soon as they answer, for as long as this node lives, and
+    /// after its [`leave`](crate::Node::leave) by another node; a copy there may be served until then,
+    /// or until it expires. If this process ends without `leave`, removals that it has not delivered
+    /// are lost. Peers that can never be reached, as they speak the dialect of Go, are named as
     /// [`unsupported`](crate::Unreached::unsupported). [`Error::KeyTooLong`] changes nothing.
     pub fn remove(&self, key: &str) -> Result<(), Error> {
         self.remove_many(&[key])
@@ -89,8 +72,8 @@ impl<V: Cacheable> Group<V> {
     }
 
     /// As [`remove`](Group::remove), for many keys at once: one request for each peer and some
-    /// dozens of keys. May take a [`fetch_timeout`](crate::NodeBuilder::fetch_timeout) longer for
-    /// each thousand of keys.
+    /// dozens of keys. May take one [`fetch_timeout`](crate::NodeBuilder::fetch_timeout) longer for
+    /// each thousand keys.
     ///
     /// # Errors
     ///
@@ -108,18 +91,18 @@ impl<V: Cacheable> Group<V> {
         self.0.remove_all(keys, self.0.deadline_after(timeout))
     }
 
-    /// Gives `key` a value: at its owner, while all other nodes delete theirs. Blocks until all
-    /// have answered or their time is up, as [`remove`](Group::remove).
+    /// Gives `key` a value: at its owner, while all other nodes drop theirs. Blocks until all peers have
+    /// answered or their time is up, as [`remove`](Group::remove).
     ///
-    /// A value or a [`Loaded`], which says how long it lives. Of two sets of one key at the same
-    /// time, the one that reaches the owner last wins; neither is lost in the other. One that was
-    /// held up on its way has no effect any more once a later change of this process has arrived: it
-    /// is done then, as the later one holds.
+    /// `value` is a value, or a [`Loaded`], which says how long it lives. Of two sets of one key at the
+    /// same time, the one that reaches the owner last wins; each is carried out by itself. A set that
+    /// was held up on its way has no effect any more once a later change of this process has arrived:
+    /// it counts as done then, as the later change holds.
     ///
     /// # Errors
     ///
-    /// [`Error::Unreached`] names the peers that could not be told; they are told to remove theirs as
-    /// soon as they answer. If the owner is among them, the value is not set. Go peers are
+    /// [`Error::Unreached`] names the peers that were not reached; they remove their values as soon as
+    /// they answer. If the owner is among them, the value is not set. Go peers are
     /// [`unsupported`](crate::Unreached::unsupported). [`Error::KeyTooLong`], [`Error::ValueTooLarge`] and
     /// [`Error::Encode`] change nothing.
     pub fn set(&self, key: &str, value: impl Into<Loaded<V>>) -> Result<(), Error> {
@@ -142,12 +125,12 @@ impl<V: Cacheable> Group<V> {
             .set(key, value.into(), self.0.deadline_after(timeout))
     }
 
-    /// Removes all values of this group, from this node and from all peers. Blocks until all have
+    /// Removes all values of this group, from this node and from all peers. Blocks until all peers have
     /// answered or their time is up, as [`remove`](Group::remove).
     ///
     /// # Errors
     ///
-    /// [`Error::Unreached`] names the peers that could not be told.
+    /// [`Error::Unreached`] names the peers that were not reached.
     pub fn clear(&self) -> Result<(), Error> {
         self.0.clear(self.0.usual_deadline(1))
     }
@@ -167,14 +150,15 @@ impl<V: Cacheable> Shared<V> {
         Deadline::after(self.cluster.clock.now(), timeout)
     }
 
-    /// When a change of so many keys ends whose caller does not say.
+    /// The deadline of a change of so many keys whose caller sets none.
     fn usual_deadline(&self, keys: usize) -> Deadline {
         let thousands = u32::try_from(keys / MAX_KEYS).unwrap_or(u32::MAX);
         let times = USUAL_TIME.saturating_add(thousands);
         self.deadline_after(self.cluster.settings.fetch_timeout.saturating_mul(times))
     }
 
-    /// The deadline of those who are told first: the others must have time left if one is silent.
+    /// The deadline of the peers that receive a change first: the others must have time left if one of
+    /// these does not answer.
     fn half_of(&self, deadline: Deadline) -> Deadline {
         let now = self.cluster.clock.now();
         let left = deadline.remaining(now);
@@ -186,343 +170,136 @@ impl<V: Cacheable> Shared<V> {
         if keys.is_empty() {
             return Ok(());
         }
-        let _hold = user_code::hold(); // what listens is told once the peers know
+        let _hold = user_code::hold(); // the listener is called once the peers have the change
         let recorded = self.cluster.record(&self.name, Some(keys));
-        let told = self.cluster.own_change_info(&recorded);
-        self.tell_until_all_know(&recorded, deadline, |members| {
-            let tell = |remote: &Arc<Remote>, owned: bool, deadline| {
+        let info = self.cluster.own_change_info(&recorded);
+        self.send_until_list_is_stable(&recorded, deadline, |members| {
+            let send = |remote: &Arc<Remote>, owned: bool, deadline| {
                 let is_meant = |key: &&&str| is_owner(&members.owner(key), remote) == owned;
                 let keys: Vec<&str> = keys.iter().filter(is_meant).copied().collect();
-                self.tell_removed(remote, &keys, &recorded, deadline)
+                self.send_removal(remote, &keys, &recorded, deadline)
             };
             let remotes = members.remotes();
             let first = self.half_of(deadline);
-            let mut unreached = self
-                .cluster
-                .send_to_all(&remotes, |remote| tell(remote, true, first));
-            keys.iter().for_each(|key| self.invalidate(key, told));
-            unreached.extend(
-                self.cluster
-                    .send_to_all(&remotes, |remote| tell(remote, false, deadline)),
-            );
+            let cluster = &self.cluster;
+            let mut unreached = cluster.send_to_all(&remotes, |remote| send(remote, true, first));
+            keys.iter().for_each(|key| self.invalidate(key, info));
+            let others = cluster.send_to_all(&remotes, |remote| send(remote, false, deadline));
+            unreached.extend(others);
             Ok(unreached)
         })
     }
 
     fn set(&self, key: &str, loaded: Loaded<V>, deadline: Deadline) -> Result<(), Error> {
-        let _hold = user_code::hold(); // what listens is told once the peers know
+        let _hold = user_code::hold(); // the listener is called once the peers have the change
         let Loaded { value, ttl } = loaded;
-        let mut forms = Forms::of(value);
+        let mut prepared = PreparedValue::new(value);
         check_key(key)?;
-        let life = self.lives.of(ttl, self.cache.hash(key));
-        // Before anything is written down: what fails here changes nothing, and what blocks here
-        // holds nothing up.
-        self.prepare(&mut forms, key, life, &self.cluster.members().owner(key))?;
+        let life = self.lifetimes.of(ttl, self.cache.hash(key));
+        // Before the change is recorded: an error here changes nothing, and what blocks here holds
+        // nothing up.
+        self.prepare(&mut prepared, key, life, &self.cluster.members().owner(key))?;
         let recorded = self.cluster.record(&self.name, Some(&[key]));
-        let told = self.cluster.own_change_info(&recorded);
-        self.tell_until_all_know(&recorded, deadline, |members| {
+        let info = self.cluster.own_change_info(&recorded);
+        self.send_until_list_is_stable(&recorded, deadline, |members| {
             let owner = members.owner(key);
             let mut unreached = Vec::new();
-            self.prepare(&mut forms, key, life, &owner)?; // another owner than before
-            match (&owner, &forms.body) {
+            self.prepare(&mut prepared, key, life, &owner)?; // in case it is another owner than before
+            match (&owner, prepared.body()) {
                 (Owner::Peer(owner), Some(body)) => {
-                    let body = Vec::clone(body);
+                    let body = body.to_vec();
                     let put = Change::Put { key, body };
                     let first = self.half_of(deadline);
-                    let told_owner = self
+                    let sent = self
                         .cluster
                         .send_change(owner, &self.name, &put, &recorded, first);
-                    unreached.extend(told_owner.err().map(|failure| owner.unreached(&failure)));
-                    self.invalidate(key, told);
+                    unreached.extend(sent.err().map(|failure| owner.unreached(&failure)));
+                    self.invalidate(key, info);
                 }
-                _ => self.put_here(key, &mut forms, life, told, &recorded),
+                _ => self.put_here(key, &mut prepared, life, info, &recorded),
             }
             let mut others = members.remotes();
             others.retain(|remote| !is_owner(&owner, remote));
             unreached.extend(self.cluster.send_to_all(&others, |remote| {
-                self.tell_removed(remote, &[key], &recorded, deadline)
+                self.send_removal(remote, &[key], &recorded, deadline)
             }));
             Ok(unreached)
         })
     }
 
     fn clear(&self, deadline: Deadline) -> Result<(), Error> {
-        let _hold = user_code::hold(); // what listens is told once the peers know
+        let _hold = user_code::hold(); // the listener is called once the peers have the change
         let recorded = self.cluster.record(&self.name, None);
-        let told = self.cluster.own_change_info(&recorded);
-        let tell = |remote: &Arc<Remote>, deadline| {
+        let info = self.cluster.own_change_info(&recorded);
+        let send = |remote: &Arc<Remote>, deadline| {
             let cluster = &self.cluster;
             cluster.send_change(remote, &self.name, &Change::Clear, &recorded, deadline)
         };
-        self.tell_until_all_know(&recorded, deadline, |members| {
-            // Any of them may own keys and any may fetch from it, so once for the values that are
-            // owned and once for the copies made meanwhile.
+        self.send_until_list_is_stable(&recorded, deadline, |members| {
+            // Any node may own keys and any may fetch from it, so once for the values that are owned and
+            // once for the copies made meanwhile.
             let remotes = members.remotes();
-            let tell_all = |deadline| {
+            let send_all = |deadline| {
                 self.cluster
-                    .send_to_all(&remotes, |remote| tell(remote, deadline))
+                    .send_to_all(&remotes, |remote| send(remote, deadline))
             };
-            self.invalidate_all(told);
-            let mut unreached = tell_all(self.half_of(deadline));
-            self.invalidate_all(told);
-            unreached.extend(tell_all(deadline));
+            self.invalidate_all(info);
+            let mut unreached = send_all(self.half_of(deadline));
+            self.invalidate_all(info);
+            unreached.extend(send_all(deadline));
             Ok(unreached)
         })
     }
 
-    /// Tells all members of a change by `tell_those`, which returns who was not reached, and does so
-    /// again if the members have changed meanwhile: one who joined may have taken an old value over
-    /// before the former owner was told, and others may have fetched it from there.
+    /// Sends a change to all members by `send_to`, which returns the members that were not reached, and
+    /// does so again if the members have changed meanwhile: a node that joined may have taken an old
+    /// value over before the former owner had the change, and others may have fetched it from there.
     ///
-    /// If one of them goes by another ring, all are told once more as well, as by `clear`: one that is
-    /// an owner by that ring may have been told after another one had fetched from it.
-    fn tell_until_all_know(
+    /// If a member has another ring, the change is sent to all once more as well, as by `clear`: a node
+    /// that is an owner by that ring may have received it after another node had fetched from it.
+    fn send_until_list_is_stable(
         &self,
         recorded: &RecordedChange,
         deadline: Deadline,
-        mut tell_those: impl FnMut(&Members) -> Result<Vec<Unreached>, Error>,
+        mut send_to: impl FnMut(&Members) -> Result<Vec<Unreached>, Error>,
     ) -> Result<(), Error> {
         let mut unreached: Vec<Unreached> = Vec::new();
         let mut members = self.cluster.members();
-        let mut is_told_again = false;
+        let mut is_sent_again = false;
         for _ in 0..MAX_PASSES {
-            for missed in tell_those(&members)? {
+            for missed in send_to(&members)? {
                 if unreached.iter().all(|other| other.peer != missed.peer) {
                     unreached.push(missed);
                 }
             }
-            let told = std::mem::replace(&mut members, self.cluster.members());
-            if !members.is_same_as(&told) {
+            let reached = std::mem::replace(&mut members, self.cluster.members());
+            if !members.is_same_as(&reached) {
                 continue;
             }
-            let is_known = is_told_again || !recorded.has_met_other_ring();
-            if is_known || deadline.is_past(self.cluster.clock.now()) {
+            let is_enough = is_sent_again || !recorded.has_met_other_ring();
+            if is_enough || deadline.is_past(self.cluster.clock.now()) {
                 break;
             }
-            is_told_again = true;
+            is_sent_again = true;
         }
         Error::unless_all_reached(unreached)
     }
 
-    /// Forgets `key` on this node, and what is being loaded or fetched of it.
-    pub(super) fn invalidate(&self, key: &str, told: ChangeInfo) {
-        let key = self.cache.hash(key);
-        self.counters.removes.add();
-        let (journal, now) = (&self.cluster.journal, self.cluster.clock.now());
-        let noted = journal.add_tombstone(&self.name, Some(key.text()), told, now);
-        self.drop_key(key);
-        journal.mark_applied(noted);
-    }
-
-    /// Lets the copy of a value go that another node owns, and what is being fetched of it.
-    pub(super) fn drop_copy(&self, key: &str) {
-        let key = self.cache.hash(key);
-        self.fetches.mark_stale(key);
-        self.cache.remove_copy(key);
-        self.fetches.mark_stale(key);
-    }
-
-    /// Lets all copies go of values that others own, and what is being fetched.
-    pub(super) fn drop_copies(&self) {
-        self.fetches.mark_all_stale();
-        self.cache.clear_copies();
-        self.fetches.mark_all_stale();
-    }
-
-    /// Lets go what is kept of a key, and what is being loaded or fetched.
-    fn drop_key(&self, key: KeyRef<'_>) {
-        self.mark_stale(key);
-        self.cache.remove(key);
-        self.forget_absence(key);
-        self.mark_stale(key);
-    }
-
-    /// Once before the cached value goes, so that what is being loaded is not kept any more; and
-    /// once after that: a flight that began in between may have found the old value there, and is
-    /// not to be joined any more.
-    fn mark_stale(&self, key: KeyRef<'_>) {
-        self.loads.mark_stale(key);
-        self.fetches.mark_stale(key);
-    }
-
-    fn mark_all_stale(&self) {
-        self.loads.mark_all_stale();
-        self.fetches.mark_all_stale();
-    }
-
-    pub(super) fn invalidate_all(&self, told: ChangeInfo) {
-        let journal = &self.cluster.journal;
-        let noted = journal.add_tombstone(&self.name, None, told, self.cluster.clock.now());
-        self.drop_all();
-        journal.mark_applied(noted);
-    }
-
-    /// Lets go all that is kept, and what is being loaded or fetched.
-    pub(super) fn drop_all(&self) {
-        self.mark_all_stale();
-        self.cache.clear();
-        if let Some(absences) = &self.absences {
-            absences.clear();
-        }
-        self.failures.clear();
-        self.mark_all_stale();
-    }
-
-    /// Lets go that `key` has no value, and that its loads fail.
-    fn forget_absence(&self, key: KeyRef<'_>) {
-        self.failures.remove(key);
-        if let Some(absences) = &self.absences {
-            absences.remove(key);
-        }
-    }
-
-    /// Makes what the owner of a key needs of a value that is set.
-    fn prepare(
-        &self,
-        forms: &mut Forms<V>,
-        key: &str,
-        life: Option<Duration>,
-        owner: &Owner,
-    ) -> Result<(), Error> {
-        match owner {
-            Owner::This if forms.weight.is_none() => {
-                forms.weight = Some(self.weight_of(&forms.value)?);
-            }
-            Owner::Peer(_) if forms.body.is_none() => {
-                let bytes = self.encode_stored(&forms.value)?;
-                forms.body = Some(protocol::encode_set(&self.name, key, &bytes, life));
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Gives `key` a value on this node, which owns it and sets it.
-    fn put_here(
-        &self,
-        key: &str,
-        forms: &mut Forms<V>,
-        life: Option<Duration>,
-        mut told: ChangeInfo,
-        recorded: &RecordedChange,
-    ) {
-        for _ in 0..MAX_SET_ATTEMPTS {
-            if self.prepare(forms, key, life, &Owner::This).is_err() {
-                break;
-            }
-            let Some(weight) = forms.weight else {
-                break;
-            };
-            if self.keep_set(key, forms.value.clone(), weight, life, told) {
-                return;
-            }
-            match recorded.refused_set(&self.name, key) {
-                RefusedSet::Retry(newer) => told.stamp = Some(newer),
-                // Another change of this process has overtaken it, perhaps.
-                RefusedSet::Superseded | RefusedSet::Unknown => break,
-            }
-        }
-        let has_applied = |stamp| self.cluster.journal.has_applied(&self.name, key, stamp);
-        if !told.stamp.is_some_and(has_applied) {
-            // An older value may be there still, until the later change removes it.
-            self.invalidate(key, told);
-        }
-    }
-
-    /// What a value weighs, if it is not too large.
-    fn weight_of(&self, value: &Stored<V>) -> Result<usize, Error> {
-        let value = value.get().ok_or_else(lost_leader)?;
-        let weight = user_code::load(|| self.weigh(value))?;
-        let max = self.cluster.settings.max_value;
-        match weight > max {
-            true => Err(Error::ValueTooLarge { bytes: weight, max }),
-            false => Ok(weight),
-        }
-    }
-
-    /// Gives `key` a value on this node, which owns it. Tells whether it was done, or a later change
-    /// of the same sender came before.
-    pub(super) fn put(
-        &self,
-        key: &str,
-        value: V,
-        life: Option<Duration>,
-        told: ChangeInfo,
-    ) -> Result<bool, Error> {
-        let value = Stored::new(value);
-        let weight = self.weight_of(&value)?;
-        Ok(self.keep_set(key, value, weight, life, told))
-    }
-
-    fn keep_set(
-        &self,
-        key: &str,
-        value: Stored<V>,
-        weight: usize,
-        life: Option<Duration>,
-        told: ChangeInfo,
-    ) -> bool {
-        let key = self.cache.hash(key);
-        let (journal, now) = (&self.cluster.journal, self.cluster.clock.now());
-        let Some(set) = journal.begin_set(&self.name, key.text(), told, now) else {
-            return false;
-        };
-        self.counters.removes.add();
-        self.mark_stale(key);
-        let life = self.life_in_list(life);
-        let expires = life.and_then(|life| now.checked_add(life));
-        let weight = charge(key, weight);
-        let superseded = set.superseded();
-        let is_kept = life != Some(Duration::ZERO)
-            && self
-                .cache
-                .insert(Tier::Main, key, value, weight, expires, superseded);
-        if is_kept && expires.is_some() {
-            self.have_swept();
-        } else if !is_kept && superseded.load(Ordering::Acquire) {
-            return false;
-        } else if !is_kept {
-            self.cache.remove(key);
-        }
-        self.forget_absence(key);
-        self.mark_stale(key);
-        set.mark_applied();
-        true
-    }
-
-    /// The bytes of a value, if they may travel.
-    pub(super) fn encode_for_peers(&self, value: &V) -> Result<Value, Error> {
-        let encoded = user_code::load(|| self.codec.encode(value));
-        let failed = |source| Error::Encode {
-            source: Arc::from(source),
-        };
-        let bytes = encoded
-            .map_err(|panicked| failed(panicked.0.into()))?
-            .map_err(failed)?;
-        let max = self.cluster.settings.max_value;
-        if bytes.len() > max {
-            return Err(Error::ValueTooLarge {
-                bytes: bytes.len(),
-                max,
-            });
-        }
-        Ok(bytes)
-    }
-
-    fn tell_removed(
+    /// Has a peer remove `keys`, in as many requests as that takes.
+    fn send_removal(
         &self,
         remote: &Arc<Remote>,
         keys: &[&str],
         recorded: &RecordedChange,
         deadline: Deadline,
     ) -> Result<(), Failure> {
-        let tell = |keys| {
+        let send = |keys| {
             let change = Change::Remove(keys);
             self.cluster
                 .send_change(remote, &self.name, &change, recorded, deadline)
         };
-        // One that misses a part lacks it all: it is told of the rest with that.
-        key_batches(keys).try_for_each(tell)
+        // A peer that misses one part does not get the rest now: all of it is delivered later.
+        key_batches(keys).try_for_each(send)
     }
 }
 

@@ -1,28 +1,27 @@
-//! `Failures`: the keys whose loads failed of late, so that a loader that fails is not asked without
+//! `Failures`: the keys whose loads failed lately, so that a loader that fails is not run again without
 //! a pause.
 //!
-//! One failure alone is forgiven: the next get loads again. From the second in a row on, the error is
-//! given to those who ask within its life. A value past its expiry is not renewed before a pause
-//! that doubles with each failure. A load that succeeds, `set`, `remove` and `clear` end it at once.
+//! After one failure alone the next get loads again. From the second failure in a row on, gets within
+//! the life of its error have that error. A value past its expiry is not renewed before a pause that
+//! doubles with each failure. A load that succeeds, `set`, `remove` and `clear` end this at once.
 
 use std::time::{Duration, Instant};
 
 use super::absences::share_of;
-use super::load::Role;
-use super::{Obtained, Outcome, Shared, charge};
+use super::weight::charge;
 use crate::cache::entry::Tier;
 use crate::cache::key::KeyRef;
 use crate::cache::shards::Cache;
-use crate::cluster::members::Owner;
 use crate::error::Error;
-use crate::flight::table::Guard;
 use crate::runtime::clock::Clock;
-use crate::runtime::sync::RandomState;
+use crate::runtime::sync::{AtomicBool, RandomState};
 use crate::value::Cacheable;
 
-/// The pause after a renewal that failed: the first, and the longest.
+/// The pause after a renewal that failed: the first one, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+const _: () = assert!(FIRST_PAUSE.as_nanos() < LONGEST_PAUSE.as_nanos());
 
 /// How long after the pause a failure is remembered, so that the next one doubles it.
 const MEMORY: Duration = Duration::from_secs(10);
@@ -30,30 +29,33 @@ const MEMORY: Duration = Duration::from_secs(10);
 /// The longest life that an error is given.
 const LONGEST_LIFE: Duration = Duration::from_secs(365 * 86_400);
 
-/// What they take at most, in bytes, and what an error is taken to have.
+/// The most memory of the failures of a group, in bytes, and the estimated size of an error.
 const MOST_BYTES: usize = 1 << 20;
 const ERROR_BYTES: usize = 200;
 
+const _: () = assert!(ERROR_BYTES < MOST_BYTES);
+
 pub(super) struct Failures {
     keys: Cache<Failed>,
-    /// How long an error is given to those who ask.
+    /// For how long gets have an error, from the second failure in a row on.
     life: Duration,
-    dice: RandomState,
+    /// Spreads the pauses.
+    jitter: RandomState,
 }
 
 /// The failures of one key in a row.
 #[derive(Clone)]
-struct Failed {
-    error: Error,
-    count: u32,
-    /// Until when those who ask are given the error.
-    until: Option<Instant>,
+pub(super) struct Failed {
+    pub(super) error: Error,
+    pub(super) count: u32,
+    /// Until when gets have the error.
+    pub(super) until: Option<Instant>,
     /// When a renewal is tried again.
-    renews: Option<Instant>,
+    pub(super) renews: Option<Instant>,
 }
 
 impl Failures {
-    /// Those of the group that keeps its values in `values`.
+    /// The failures of the group that keeps its values in `values`.
     pub(super) fn beside<V: Cacheable>(
         values: &Cache<V>,
         capacity: usize,
@@ -64,13 +66,14 @@ impl Failures {
         Failures {
             keys: Cache::new(bytes, 0, Some(1), clock).with_hasher_of(values),
             life,
-            dice: RandomState::default(),
+            jitter: RandomState::default(),
         }
     }
 
-    fn get(&self, key: KeyRef<'_>) -> Option<Failed> {
+    /// The failures of `key`, if its loads failed lately.
+    pub(super) fn get(&self, key: KeyRef<'_>) -> Option<Failed> {
         if self.keys.is_empty() {
-            return None; // as nearly always
+            return None; // the usual case
         }
         self.keys.recheck(key)?.value.value().ok()
     }
@@ -89,23 +92,46 @@ impl Failures {
         self.keys.sweep();
     }
 
-    /// Whether there are any that leave for their age.
-    pub(super) fn expire(&self) -> bool {
+    /// Whether there are failures that expire.
+    pub(super) fn expires(&self) -> bool {
         self.keys.expires()
     }
 
-    /// What they take, in bytes.
+    /// The memory of the failures, in bytes.
     pub(super) fn heap_bytes(&self) -> usize {
         self.keys.heap_bytes() + self.keys.counts().main_bytes
+    }
+
+    /// Remembers that a load of `key` failed, unless `stale` is set. A key that its owner renews is not
+    /// renewed here: then there is no pause.
+    pub(super) fn note(
+        &self,
+        key: KeyRef<'_>,
+        error: &Error,
+        renewed_here: bool,
+        now: Instant,
+        stale: &AtomicBool,
+    ) {
+        let last = self.get(key);
+        let mut failed = self.next(last.as_ref(), error.clone(), now);
+        if !renewed_here {
+            failed.renews = None;
+        }
+        let end = failed.until.max(failed.renews).unwrap_or(now);
+        let expires = end.checked_add(MEMORY);
+        let weight = charge(key, ERROR_BYTES);
+        self.keys
+            .insert(Tier::Main, key, failed, weight, expires, stale);
     }
 
     /// The next failure of a key, after the last one that is remembered.
     fn next(&self, last: Option<&Failed>, error: Error, now: Instant) -> Failed {
         let count = last.map_or(1, |last| last.count.saturating_add(1));
+        debug_assert!(count > 0);
         let doubled = FIRST_PAUSE.saturating_mul(1 << (count - 1).min(16));
-        // Up to a quarter less, so that nodes that fail together do not ask together.
-        let dice = std::hash::BuildHasher::hash_one(&self.dice, (count, now));
-        let part = 1.0 - (dice >> 11) as f64 / (1_u64 << 53) as f64 / 4.0;
+        // Up to a quarter less, so that nodes that fail together do not load together again.
+        let random = std::hash::BuildHasher::hash_one(&self.jitter, (count, now));
+        let part = 1.0 - (random >> 11) as f64 / (1_u64 << 53) as f64 / 4.0;
         let pause = doubled.min(LONGEST_PAUSE).mul_f64(part);
         Failed {
             error,
@@ -113,54 +139,5 @@ impl Failures {
             until: (count > 1).then(|| now + self.life.min(LONGEST_LIFE)),
             renews: now.checked_add(pause),
         }
-    }
-}
-
-impl<V: Cacheable> Shared<V> {
-    /// Notes what a load came to: that it failed, or that failures are over.
-    pub(super) fn note_load(&self, guard: &Guard<Outcome<V>>, outcome: &Outcome<V>, role: Role) {
-        let key = guard.key().as_ref();
-        let error = match outcome {
-            Err(error @ (Error::Load { .. } | Error::Panicked { .. })) => error,
-            Ok(_) | Err(Error::NotFound) => return self.failures.remove(key),
-            Err(_) => return,
-        };
-        let now = self.cluster.clock.now();
-        let last = self.failures.get(key);
-        let mut failed = self.failures.next(last.as_ref(), error.clone(), now);
-        if role == Role::Fallback {
-            failed.renews = None; // its owner renews it
-        }
-        let end = failed.until.max(failed.renews).unwrap_or(now);
-        let (weight, stale) = (charge(key, ERROR_BYTES), guard.stale());
-        let expires = end.checked_add(MEMORY);
-        self.failures
-            .keys
-            .insert(Tier::Main, key, failed, weight, expires, stale);
-        self.have_swept();
-    }
-
-    /// What a get comes to without a load, as loads of its key fail: the error of the last one, or a
-    /// value past its expiry.
-    pub(super) fn failed_lately(&self, key: KeyRef<'_>) -> Option<Outcome<V>> {
-        let failed = self.failures.get(key)?;
-        let now = self.cluster.clock.now();
-        let is_before = |end: Option<Instant>| end.is_some_and(|end| now < end);
-        let is_owner = || self.cluster.members().owner(key.text()) == Owner::This;
-        let outcome = if is_before(failed.until) {
-            self.or_stand_in(key, Err(failed.error))
-        } else if failed.count > 1 && is_before(failed.renews) && is_owner() {
-            Ok(Obtained::from(self.cache.stand_in(key)?))
-        } else {
-            return None;
-        };
-        Some(outcome)
-    }
-
-    /// Whether a renewal of `key` has failed so lately that it is not tried yet.
-    pub(super) fn is_renewal_paused(&self, key: KeyRef<'_>) -> bool {
-        let failed = self.failures.get(key);
-        let renews = failed.and_then(|failed| failed.renews);
-        renews.is_some_and(|renews| self.cluster.clock.now() < renews)
     }
 }

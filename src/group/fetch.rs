@@ -1,16 +1,21 @@
-//! Step 4, where another process owns the key: ask it, and load here if it is unreachable.
+//! Step 4, where another process owns the key: fetch the value from it, and load here if it is
+//! unreachable.
 
 use std::time::{Duration, Instant};
 
+use super::counters::Count;
+use super::got::Source;
 use super::load::Role;
-use super::{Count, Obtained, Outcome, Shared, Source, lost_leader};
+use super::outcome::{Obtained, Outcome, lost_leader};
+use super::shared::Shared;
 use crate::cache::entry::{Stored, Tier};
 use crate::cache::key::KeyRef;
 use crate::cluster::batching::BatchRole;
 use crate::cluster::remote::{Failure, OwnedQuery, Remote};
 use crate::codec::CodecError;
 use crate::error::Error;
-use crate::flight::table::{Guard, Join, Joined, WaitOutcome};
+use crate::flight::flights::{Join, Joined};
+use crate::flight::leader::{Guard, WaitOutcome};
 use crate::protocol::dialect::Dialect;
 use crate::protocol::hash::hash_of_key;
 use crate::protocol::{self, Answer, Item, ProtocolError, Status, Terms};
@@ -20,9 +25,9 @@ use crate::runtime::user_code;
 use crate::transport::peer::{Call, Reply};
 use crate::value::Cacheable;
 
-/// Where values usually have more bytes than this, several are not asked for together: that saves
-/// work for each request, but takes another copy of the values.
-const COMBINED_BYTES: usize = 4 << 10;
+/// Where values have more bytes than this on average, the requests of several callers are not combined:
+/// that saves work for each request, but takes another copy of the values.
+pub(super) const MAX_COMBINED_VALUE: usize = 4 << 10;
 
 /// What the owner of a key answers.
 #[derive(Clone)]
@@ -31,7 +36,7 @@ pub(super) enum Fetched {
     NotFound,
     TooLarge(usize),
     LoadFailed(String),
-    /// Loading takes longer than a get inside a loader may wait.
+    /// The load takes longer than a get inside a loader may wait.
     StillLoading,
     Overloaded,
     NoSuchGroup,
@@ -40,7 +45,7 @@ pub(super) enum Fetched {
 }
 
 impl Fetched {
-    /// What an item of a batch says; `None` if the owner is still loading.
+    /// The meaning of an item of a batch; `None` if the owner is still loading.
     pub(super) fn of(item: Item) -> Option<Fetched> {
         Some(match item {
             Item::Value(answer) => Fetched::Value(answer),
@@ -54,7 +59,8 @@ impl Fetched {
 }
 
 impl<V: Cacheable> Shared<V> {
-    /// Has the value fetched from `owner`: by this thread, or by one that does already.
+    /// Has the value fetched from `owner`: by this thread, or by one that does already. `unreported` is
+    /// the number of hits of a mirrored copy that the owner does not know of.
     pub(super) fn fetch(
         self: &Arc<Self>,
         key: KeyRef<'_>,
@@ -66,11 +72,11 @@ impl<V: Cacheable> Shared<V> {
         loop {
             match self.fetches.join(key, deadline, Join::Lead) {
                 Joined::Lead(guard) => {
-                    self.count_lead(&mut count);
+                    self.counters.count_lead(&mut count);
                     return self.lead_fetch(guard, owner, deadline, unreported);
                 }
                 Joined::Wait(waiter) => {
-                    self.count_joined(&mut count);
+                    self.counters.count_joined(&mut count);
                     let patience = self.end_of_patience();
                     return match self.wait_for(&waiter, deadline.earlier(patience)) {
                         WaitOutcome::Finished(outcome) => outcome.map(Obtained::joined),
@@ -79,7 +85,7 @@ impl<V: Cacheable> Shared<V> {
                         }
                         WaitOutcome::Again => continue,
                         WaitOutcome::Lost => Err(lost_leader()),
-                        // Whoever leads may have more patience than a loader.
+                        // The leader may have more patience than a loader.
                         WaitOutcome::Late if !deadline.is_past(self.cluster.clock.now()) => {
                             drop(waiter);
                             self.load(key, deadline, Role::Fallback, Count::No)
@@ -92,18 +98,19 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    pub(super) fn lead_fetch(
+    /// Fetches the value of a flight on this thread, and ends the flight.
+    fn lead_fetch(
         self: &Arc<Self>,
         guard: Guard<Outcome<V>>,
         owner: &Arc<Remote>,
         deadline: Deadline,
         unreported: u32,
     ) -> Outcome<V> {
-        let guard = match self.land_if_cached(guard) {
+        let guard = match self.finish_if_cached(guard) {
             Ok(outcome) => return outcome,
             Err(guard) => guard,
         };
-        self.keep_none_if_owed(&guard, owner);
+        self.mark_stale_if_owner_is_behind(&guard, owner);
         let leading = guard.lead();
         let key = guard.key().clone();
         let fetched = self.ask(owner, key.as_ref(), deadline, unreported);
@@ -119,17 +126,19 @@ impl<V: Cacheable> Shared<V> {
         outcome
     }
 
-    /// Keeps nothing of what `owner` answers that has still to be told of removals by this node: it
-    /// may be an old value, and nobody removes the copy here.
-    pub(super) fn keep_none_if_owed(&self, guard: &Guard<Outcome<V>>, owner: &Remote) {
+    /// Marks the flight stale if this node still has removals to deliver to `owner`: its answer may be an
+    /// old value, and nobody would remove the copy here.
+    pub(super) fn mark_stale_if_owner_is_behind(&self, guard: &Guard<Outcome<V>>, owner: &Remote) {
         if self.cluster.has_pending_removals(owner) {
             guard.stale().store(true, Ordering::Release);
         }
     }
 
+    /// Ends the flight of a fetch with the outcome that its leader has; where that is none for the others,
+    /// hands it over.
     pub(super) fn end_fetch(&self, guard: Guard<Outcome<V>>, outcome: Outcome<V>) {
         match outcome {
-            // This caller's time or place is up, not the flight's (I6).
+            // The time of this caller is up, or its load was refused: not those of the flight (I6).
             Err(Error::Deadline | Error::Overloaded) => {
                 guard.hand_over(self.cluster.clock.now());
             }
@@ -137,7 +146,7 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    /// What a fetch comes to; `None` if the value is to be loaded here.
+    /// The outcome of a fetch; `None` if the value is to be loaded here.
     pub(super) fn use_fetched(
         self: &Arc<Self>,
         guard: &Guard<Outcome<V>>,
@@ -169,6 +178,7 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
+    /// Asks the owner for one key, together with other callers where that saves requests.
     fn ask(
         &self,
         owner: &Arc<Remote>,
@@ -177,9 +187,9 @@ impl<V: Cacheable> Shared<V> {
         unreported: u32,
     ) -> Result<Fetched, Failure> {
         self.counters.fetches.add();
-        // The peer may need this one's pool for the very value.
+        // The peer may need the pool of this node for the very value.
         let _blocked = self.cluster.pool.wait_inside();
-        let are_small = self.fetched_bytes.load(Ordering::Relaxed) <= COMBINED_BYTES;
+        let are_small = self.fetched_bytes.load(Ordering::Relaxed) <= MAX_COMBINED_VALUE;
         if !are_small || !owner.takes_batches() {
             return self.ask_singly(owner, key, deadline, unreported);
         }
@@ -195,7 +205,7 @@ impl<V: Cacheable> Shared<V> {
             BatchRole::Leader(tier, others) => {
                 let own = self.query(key.text(), unreported);
                 let fetched = self.ask_together(owner, own, others, deadline);
-                drop(tier); // the next in line leads
+                drop(tier); // the next caller in line leads
                 (fetched, 0)
             }
             BatchRole::Answered(Ok(item)) => (Fetched::of(item).map(Ok), 0),
@@ -205,7 +215,7 @@ impl<V: Cacheable> Shared<V> {
         fetched.unwrap_or_else(|| self.ask_singly(owner, key, deadline, unreported))
     }
 
-    /// Asks the owner, again and again as long as it is loading: a slow load is no failure.
+    /// Asks the owner for one key, again and again as long as it is loading: a slow load is no failure.
     pub(super) fn ask_singly(
         &self,
         owner: &Arc<Remote>,
@@ -215,7 +225,7 @@ impl<V: Cacheable> Shared<V> {
     ) -> Result<Fetched, Failure> {
         let until = self.end_of_patience();
         loop {
-            let asked = self.cluster.clock.now();
+            let asked_at = self.cluster.clock.now();
             let target = protocol::target(&self.name, Some(key.text()));
             let terms = Terms {
                 falls_back: true,
@@ -231,14 +241,14 @@ impl<V: Cacheable> Shared<V> {
                 }
                 return Ok(fetched);
             }
-            if let Some(end) = self.still_loading(asked, self.patience(), until) {
+            if let Some(end) = self.still_loading(asked_at, self.patience(), until) {
                 return end;
             }
             unreported = 0;
         }
     }
 
-    /// What is said along with a request.
+    /// The terms of a request of this node.
     pub(super) fn terms(&self, deadline: Deadline, hits: u32) -> Terms {
         Terms {
             native: true,
@@ -254,14 +264,15 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    /// How long an owner may wait for its loads before it says that they are under way. Never zero,
-    /// with which it would say so at once, and be asked without end.
+    /// How long an owner may wait for its loads before it answers `loading`. Never zero: then it would
+    /// answer so at once, and be asked without end.
     pub(super) fn patience(&self) -> Duration {
         (self.cluster.settings.fetch_timeout / 2).max(Duration::from_millis(1))
     }
 
-    /// When an owner that is still loading is not asked again, nor waited for where another thread asks
-    /// it: loads of several processes that wait for each other in a circle would wait for ever.
+    /// When a caller stops asking an owner that is still loading, or waiting for another thread that asks
+    /// it. A get inside a loader stops after the load timeout: loads of several processes that wait for
+    /// each other in a circle would wait for ever.
     pub(super) fn end_of_patience(&self) -> Deadline {
         if user_code::inside_a_loader() {
             let limit = self.cluster.settings.load_timeout;
@@ -270,11 +281,11 @@ impl<V: Cacheable> Shared<V> {
         Deadline::NEVER
     }
 
-    /// What to make of an owner that is still loading what it was asked for at `asked`, with so much
-    /// `patience`; `None` is to ask again.
+    /// What follows from the answer `loading` to a request that was sent at `asked_at` with this
+    /// `patience`; `None` is to ask again, until `until`.
     pub(super) fn still_loading(
         &self,
-        asked: Instant,
+        asked_at: Instant,
         patience: Duration,
         until: Deadline,
     ) -> Option<Result<Fetched, Failure>> {
@@ -283,11 +294,11 @@ impl<V: Cacheable> Shared<V> {
             return Some(Ok(Fetched::StillLoading));
         }
         let reason = "it answers `loading` without waiting";
-        let is_hasty = now.saturating_duration_since(asked) < patience / 2;
+        let is_hasty = now.saturating_duration_since(asked_at) < patience / 2;
         is_hasty.then(|| Err(Failure::Unreachable(reason.to_owned())))
     }
 
-    /// What an answer says; `None` if the owner is still loading.
+    /// The meaning of an answer; `None` if the owner is still loading.
     fn read_answer(
         &self,
         key: KeyRef<'_>,
@@ -334,13 +345,13 @@ impl<V: Cacheable> Shared<V> {
         }))
     }
 
-    /// Keeps a copy of what was fetched if it is popular. `None` if it cannot be decoded here.
+    /// Decodes a fetched value, and keeps a copy if it is popular. `None` if it cannot be decoded.
     fn mirror(self: &Arc<Self>, guard: &Guard<Outcome<V>>, answer: Answer) -> Option<Obtained<V>> {
         let rate = answer.rate;
         let mut obtained = self.decode(answer)?;
         let now = self.cluster.clock.now();
-        let dice = self.dice.fetch_add(1, Ordering::Relaxed);
-        if let Some(until) = self.mirroring.life(rate, obtained.expires, now, dice) {
+        let number = self.fetch_number.fetch_add(1, Ordering::Relaxed);
+        if let Some(until) = self.mirroring.life(rate, obtained.expires, now, number) {
             let owners_expiry = std::mem::replace(&mut obtained.expires, until.instant());
             self.keep(guard, Tier::Hot, &obtained, now);
             obtained.expires = owners_expiry;
@@ -348,22 +359,22 @@ impl<V: Cacheable> Shared<V> {
         Some(obtained)
     }
 
-    /// What a peer sent. `None` if it cannot be decoded here.
+    /// The value of a peer's answer. `None` if it cannot be decoded.
     pub(super) fn decode(&self, answer: Answer) -> Option<Obtained<V>> {
         let now = self.cluster.clock.now();
         let length = answer.value.len();
         let decoded = user_code::load(|| self.codec.decode(answer.value));
         let usual = self.fetched_bytes.load(Ordering::Relaxed);
-        self.fetched_bytes
-            .store((7 * usual + length) / 8, Ordering::Relaxed);
+        let average = (7 * usual + length) / 8;
+        self.fetched_bytes.store(average, Ordering::Relaxed);
         let value = match decoded {
             Ok(Ok(value)) => value,
-            Ok(Err(error)) => return self.cannot_decode(error),
-            Err(panicked) => return self.report_undecodable_as(&panicked.0),
+            Ok(Err(error)) => return self.undecodable_for(error),
+            Err(panicked) => return self.undecodable(&panicked.0),
         };
         let (value, weight) = match self.weighed(value) {
             Ok(weighed) => weighed,
-            Err(panicked) => return self.report_undecodable_as(&panicked.0),
+            Err(panicked) => return self.undecodable(&panicked.0),
         };
         Some(Obtained {
             value: Stored::new(value),
@@ -374,14 +385,20 @@ impl<V: Cacheable> Shared<V> {
         })
     }
 
-    fn cannot_decode(&self, error: CodecError) -> Option<Obtained<V>> {
+    fn undecodable_for(&self, error: CodecError) -> Option<Obtained<V>> {
         let text = user_code::load(|| error.to_string());
         user_code::defer_drop(error);
-        self.report_undecodable_as(&text.unwrap_or_else(|panicked| panicked.0))
+        self.undecodable(&text.unwrap_or_else(|panicked| panicked.0))
     }
 
-    fn report_undecodable_as(&self, reason: &str) -> Option<Obtained<V>> {
-        self.report_undecodable(reason);
+    fn undecodable(&self, reason: &str) -> Option<Obtained<V>> {
+        let now = self.cluster.clock.now();
+        self.reports.undecodable(&self.name, reason, now);
         None
+    }
+
+    pub(super) fn report_missing_group(&self, owner: &Remote) {
+        let now = self.cluster.clock.now();
+        self.reports.missing_group(&self.name, &owner.peer, now);
     }
 }

@@ -1,20 +1,26 @@
-//! The loading process for many keys at once: one request for each owner, all owners at once.
+//! `get_many`: the loading process for many keys at once, with one request for each owner, to all
+//! owners at the same time.
 //!
-//! A thread that leads several flights must not stand in the way of the loads it waits for, nor of
-//! those it runs itself, which may get other keys of the same batch. So it runs loaders, and waits,
-//! only while it leads no flight but the one that is being loaded: its other loads are queued, for
-//! whoever runs them first, and its fetches are handed over before their keys are loaded here.
+//! A thread that leads several flights must not block the loads it waits for, nor those it runs itself,
+//! which may get other keys of the same batch. So it runs loaders, and waits, only while it leads no
+//! flight but the one that is being loaded: its other loads are queued, for any thread that runs them first,
+//! and its fetches are handed over before their keys are loaded here.
 
 use std::collections::HashMap;
 
+use super::batch::Wanted;
+use super::counters::Count;
+use super::get::check_key;
 use super::load::Role;
-use super::seats::{Answered, Room, Seats};
-use super::{Count, Obtained, Outcome, Shared, check_key, lost_leader};
+use super::outcome::{Obtained, Outcome, lost_leader};
+use super::shared::Shared;
+use super::waiter_set::{Answered, ValueBudget, WaiterSet};
 use crate::cache::key::KeyRef;
 use crate::cluster::members::Owner;
 use crate::cluster::remote::Remote;
 use crate::error::Error;
-use crate::flight::table::{Join, Joined, Queued};
+use crate::flight::flights::{Join, Joined};
+use crate::flight::queued::Queued;
 use crate::protocol::MAX_KEYS;
 use crate::runtime::clock::Deadline;
 use crate::runtime::flow::Flow;
@@ -22,35 +28,17 @@ use crate::runtime::sync::{Arc, RandomState};
 use crate::runtime::user_code;
 use crate::value::Cacheable;
 
-/// A key that is not in memory, and where its answer belongs.
-#[derive(Clone, Copy)]
-pub(super) struct Wanted<'a> {
-    pub(super) at: usize,
-    pub(super) key: KeyRef<'a>,
-    /// Hits of a mirrored copy that its owner does not know of.
-    pub(super) unreported: u32,
-}
-
-impl<'a> Wanted<'a> {
-    /// The same, now that the owner knows of all hits.
-    pub(super) fn reported(self) -> Wanted<'a> {
-        Wanted {
-            unreported: 0,
-            ..self
-        }
-    }
-}
-
-/// Answers, and where they belong.
+/// Answers, each with its index.
 type Settled<V> = Vec<(usize, Outcome<V>)>;
 
-/// The keys of one owner.
+/// The keys of a call that one owner has.
 struct Share<'a> {
     owner: Owner,
     wanted: Vec<Wanted<'a>>,
 }
 
 impl<V: Cacheable> Shared<V> {
+    /// The outcomes of `keys`, in their order.
     pub(super) fn get_many<K: AsRef<str>>(
         self: &Arc<Self>,
         keys: &[K],
@@ -79,10 +67,10 @@ impl<V: Cacheable> Shared<V> {
             }
         }
         let began = self.cluster.clock.now();
-        let brought = self.bring_many(wanted, deadline);
-        let took = self.cluster.clock.now().saturating_duration_since(began);
-        for (at, outcome) in brought {
-            self.note_get(took, &outcome);
+        let obtained = self.obtain_many(wanted, deadline);
+        let took = self.time_since(began);
+        for (at, outcome) in obtained {
+            self.timings.record_get(took, &outcome);
             outcomes[at] = outcome;
         }
         for (at, first) in repeats {
@@ -91,7 +79,8 @@ impl<V: Cacheable> Shared<V> {
         outcomes
     }
 
-    /// What is known in memory, or the hits of a mirrored copy that are not reported.
+    /// The outcome of a get from memory; if there is none, the hits of a mirrored copy that its owner does
+    /// not know of.
     fn get_local(self: &Arc<Self>, key: KeyRef<'_>, deadline: Deadline) -> Result<Outcome<V>, u32> {
         match self.cache.get(key) {
             Ok(found) if found.is_stale => Ok(self.use_stale(key, found, deadline)),
@@ -105,20 +94,20 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    /// Steps 2 to 5 for many keys.
-    fn bring_many(self: &Arc<Self>, wanted: Vec<Wanted<'_>>, deadline: Deadline) -> Settled<V> {
+    /// Steps 2 to 5, for many keys.
+    fn obtain_many(self: &Arc<Self>, wanted: Vec<Wanted<'_>>, deadline: Deadline) -> Settled<V> {
         let mut settled = Vec::with_capacity(wanted.len());
         if user_code::inside_a_loader() {
-            // Its thread is the one that waits for itself, should it come to that (I8): a wait for
-            // several flights would not be seen.
-            let bring = |one: Wanted<'_>| {
-                let outcome = self.bring(one.key, deadline, one.unreported, Count::Yes);
-                user_code::run_deferred(); // peers may wait for it, and this thread for them next
+            // One key after the other, so that each wait is checked for cycles (I8): a wait for several
+            // flights would not be seen.
+            let obtain = |one: Wanted<'_>| {
+                let outcome = self.obtain(one.key, deadline, one.unreported, Count::Yes);
+                user_code::run_deferred(); // peers may wait for it, and this thread may wait for them next
                 (one.at, outcome)
             };
-            return wanted.into_iter().map(bring).collect();
+            return wanted.into_iter().map(obtain).collect();
         }
-        // Its loads may need this thread, if it is one of the pool.
+        // The loads may need this thread, if it is one of the pool.
         let _blocked = self.cluster.pool.wait_inside();
         let mut shares: Vec<Share<'_>> = Vec::new();
         let members = self.cluster.members();
@@ -145,6 +134,7 @@ impl<V: Cacheable> Shared<V> {
         settled
     }
 
+    /// Has the values of keys loaded that this process owns.
     fn load_own(self: &Arc<Self>, wanted: &[Wanted<'_>], deadline: Deadline) -> Settled<V> {
         let loaded = self.load_many(wanted, deadline, Role::Owner, Count::Yes);
         let stand_in =
@@ -152,7 +142,8 @@ impl<V: Cacheable> Shared<V> {
         loaded.into_iter().map(stand_in).collect()
     }
 
-    /// Has values loaded here, by this thread if it may, by the pool, or by those who do already.
+    /// Has values loaded in this process: by this thread if there is no deadline, by the pool, or by threads
+    /// that do already.
     fn load_many<'a>(
         self: &Arc<Self>,
         wanted: &[Wanted<'a>],
@@ -172,8 +163,8 @@ impl<V: Cacheable> Shared<V> {
                 let mut count = count;
                 let (waiter, queued) = self.loads.queue(one.key, deadline);
                 match queued {
-                    Some(_) => self.count_lead(&mut count),
-                    None => self.count_joined(&mut count),
+                    Some(_) => self.counters.count_lead(&mut count),
+                    None => self.counters.count_joined(&mut count),
                 }
                 waiters.push(waiter);
                 are_own.push(queued.is_some());
@@ -184,17 +175,17 @@ impl<V: Cacheable> Shared<V> {
                 let joined = joined.map(|(waiter, _)| waiter);
                 self.queue_too(joined, self.bulkhead.max(), role, Flow::Application);
             }
-            let seats = Seats::new(self, Room::endless(), waiters);
+            let set = WaiterSet::new(self, ValueBudget::unlimited(), waiters);
             self.run_queued(new, deadline, role);
             if deadline.is_never() {
-                self.run_seats(&seats, role);
+                self.run_joined(&set, role);
             }
-            let answers = self.answers(&seats, deadline);
+            let answers = self.answers(&set, deadline);
             for ((&one, is_own), answer) in wanted.iter().zip(are_own).zip(answers) {
                 let outcome = match answer {
                     Answered::Outcome(outcome) if is_own => outcome,
                     Answered::Outcome(outcome) => outcome.map(Obtained::joined),
-                    Answered::Again | Answered::NoRoom => {
+                    Answered::Again | Answered::OverBudget => {
                         self.load(one.key, deadline, role, Count::No)
                     }
                 };
@@ -204,7 +195,7 @@ impl<V: Cacheable> Shared<V> {
         settled
     }
 
-    /// Has the loads run that this thread has queued: by the pool, or with its help by this thread.
+    /// Has the loads run that this thread has queued: by the pool, or by this thread with its help.
     fn run_queued(
         self: &Arc<Self>,
         queued: Vec<Queued<Outcome<V>>>,
@@ -216,7 +207,7 @@ impl<V: Cacheable> Shared<V> {
             return self.queue_loads(queued, most, role, Flow::Application);
         }
         let mut open: Vec<_> = queued;
-        open.retain(|queued| !self.finish_if_cached(queued));
+        open.retain(|queued| !self.finish_queued_if_cached(queued));
         if let (Some(load_many), 2..) = (&self.batch_loader, open.len()) {
             let now = self.cluster.clock.now();
             let guards = open.iter().filter_map(|queued| queued.start(now));
@@ -225,7 +216,7 @@ impl<V: Cacheable> Shared<V> {
             return;
         }
         if most > 1 && open.len() > 1 {
-            // Help is welcome. Where there is none, this thread does it all.
+            // The pool helps where it can. Where it cannot, this thread runs all of them.
             self.offer_loads(&open, most - 1, role, Flow::Application);
         }
         for queued in open {
@@ -236,33 +227,33 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    /// Runs the loads that others have queued, and that would keep this thread waiting.
-    fn run_seats(self: &Arc<Self>, seats: &Seats<V>, role: Role) {
-        for at in 0..seats.len() {
-            if let Some(guard) = seats.start(at) {
+    /// Runs the loads that others have queued, and that this thread would wait for.
+    fn run_joined(self: &Arc<Self>, set: &WaiterSet<V>, role: Role) {
+        for at in 0..set.len() {
+            if let Some(guard) = set.start(at) {
                 let _ = self.lead_load(guard, role);
                 user_code::run_deferred(); // this thread leads nothing now
             }
         }
     }
 
-    /// Waits for all of `seats`, leaves them, and gives the answer of each.
-    fn answers(&self, seats: &Seats<V>, deadline: Deadline) -> Vec<Answered<V>> {
-        seats.wait(deadline);
+    /// Waits for all flights of `set`, leaves them, and returns the answer of each.
+    fn answers(&self, set: &WaiterSet<V>, deadline: Deadline) -> Vec<Answered<V>> {
+        set.wait(deadline);
         let late = |at| {
-            let error = match seats.is_queued(at) {
+            let error = match set.is_queued(at) {
                 true => Error::Overloaded,
                 false => Error::Deadline,
             };
             Answered::Outcome(Err(error))
         };
-        let answer = |at| seats.answer(at).unwrap_or_else(|| late(at));
-        let answers = (0..seats.len()).map(answer).collect();
-        seats.leave();
+        let answer = |at| set.answer(at).unwrap_or_else(|| late(at));
+        let answers = (0..set.len()).map(answer).collect();
+        set.leave();
         answers
     }
 
-    /// Has values fetched from `owner`, in one request.
+    /// Has values fetched from `owner`, in as few requests as possible.
     fn fetch_many(
         self: &Arc<Self>,
         wanted: &[Wanted<'_>],
@@ -276,10 +267,10 @@ impl<V: Cacheable> Shared<V> {
             match self.fetches.join(one.key, deadline, Join::Start) {
                 Joined::Lead(guard) => {
                     self.counters.leads.add();
-                    match self.land_if_cached(guard) {
+                    match self.finish_if_cached(guard) {
                         Ok(outcome) => settled.push((one.at, outcome)),
                         Err(guard) => {
-                            self.keep_none_if_owed(&guard, owner);
+                            self.mark_stale_if_owner_is_behind(&guard, owner);
                             asked.push(one);
                             guards.push(Some(guard));
                         }
@@ -292,13 +283,13 @@ impl<V: Cacheable> Shared<V> {
                 }
             }
         }
-        let seats = Seats::new(self, Room::endless(), waiters);
-        let mut fallen = Vec::new();
+        let set = WaiterSet::new(self, ValueBudget::unlimited(), waiters);
+        let mut fallbacks = Vec::new();
         self.ask_many(owner, &asked, deadline, |at, fetched| {
             let Some(guard) = guards[at].take() else {
                 return;
             };
-            // What a codec gets meanwhile may be a key of this batch (I8).
+            // The codec may get a key of this batch meanwhile (I8).
             let leading = guard.lead();
             let outcome = self.use_fetched(&guard, owner, fetched);
             drop(leading);
@@ -310,16 +301,16 @@ impl<V: Cacheable> Shared<V> {
                 None => {
                     self.counters.fetch_errors.add();
                     guard.hand_over(self.cluster.clock.now());
-                    fallen.push(asked[at]);
+                    fallbacks.push(asked[at]);
                 }
             }
         });
-        let loaded = self.load_many(&fallen, deadline, Role::Fallback, Count::No);
+        let loaded = self.load_many(&fallbacks, deadline, Role::Fallback, Count::No);
         settled.extend(loaded.into_iter().map(|(one, outcome)| (one.at, outcome)));
-        for (one, answer) in joined.into_iter().zip(self.answers(&seats, deadline)) {
+        for (one, answer) in joined.into_iter().zip(self.answers(&set, deadline)) {
             let outcome = match answer {
                 Answered::Outcome(outcome) => outcome.map(Obtained::joined),
-                Answered::Again | Answered::NoRoom => {
+                Answered::Again | Answered::OverBudget => {
                     self.fetch(one.key, owner, deadline, one.unreported, Count::No)
                 }
             };

@@ -1,10 +1,12 @@
-//! `Pending`: the answer to a peer that takes a load. It holds no thread.
+//! `Pending`: a request of a peer whose answer takes a load. It is parked meanwhile, and holds no
+//! thread.
 
 use std::fmt;
 use std::time::Instant;
 
-use super::seats::{Answered, Seats};
-use super::serve::{Asked, MAX_CLAIM, Order, item_of_error, patience_of};
+use super::answer::{item_of_error, item_of_loading};
+use super::request::{LoadTerms, MAX_CLAIM, RequestKey, RequestKeys, patience_of};
+use super::waiter_set::{Answered, WaiterSet};
 use crate::cluster::state::Cluster;
 use crate::error::Error;
 use crate::protocol::{Item, Named, Response, Status, Terms};
@@ -18,45 +20,46 @@ use crate::value::Cacheable;
 /// A request whose answer takes a load. See [`Node::begin`](crate::Node::begin).
 ///
 /// Either [`wait`](Pending::wait) for the answer, or have [`notify`](Pending::notify) call back,
-/// and call [`give_up`](Pending::give_up) when the [`deadline`](Pending::deadline) comes first. No
-/// thread is held meanwhile. Dropped, it takes the request back: a load that nobody else waits for
-/// and that has not begun does not begin any more.
+/// and call [`give_up`](Pending::give_up) when the [`deadline`](Pending::deadline) comes first. With a
+/// callback, no thread is held meanwhile. Dropped, it takes the request back: a load that nobody else
+/// waits for and that has not begun does not begin any more.
 pub struct Pending {
-    served: Arc<dyn Served>,
+    request: Arc<dyn Parked>,
+    /// Filled when the answer is complete.
     all: Arc<Slot<()>>,
     until: Instant,
     clock: Clock,
-    /// What the answer names.
+    /// What the answer says about itself.
     named: Named,
-    /// What is to be called with the answer, until it is.
+    /// To be called with the answer; `None` once it is, or if there is none.
     callback: Arc<Mutex<Option<Callback>>>,
 }
 
 type Callback = Box<dyn FnOnce(Response) + Send>;
 
 impl Pending {
-    /// For those of the orders that have a seat.
+    /// A request for `keys`, of which some have a waiter in `set`.
     pub(super) fn new<V: Cacheable>(
-        seats: Arc<Seats<V>>,
-        asked: Asked,
+        set: Arc<WaiterSet<V>>,
+        keys: RequestKeys,
         until: Instant,
-        load: AskedLoad,
+        load: LoadTerms,
     ) -> Pending {
         Pending {
-            all: Arc::clone(&seats.all),
+            all: Arc::clone(&set.all),
             until,
-            clock: seats.group.cluster.clock.clone(),
+            clock: set.group.cluster.clock.clone(),
             named: Named::default(),
             callback: Arc::default(),
-            served: Arc::new(Party {
-                seats,
-                asked: Mutex::new(Some(asked)),
+            request: Arc::new(ParkedRequest {
+                set,
+                keys: Mutex::new(Some(keys)),
                 load,
             }),
         }
     }
 
-    /// What is answered when a job of the pool has filled `done`.
+    /// A request that is answered when a job of the pool has filled `done`.
     pub(super) fn of_job(
         done: Arc<Slot<()>>,
         ring: u64,
@@ -69,36 +72,36 @@ impl Pending {
             clock: cluster.clock.clone(),
             named: Named::default(),
             callback: Arc::default(),
-            served: Arc::new(Done { ring }),
+            request: Arc::new(ParkedJob { ring }),
         }
     }
 
-    /// The same, whose answer says this of itself.
+    /// The same, with this in its answer.
     pub(crate) fn naming(mut self, named: Named) -> Pending {
         self.named = named;
         self
     }
 
-    /// When the one who asked is to get an answer that the value is still loading.
+    /// When the requester is to be answered that the value is still loading.
     #[must_use]
     pub fn deadline(&self) -> Instant {
         self.until
     }
 
-    /// Blocks until the answer is here, at most until the deadline.
+    /// Blocks until there is an answer, at most until the deadline.
     #[must_use]
     pub fn wait(self) -> Response {
-        let blocked = self.served.wait_inside();
+        let blocked = self.request.wait_inside();
         let _ = self.all.wait(&self.clock, Deadline::at(self.until));
         drop(blocked);
-        self.served.response().naming(self.named)
+        self.request.response().naming(self.named)
     }
 
-    /// Has `callback` called with the answer, at once if it is here already, on the thread that
-    /// brings it and without any lock held. It should be quick: hand the answer to a thread of
-    /// your own. It may use the node and its groups; what others wait for comes after it, so it should
-    /// not block. A panic in it is logged and goes no further. Dropping this `Pending` before takes
-    /// the callback back. The first callback counts, others are dropped.
+    /// Has `callback` called with the answer, at once if there is one already, else on the thread that
+    /// completes it, and without any lock held. The callback should be quick: hand the answer to a thread
+    /// of your own. It may use the node and its groups; other callers wait until it has returned, so it
+    /// should not block. A panic in it is logged and goes no further. Dropping this `Pending` before
+    /// takes the callback back. The first callback counts, others are dropped.
     pub fn notify(&self, callback: impl FnOnce(Response) + Send + 'static) {
         let mut callback: Option<Callback> = Some(Box::new(callback));
         {
@@ -108,16 +111,16 @@ impl Pending {
             }
         }
         user_code::dispose(callback);
-        let (served, named) = (Arc::clone(&self.served), self.named);
+        let (request, named) = (Arc::clone(&self.request), self.named);
         let held = Arc::clone(&self.callback);
         let answer = move || {
             if let Some(callback) = take(&held) {
-                callback(served.response().naming(named));
+                callback(request.response().naming(named));
             }
         };
-        // Not while the thread that brings it leads flights: the codec and the callback may ask for
-        // what others of them bring. It has its turn before listeners and drops, and whoever gives up
-        // meanwhile has the answer all the same.
+        // Not while the thread that fills the slot leads flights: the codec and the callback may get the
+        // keys of other flights of that thread. The callback has its turn before listeners and drops, and
+        // a caller that gives up meanwhile has the answer all the same.
         let later = |answer| move |()| user_code::defer_first(answer);
         if let Some((answer, ())) = self.all.then_later(answer, later) {
             if let Err(panicked) = user_code::call(answer) {
@@ -126,7 +129,7 @@ impl Pending {
         }
     }
 
-    /// The answer to give now that the deadline has come, or `None` if the real one came first and
+    /// The answer to give now that the deadline has come, or `None` if the real answer came first and
     /// the callback is being called with it, or has been.
     #[must_use]
     pub fn give_up(self) -> Option<Response> {
@@ -136,7 +139,7 @@ impl Pending {
             return None;
         }
         user_code::dispose(callback);
-        Some(self.served.response().naming(self.named))
+        Some(self.request.response().naming(self.named))
     }
 }
 
@@ -157,25 +160,26 @@ impl Drop for Pending {
     fn drop(&mut self) {
         let _ = self.all.close();
         user_code::dispose(take(&self.callback));
-        self.served.leave();
+        self.request.leave();
     }
 }
 
-/// A request that waits, without the type of its values.
-trait Served: Send + Sync {
-    /// What there is to say by now. Called once.
+/// A parked request, without the type of its values.
+trait Parked: Send + Sync {
+    /// The answer as far as it is known by now. Called once.
     fn response(&self) -> Response;
+    /// Leaves the flights that the request waits for.
     fn leave(&self);
-    /// Notes that this thread waits for it, if that concerns a pool.
+    /// Notes that this thread waits for the request, if it waits for a load: it may be one of the pool.
     fn wait_inside(&self) -> Option<Blocked<'_>>;
 }
 
-/// That something has been done, or will be.
-struct Done {
+/// A request that waits for a job of the pool. The answer is the same whether or not the job has run.
+struct ParkedJob {
     ring: u64,
 }
 
-impl Served for Done {
+impl Parked for ParkedJob {
     fn response(&self) -> Response {
         Response::new(Status::Ok, self.ring)
     }
@@ -187,79 +191,66 @@ impl Served for Done {
     }
 }
 
-/// The keys of a request of a peer, and the seats of those that are not in memory.
-struct Party<V: Cacheable> {
-    seats: Arc<Seats<V>>,
-    /// `None` once it is answered.
-    asked: Mutex<Option<Asked>>,
-    load: AskedLoad,
+/// A request for keys that waits for their flights.
+struct ParkedRequest<V: Cacheable> {
+    set: Arc<WaiterSet<V>>,
+    /// `None` once the request is answered.
+    keys: Mutex<Option<RequestKeys>>,
+    load: LoadTerms,
 }
 
-/// What the requester says of its load.
-#[derive(Clone, Copy)]
-pub(super) struct AskedLoad {
-    /// For how long the value is of use to it.
-    pub(super) deadline: Deadline,
-    /// Whether it loads the value itself if the load has not begun in time.
-    pub(super) falls_back: bool,
-}
-
-impl<V: Cacheable> Party<V> {
-    fn item_of(&self, order: &mut Order) -> Option<Item> {
-        order.item.take().or_else(|| {
-            let at = order.seat?;
-            Some(self.item_of_seat(&order.key, at))
+impl<V: Cacheable> ParkedRequest<V> {
+    fn item_of(&self, key: &mut RequestKey) -> Option<Item> {
+        key.item.take().or_else(|| {
+            let at = key.waiter?;
+            Some(self.item_of_waiter(&key.key, at))
         })
     }
 
-    fn item_of_seat(&self, key: &str, at: usize) -> Item {
-        let group = &self.seats.group;
-        match self.seats.answer(at) {
+    fn item_of_waiter(&self, key: &str, at: usize) -> Item {
+        let group = &self.set.group;
+        match self.set.answer(at) {
             Some(Answered::Outcome(outcome)) => group.item(key, outcome),
-            // The requester loads it itself: it would take `loading` at once for nonsense.
+            // The requester loads the value itself: it takes a `loading` that comes at once for a
+            // failure.
             Some(Answered::Again) => item_of_error(&Error::Overloaded),
-            Some(Answered::NoRoom) => item_of_loading(),
-            // One load all the same: of the requester instead of this node.
-            None if self.load.falls_back && self.seats.leave_if_alone(at) => {
+            Some(Answered::OverBudget) => item_of_loading(),
+            // There is one load all the same: by the requester instead of this node.
+            None if self.load.falls_back && self.set.leave_if_alone(at) => {
                 item_of_error(&Error::Overloaded)
             }
             None => {
-                // The requester asks again, and is to find the place that the load has in the queue.
+                // The requester asks again, and is to find the flight queued where it was.
                 let cluster = &group.cluster;
                 let claimed = cluster.settings.fetch_timeout.min(MAX_CLAIM);
                 let until = cluster.clock.now() + claimed;
-                self.seats.leave_a_claim(at, until, self.load.deadline);
-                group.have_swept(); // should it not come back
+                self.set.leave_a_claim(at, until, self.load.deadline);
+                group.schedule_sweep(); // to withdraw the flight if it does not ask again
                 item_of_loading()
             }
         }
     }
 }
 
-fn item_of_loading() -> Item {
-    let text = "the value is not here yet; ask again";
-    Item::Status(Status::Loading, text.to_owned())
-}
-
-impl<V: Cacheable> Served for Party<V> {
+impl<V: Cacheable> Parked for ParkedRequest<V> {
     fn response(&self) -> Response {
-        let group = &self.seats.group;
-        let asked = self.asked.lock().take();
-        let Some(asked) = asked else {
+        let group = &self.set.group;
+        let keys = self.keys.lock().take();
+        let Some(request) = keys else {
             return Response::text(Status::Overloaded, group.ring(), "it is answered already");
         };
-        let items = asked.orders.into_iter().filter_map(|mut order| {
-            let item = self.item_of(&mut order)?;
-            Some((order.key, item))
+        let items = request.keys.into_iter().filter_map(|mut key| {
+            let item = self.item_of(&mut key)?;
+            Some((key.key, item))
         });
-        group.respond(asked.form, items, asked.charge)
+        group.respond(request.form, items, request.charge)
     }
 
     fn leave(&self) {
-        self.seats.leave();
+        self.set.leave();
     }
 
     fn wait_inside(&self) -> Option<Blocked<'_>> {
-        Some(self.seats.group.cluster.pool.wait_inside())
+        Some(self.set.group.cluster.pool.wait_inside())
     }
 }

@@ -1,28 +1,30 @@
-//! Values past their expiry that are still of use (RFC 5861): *stale while revalidate* gives one out
-//! while it is renewed, *stale if error* when its load fails.
+//! Values past their expiry that are still of use (RFC 5861): *stale while revalidate* returns such a
+//! value while it is renewed, *stale if error* when its load fails. Only main values, and only at their
+//! owner: a copy that outlives its time could not be removed.
 //!
-//! Only main values, and only at their owner: a copy that outlives its time could not be removed.
+//! Also the errors of loads that failed lately (`failures.rs`), which gets have without another load.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::absences::Absences;
+use super::counters::Count;
 use super::load::Role;
-use super::serve::MAX_CLAIM;
-use super::{Count, Outcome, Shared};
+use super::outcome::{Obtained, Outcome};
+use super::request::MAX_CLAIM;
+use super::shared::Shared;
 use crate::cache::key::KeyRef;
 use crate::cache::shards::Found;
-use crate::cluster::change::Reach;
 use crate::cluster::members::Owner;
-use crate::cluster::sweep::Sweep;
 use crate::error::Error;
 use crate::runtime::clock::Deadline;
 use crate::runtime::flow::Flow;
-use crate::runtime::sync::{Arc, Ordering, Weak};
+use crate::runtime::sync::Arc;
 use crate::runtime::user_code;
 use crate::value::Cacheable;
 
-/// How long a renewal may wait for a thread, however short the time that a load may take.
+/// How long a renewal may wait for a thread at least, however short the load timeout is.
 const LEAST_CLAIM: Duration = Duration::from_secs(1);
+
+const _: () = assert!(LEAST_CLAIM.as_nanos() <= MAX_CLAIM.as_nanos());
 
 impl<V: Cacheable> Shared<V> {
     /// Uses a value past its expiry and has it renewed, or fetches it if another process owns the
@@ -43,8 +45,8 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    /// Has a value loaded by the pool in the turn of the one who asked, unless it is being loaded
-    /// already. If there is no room in its queue, whoever asks next tries again.
+    /// Has the pool load a value, on behalf of the `flow` whose get has found it stale, unless it is
+    /// being loaded already. If the queue is full, the next get tries again.
     pub(super) fn renew(self: &Arc<Self>, key: KeyRef<'_>, flow: Flow) {
         if self.is_renewal_paused(key) || self.loads.is_under_way(key) {
             return;
@@ -53,15 +55,16 @@ impl<V: Cacheable> Shared<V> {
         let limit = self.cluster.settings.load_timeout;
         let deadline = Deadline::after(now, limit);
         if let (waiter, Some(queued)) = self.loads.queue(key, deadline) {
-            // Nobody waits for it: it is wanted all the same, for as long as a load may take.
+            // No get waits for it: it is wanted all the same, for as long as a load may take.
             let claimed = limit.clamp(LEAST_CLAIM, MAX_CLAIM);
             waiter.leave_a_claim(now + claimed, deadline);
-            self.have_swept(); // should nobody run it in time
+            self.schedule_sweep(); // to withdraw the flight if no thread runs it in time
             self.queue_loads(vec![queued], usize::MAX, Role::Owner, flow);
         }
     }
 
-    /// An outcome, or the value that stands in for a load that failed or takes too long.
+    /// The outcome of a load, or the value past its expiry that stands in for a load that failed or
+    /// takes too long.
     pub(super) fn or_stand_in(&self, key: KeyRef<'_>, outcome: Outcome<V>) -> Outcome<V> {
         match outcome {
             Err(
@@ -72,7 +75,7 @@ impl<V: Cacheable> Shared<V> {
                 | Error::Thread { .. },
             ) => match self.cache.stand_in(key) {
                 Some(found) => {
-                    user_code::defer_drop(outcome); // the error is of the loader
+                    user_code::defer_drop(outcome); // the error is user code
                     Ok(found.into())
                 }
                 None => outcome,
@@ -81,45 +84,27 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    /// Sees to it that values leave when their time is over, whether or not anybody asks for them.
-    pub(super) fn have_swept(&self) {
-        if !self.is_swept.swap(true, Ordering::AcqRel) {
-            self.cluster.wake_sweeper();
-        }
-    }
-
-    fn has_expiring(&self) -> bool {
-        let absences = self.absences.as_ref();
-        self.cache.expires() || self.failures.expire() || absences.is_some_and(Absences::expire)
-    }
-
-    pub(super) fn as_sweep(self: &Arc<Self>) -> Weak<dyn Sweep> {
-        Arc::downgrade(&(Arc::clone(self) as Arc<dyn Sweep>))
-    }
-}
-
-impl<V: Cacheable> Sweep for Shared<V> {
-    fn clear(&self, reach: Reach) {
-        match reach {
-            Reach::All => self.drop_all(),
-            Reach::Copies => self.drop_copies(),
-        }
-    }
-
-    fn sweep(&self) -> bool {
+    /// The outcome of a get whose key's loads failed lately, without another load: the error of the last
+    /// load, or a value past its expiry. `None` if the get is to load.
+    pub(super) fn failed_lately(&self, key: KeyRef<'_>) -> Option<Outcome<V>> {
+        let failed = self.failures.get(key)?;
         let now = self.cluster.clock.now();
-        let are_claimed = self.loads.withdraw_unclaimed(now);
-        self.cache.sweep();
-        if let Some(absences) = &self.absences {
-            absences.sweep();
-        }
-        self.failures.sweep();
-        if are_claimed || self.has_expiring() {
-            return true;
-        }
-        self.is_swept.store(false, Ordering::Release);
-        // One who kept a value meanwhile saw the mark still set, and rang nobody.
-        let has_more = self.has_expiring() || self.loads.withdraw_unclaimed(now);
-        has_more && !self.is_swept.swap(true, Ordering::AcqRel)
+        let is_before = |end: Option<Instant>| end.is_some_and(|end| now < end);
+        let is_owner = || self.cluster.members().owner(key.text()) == Owner::This;
+        let outcome = if is_before(failed.until) {
+            self.or_stand_in(key, Err(failed.error))
+        } else if failed.count > 1 && is_before(failed.renews) && is_owner() {
+            Ok(Obtained::from(self.cache.stand_in(key)?))
+        } else {
+            return None;
+        };
+        Some(outcome)
+    }
+
+    /// Whether a renewal of `key` has failed so lately that it is not tried again yet.
+    fn is_renewal_paused(&self, key: KeyRef<'_>) -> bool {
+        let failed = self.failures.get(key);
+        let renews = failed.and_then(|failed| failed.renews);
+        renews.is_some_and(|renews| self.cluster.clock.now() < renews)
     }
 }

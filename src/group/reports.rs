@@ -1,11 +1,9 @@
-//! `Reports`: what a group has to say in the log, and could have to say of every key.
+//! `Reports`: what a group logs, each at a limited rate, as there could be one report for every key.
 
 use std::time::{Duration, Instant};
 
-use super::Shared;
-use crate::cluster::remote::Remote;
 use crate::runtime::log_throttle::LogThrottle;
-use crate::value::Cacheable;
+use crate::transport::peer::Peer;
 
 #[derive(Default)]
 pub(super) struct Reports {
@@ -15,47 +13,47 @@ pub(super) struct Reports {
     undecodable: LogThrottle,
 }
 
-impl<V: Cacheable> Shared<V> {
+impl Reports {
     /// A load of `keys` took longer than it should.
-    pub(super) fn report_slow_load(&self, keys: &[&str], took: Duration, now: Instant) {
+    pub(super) fn slow_load(&self, group: &str, keys: &[&str], took: Duration, now: Instant) {
         let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        if let Some(unreported) = self.reports.slow_load.admit(now) {
+        if let Some(unreported) = self.slow_load.admit(now) {
             log::warn!(
                 target: "groupcache",
-                group = &*self.name, millis = millis, unreported = unreported;
+                group = group, millis = millis, unreported = unreported;
                 "a load was slow"
             );
         }
         log::trace!(
-            target: "groupcache", group = &*self.name, millis = millis, keys:? = keys;
+            target: "groupcache", group = group, millis = millis, keys:? = keys;
             "a load was slow"
         );
     }
 
-    pub(super) fn report_full_pool(&self) {
-        if let Some(unreported) = self.reports.full_pool.admit(self.cluster.clock.now()) {
+    pub(super) fn full_pool(&self, group: &str, now: Instant) {
+        if let Some(unreported) = self.full_pool.admit(now) {
             log::warn!(
-                target: "groupcache", group = &*self.name, unreported = unreported;
+                target: "groupcache", group = group, unreported = unreported;
                 "too many loads wait for the loader threads: further ones are refused"
             );
         }
     }
 
-    pub(super) fn report_missing_group(&self, owner: &Remote) {
-        if let Some(unreported) = self.reports.missing_group.admit(self.cluster.clock.now()) {
+    pub(super) fn missing_group(&self, group: &str, owner: &Peer, now: Instant) {
+        if let Some(unreported) = self.missing_group.admit(now) {
             log::warn!(
                 target: "groupcache",
-                peer:% = owner.peer, group = &*self.name, unreported = unreported;
+                peer:% = owner, group = group, unreported = unreported;
                 "the peer has no such group; its keys are loaded here"
             );
         }
     }
 
-    pub(super) fn report_undecodable(&self, reason: &str) {
-        if let Some(unreported) = self.reports.undecodable.admit(self.cluster.clock.now()) {
+    pub(super) fn undecodable(&self, group: &str, reason: &str, now: Instant) {
+        if let Some(unreported) = self.undecodable.admit(now) {
             log::warn!(
                 target: "groupcache",
-                group = &*self.name, error = reason, unreported = unreported;
+                group = group, error = reason, unreported = unreported;
                 "cannot decode a value of a peer; it is loaded here"
             );
         }

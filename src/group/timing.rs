@@ -1,13 +1,14 @@
-//! How long gets and loads of a group take.
+//! `Timings`: how long the gets and loads of a group take.
 
 use std::time::Duration;
 
-use super::{Outcome, Shared, Source};
+use super::got::Source;
+use super::outcome::Outcome;
 use crate::error::Error;
 use crate::stats::latency::{Histogram, Latencies};
 use crate::value::Cacheable;
 
-/// What [`Latencies`] shows.
+/// The histograms behind [`Latencies`].
 #[derive(Default)]
 pub(super) struct Timings {
     peer: Histogram,
@@ -32,7 +33,17 @@ impl Timings {
         }
     }
 
-    /// The bytes that they hold elsewhere.
+    /// Records a get that was not answered from memory.
+    pub(super) fn record_get<V: Cacheable>(&self, took: Duration, outcome: &Outcome<V>) {
+        self.of(outcome).record(took);
+    }
+
+    /// Records a run of the loader.
+    pub(super) fn record_load(&self, took: Duration) {
+        self.loader.record(took);
+    }
+
+    /// The memory of the histograms beside this struct, in bytes.
     pub(super) fn heap_bytes(&self) -> usize {
         let Timings {
             peer,
@@ -46,7 +57,7 @@ impl Timings {
         all.map(Histogram::heap_bytes).iter().sum()
     }
 
-    fn snapshot(&self) -> Latencies {
+    pub(super) fn snapshot(&self) -> Latencies {
         Latencies {
             peer: self.peer.snapshot(),
             load: self.load.snapshot(),
@@ -55,38 +66,5 @@ impl Timings {
             failed: self.failed.snapshot(),
             loader: self.loader.snapshot(),
         }
-    }
-}
-
-impl<V: Cacheable> Shared<V> {
-    /// Brings a value that is not in memory, and notes how long that takes.
-    pub(super) fn timed(&self, bring: impl FnOnce() -> Outcome<V>) -> Outcome<V> {
-        let began = self.cluster.clock.now();
-        let outcome = bring();
-        let took = self.cluster.clock.now().saturating_duration_since(began);
-        self.note_get(took, &outcome);
-        outcome
-    }
-
-    pub(super) fn note_get(&self, took: Duration, outcome: &Outcome<V>) {
-        self.timings.of(outcome).record(took);
-    }
-
-    /// Runs the loader, notes how long that takes, and reports it if it takes too long. `keys` are
-    /// what it loads.
-    pub(super) fn timed_load<R>(&self, keys: &[&str], load: impl FnOnce() -> R) -> R {
-        let began = self.cluster.clock.now();
-        let loaded = load();
-        let now = self.cluster.clock.now();
-        let took = now.saturating_duration_since(began);
-        self.timings.loader.record(took);
-        if took >= self.slow_load {
-            self.report_slow_load(keys, took, now);
-        }
-        loaded
-    }
-
-    pub(super) fn latencies(&self) -> Latencies {
-        self.timings.snapshot()
     }
 }

@@ -1,15 +1,19 @@
 //! What may happen to a flight, for loom: each function is one run, to be explored completely.
 //!
-//! In each run: no flight has two leaders at a time, everyone who waits returns (loom reports a
-//! deadlock), and no flight is left in the table.
+//! In each run: no flight has two leaders at a time, every waiter returns (loom reports a deadlock),
+//! and no flight is left in the table.
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use crate::cache::key::{KeyHasher, KeyRef};
-use crate::flight::table::{Flights, Guard, Hold, Join, Joined, Queued, WaitOutcome, Waiter};
+use crate::flight::flights::{Flights, Join, Joined};
+use crate::flight::leader::{Guard, WaitOutcome};
+use crate::flight::queued::Queued;
+use crate::flight::state::Hold;
 use crate::flight::wait_graph::WaitGraph;
+use crate::flight::waiter::Waiter;
 use crate::runtime::clock::{Clock, Deadline};
 use crate::runtime::flow::Flow;
 use crate::runtime::sync::{Arc, AtomicU64, Mutex, Ordering, thread};
@@ -40,7 +44,7 @@ struct World {
     source: AtomicU64,
     /// The version in the cache.
     cache: Mutex<Option<u64>>,
-    /// How much a queue holds.
+    /// How many holds there are.
     held: Arc<AtomicU64>,
 }
 
@@ -80,7 +84,7 @@ impl World {
     }
 
     /// The guards of flights that nobody leads yet, as another thread than this one gets them: this
-    /// one may come to wait for the flights.
+    /// thread may wait for the flights later.
     fn firsts<const N: usize>(self: &Arc<Self>, keys: [&'static str; N]) -> [Guard<Answer>; N] {
         let first = |world: &World, key| match world.join(key, Deadline::NEVER) {
             Joined::Lead(guard) => guard,
@@ -89,7 +93,7 @@ impl World {
         ended(start(self, move |world| keys.map(|key| first(world, key))))
     }
 
-    /// One who waits for a flight that is led, and can take the lead.
+    /// A waiter of a flight that is led, which can take the lead.
     fn successor(&self, key: &str) -> Waiter<Answer> {
         match self.join(key, Deadline::NEVER) {
             Joined::Wait(waiter) => waiter,
@@ -105,7 +109,7 @@ impl World {
         }
     }
 
-    /// One who waits for a flight and never leads it; with the flight, if it is new.
+    /// A waiter that never leads, with the flight if that is new.
     fn queue(&self, key: &str) -> (Waiter<Answer>, Option<Queued<Answer>>) {
         self.flights.queue(self.key(key), Deadline::NEVER)
     }
@@ -140,12 +144,12 @@ impl World {
     }
 
     fn wait_until(&self, waiter: Waiter<Answer>, deadline: Deadline, answer: Answer) -> Got {
-        let told = waiter.wait(&self.clock, deadline);
-        self.receive(told, answer)
+        let outcome = waiter.wait(&self.clock, deadline);
+        self.receive(outcome, answer)
     }
 
-    fn receive(&self, told: WaitOutcome<Answer>, answer: Answer) -> Got {
-        match told {
+    fn receive(&self, outcome: WaitOutcome<Answer>, answer: Answer) -> Got {
+        match outcome {
             WaitOutcome::Lead(guard) => self.finish(guard, answer),
             WaitOutcome::Finished(answer) => Got::Shared(answer),
             WaitOutcome::Lost => Got::Lost,
@@ -161,7 +165,7 @@ impl World {
         Some(self.finish(guard, answer))
     }
 
-    /// What a queue holds for a flight, counted.
+    /// A hold of a queue, counted.
     fn hold(&self) -> Hold {
         self.held.fetch_add(1, Ordering::SeqCst);
         Box::new(Held(Arc::clone(&self.held)))
@@ -214,7 +218,7 @@ impl World {
         assert_eq!(
             self.held.load(Ordering::SeqCst),
             0,
-            "a place was left behind"
+            "a hold was left behind"
         );
     }
 }
@@ -283,11 +287,11 @@ pub fn error() {
     three_gets(|caller| Err(["", "first", "second", "third"][caller as usize]));
 }
 
-/// The leader panics while one waits and another joins: both return, and the key is free.
+/// The leader panics while one thread waits and another joins: both return, and the key is free.
 pub fn panic() {
     let world = World::new();
     let guard = world.first("k");
-    let seat = world.successor("k");
+    let successor = world.successor("k");
     let leader = start(&world, move |world| {
         let panicked = catch_unwind(AssertUnwindSafe(|| {
             let guard = guard;
@@ -295,7 +299,7 @@ pub fn panic() {
         }));
         assert!(panicked.is_err());
     });
-    let waiter = start(&world, |world| world.wait(seat, Ok(1)));
+    let waiter = start(&world, |world| world.wait(successor, Ok(1)));
     let joined = world.get("k", Ok(2));
     assert!([Got::Led(Ok(2)), Got::Lost].contains(&joined));
     assert_eq!(ended(waiter), Got::Lost);
@@ -322,7 +326,7 @@ pub fn time_up() {
     world.end();
 }
 
-/// The leader's time is up; the oldest waiter gives up as the clock moves; one has time left.
+/// The leader's time is up; the oldest waiter gives up as the clock moves; one waiter has time left.
 pub fn hand_over() {
     let world = World::new();
     let guard = world.first("k");
@@ -345,7 +349,7 @@ pub fn hand_over() {
     world.end();
 }
 
-/// The leader's time is up while one joins and the only waiter gives up.
+/// The leader's time is up while a caller joins and the only waiter gives up.
 pub fn hand_over_or_join() {
     let world = World::new();
     let guard = world.first("k");
@@ -387,7 +391,7 @@ pub fn hand_over_or_drop() {
     world.end();
 }
 
-/// A callback waits, set as the flight ends: it is called once, without a lock, and may ask anew.
+/// A callback waits, set as the flight ends: it is called once, without a lock, and may join anew.
 pub fn callback() {
     let world = World::new();
     let guard = world.first("k");
@@ -397,9 +401,9 @@ pub fn callback() {
     let called = Arc::clone(&calls);
     let caller = start(&world, move |world| {
         let asks = Arc::clone(world);
-        waiter.then(move |told| {
+        waiter.then(move |outcome| {
             called.fetch_add(1, Ordering::SeqCst);
-            assert_eq!(asks.receive(told, Ok(2)), Got::Shared(Ok(1)));
+            assert_eq!(asks.receive(outcome, Ok(2)), Got::Shared(Ok(1)));
             assert!(matches!(asks.get("k", Ok(3)), Got::Led(_) | Got::Shared(_)));
         });
         waiter
@@ -423,9 +427,9 @@ pub fn callback_is_told_to_ask_anew() {
     let leaving = start(&world, |_| drop(successor));
     let called = Arc::clone(&calls);
     let asks = Arc::clone(&world);
-    waiter.then(move |told| {
+    waiter.then(move |outcome| {
         called.fetch_add(1, Ordering::SeqCst);
-        assert_eq!(asks.receive(told, Ok(1)), Got::Again);
+        assert_eq!(asks.receive(outcome, Ok(1)), Got::Again);
     });
     ended(leader);
     ended(leaving);
@@ -477,7 +481,7 @@ pub fn stale_twice_and_a_get() {
     world.end();
 }
 
-/// A queued load, wanted by the pool and by one who can lead at once, while its caller waits.
+/// A queued load, wanted by the pool and by a caller that can lead, while its first caller waits.
 pub fn queued() {
     let world = World::new();
     let (caller, queued) = new_in_queue(&world);
@@ -501,7 +505,7 @@ pub fn queued_and_given_up() {
     let (caller, queued) = new_in_queue(&world);
     let pool = start(&world, move |world| world.run(&queued, Ok(1)));
     let joiner = start(&world, |world| world.get("k", Ok(3)));
-    drop(caller); // its time is up: it withdraws the load, unless somebody else has come
+    drop(caller); // its time is up: it withdraws the load, unless another caller has come
     match (ended(pool), ended(joiner)) {
         (_, Got::Led(Ok(3))) | (Some(_), Got::Shared(Ok(1))) => (),
         other => unreachable!("{other:?}"),
@@ -531,8 +535,8 @@ pub fn queued_again() {
     world.end();
 }
 
-/// One who was told that its load is queued leaves a claim and asks again, while the pool comes to it
-/// and the claim runs out.
+/// A caller that was answered "still queued" leaves a claim and asks again, while the pool starts the
+/// load and the claim ends.
 pub fn queued_and_claimed() {
     let world = World::new();
     let (caller, queued) = new_in_queue(&world);
@@ -550,7 +554,7 @@ pub fn queued_and_claimed() {
     world.end();
 }
 
-/// A load in a queue, and the one who waits for it.
+/// A load in a queue, and its waiter.
 fn new_in_queue(world: &World) -> (Waiter<Answer>, Queued<Answer>) {
     let (caller, queued) = world.queue("k");
     let Some(queued) = queued else {
@@ -560,7 +564,7 @@ fn new_in_queue(world: &World) -> (Waiter<Answer>, Queued<Answer>) {
     (caller, queued)
 }
 
-/// Two threads lead and wait for each other: one of them is told, and both return.
+/// Two threads lead and wait for each other: one of them sees the cycle, and both return.
 pub fn cycle_of_two() {
     let world = World::new();
     let [a, b] = world.firsts(["a", "b"]);

@@ -1,27 +1,30 @@
-//! A key that changes its owner. The new one takes its value over from the one before, if that still
-//! has it in memory, instead of loading it anew.
+//! The hand-over of keys that change their owner. The new owner takes a value over from the former
+//! owner, if that still has it in memory, instead of loading it anew.
 //!
-//! * For some time after the ring has changed, a load first asks the former owner (`inherit`).
-//! * A node that leaves offers what it has to those who own it from now on, the keys most asked for
-//!   first (`offer`), and they ask for it in the same way (`take_over`).
+//! * For some time after the ring has changed, a load first asks the former owner (`take_over`).
+//! * A node that leaves offers its keys to their new owners, those with the most requests first
+//!   (`offer`), and the new owners take them over in the same way (`take_over_offered`).
 //!
 //! P2: a value is taken over inside a flight only, which a removal marks stale as any other, and from
-//! main memory only. A key that was removed of late (`journal.rs`) is only taken over from one who
+//! the main cache only. A key that was removed lately (`journal`) is only taken over from a node that
 //! has carried out the same removal, so that its value was loaded after that.
 
 use std::time::Duration;
 
 use super::batch::Batch;
-use super::serve::Begun;
-use super::{Outcome, Pending, Shared};
+use super::outcome::Outcome;
+use super::pending::Pending;
+use super::registry::Begun;
+use super::shared::Shared;
 use crate::cache::entry::Tier;
-use crate::cache::key::KeyRef;
+use crate::cache::key::{KeyRef, MAX_KEY_BYTES};
 use crate::cluster::calls::CallLimit;
 use crate::cluster::journal::Removed;
 use crate::cluster::members::{Members, Owner};
 use crate::cluster::propagation::key_batches;
 use crate::cluster::remote::{Failure, Remote, TombstoneSync};
-use crate::flight::table::{Guard, Join, Joined};
+use crate::flight::flights::{Join, Joined};
+use crate::flight::leader::Guard;
 use crate::protocol::account::Requester;
 use crate::protocol::hash::hash_of_key;
 use crate::protocol::{
@@ -35,37 +38,40 @@ use crate::runtime::sync::Arc;
 use crate::transport::peer::{Call, Reply};
 use crate::value::Cacheable;
 
-/// How many keys a node that leaves offers to others, at most.
+/// How many keys a node offers at most when it leaves.
 const MAX_OFFERED: usize = 100_000;
 
-/// What a key takes in a command besides its bytes, with its stamp.
+/// The bytes of a key in a command besides its text, with its stamp, at most.
 const PEEK_OVERHEAD: usize = 32;
 
-/// A flight that ended, or one that is still to be led.
-type Inherited<V> = Result<Outcome<V>, Guard<Outcome<V>>>;
+const _: () = assert!(MAX_KEY_BYTES + PEEK_OVERHEAD <= MAX_COMMAND); // any one key fits
 
-/// One who owned a key before, and the removal that it must have carried out, if there was one.
-struct Former {
+/// The outcome of a flight that has ended with a value that was taken over; the guard of one that has
+/// not.
+type TakenOver<V> = Result<Outcome<V>, Guard<Outcome<V>>>;
+
+/// The former owner of a key, and the removal that it must have carried out, if there was one.
+struct FormerOwner {
     remote: Arc<Remote>,
     removed: Option<Stamp>,
 }
 
-/// The keys that one other node owned before, either removed of late or not, and where they stand in
-/// a list.
-struct Estate {
+/// The keys of a list that one node owned before: either those that were removed lately, or the others.
+struct FormerShare {
     former: Arc<Remote>,
+    /// The indexes of the keys.
     at: Vec<usize>,
-    /// Of each key, if they were removed of late.
+    /// The removal of each key; empty if the keys were not removed lately.
     removed: Vec<Stamp>,
 }
 
 impl<V: Cacheable> Shared<V> {
-    /// Takes the value of a flight over from the one who owned its key before, if there is such.
-    pub(super) fn inherit(
+    /// Takes the value of a flight over from the former owner of its key, if there is one.
+    pub(super) fn take_over(
         self: &Arc<Self>,
         guard: Guard<Outcome<V>>,
         deadline: Deadline,
-    ) -> Inherited<V> {
+    ) -> TakenOver<V> {
         let members = self.cluster.members();
         let Some(former) = self.former_owner(&members, guard.key().as_ref()) else {
             return Err(guard);
@@ -74,70 +80,69 @@ impl<V: Cacheable> Shared<V> {
         let removed: Vec<Stamp> = former.removed.into_iter().collect();
         let key = guard.key().as_ref();
         let answer = self.ask_former(&former.remote, &[key], &removed, deadline);
-        let inherited = self.take_in(guard, answer.into_iter().next().flatten());
+        let taken_over = self.finish_with(guard, answer.into_iter().next().flatten());
         drop(leading); // not before: decoding is user code
-        inherited
+        taken_over
     }
 
-    /// As [`inherit`](Shared::inherit), of several flights, in their order.
-    pub(super) fn inherit_many(
+    /// As [`take_over`](Shared::take_over), for several flights, in their order.
+    pub(super) fn take_over_many(
         self: &Arc<Self>,
         guards: Vec<Guard<Outcome<V>>>,
         deadline: Deadline,
-    ) -> Vec<Inherited<V>> {
+    ) -> Vec<TakenOver<V>> {
         let members = self.cluster.members();
         if !members.has_former_rings() {
             return guards.into_iter().map(Err).collect();
         }
         let leading: Vec<_> = guards.iter().map(Guard::lead).collect();
         let keys: Vec<KeyRef<'_>> = guards.iter().map(|guard| guard.key().as_ref()).collect();
-        let ask = |estate: &Estate| {
-            let asked: Vec<_> = estate.at.iter().map(|&at| keys[at]).collect();
-            let answers = self.ask_former(&estate.former, &asked, &estate.removed, deadline);
-            estate.at.iter().copied().zip(answers).collect::<Vec<_>>()
+        let ask = |share: &FormerShare| {
+            let asked: Vec<_> = share.at.iter().map(|&at| keys[at]).collect();
+            let answers = self.ask_former(&share.former, &asked, &share.removed, deadline);
+            share.at.iter().copied().zip(answers).collect::<Vec<_>>()
         };
-        let told = self
-            .cluster
-            .fanout
-            .each(&self.estates(&members, &keys), ask);
+        let shares = self.former_shares(&members, &keys);
+        let answered = self.cluster.fanout.each(&shares, ask);
         let mut answers: Vec<Option<Answer>> = vec![None; keys.len()];
-        for (at, answer) in told.into_iter().flatten() {
+        for (at, answer) in answered.into_iter().flatten() {
             answers[at] = answer;
         }
         let flights = guards.into_iter().zip(answers);
-        let inherited = flights.map(|(guard, answer)| self.take_in(guard, answer));
-        let inherited = inherited.collect();
+        let taken_over = flights.map(|(guard, answer)| self.finish_with(guard, answer));
+        let taken_over = taken_over.collect();
         drop(leading); // not before: decoding is user code
-        inherited
+        taken_over
     }
 
-    fn estates(&self, members: &Members, keys: &[KeyRef<'_>]) -> Vec<Estate> {
-        let mut estates: Vec<Estate> = Vec::new();
+    /// The keys that have a former owner, by that owner.
+    fn former_shares(&self, members: &Members, keys: &[KeyRef<'_>]) -> Vec<FormerShare> {
+        let mut shares: Vec<FormerShare> = Vec::new();
         for (at, &key) in keys.iter().enumerate() {
             let Some(former) = self.former_owner(members, key) else {
                 continue;
             };
-            let is_same = |estate: &&mut Estate| {
-                let is_same_kind = estate.removed.is_empty() == former.removed.is_none();
-                is_same_kind && Arc::ptr_eq(&estate.former, &former.remote)
+            let is_same = |share: &&mut FormerShare| {
+                let is_same_kind = share.removed.is_empty() == former.removed.is_none();
+                is_same_kind && Arc::ptr_eq(&share.former, &former.remote)
             };
-            match estates.iter_mut().find(is_same) {
-                Some(estate) => {
-                    estate.at.push(at);
-                    estate.removed.extend(former.removed);
+            match shares.iter_mut().find(is_same) {
+                Some(share) => {
+                    share.at.push(at);
+                    share.removed.extend(former.removed);
                 }
-                None => estates.push(Estate {
+                None => shares.push(FormerShare {
                     former: former.remote,
                     at: vec![at],
                     removed: former.removed.into_iter().collect(),
                 }),
             }
         }
-        estates
+        shares
     }
 
-    /// Who may have the value of `key` in memory, as it owned it not long ago.
-    fn former_owner(&self, members: &Members, key: KeyRef<'_>) -> Option<Former> {
+    /// The node that may have the value of `key` in memory, as it owned the key not long ago.
+    fn former_owner(&self, members: &Members, key: KeyRef<'_>) -> Option<FormerOwner> {
         if !members.has_former_rings() {
             return None;
         }
@@ -146,11 +151,11 @@ impl<V: Cacheable> Shared<V> {
             self.cluster.forget_expired_rings(now);
             return None;
         };
-        // What it has may be older than a removal that is forgotten here.
+        // Its value may be older than a removal that this node has forgotten since.
         if self.cluster.has_pending_removals(&remote) {
             return None;
         }
-        // One who is only taken for the owner inherits nothing: a request goes one hop (I5).
+        // A node that a peer only takes for the owner asks nobody: a request goes one hop (I5).
         if members.owner(key.text()) != Owner::This {
             return None;
         }
@@ -158,18 +163,18 @@ impl<V: Cacheable> Shared<V> {
         match remote.tombstone_sync() {
             TombstoneSync::Done => {}
             TombstoneSync::NotDone => {
-                self.counters.peeks.add(); // it has not answered, and would not for the key
+                self.counters.peeks.add(); // it has not answered, and would not for this key either
                 return None;
             }
             TombstoneSync::Unsupported => return None,
         }
         let now = self.cluster.clock.now();
         match self.cluster.journal.removed(&self.name, key.text(), now) {
-            Removed::Never => Some(Former {
+            Removed::Never => Some(FormerOwner {
                 remote,
                 removed: None,
             }),
-            Removed::By(stamp, ring) if members.was_on_ring(&remote, ring) => Some(Former {
+            Removed::By(stamp, ring) if members.was_on_ring(&remote, ring) => Some(FormerOwner {
                 remote,
                 removed: Some(stamp),
             }),
@@ -177,8 +182,9 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    /// What a former owner has in main memory of each key, of those that were `removed` only if it
-    /// has carried that out. It has little time for this: what it does not say is loaded.
+    /// The values of `keys` in the main cache of a former owner; where they were `removed`, only those
+    /// whose removals it has carried out. It has the connect timeout to answer: a value that it does not
+    /// send by then is loaded.
     fn ask_former(
         &self,
         former: &Arc<Remote>,
@@ -186,6 +192,7 @@ impl<V: Cacheable> Shared<V> {
         removed: &[Stamp],
         deadline: Deadline,
     ) -> Vec<Option<Answer>> {
+        debug_assert!(removed.is_empty() || removed.len() == keys.len());
         self.counters.peeks.add_many(keys.len());
         let limit = CallLimit::of_all(self.cluster.settings.limits.connect_timeout);
         let mut answers = Vec::with_capacity(keys.len());
@@ -217,8 +224,8 @@ impl<V: Cacheable> Shared<V> {
         answers
     }
 
-    /// Asks for as many of the keys, from the first, as go into one request, of each if a removal
-    /// has been carried out.
+    /// Asks for as many of the keys, from the first, as fit into one request, each with the removal that
+    /// the former owner must have carried out.
     fn ask_if_newer(
         &self,
         former: &Arc<Remote>,
@@ -226,11 +233,11 @@ impl<V: Cacheable> Shared<V> {
         terms: &Terms,
         deadline: Deadline,
     ) -> Result<Vec<Item>, Failure> {
-        let mut room = MAX_COMMAND;
+        let mut left = MAX_COMMAND;
         let fits = |(key, _): &&(&str, Stamp)| {
-            let left = room.checked_sub(key.len() + PEEK_OVERHEAD);
-            room = left.unwrap_or(0);
-            left.is_some()
+            let rest = left.checked_sub(key.len() + PEEK_OVERHEAD);
+            left = rest.unwrap_or(0);
+            rest.is_some()
         };
         let count = keys.iter().take(MAX_KEYS).take_while(fits).count();
         keys.truncate(count);
@@ -250,8 +257,12 @@ impl<V: Cacheable> Shared<V> {
         self.cluster.call(former, call, limit, deadline, read)
     }
 
-    /// Ends a flight with the value that was taken over, if there is one that can be used.
-    fn take_in(self: &Arc<Self>, guard: Guard<Outcome<V>>, answer: Option<Answer>) -> Inherited<V> {
+    /// Ends a flight with the value of a former owner, if there is one that can be used.
+    fn finish_with(
+        self: &Arc<Self>,
+        guard: Guard<Outcome<V>>,
+        answer: Option<Answer>,
+    ) -> TakenOver<V> {
         let Some(obtained) = answer.and_then(|answer| self.decode(answer)) else {
             return Err(guard);
         };
@@ -265,8 +276,9 @@ impl<V: Cacheable> Shared<V> {
         Ok(Ok(obtained))
     }
 
-    /// What this node owned in main memory, to one who owns it now. Counts for nothing.
-    pub(super) fn bequeath(&self, key: KeyRef<'_>) -> Item {
+    /// The value of `key` in the main cache of this node, for the new owner of the key. Counts as no
+    /// hit.
+    pub(super) fn peek(&self, key: KeyRef<'_>) -> Item {
         let found = self.cache.recheck(key);
         match found.filter(|found| found.tier == Tier::Main) {
             Some(found) => self.item_of_value(key.text(), &found.value, found.expires, 0.0),
@@ -274,16 +286,16 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    /// As [`bequeath`](Shared::bequeath), if a removal of the key has been carried out here. Looks
-    /// for that first: what is in memory afterwards is newer.
-    pub(super) fn bequeath_if_newer(&self, key: &str, removed: Stamp) -> Item {
+    /// As [`peek`](Shared::peek), if this node has carried out the removal `removed` of the key. Looks for
+    /// that first: a value that is in memory afterwards is newer.
+    pub(super) fn peek_if_applied(&self, key: &str, removed: Stamp) -> Item {
         if self.cluster.journal.has_applied(&self.name, key, removed) {
-            return self.bequeath(self.cache.hash(key));
+            return self.peek(self.cache.hash(key));
         }
         Item::Status(Status::Loading, String::new())
     }
 
-    /// Offers what is in memory to those who own it, until all is offered or `deadline`.
+    /// Offers the keys in memory to their owners, until all are offered or `deadline`.
     pub(super) fn offer(self: &Arc<Self>, deadline: Deadline) {
         let members = self.cluster.members();
         let hottest = self.cache.hottest(MAX_OFFERED);
@@ -301,12 +313,12 @@ impl<V: Cacheable> Shared<V> {
             }
         }
         self.cluster.fanout.each(&shares, |(successor, keys)| {
-            // One that cannot be told of some is not told of the others.
+            // Where one offer fails, the rest of this share is not offered.
             key_batches(keys).try_for_each(|keys| self.offer_to(successor, keys, deadline))
         });
     }
 
-    /// Blocks until the successor has taken over what it wants of `keys`.
+    /// Offers `keys` to their new owner. Blocks until it has taken over what it wants of them.
     fn offer_to(
         &self,
         successor: &Arc<Remote>,
@@ -320,12 +332,12 @@ impl<V: Cacheable> Shared<V> {
         self.cluster
             .call(successor, call, limit, deadline, |status, _| match status {
                 Status::Ok | Status::Loading => Ok(Ok(())),
-                // It has no such group, no time, or is too old to know of offers.
+                // It has no such group or no time, or is too old to know of offers.
                 _ => Ok(Err(Failure::Unsupported)),
             })?
     }
 
-    /// Has keys taken over that their former owner offers. Answered when that is done.
+    /// Has keys taken over that their former owner offers. The request is answered when that is done.
     pub(super) fn begin_take_over(
         self: &Arc<Self>,
         keys: &[&str],
@@ -335,7 +347,7 @@ impl<V: Cacheable> Shared<V> {
         let done = Slot::new();
         let work = Work {
             key_bytes: keys.iter().map(|key| key.len()).collect(),
-            job: Box::new(TakeOver {
+            job: Box::new(TakeOverJob {
                 group: Arc::clone(self),
                 keys: keys.iter().map(|&key| key.to_owned()).collect(),
                 done: Arc::clone(&done),
@@ -350,35 +362,35 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    /// Takes those of `keys` over that this node owns, lacks, and is not loading already.
-    fn take_over(self: &Arc<Self>, keys: &[String]) {
+    /// Takes those of `keys` over that this node owns, does not have, and is not loading already.
+    fn take_over_offered(self: &Arc<Self>, keys: &[String]) {
         let members = self.cluster.members();
         let mut guards = Vec::with_capacity(keys.len());
         for key in keys.iter().filter(|key| members.owner(key) == Owner::This) {
             let key = self.cache.hash(key);
             if let Joined::Lead(guard) = self.loads.join(key, Deadline::NEVER, Join::Start) {
-                guards.extend(self.land_if_cached(guard).err());
+                guards.extend(self.finish_if_cached(guard).err());
             }
         }
-        for inherited in self.inherit_many(guards, Deadline::NEVER) {
-            if let Err(guard) = inherited {
-                guard.release(); // whoever wants it meanwhile loads it
+        for taken_over in self.take_over_many(guards, Deadline::NEVER) {
+            if let Err(guard) = taken_over {
+                guard.release(); // a get that waits for it loads it
             }
         }
     }
 }
 
-/// Keys that are to be taken over.
-struct TakeOver<V: Cacheable> {
+/// The job of the pool that takes over offered keys.
+struct TakeOverJob<V: Cacheable> {
     group: Arc<Shared<V>>,
     keys: Vec<String>,
     done: Arc<Slot<()>>,
 }
 
-impl<V: Cacheable> Job for TakeOver<V> {
+impl<V: Cacheable> Job for TakeOverJob<V> {
     fn run(self: Box<Self>) {
-        self.group.take_over(&self.keys);
-        // One who gave up meanwhile does not want to know.
+        self.group.take_over_offered(&self.keys);
+        // A requester that gave up meanwhile does not want it.
         let _ = self.done.fill(());
     }
 }
