@@ -1,5 +1,5 @@
 //! `Circuit`: opens when several calls to a peer in a row have failed, so that the peer costs callers
-//! nothing until it answers a probe.
+//! nothing until it answers a probe (P6).
 
 use std::time::{Duration, Instant};
 

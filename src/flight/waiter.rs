@@ -1,4 +1,4 @@
-//! `Waiter`: a caller that waits for a flight, with a deadline of its own.
+//! `Waiter`: a caller that waits for a flight, with a deadline of its own (P4).
 //!
 //! I6: running out of time belongs to one caller. A waiter whose time is up leaves; the last waiter of
 //! a queued flight withdraws it, so that nothing runs that nobody waits for.

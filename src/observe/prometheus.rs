@@ -128,7 +128,6 @@ fn line(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::{Group, Node, Value};
 
     fn text(name: &str) -> String {

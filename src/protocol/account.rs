@@ -1,4 +1,4 @@
-//! `Account`: how much memory all requesters together may take, in bytes.
+//! `Account`: how much memory all requesters together may take, in bytes (P5).
 //!
 //! All memory that is kept for a request is charged: the bytes read of it, its keys, the values that wait
 //! for the rest of its answer, and the answer until the requester has read it. A [`Charge`] is an object

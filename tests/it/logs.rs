@@ -228,7 +228,7 @@ fn a_key_never_stands_above_level_trace() {
     }
     // It was not silence that kept them out.
     assert!(!logged(Level::Trace, &["logged-key-"]).is_empty());
-    for said in ["cannot decode", "no such group", "is away"] {
+    for said in ["cannot decode", "no such group", "is unreachable"] {
         assert!(
             !logged(Level::Warn, &[said, "logged-"]).is_empty(),
             "{said}"
