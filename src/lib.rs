@@ -56,6 +56,7 @@
 //! `tiny_http` (default), `auth`, `capi`, `json`, `metrics`, `msgpack`, `tls`, `test-util`: see the
 //! README.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(clippy::too_many_lines)]
 
 mod auth;
 mod cache;

@@ -67,7 +67,6 @@ impl<V: Cacheable> Obtained<V> {
 }
 
 /// The error of a flight whose leader was lost to a panic.
-
 pub(super) fn lost_leader() -> Error {
     Error::Panicked {
         message: "the thread that led the load was lost to a panic".into(),
