@@ -93,7 +93,9 @@ pub use codec::MessagePack;
 pub use codec::{Bytes, Codec, CodecError, Utf8};
 pub use discovery::{Discoverer, DiscovererBuilder, Discovery, Dns, PeerFile};
 pub use error::{Error, Unreached};
-pub use group::{Got, Group, GroupBuilder, Pending, Source};
+#[allow(deprecated, reason = "the old name stays for now")]
+pub use group::Got;
+pub use group::{Entry, Group, GroupBuilder, Pending, Source};
 pub use loader::{Load, LoadError, Loaded, Loader};
 pub use node::{Begin, Node, NodeBuilder};
 #[cfg(feature = "metrics")]

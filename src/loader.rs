@@ -140,6 +140,18 @@ where
     }
 }
 
+/// A closure that says how long a value lives, as a loader.
+pub(crate) struct FromLoadedClosure<F>(pub(crate) F);
+
+impl<V, F> Loader<V> for FromLoadedClosure<F>
+where
+    F: Fn(&str) -> Result<Loaded<V>, LoadError> + Send + Sync + 'static,
+{
+    fn load(&self, load: &Load<'_>) -> Result<Loaded<V>, LoadError> {
+        (self.0)(load.key())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

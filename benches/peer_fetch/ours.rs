@@ -76,7 +76,7 @@ impl Ours {
             keys.insert(bytes, self.keys_of_server(bytes).take(KEYS).collect());
         }
         for key in keys.values().flatten() {
-            let got = self.group.get_with(key, Deadline::NEVER)?;
+            let got = self.group.get_entry(key, Deadline::NEVER)?;
             assert_eq!(got.source, Source::Peer);
         }
         Ok(keys)

@@ -117,7 +117,7 @@ impl<'a> Replay<'a> {
                 break; // there is always one
             };
             let (key, phase, start) = (product.to_string(), self.ledger.phase(), Instant::now());
-            match process.reports.get_with(&key, Deadline::NEVER) {
+            match process.reports.get_entry(&key, Deadline::NEVER) {
                 Ok(got) => {
                     tally.answered(phase, node, got.source, start.elapsed());
                     if !self.is_right(product, &got.value) {

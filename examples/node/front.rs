@@ -119,7 +119,7 @@ impl Front {
     }
 
     fn get(&self, key: &str, deadline: Deadline) -> Result<HttpResponse, HttpResponse> {
-        let got = self.group.get_with(key, deadline).map_err(refusal)?;
+        let got = self.group.get_entry(key, deadline).map_err(refusal)?;
         Ok(HttpResponse::new(200)
             .header("Content-Type", "application/octet-stream")
             .header("X-Cache", &got.source.to_string())

@@ -56,7 +56,7 @@ impl Many {
             let (some, others) = rest.split_at(count.min(rest.len()));
             rest = others;
             let before = answer.json.len();
-            for (key, got) in some.iter().zip(group.get_many_with(some, deadline)) {
+            for (key, got) in some.iter().zip(group.get_many_entries(some, deadline)) {
                 match got {
                     Ok(got) => answer.add_value(key, &got.value),
                     Err(Error::NotFound) => answer.add(key, &json!({ "missing": true })),

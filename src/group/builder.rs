@@ -22,7 +22,7 @@ use crate::cluster::state::Cluster;
 use crate::codec::{Bytes, Codec};
 use crate::error::Error;
 use crate::flight::flights::Flights;
-use crate::loader::{BatchLoader, FromClosure, LoadError, Loaded, Loader};
+use crate::loader::{BatchLoader, FromClosure, FromLoadedClosure, LoadError, Loaded, Loader};
 use crate::runtime::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize};
 use crate::value::{Cacheable, Value};
 
@@ -368,6 +368,30 @@ impl<V: Cacheable> GroupBuilder<V> {
         F: Fn(&str) -> Result<V, LoadError> + Send + Sync + 'static,
     {
         self.build_with(FromClosure(load))
+    }
+
+    /// As [`build`](GroupBuilder::build), with a closure that also says how long a value lives.
+    ///
+    /// ```
+    /// use groupcache_sync::{Group, Loaded, Node, Value};
+    /// use std::time::Duration;
+    ///
+    /// let node = Node::new("http://127.0.0.1:7000")?;
+    /// let tokens: Group = node.group_builder("tokens", 1 << 20).build_loaded(|key| {
+    ///     Ok(Loaded::new(Value::from(key)).ttl(Duration::from_secs(60)))
+    /// })?;
+    /// assert_eq!(tokens.get("a")?.as_bytes(), b"a");
+    /// # Ok::<(), groupcache_sync::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](GroupBuilder::build).
+    pub fn build_loaded<F>(self, load: F) -> Result<Group<V>, Error>
+    where
+        F: Fn(&str) -> Result<Loaded<V>, LoadError> + Send + Sync + 'static,
+    {
+        self.build_with(FromLoadedClosure(load))
     }
 
     /// Builds the group, with a [`Loader`], which also sees the deadline and says how long values live.

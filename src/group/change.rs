@@ -57,6 +57,9 @@ impl<V: Cacheable> Group<V> {
     /// or until it expires. If this process ends without `leave`, removals that it has not delivered
     /// are lost. Peers that can never be reached, as they speak the dialect of Go, are named as
     /// [`unsupported`](crate::Unreached::unsupported). [`Error::KeyTooLong`] changes nothing.
+    #[doc(alias = "delete")]
+    #[doc(alias = "invalidate")]
+    #[doc(alias = "evict")]
     pub fn remove(&self, key: &str) -> Result<(), Error> {
         self.remove_many(&[key])
     }
@@ -78,8 +81,9 @@ impl<V: Cacheable> Group<V> {
     /// # Errors
     ///
     /// As [`remove`](Group::remove).
-    pub fn remove_many(&self, keys: &[&str]) -> Result<(), Error> {
-        self.0.remove_all(keys, self.0.usual_deadline(keys.len()))
+    pub fn remove_many<K: AsRef<str>>(&self, keys: &[K]) -> Result<(), Error> {
+        let keys = texts(keys);
+        self.0.remove_all(&keys, self.0.usual_deadline(keys.len()))
     }
 
     /// As [`remove_many`](Group::remove_many), but waits no longer than `timeout` in all.
@@ -87,8 +91,13 @@ impl<V: Cacheable> Group<V> {
     /// # Errors
     ///
     /// As [`remove`](Group::remove).
-    pub fn remove_many_timeout(&self, keys: &[&str], timeout: Duration) -> Result<(), Error> {
-        self.0.remove_all(keys, self.0.deadline_after(timeout))
+    pub fn remove_many_timeout<K: AsRef<str>>(
+        &self,
+        keys: &[K],
+        timeout: Duration,
+    ) -> Result<(), Error> {
+        self.0
+            .remove_all(&texts(keys), self.0.deadline_after(timeout))
     }
 
     /// Gives `key` a value: at its owner, while all other nodes drop theirs. Blocks until all peers have
@@ -105,6 +114,8 @@ impl<V: Cacheable> Group<V> {
     /// they answer. If the owner is among them, the value is not set. Go peers are
     /// [`unsupported`](crate::Unreached::unsupported). [`Error::KeyTooLong`], [`Error::ValueTooLarge`] and
     /// [`Error::Encode`] change nothing.
+    #[doc(alias = "insert")]
+    #[doc(alias = "put")]
     pub fn set(&self, key: &str, value: impl Into<Loaded<V>>) -> Result<(), Error> {
         self.0.set(key, value.into(), self.0.usual_deadline(1))
     }
@@ -131,6 +142,7 @@ impl<V: Cacheable> Group<V> {
     /// # Errors
     ///
     /// [`Error::Unreached`] names the peers that were not reached.
+    #[doc(alias = "invalidate_all")]
     pub fn clear(&self) -> Result<(), Error> {
         self.0.clear(self.0.usual_deadline(1))
     }
@@ -143,6 +155,10 @@ impl<V: Cacheable> Group<V> {
     pub fn clear_timeout(&self, timeout: Duration) -> Result<(), Error> {
         self.0.clear(self.0.deadline_after(timeout))
     }
+}
+
+fn texts<K: AsRef<str>>(keys: &[K]) -> Vec<&str> {
+    keys.iter().map(AsRef::as_ref).collect()
 }
 
 impl<V: Cacheable> Shared<V> {

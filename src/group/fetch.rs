@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::counters::Count;
-use super::got::Source;
+use super::entry::Source;
 use super::load::Role;
 use super::outcome::{Obtained, Outcome, lost_leader};
 use super::shared::Shared;

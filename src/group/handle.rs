@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::got::Got;
+use super::entry::Entry;
 use super::outcome::Outcome;
 use super::shared::Shared;
 use crate::error::Error;
@@ -90,9 +90,9 @@ impl<V: Cacheable> Group<V> {
     /// # Errors
     ///
     /// As [`get_timeout`](Group::get_timeout).
-    pub fn get_with(&self, key: &str, deadline: Deadline) -> Result<Got<V>, Error> {
+    pub fn get_entry(&self, key: &str, deadline: Deadline) -> Result<Entry<V>, Error> {
         let obtained = self.0.get(self.0.cache.hash(key), deadline)?;
-        obtained.got(self.0.cluster.clock.now())
+        obtained.into_entry(self.0.cluster.clock.now())
     }
 
     /// The values of many keys, in the order of `keys`. Blocks until there is an answer for each.
@@ -161,16 +161,40 @@ impl<V: Cacheable> Group<V> {
     /// # Errors
     ///
     /// As [`get_many_timeout`](Group::get_many_timeout).
+    pub fn get_many_entries<K: AsRef<str>>(
+        &self,
+        keys: &[K],
+        deadline: Deadline,
+    ) -> Vec<Result<Entry<V>, Error>> {
+        let _hold = user_code::hold();
+        let outcomes = self.0.get_many(keys, deadline);
+        let now = self.0.cluster.clock.now();
+        let got = |outcome: Outcome<V>| outcome?.into_entry(now);
+        outcomes.into_iter().map(got).collect()
+    }
+
+    /// The old name of [`get_entry`](Group::get_entry).
+    ///
+    /// # Errors
+    ///
+    /// As [`get_entry`](Group::get_entry).
+    #[deprecated(note = "renamed to `get_entry`")]
+    pub fn get_with(&self, key: &str, deadline: Deadline) -> Result<Entry<V>, Error> {
+        self.get_entry(key, deadline)
+    }
+
+    /// The old name of [`get_many_entries`](Group::get_many_entries).
+    ///
+    /// # Errors
+    ///
+    /// For each key by itself, as [`get_many_entries`](Group::get_many_entries).
+    #[deprecated(note = "renamed to `get_many_entries`")]
     pub fn get_many_with<K: AsRef<str>>(
         &self,
         keys: &[K],
         deadline: Deadline,
-    ) -> Vec<Result<Got<V>, Error>> {
-        let _hold = user_code::hold();
-        let outcomes = self.0.get_many(keys, deadline);
-        let now = self.0.cluster.clock.now();
-        let got = |outcome: Outcome<V>| outcome?.got(now);
-        outcomes.into_iter().map(got).collect()
+    ) -> Vec<Result<Entry<V>, Error>> {
+        self.get_many_entries(keys, deadline)
     }
 
     fn values_of<K: AsRef<str>>(&self, keys: &[K], deadline: Deadline) -> Vec<Result<V, Error>> {
@@ -190,6 +214,28 @@ impl<V: Cacheable> Group<V> {
         let elsewhere = || Some(shared.cache.get(key).ok()?.value);
         let stored = shared.cache.get_main(key).or_else(elsewhere)?;
         stored.value().ok()
+    }
+
+    /// Whether a get of `key` would be answered from this process's memory now. Neither counts as a get nor
+    /// clones the value, and asks nobody else. Blocks no longer than for a lock of the cache.
+    ///
+    /// The value may be gone by the time it is asked for: to use it, call [`try_get`](Group::try_get).
+    ///
+    /// ```
+    /// use groupcache_sync::{Group, Node, Value};
+    ///
+    /// let node = Node::new("http://127.0.0.1:7000")?;
+    /// let pages: Group = node.group_builder("pages", 1 << 20).build(|key| Ok(Value::from(key)))?;
+    /// assert!(!pages.contains("a"));
+    /// pages.get("a")?;
+    /// assert!(pages.contains("a"));
+    /// assert_eq!(pages.stats().gets, 1);
+    /// # Ok::<(), groupcache_sync::Error>(())
+    /// ```
+    #[must_use]
+    #[doc(alias = "contains_key")]
+    pub fn contains(&self, key: &str) -> bool {
+        self.0.cache.contains(self.0.cache.hash(key))
     }
 
     /// The `n` keys with the most requests in this process whose values are in its memory, each with

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::counters::Count;
-use super::got::Source;
+use super::entry::Source;
 use super::outcome::{Obtained, Outcome, lost_leader};
 use super::shared::Shared;
 use super::weight::charge;

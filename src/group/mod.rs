@@ -3,7 +3,7 @@
 //!
 //! Imports `flight`, `cache`, `loader`, `codec`, `protocol`, `stats` and `cluster`. Read in this order:
 //!
-//! * The state: `got` and `outcome`, a value as callers and flights have it; `weight`, `lifetime`,
+//! * The state: `entry` and `outcome`, a value as callers and flights have it; `weight`, `lifetime`,
 //!   `counters`, `timing`, `reports`, `absences`, `failures` and `bulkhead`, the parts of a group;
 //!   `shared`, all of them together; `builder`, how a group is made.
 //! * A get: `handle`, the methods of `Group`; `get`, its way to a value; `load`, `batch_load` and
@@ -23,10 +23,10 @@ mod builder;
 mod bulkhead;
 mod change;
 mod counters;
+mod entry;
 mod failures;
 mod fetch;
 mod get;
-mod got;
 mod hand_over;
 mod handle;
 mod invalidate;
@@ -50,7 +50,9 @@ mod waiter_set;
 mod weight;
 
 pub use builder::GroupBuilder;
-pub use got::{Got, Source};
+#[allow(deprecated, reason = "the old name stays for now")]
+pub use entry::Got;
+pub use entry::{Entry, Source};
 pub use handle::Group;
 pub use pending::Pending;
 pub(crate) use registry::{Begun, Registry, Serve};

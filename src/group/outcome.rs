@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::got::{Got, Source};
+use super::entry::{Entry, Source};
 use crate::cache::entry::{Stored, Tier};
 use crate::cache::shards::Found;
 use crate::error::Error;
@@ -49,8 +49,8 @@ impl<V: Cacheable> Obtained<V> {
     }
 
     /// The value as a caller gets it. Fails if it cannot be cloned.
-    pub(super) fn got(self, now: Instant) -> Result<Got<V>, Error> {
-        Ok(Got {
+    pub(super) fn into_entry(self, now: Instant) -> Result<Entry<V>, Error> {
+        Ok(Entry {
             remaining: self.deadline().remaining(now),
             value: self.value.value()?,
             source: self.source,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::got::Source;
+use super::entry::Source;
 use super::outcome::Outcome;
 use crate::error::Error;
 use crate::stats::latency::{Histogram, Latencies};

@@ -65,7 +65,7 @@ impl Pair {
 
     /// Gets a value, which must be the right one, and tells where it came from.
     fn get(&self, key: &str) -> Source {
-        let got = self.group.get_with(key, Deadline::NEVER).unwrap();
+        let got = self.group.get_entry(key, Deadline::NEVER).unwrap();
         assert_eq!(*got.value, *value_of(key), "a wrong value of {key}");
         got.source
     }

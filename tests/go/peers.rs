@@ -188,15 +188,15 @@ impl GoPeer {
 
     pub(crate) fn get_many(&self, keys: &[&str]) -> Vec<Value> {
         #[derive(serde::Deserialize)]
-        struct Got {
+        struct Entry {
             #[serde(rename = "Value")]
             value: String,
             #[serde(rename = "Error")]
             error: String,
         }
         use base64::Engine as _;
-        let got: Vec<Got> = self.ask_many("/get-many", keys);
-        let value = |got: &Got| {
+        let got: Vec<Entry> = self.ask_many("/get-many", keys);
+        let value = |got: &Entry| {
             assert_eq!(got.error, "");
             let decoder = base64::engine::general_purpose::STANDARD;
             Value::from(decoder.decode(&got.value).unwrap())

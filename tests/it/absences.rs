@@ -164,7 +164,7 @@ fn they_take_a_part_of_the_capacity_and_no_more() {
         "{stats:?}"
     );
     assert!(stats.evictions > 10_000, "{stats:?}");
-    let found = group.get_with("value 1", groupcache_sync::Deadline::NEVER);
+    let found = group.get_entry("value 1", groupcache_sync::Deadline::NEVER);
     assert_eq!(
         found.unwrap().source,
         Source::Main,

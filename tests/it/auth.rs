@@ -382,7 +382,11 @@ fn a_change_is_made_once_and_a_get_may_be_repeated() {
     let changes: [&dyn Fn(); 3] = [
         &|| pair.groups[0].set(&key, Value::from("old")).unwrap(),
         &|| pair.groups[0].remove(&key).unwrap(),
-        &|| pair.groups[0].remove_many(&[&key, "another"]).unwrap(),
+        &|| {
+            pair.groups[0]
+                .remove_many(&[key.as_str(), "another"])
+                .unwrap()
+        },
     ];
     for change in changes {
         pair.calls.lock().unwrap().clear();

@@ -73,7 +73,7 @@ impl Fixture {
     }
 
     fn get(&self) -> (String, Source) {
-        let got = self.group.get_with("k", Deadline::NEVER).unwrap();
+        let got = self.group.get_entry("k", Deadline::NEVER).unwrap();
         (got.value.as_str().unwrap().to_owned(), got.source)
     }
 
@@ -98,7 +98,7 @@ fn a_stale_value_serves_while_one_load_renews_it() {
     assert_eq!(
         fixture
             .group
-            .get_with("k", Deadline::NEVER)
+            .get_entry("k", Deadline::NEVER)
             .unwrap()
             .remaining,
         Some(Duration::ZERO)

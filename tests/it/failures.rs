@@ -185,7 +185,7 @@ fn a_renewal_that_fails_is_tried_again_after_pauses_that_double() {
     let mut failed = 1;
     for step in 0..3_000 {
         let got = group
-            .get_with("k", groupcache_sync::Deadline::NEVER)
+            .get_entry("k", groupcache_sync::Deadline::NEVER)
             .unwrap();
         assert_eq!(got.source, Source::Stale);
         // A renewal that has begun ends before the clock moves on.
@@ -209,7 +209,7 @@ fn a_renewal_that_fails_is_tried_again_after_pauses_that_double() {
     group.get("k").unwrap();
     eventually("it is renewed", || {
         group
-            .get_with("k", groupcache_sync::Deadline::NEVER)
+            .get_entry("k", groupcache_sync::Deadline::NEVER)
             .unwrap()
             .source
             == Source::Main

@@ -285,10 +285,10 @@ fn a_loader_says_how_long_its_value_lives() {
         .max_ttl(max)
         .build_with(Brief)
         .unwrap();
-    let got = group.get_with("k", Deadline::NEVER).unwrap();
+    let got = group.get_entry("k", Deadline::NEVER).unwrap();
     assert_eq!((got.source, got.remaining), (Source::Load, Some(max)));
     clock.advance(Duration::from_secs(20));
-    let got = group.get_with("k", Deadline::NEVER).unwrap();
+    let got = group.get_entry("k", Deadline::NEVER).unwrap();
     assert_eq!(
         (got.source, got.remaining),
         (Source::Main, Some(Duration::from_secs(40)))

@@ -46,11 +46,11 @@ fn what_is_in_memory_is_not_asked_for() {
     let cluster = Cluster::new(2);
     let own = cluster.key_owned_by(0);
     cluster.groups[0].get(&own).unwrap();
-    let got = cluster.groups[0].get_many_with(&[&own], Deadline::NEVER);
+    let got = cluster.groups[0].get_many_entries(&[&own], Deadline::NEVER);
     assert_eq!(got[0].as_ref().unwrap().source, Source::Main);
     assert_eq!(calls(&cluster.nodes[0]), 0);
     let theirs = cluster.key_owned_by(1);
-    let got = cluster.groups[0].get_many_with(&[own, theirs], Deadline::NEVER);
+    let got = cluster.groups[0].get_many_entries(&[own, theirs], Deadline::NEVER);
     let sources = got.into_iter().map(|got| got.unwrap().source);
     assert_eq!(sources.collect::<Vec<_>>(), [Source::Main, Source::Peer]);
 }
@@ -338,7 +338,7 @@ fn a_batch_loader_loads_what_is_missing_at_once_at_the_owner() {
         Deadline::after(std::time::Instant::now(), Duration::from_secs(60)),
     ];
     for (group, deadline) in [&on_first, &on_second].into_iter().zip(timeouts) {
-        for (key, got) in asked.iter().zip(group.get_many_with(&asked, deadline)) {
+        for (key, got) in asked.iter().zip(group.get_many_entries(&asked, deadline)) {
             match got {
                 Ok(got) => {
                     assert_eq!(got.value, value_of(key));

@@ -195,7 +195,7 @@ fn a_value_says_where_it_came_from() {
     );
     let key = cluster.key_owned_by(0);
     let source = |node: usize| {
-        let got = cluster.groups[node].get_with(&key, groupcache_sync::Deadline::NEVER);
+        let got = cluster.groups[node].get_entry(&key, groupcache_sync::Deadline::NEVER);
         got.unwrap().source
     };
     assert_eq!(source(0), Source::Load);

@@ -251,7 +251,7 @@ fn a_removed_value_is_loaded_again_by_its_owner_only() {
     let before = cluster.loads.of(&key);
     cluster.groups[0].remove(&key).unwrap();
     let got = cluster.groups[0]
-        .get_with(&key, groupcache_sync::Deadline::NEVER)
+        .get_entry(&key, groupcache_sync::Deadline::NEVER)
         .unwrap();
     assert_eq!(got.source, Source::Peer);
     assert_eq!(cluster.loads.of(&key), before + 1);
@@ -276,7 +276,7 @@ fn many_keys_are_removed_on_all_nodes() {
     for key in keys {
         (0..3).for_each(|node| assert_eq!(seen(&cluster, node, key), 2, "{key}"));
     }
-    cluster.groups[0].remove_many(&[]).unwrap();
+    cluster.groups[0].remove_many::<&str>(&[]).unwrap();
 }
 
 /// Advances the clock until nothing is owed to anyone.

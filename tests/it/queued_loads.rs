@@ -376,7 +376,7 @@ fn one_who_alone_wants_a_load_that_does_not_begin_in_time_loads_itself() {
     let key = cluster.key_owned_by(0);
     let (owner, asker) = (&cluster.groups[0], &cluster.groups[1]);
     std::thread::scope(|scope| {
-        let get = scope.spawn(|| asker.get_with(&key, Deadline::NEVER).unwrap());
+        let get = scope.spawn(|| asker.get_entry(&key, Deadline::NEVER).unwrap());
         cluster.advance_when(1, SECOND / 2);
         let got = get.join().unwrap();
         assert_eq!((got.value, got.source), (value_of(&key), Source::Load));

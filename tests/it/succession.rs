@@ -122,7 +122,7 @@ fn a_value_that_is_taken_over_has_only_the_life_that_is_left() {
     cluster.advance(60 * SECOND);
     set_peers(&cluster, &[0, 1]);
     let key = &key;
-    let got = cluster.groups[1].get_with(key, groupcache_sync::Deadline::NEVER);
+    let got = cluster.groups[1].get_entry(key, groupcache_sync::Deadline::NEVER);
     let remaining = got.unwrap().remaining.unwrap();
     assert!(remaining <= 41 * SECOND, "{remaining:?}");
     assert_eq!(cluster.loads.of(key), 1);

@@ -133,7 +133,7 @@ impl Service {
     }
 
     fn fetch(&self, key: &str) -> Source {
-        let got = self.things.get_with(key, Deadline::NEVER).unwrap();
+        let got = self.things.get_entry(key, Deadline::NEVER).unwrap();
         assert_eq!(got.value, value_of(key), "{key}");
         got.source
     }

@@ -50,10 +50,7 @@ fn flags_that_are_used_elsewhere_exist() {
 
 #[test]
 fn each_metric_is_explained_and_no_other() {
-    let (page, source) = (
-        read("docs/OPERATIONS.md"),
-        read("src/observe/names.rs"),
-    );
+    let (page, source) = (read("docs/OPERATIONS.md"), read("src/observe/names.rs"));
     let published = words(&source, "\"groupcache_", "_");
     let published: BTreeSet<_> = published.iter().map(|name| &name[1..]).collect();
     assert!(published.len() > 30, "{published:?}");

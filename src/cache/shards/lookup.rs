@@ -86,6 +86,12 @@ impl<V: Cacheable> Cache<V> {
         found.ok().flatten()
     }
 
+    /// Whether a local caller would get a value from here. Counts as no request.
+    pub(crate) fn contains(&self, key: KeyRef<'_>) -> bool {
+        let found = self.look(key, Use::Peeks, |_, _, _, life| self.serves(life));
+        found.is_ok_and(|is_served| is_served)
+    }
+
     /// A value past its expiry that may be returned in place of the error of a load.
     pub(crate) fn stand_in(&self, key: KeyRef<'_>) -> Option<Found<V>> {
         let if_error = self.grace.if_error;

@@ -101,7 +101,7 @@ impl Other {
 
     fn get(&self, key: &str) -> Result<(), String> {
         let deadline = Deadline::after(Instant::now(), PATIENCE);
-        let got = self.group.get_with(key, deadline);
+        let got = self.group.get_entry(key, deadline);
         let got = got.map_err(|error| format!("get: {error}"))?;
         let is_right = got.source == Source::Peer && got.value.ends_with(key.as_bytes());
         is_right

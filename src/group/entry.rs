@@ -1,4 +1,4 @@
-//! `Got` and `Source`: a value as a caller gets it, and where it came from.
+//! `Entry` and `Source`: a value as a caller gets it, and where it came from.
 
 use std::fmt;
 use std::time::Duration;
@@ -40,7 +40,7 @@ impl fmt::Display for Source {
 /// A value, where it came from, and how long it lives.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Got<V> {
+pub struct Entry<V> {
     /// The value.
     pub value: V,
     /// Where it came from.
@@ -48,3 +48,7 @@ pub struct Got<V> {
     /// How long it still lives; `None` if it lives until it is evicted.
     pub remaining: Option<Duration>,
 }
+
+/// The old name of [`Entry`].
+#[deprecated(note = "renamed to `Entry`")]
+pub type Got<V> = Entry<V>;
