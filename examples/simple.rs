@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let name = format!("user number {}", key.parse::<u64>()?);
             Ok(User { name })
         })?;
-    let _server = Server::bind(&node, mine)?; // serves peers until dropped
+    let server = Server::bind(&node, mine)?; // serves peers until dropped
     node.set_peers(addresses.iter().map(|address| format!("http://{address}")))?;
 
     for key in std::io::stdin().lines() {
@@ -34,6 +34,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Ok(user) => println!("{}", user.name),
             Err(error) => println!("{error}"),
         }
+    }
+    // At the end of the input: the others take over what this process has in memory.
+    if let Err(error) = server.leave_and_shutdown(Duration::from_secs(10)) {
+        println!("{error}");
     }
     Ok(())
 }

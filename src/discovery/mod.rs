@@ -1,4 +1,7 @@
-//! `Discovery`: where the list of peers comes from, and `Discoverer`, the thread that asks for it.
+//! `discovery`: where the list of peers comes from.
+//!
+//! Imports `node` and what is below it. Here are the trait `Discovery` and `Discoverer`, the thread that asks
+//! for the list; `dns` and `file` are two places to ask.
 
 mod dns;
 mod file;

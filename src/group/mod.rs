@@ -5,7 +5,7 @@
 //!
 //! * The state: `entry` and `outcome`, a value as callers and flights have it; `weight`, `lifetime`,
 //!   `counters`, `timing`, `reports`, `absences`, `failures` and `bulkhead`, the parts of a group;
-//!   `shared`, all of them together; `builder`, how a group is made.
+//!   `shared`, all of them together; `builder` and `build`, how a group is made.
 //! * A get: `handle`, the methods of `Group`; `get`, its way to a value; `load`, `batch_load` and
 //!   `queue`, if this process loads; `fetch` and `batch`, if another one does; `renew`, values past
 //!   their expiry; `hand_over`, keys that change their owner.
@@ -19,6 +19,7 @@ mod absences;
 mod answer;
 mod batch;
 mod batch_load;
+mod build;
 mod builder;
 mod bulkhead;
 mod change;

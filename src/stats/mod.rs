@@ -1,4 +1,7 @@
-//! `GroupStats`, `NodeStats`, `PeerStats`: snapshots of the counters.
+//! `stats`: what nodes, groups and peers have counted.
+//!
+//! Imports `runtime` and the dialect of `protocol`. Here are the counters and their snapshots; `latency`
+//! counts how long things take.
 
 pub(crate) mod latency;
 
