@@ -178,15 +178,15 @@ impl<V: Cacheable> GroupBuilder<V> {
     }
 
     /// Sets what a fetch does when the load at the key's owner failed: load here (`false`), or return
-    /// the owner's error ([`Error::OwnerLoad`]). Defaults to `false`, as in golang/groupcache.
+    /// the owner's error ([`Error::OwnerLoad`](crate::Error::OwnerLoad)). Defaults to `false`, as in golang/groupcache.
     pub fn hand_on_load_errors(mut self, hand_on: bool) -> Self {
         self.hand_on_load_errors = hand_on;
         self
     }
 
     /// Sets for how long this process remembers that its loader found no value for a key
-    /// ([`LoadError::NotFound`]). Until then gets of the key have [`Error::NotFound`] without a load;
-    /// [`set`](Group::set), [`remove`](Group::remove) and [`clear`](Group::clear) end it at once. Such
+    /// ([`LoadError::NotFound`]). Until then gets of the key have [`Error::NotFound`](crate::Error::NotFound) without a load;
+    /// [`set`](crate::Group::set), [`remove`](crate::Group::remove) and [`clear`](crate::Group::clear) end it at once. Such
     /// keys take up to a sixteenth of the capacity. Defaults to zero: it is not remembered, and each
     /// get runs the loader again. For a load that failed see [`error_ttl`](GroupBuilder::error_ttl).
     ///
@@ -196,11 +196,11 @@ impl<V: Cacheable> GroupBuilder<V> {
         self
     }
 
-    /// Sets for how long gets of a key have the error of its last load ([`Error::Load`],
-    /// [`Error::Panicked`]) without another load: so a source that is down is not asked at the rate of
+    /// Sets for how long gets of a key have the error of its last load ([`Error::Load`](crate::Error::Load),
+    /// [`Error::Panicked`](crate::Error::Panicked)) without another load: so a source that is down is not asked at the rate of
     /// the gets. This begins with the second failure of a key in a row: after one failure alone the
-    /// next get loads again. A load that succeeds, [`set`](Group::set), [`remove`](Group::remove) and
-    /// [`clear`](Group::clear) end it at once. Zero turns it off. Defaults to 250 ms. Failures take up
+    /// next get loads again. A load that succeeds, [`set`](crate::Group::set), [`remove`](crate::Group::remove) and
+    /// [`clear`](crate::Group::clear) end it at once. Zero turns it off. Defaults to 250 ms. Failures take up
     /// to a sixteenth of the capacity beside it, at most 1 MiB, some 400 bytes for each key: where more
     /// keys fail at once, some are loaded by each get.
     ///
@@ -216,13 +216,13 @@ impl<V: Cacheable> GroupBuilder<V> {
 
     /// Sets how many loads of this group may run in this process at once, so that their source is not
     /// overrun. A load beyond that is refused at once: the gets that wait for it have
-    /// [`Error::Overloaded`] (or a value past its expiry, with
+    /// [`Error::Overloaded`](crate::Error::Overloaded) (or a value past its expiry, with
     /// [`stale_if_error`](GroupBuilder::stale_if_error)), and a peer that asked for it loads the value
     /// itself, within its own limit. A [batch](GroupBuilder::batch_loader) is one load; a load inside
     /// a loader is part of the outer load. Defaults to no limit.
     ///
     /// This sheds load. To have loads wait for their turn instead, use
-    /// [`get_timeout`](Group::get_timeout): its loads wait for one of the node's
+    /// [`get_timeout`](crate::Group::get_timeout): its loads wait for one of the node's
     /// [`loader_threads`](crate::NodeBuilder::loader_threads).
     ///
     /// Refusals count in [`GroupStats::overloads`](crate::GroupStats::overloads).
@@ -299,7 +299,7 @@ impl<V: Cacheable> GroupBuilder<V> {
         self
     }
 
-    /// Sets a loader of many values at once, for [`get_many`](Group::get_many): from up to 1,024 keys, it
+    /// Sets a loader of many values at once, for [`get_many`](crate::Group::get_many): from up to 1,024 keys, it
     /// returns the values of all that have one. Defaults to none: then the group's [`Loader`](crate::Loader) loads
     /// each value. With a batch loader too, the [`Loader`](crate::Loader) loads single values, also where only one of
     /// many keys is to be loaded. An error fails all the keys. It runs where a [`Loader`](crate::Loader) does, and may

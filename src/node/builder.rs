@@ -234,7 +234,7 @@ impl NodeBuilder {
 
     /// Names the cluster, the same on all its nodes, in 1 to 255 bytes. Requests say which cluster and
     /// which peer they are meant for, and a node refuses those that are meant for another one (status
-    /// 421, counted in [`NodeStats::misdirected_requests`]): where an address of one cluster is given to
+    /// 421, counted in [`NodeStats::misdirected_requests`](crate::NodeStats::misdirected_requests)): where an address of one cluster is given to
     /// a node of another, no value and no change goes from one to the other. Without a name the ids of
     /// the peers must do for that, which are equal where they are addresses.
     ///
@@ -251,7 +251,7 @@ impl NodeBuilder {
     /// any port, or `cache-0.internal:7000`. Its own address is always among them. Others are answered
     /// 403: so no page in a browser whose name was made to point here can ask for anything. Holds for
     /// peers and the [`StatusPage`]. A web framework must hand the `Host` header to the
-    /// [`Request`]. Defaults to none: it is not looked at.
+    /// [`Request`](crate::Request). Defaults to none: it is not looked at.
     pub fn hosts<H: Into<String>>(mut self, hosts: impl IntoIterator<Item = H>) -> NodeBuilder {
         self.hosts = hosts.into_iter().map(Into::into).collect();
         self
