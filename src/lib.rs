@@ -47,9 +47,23 @@
 //! in `stats`; `observe` publishes and draws it. All of it stands on `runtime`: locks, clocks, threads, and
 //! calls of the user's code, never under a lock.
 //!
-//! `docs/ARCHITECTURE.md` tells the whole, with the promises and the invariants that the code names;
-//! `docs/guide` has chapters on getting started, failures, peers and deploying, speed, security, C and
-//! Python, and on coming from other libraries.
+//! # The guide
+//!
+//! [Getting started], [when things fail], [peers and deploying], [speed], [security], [C and Python],
+//! [coming from elsewhere]; and [architecture], with the promises and the invariants that the code names, [protocol],
+//! [operations] and [decisions].
+//!
+//! [Getting started]: https://docs.rs/crate/groupcache-sync/latest/source/docs/guide/start.md
+//! [when things fail]: https://docs.rs/crate/groupcache-sync/latest/source/docs/guide/failures.md
+//! [peers and deploying]: https://docs.rs/crate/groupcache-sync/latest/source/docs/guide/peers.md
+//! [speed]: https://docs.rs/crate/groupcache-sync/latest/source/docs/guide/speed.md
+//! [security]: https://docs.rs/crate/groupcache-sync/latest/source/docs/guide/security.md
+//! [C and Python]: https://docs.rs/crate/groupcache-sync/latest/source/docs/guide/languages.md
+//! [coming from elsewhere]: https://docs.rs/crate/groupcache-sync/latest/source/docs/guide/migrating.md
+//! [architecture]: https://docs.rs/crate/groupcache-sync/latest/source/docs/ARCHITECTURE.md
+//! [protocol]: https://docs.rs/crate/groupcache-sync/latest/source/docs/PROTOCOL.md
+//! [operations]: https://docs.rs/crate/groupcache-sync/latest/source/docs/OPERATIONS.md
+//! [decisions]: https://docs.rs/crate/groupcache-sync/latest/source/docs/DECISIONS.md
 //!
 //! # Features
 //!
