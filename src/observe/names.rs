@@ -58,7 +58,7 @@ pub(super) const GROUP_COUNTERS: &[Number<GroupStats>] = &[
     ),
     (
         "groupcache_inherited_total",
-        "Threads that were taken over",
+        "Values that were taken over from former owners",
         |group| group.inherited,
     ),
     (
@@ -81,7 +81,7 @@ pub(super) const GROUP_COUNTERS: &[Number<GroupStats>] = &[
     ),
     (
         "groupcache_rejections_total",
-        "Threads that were new",
+        "Evicted entries that were new",
         |group| group.rejections,
     ),
     (

@@ -62,12 +62,12 @@ impl Response {
         ring: u64,
         kind: &'static str,
         headers: &[(&'static str, &'static str)],
-        text: String,
+        body: Value,
     ) -> Response {
         Response {
             kind: Some(kind),
             more: headers.to_vec(),
-            head: text.into_bytes(),
+            value: Some(body),
             ..Response::new(Status::Ok, ring)
         }
     }

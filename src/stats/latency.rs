@@ -165,12 +165,15 @@ impl Latency {
             .map(|(bucket, &count)| (range_of(bucket), count))
     }
 
-    /// Every fourth power of two of nanoseconds, and how many took less than that.
+    /// Every second power of two of nanoseconds, and how many took less than that.
     pub(crate) fn shorter_than(&self) -> impl Iterator<Item = (Duration, u64)> {
         const STEP: usize = 2 << PRECISION;
-        (0..=BUCKETS - 2).step_by(STEP).map(|last| {
-            let counts = self.counts.iter().take(last + 1);
-            (Duration::from_nanos(end_of(last)), counts.sum())
+        let mut counts = self.counts.iter();
+        let mut sum = 0;
+        (0..=BUCKETS - 2).step_by(STEP).map(move |last| {
+            let more = if last == 0 { 1 } else { STEP };
+            sum += counts.by_ref().take(more).sum::<u64>();
+            (Duration::from_nanos(end_of(last)), sum)
         })
     }
 
@@ -271,6 +274,23 @@ mod tests {
                 found >= exact && found <= exact.mul_f64(1.126),
                 "{part}: {found:?}"
             );
+        }
+    }
+
+    #[test]
+    fn bounds_are_cumulative_and_end_with_all_but_the_longest() {
+        let histogram = Histogram::default();
+        for nanos in [100, 2_000, 3_000, 1_000_000, u64::MAX] {
+            histogram.record(Duration::from_nanos(nanos));
+        }
+        let bounds: Vec<(Duration, u64)> = histogram.snapshot().shorter_than().collect();
+        assert!(bounds.is_sorted());
+        assert_eq!(bounds[0], (Duration::from_nanos(1 << SHORTEST), 1));
+        assert_eq!(bounds.last().unwrap().1, 4);
+        for (bound, count) in bounds {
+            let shorter = [100, 2_000, 3_000, 1_000_000].into_iter();
+            let shorter = shorter.filter(|&nanos| Duration::from_nanos(nanos) < bound);
+            assert_eq!(shorter.count() as u64, count, "below {bound:?}");
         }
     }
 

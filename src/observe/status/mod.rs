@@ -13,9 +13,10 @@ use crate::cluster::state::Cluster;
 use crate::group::{Registry, Serve};
 use crate::observe::{Counted, prometheus};
 use crate::protocol::{Request, Response};
-use crate::runtime::sync::{Arc, Mutex};
+use crate::runtime::sync::Mutex;
 use crate::stats::latency::{Latencies, Latency};
 use crate::stats::{GroupStats, NodeStats, PeerStats};
+use crate::value::Value;
 
 /// Where the page is. No path of the peer protocol, which has a `/` after its first word.
 const PATH: &str = "/_groupcache-status";
@@ -89,7 +90,7 @@ impl StatusPage {
     }
 }
 
-/// Whether this is the path of the page or of its report.
+/// Whether this is the path of the page, of its report or of the metrics.
 pub(crate) fn is_status(target: &str) -> bool {
     [PATH, REPORT, METRICS].contains(&path_of(target))
 }
@@ -111,21 +112,21 @@ struct Kept(Mutex<Option<Made>>);
 
 struct Made {
     at: Instant,
-    text: Arc<str>,
+    text: Value,
 }
 
 impl Kept {
-    fn get(&self, now: Instant, make: impl FnOnce() -> String) -> Arc<str> {
+    fn get(&self, now: Instant, make: impl FnOnce() -> String) -> Value {
         if let Some(last) = &mut *self.0.lock() {
             if now.saturating_duration_since(last.at) < LIFE {
-                return Arc::clone(&last.text);
+                return last.text.clone();
             }
             last.at = now; // requests that come meanwhile get the old text
         }
-        let text: Arc<str> = make().into();
+        let text = Value::from(make());
         *self.0.lock() = Some(Made {
             at: now,
-            text: Arc::clone(&text),
+            text: text.clone(),
         });
         text
     }
@@ -159,13 +160,13 @@ impl Page {
         let (kind, body) = match path_of(request.target) {
             REPORT => {
                 let text = self.report.get(now, || self.write(cluster, registry));
-                ("application/json", text.to_string())
+                ("application/json", text)
             }
             METRICS => {
                 let text = self.metrics.get(now, || prometheus::text_of(counted));
-                (prometheus::MEDIA_TYPE, text.to_string())
+                (prometheus::MEDIA_TYPE, text)
             }
-            _ => ("text/html; charset=utf-8", HTML.to_owned()),
+            _ => ("text/html; charset=utf-8", Value::from(HTML)),
         };
         Some(Response::document(ring, kind, HEADERS, body))
     }

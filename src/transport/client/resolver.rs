@@ -56,7 +56,7 @@ impl Resolver {
         };
         if is_first {
             let resolver = Arc::clone(self);
-            let thread = thread::Builder::new().name("groupcache-resolver".to_owned());
+            let thread = thread::Builder::new().name("groupcache-dns".to_owned());
             if let Err(error) = thread.spawn(move || resolver.call_system()) {
                 self.finish(&Err(error.to_string()));
             }
