@@ -202,10 +202,10 @@ impl<V: Cacheable> Shared<V> {
         let turn = caller.join(asked, &self.cluster.clock, deadline);
         let (fetched, unreported) = match turn {
             BatchRole::Single | BatchRole::Unanswered => (None, unreported),
-            BatchRole::Leader(tier, others) => {
+            BatchRole::Leader(permit, others) => {
                 let own = self.query(key.text(), unreported);
                 let fetched = self.ask_together(owner, own, others, deadline);
-                drop(tier); // the next caller in line leads
+                drop(permit); // the next caller in line leads
                 (fetched, 0)
             }
             BatchRole::Answered(Ok(item)) => (Fetched::of(item).map(Ok), 0),

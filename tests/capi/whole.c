@@ -283,7 +283,7 @@ static void check_peers(void) {
     share += peer.ring_share;
     here += peer.is_this_node;
     CHECK(peer.is_this_node == (strcmp(peer.address, "http://a:1") == 0));
-    CHECK(strcmp(peer.id, peer.address) == 0 && peer.calls == 0 && !peer.is_away && !peer.has_left);
+    CHECK(strcmp(peer.id, peer.address) == 0 && peer.calls == 0 && !peer.is_unreachable && !peer.has_left);
   }
   CHECK(here == 1 && share > 0.999 && share < 1.001);
   CHECK(groupcache_peers_get(peers, 3, &peer, sizeof peer) == GROUPCACHE_STATUS_INVALID_ARGUMENT);
