@@ -104,7 +104,7 @@ impl Cluster {
             journal,
             left_peers: LeftPeers::default(),
             maintenance: Maintenance::new("groupcache-prober"),
-            sweeper: Maintenance::new("groupcache-sweeper"),
+            sweeper: Maintenance::new("groupcache-keeper"),
             sweeps: Sweeps::default(),
             ring_rebuilds: RateLimit::default(),
             ring_mismatches: Counter::default(),
