@@ -33,7 +33,7 @@ use crate::stats::latency::Latency;
 /// use groupcache_sync::{Group, Metrics, Node, Value};
 ///
 /// // The recorder of an exporter is installed before this.
-/// let node = crate::Node::new("http://127.0.0.1:7000")?;
+/// let node = Node::new("http://127.0.0.1:7000")?;
 /// let group: Group = node.group_builder("pages", 1 << 20).build(|key| Ok(Value::from(key)))?;
 /// let mut metrics = Metrics::new(&node);
 /// group.get("a")?;
@@ -68,7 +68,7 @@ use crate::stats::latency::Latency;
 /// |---|---|
 /// | `groupcache_peer_calls_total`, `groupcache_peer_call_errors_total`, `groupcache_peer_abandoned_calls_total`, `groupcache_peer_retries_total`, `groupcache_peer_circuit_openings_total` | counters |
 /// | `groupcache_peer_ring_share`: of 1, `groupcache_peer_pending_removals` | gauges |
-/// | `groupcache_peer_circuit_open`: 1 while the peer counts as away, else 0 | gauge |
+/// | `groupcache_peer_circuit_open`: 1 while the peer counts as unreachable, else 0 | gauge |
 /// | `groupcache_peer_call_seconds`: of the calls that were answered | histogram |
 ///
 /// | of the node | kind |
