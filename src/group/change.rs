@@ -45,7 +45,7 @@ impl<V: Cacheable> Group<V> {
     /// that this node does not know yet receives all removals of the last ten minutes as soon as it
     /// stands in the list. So where lists differ, as in a rolling deploy, a new process may serve an old
     /// value for as long as it takes the list to reach this node (the interval of the
-    /// [`Discoverer`](crate::Discoverer), 5 s unless set otherwise) and a request to reach the new
+    /// [`Discoverer`](crate::Discoverer), 10 s unless set otherwise) and a request to reach the new
     /// process. A peer that leaves the list receives removals for ten minutes more, and clears its
     /// caches when it finds itself in the list again.
     ///
@@ -61,7 +61,7 @@ impl<V: Cacheable> Group<V> {
     #[doc(alias = "invalidate")]
     #[doc(alias = "evict")]
     pub fn remove(&self, key: &str) -> Result<(), Error> {
-        self.remove_many(&[key])
+        self.0.remove_all(&[key], self.0.usual_deadline(1))
     }
 
     /// As [`remove`](Group::remove), but waits no longer than `timeout`: peers that have not
@@ -71,7 +71,7 @@ impl<V: Cacheable> Group<V> {
     ///
     /// As [`remove`](Group::remove).
     pub fn remove_timeout(&self, key: &str, timeout: Duration) -> Result<(), Error> {
-        self.remove_many_timeout(&[key], timeout)
+        self.0.remove_all(&[key], self.0.deadline_after(timeout))
     }
 
     /// As [`remove`](Group::remove), for many keys at once: one request for each peer and some

@@ -212,6 +212,38 @@ fn however_many_ask_a_report_is_made_once_a_second() {
 }
 
 #[test]
+fn the_metrics_are_beside_the_page_and_made_once_a_second() {
+    const METRICS: &str = "/_groupcache-metrics";
+    let without = Node::new("http://127.0.0.1:1").unwrap();
+    assert_eq!(ask(&without, "GET", METRICS).status(), 404);
+    assert!(!without.serves(METRICS));
+
+    let clock = Clock::manual();
+    let node = with_page(|node| node.clock(clock.clone()));
+    let group: Group = node.group_builder("g", 1 << 20).build(load).unwrap();
+    assert!(node.serves(METRICS));
+    assert_eq!(ask(&node, "PUT", METRICS).status(), 405);
+    let text = || {
+        let response = ask(&node, "GET", METRICS);
+        assert_eq!(response.status(), 200);
+        let kind = header(&response, "Content-Type");
+        assert_eq!(kind, Some("text/plain; version=0.0.4; charset=utf-8"));
+        String::from_utf8(response.body().concat()).unwrap()
+    };
+    let before = text();
+    assert!(
+        before.contains("groupcache_gets_total{group=\"g\"} 0\n"),
+        "{before}"
+    );
+    assert_eq!(before, node.prometheus());
+    group.get("a").unwrap();
+    clock.advance(Duration::from_millis(999));
+    assert_eq!(text(), before);
+    clock.advance(Duration::from_millis(1));
+    assert!(text().contains("groupcache_gets_total{group=\"g\"} 1\n"));
+}
+
+#[test]
 fn a_server_shows_it_beside_the_application_and_not_on_a_port_of_the_application_alone() {
     let node = with_page(|node| node);
     let serve = |serves_peers| {
