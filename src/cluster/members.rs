@@ -94,7 +94,7 @@ impl Members {
             .filter(|listed| listed.is_on_ring(transition.is_leaving))
             .cloned()
             .collect();
-        let owners = Owners::of(transition.dialect, &on_ring);
+        let owners = self.owners.changed(transition.dialect, &on_ring);
         let mut former = self.former_at(transition.now);
         if owners.ring.fingerprint() == self.owners.ring.fingerprint() {
             return Members {
@@ -105,7 +105,7 @@ impl Members {
         }
         let until = transition.now.checked_add(transition.warm_up);
         if let Some(until) = until.filter(|&until| until > transition.now) {
-            let owners = self.former_owners(&on_ring, transition.dialect);
+            let owners = self.former_owners(&owners, &on_ring, transition.dialect);
             former.insert(0, FormerRing { owners, until });
             former.truncate(MAX_FORMER_RINGS);
         }
@@ -118,12 +118,12 @@ impl Members {
 
     /// The owners until now. A node that was alone, as it has just started, owned nothing that others
     /// know of: the former owners of its keys are the peers that were there before it.
-    fn former_owners(&self, on_ring: &[Listed], dialect: Dialect) -> Arc<Owners> {
+    fn former_owners(&self, new: &Owners, on_ring: &[Listed], dialect: Dialect) -> Arc<Owners> {
         if self.owners.members.iter().any(Option::is_some) {
             return Arc::clone(&self.owners);
         }
         let others = on_ring.iter().filter(|listed| listed.remote.is_some());
-        Arc::new(Owners::of(dialect, &others.cloned().collect::<Vec<_>>()))
+        Arc::new(new.changed(dialect, &others.cloned().collect::<Vec<_>>()))
     }
 
     /// The former rings that are still remembered.
@@ -250,20 +250,21 @@ impl Listed {
 
 impl Owners {
     fn of(dialect: Dialect, listed: &[Listed]) -> Owners {
-        let member = |listed: &Listed| Member {
-            id: match dialect {
-                Dialect::Native => listed.peer.id.clone(),
-                Dialect::Golang => listed.peer.spelled.clone(),
-            },
-            weight: listed.peer.weight,
-        };
-        let members: Vec<Member> = listed.iter().map(member).collect();
+        let members = ring_members(dialect, listed);
         Owners {
             ring: match dialect {
                 Dialect::Native => Ring::new(&members),
                 Dialect::Golang => Ring::golang(&members),
             },
-            members: listed.iter().map(|listed| listed.remote.clone()).collect(),
+            members: remotes(listed),
+        }
+    }
+
+    /// The same as new ones of this list, and made faster where few of its peers have changed.
+    fn changed(&self, dialect: Dialect, listed: &[Listed]) -> Owners {
+        Owners {
+            ring: self.ring.changed(&ring_members(dialect, listed)),
+            members: remotes(listed),
         }
     }
 
@@ -277,6 +278,21 @@ impl Owners {
             .and_then(|at| self.members[at].clone());
         remote.map_or(Owner::This, Owner::Peer)
     }
+}
+
+fn ring_members(dialect: Dialect, listed: &[Listed]) -> Vec<Member> {
+    let member = |listed: &Listed| Member {
+        id: match dialect {
+            Dialect::Native => listed.peer.id.clone(),
+            Dialect::Golang => listed.peer.spelled.clone(),
+        },
+        weight: listed.peer.weight,
+    };
+    listed.iter().map(member).collect()
+}
+
+fn remotes(listed: &[Listed]) -> Vec<Option<Arc<Remote>>> {
+    listed.iter().map(|listed| listed.remote.clone()).collect()
 }
 
 /// The list without repetitions; the same id at two addresses is an error.

@@ -1,0 +1,212 @@
+//! Which peers come first in a slot: weighted rendezvous hashing (Thaler and Ravishankar, IEEE/ACM
+//! Transactions on Networking 1998), in integers, so that all platforms agree.
+//!
+//! Every peer has a score in every slot, which depends on nothing but its id and the slot. The score
+//! stands for a number u between 0 and 1, and the peer whose -log(u) / weight is smallest comes first: it
+//! does so with a probability that is proportional to its weight. Who comes and goes changes nothing
+//! between two others.
+
+use std::cmp::Ordering;
+
+use super::Member;
+use crate::protocol::hash::hash;
+
+/// The weight 1. Weights are rounded to multiples of its reciprocal.
+const UNIT: f64 = 65_536.0;
+
+/// Odd, and good at mixing: of the finaliser `xmxmx` by Degski.
+const MULTIPLIER: u64 = 0xd6e8_feb8_6659_fd93;
+
+/// Bits of a logarithm behind the point.
+const FRACTION: u32 = 32;
+
+/// Intervals of [`LOGS`], between which logarithms are linear.
+const INTERVALS: usize = 256;
+
+/// `LOGS[i]` is log2(1 + i / 256), rounded down to 32 bits behind the point.
+pub(super) static LOGS: [u64; INTERVALS + 1] = logs();
+
+/// The position of nobody.
+pub(super) const NOBODY: u32 = u32::MAX;
+
+/// A peer that contends for slots.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Contender {
+    pub(super) id: String,
+    /// In multiples of 1 / 65,536, at least one of them.
+    pub(super) weight: u64,
+    pub(super) seed: u64,
+}
+
+/// The positions of those who come first and second in a slot, or [`NOBODY`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Leaders {
+    pub(super) owner: u32,
+    pub(super) deputy: u32,
+}
+
+/// All contenders, so that each slot takes little time.
+pub(super) struct Field<'a> {
+    /// By position.
+    contenders: &'a [Contender],
+    groups: Vec<Group>,
+}
+
+/// The contenders of one weight, the largest id first. Among them the larger score comes first: there
+/// is no need for logarithms.
+#[derive(Default)]
+struct Group {
+    seeds: Vec<u64>,
+    positions: Vec<u32>,
+}
+
+impl Contender {
+    pub(super) fn of(member: &Member) -> Contender {
+        Contender {
+            id: member.id.clone(),
+            weight: ((member.weight * UNIT).round() as u64).max(1),
+            seed: hash(member.id.as_bytes()),
+        }
+    }
+}
+
+/// What a slot has in place of a seed.
+pub(super) fn value_of(slot: usize) -> u64 {
+    mix(slot as u64 + 1)
+}
+
+pub(super) fn score(seed: u64, slot_value: u64) -> u64 {
+    mix(seed ^ slot_value)
+}
+
+fn mix(number: u64) -> u64 {
+    let product = number.wrapping_mul(MULTIPLIER);
+    (product ^ product >> 32).wrapping_mul(MULTIPLIER)
+}
+
+/// -log2(score / 2^64), which never grows with the score. 0 counts as 1.
+pub(super) fn log(score: u64) -> u64 {
+    let score = score.max(1);
+    let zeros = score.leading_zeros();
+    let mantissa = score << zeros << 1; // without its leading bit
+    let interval = (mantissa >> 56) as usize;
+    let rest = mantissa >> 24 & 0xffff_ffff;
+    let step = LOGS[interval + 1] - LOGS[interval];
+    let fraction = LOGS[interval] + (step * rest >> 32);
+    (u64::from(zeros + 1) << FRACTION) - fraction
+}
+
+/// A digit of a logarithm is 1 if the square of the number is at least 2.
+const fn logs() -> [u64; INTERVALS + 1] {
+    let mut logs = [0; INTERVALS + 1];
+    let mut at = 0;
+    while at < INTERVALS {
+        let mut number = ((INTERVALS + at) as u128) << 55; // 1 is 2^63
+        let mut digits = 0;
+        while digits < FRACTION {
+            let square = number * number >> 63;
+            let digit = square >> 64;
+            logs[at] = logs[at] << 1 | digit as u64;
+            number = square >> digit;
+            digits += 1;
+        }
+        at += 1;
+    }
+    logs[INTERVALS] = 1 << FRACTION;
+    logs
+}
+
+impl Field<'_> {
+    pub(super) fn new(contenders: &[Contender]) -> Field<'_> {
+        let mut order: Vec<usize> = (0..contenders.len()).collect();
+        order.sort_unstable_by_key(|&at| (contenders[at].weight, &contenders[at].id));
+        let of_one_weight = order.chunk_by(|&a, &b| contenders[a].weight == contenders[b].weight);
+        let groups = of_one_weight.map(|order| Group {
+            seeds: order.iter().rev().map(|&at| contenders[at].seed).collect(),
+            positions: order.iter().rev().map(|&at| at as u32).collect(),
+        });
+        Field {
+            groups: groups.collect(),
+            contenders,
+        }
+    }
+
+    /// Who comes first and second among all.
+    pub(super) fn leaders(&self, slot_value: u64) -> Leaders {
+        let mut leaders = Leaders::NOBODY;
+        for (at, group) in self.groups.iter().enumerate() {
+            let of_group = group.leaders(slot_value);
+            if at == 0 {
+                leaders = of_group;
+            } else {
+                self.admit(&mut leaders, of_group.owner, slot_value);
+                self.admit(&mut leaders, of_group.deputy, slot_value);
+            }
+        }
+        leaders
+    }
+
+    /// Lets one more contender take part, if it is anybody.
+    pub(super) fn admit(&self, leaders: &mut Leaders, position: u32, slot_value: u64) {
+        if self.precedes(position, leaders.owner, slot_value) {
+            leaders.deputy = leaders.owner;
+            leaders.owner = position;
+        } else if self.precedes(position, leaders.deputy, slot_value) {
+            leaders.deputy = position;
+        }
+    }
+
+    /// Whether the first of two different positions comes before the other. Everybody comes before nobody.
+    fn precedes(&self, position: u32, other: u32, slot_value: u64) -> bool {
+        let contender = |position: u32| self.contenders.get(position as usize);
+        match (contender(position), contender(other)) {
+            (Some(one), Some(other)) => compare(one, other, slot_value) == Ordering::Less,
+            (one, _) => one.is_some(),
+        }
+    }
+}
+
+impl Leaders {
+    const NOBODY: Leaders = Leaders {
+        owner: NOBODY,
+        deputy: NOBODY,
+    };
+}
+
+impl Group {
+    fn leaders(&self, slot_value: u64) -> Leaders {
+        let mut leaders = Leaders::NOBODY;
+        let (mut most, mut second_most) = (0, 0);
+        for (&seed, &position) in self.seeds.iter().zip(&self.positions) {
+            let score = score(seed, slot_value);
+            // Of equal scores the later one counts, which has the smaller id. Nobody has score 0 here.
+            // Most fall short of the second, so that the processor foresees this branch.
+            if score < second_most {
+                continue;
+            }
+            if score < most {
+                second_most = score;
+                leaders.deputy = position;
+            } else {
+                (second_most, most) = (most, score);
+                leaders.deputy = leaders.owner;
+                leaders.owner = position;
+            }
+        }
+        leaders
+    }
+}
+
+/// Who of two comes first in a slot: it has the smaller quotient of log and weight, then the larger
+/// score, then the smaller id.
+fn compare(one: &Contender, other: &Contender, slot_value: u64) -> Ordering {
+    let scores = [one, other].map(|contender| score(contender.seed, slot_value));
+    let quotients = if one.weight == other.weight {
+        Ordering::Equal // or as the scores
+    } else {
+        (log(scores[0]) * other.weight).cmp(&(log(scores[1]) * one.weight))
+    };
+    quotients
+        .then(scores[1].cmp(&scores[0]))
+        .then_with(|| one.id.cmp(&other.id))
+}
