@@ -26,9 +26,6 @@ const INTERVALS: usize = 256;
 /// `LOGS[i]` is log2(1 + i / 256), rounded down to 32 bits behind the point.
 pub(super) static LOGS: [u64; INTERVALS + 1] = logs();
 
-/// The position of nobody.
-pub(super) const NOBODY: u32 = u32::MAX;
-
 /// A peer that contends for slots.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Contender {
@@ -38,11 +35,21 @@ pub(super) struct Contender {
     pub(super) seed: u64,
 }
 
-/// The positions of those who come first and second in a slot, or [`NOBODY`].
+/// The positions of those who come first and second in a slot.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Leaders {
     pub(super) owner: u32,
     pub(super) deputy: u32,
+}
+
+/// A contender in one slot.
+#[derive(Clone, Copy)]
+struct Candidate {
+    position: u32,
+    score: u64,
+    /// -log2(score / 2^64); 0 for all if their weights are equal, as it changes nothing then.
+    log: u64,
+    weight: u64,
 }
 
 /// All contenders, so that each slot takes little time.
@@ -131,59 +138,103 @@ impl Field<'_> {
         }
     }
 
-    /// Who comes first and second among all.
+    /// Who leads among all.
     pub(super) fn leaders(&self, slot_value: u64) -> Leaders {
-        let mut leaders = Leaders::NOBODY;
-        for (at, group) in self.groups.iter().enumerate() {
-            let of_group = group.leaders(slot_value);
-            if at == 0 {
-                leaders = of_group;
-            } else {
-                self.admit(&mut leaders, of_group.owner, slot_value);
-                self.admit(&mut leaders, of_group.deputy, slot_value);
+        if let [group] = &self.groups[..] {
+            return group.leaders(slot_value);
+        }
+        let mut first_two = [Candidate::NOBODY; 2];
+        for group in &self.groups {
+            let Leaders { owner, deputy } = group.leaders(slot_value);
+            self.admit(&mut first_two, owner, slot_value);
+            if deputy != NOBODY {
+                self.admit(&mut first_two, deputy, slot_value);
             }
         }
-        leaders
+        Leaders::of(first_two)
     }
 
-    /// Lets one more contender take part, if it is anybody.
-    pub(super) fn admit(&self, leaders: &mut Leaders, position: u32, slot_value: u64) {
-        if self.precedes(position, leaders.owner, slot_value) {
-            leaders.deputy = leaders.owner;
-            leaders.owner = position;
-        } else if self.precedes(position, leaders.deputy, slot_value) {
-            leaders.deputy = position;
+    /// Who leads once some more take part.
+    pub(super) fn leaders_with(&self, leaders: Leaders, more: &[u32], slot_value: u64) -> Leaders {
+        let candidate = |position| self.candidate(position, slot_value);
+        let mut first_two = [leaders.owner, leaders.deputy].map(candidate);
+        for &position in more {
+            self.admit(&mut first_two, position, slot_value);
+        }
+        Leaders::of(first_two)
+    }
+
+    fn candidate(&self, position: u32, slot_value: u64) -> Candidate {
+        let contender = &self.contenders[position as usize];
+        let score = score(contender.seed, slot_value);
+        Candidate {
+            position,
+            score,
+            log: if self.groups.len() == 1 {
+                0
+            } else {
+                log(score)
+            },
+            weight: contender.weight,
         }
     }
 
-    /// Whether the first of two different positions comes before the other. Everybody comes before nobody.
-    fn precedes(&self, position: u32, other: u32, slot_value: u64) -> bool {
-        let contender = |position: u32| self.contenders.get(position as usize);
-        match (contender(position), contender(other)) {
-            (Some(one), Some(other)) => compare(one, other, slot_value) == Ordering::Less,
-            (one, _) => one.is_some(),
+    fn admit(&self, first_two: &mut [Candidate; 2], position: u32, slot_value: u64) {
+        let candidate = self.candidate(position, slot_value);
+        if self.precedes(candidate, first_two[0]) {
+            *first_two = [candidate, first_two[0]];
+        } else if self.precedes(candidate, first_two[1]) {
+            first_two[1] = candidate;
         }
+    }
+
+    /// Whether a candidate comes before another: if it has the smaller quotient of log and weight, then
+    /// the larger score, then the smaller id.
+    fn precedes(&self, one: Candidate, other: Candidate) -> bool {
+        let quotients = (one.log * other.weight).cmp(&(other.log * one.weight));
+        let order = quotients.then(other.score.cmp(&one.score));
+        let id = |candidate: Candidate| &self.contenders[candidate.position as usize].id;
+        order.then_with(|| id(one).cmp(id(other))) == Ordering::Less
     }
 }
 
 impl Leaders {
-    const NOBODY: Leaders = Leaders {
-        owner: NOBODY,
-        deputy: NOBODY,
+    fn of(first_two: [Candidate; 2]) -> Leaders {
+        Leaders {
+            owner: first_two[0].position,
+            deputy: first_two[1].position,
+        }
+    }
+}
+
+/// The position of nobody.
+const NOBODY: u32 = u32::MAX;
+
+impl Candidate {
+    /// Everybody comes before nobody, by the quotient.
+    const NOBODY: Candidate = Candidate {
+        position: NOBODY,
+        score: 0,
+        log: 1,
+        weight: 0,
     };
 }
 
 impl Group {
+    /// Who leads in this group; it may have one contender alone, or be the only group.
     fn leaders(&self, slot_value: u64) -> Leaders {
-        let mut leaders = Leaders::NOBODY;
+        let mut leaders = Leaders {
+            owner: NOBODY,
+            deputy: NOBODY,
+        };
         let (mut most, mut second_most) = (0, 0);
         for (&seed, &position) in self.seeds.iter().zip(&self.positions) {
             let score = score(seed, slot_value);
-            // Of equal scores the later one counts, which has the smaller id. Nobody has score 0 here.
-            // Most fall short of the second, so that the processor foresees this branch.
+            // Most fall short of the second: the processor foresees this branch.
             if score < second_most {
                 continue;
             }
+            // Of equal scores the later one counts, which has the smaller id. Nobody has score 0 here.
             if score < most {
                 second_most = score;
                 leaders.deputy = position;
@@ -195,18 +246,4 @@ impl Group {
         }
         leaders
     }
-}
-
-/// Who of two comes first in a slot: it has the smaller quotient of log and weight, then the larger
-/// score, then the smaller id.
-fn compare(one: &Contender, other: &Contender, slot_value: u64) -> Ordering {
-    let scores = [one, other].map(|contender| score(contender.seed, slot_value));
-    let quotients = if one.weight == other.weight {
-        Ordering::Equal // or as the scores
-    } else {
-        (log(scores[0]) * other.weight).cmp(&(log(scores[1]) * one.weight))
-    };
-    quotients
-        .then(scores[1].cmp(&scores[0]))
-        .then_with(|| one.id.cmp(&other.id))
 }

@@ -64,10 +64,7 @@ impl OwnerTable {
             let kept = |at: &Positions| kept[at.get(slot)? as usize];
             table.push(match (kept(&self.owners), kept(&self.deputies)) {
                 (Some(owner), Some(deputy)) => {
-                    let mut leaders = Leaders { owner, deputy };
-                    let admit = |&at: &u32| field.admit(&mut leaders, at, value);
-                    new.iter().for_each(admit);
-                    leaders
+                    field.leaders_with(Leaders { owner, deputy }, &new, value)
                 }
                 _ => field.leaders(value),
             });
