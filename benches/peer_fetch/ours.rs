@@ -17,11 +17,11 @@ pub(crate) struct Ours {
 
 /// Both processes list the same two peers. Nobody ever asks the client, so it has no listener.
 pub(crate) fn peers(server: &str) -> Result<[Peer; 2], Failure> {
-    Ok([client()?, Peer::new(server)?.id("server")])
+    Ok([client()?, Peer::new(server)?.with_name("server")])
 }
 
 fn client() -> Result<Peer, Failure> {
-    Ok(Peer::new("http://127.0.0.1:1")?.id("client"))
+    Ok(Peer::new("http://127.0.0.1:1")?.with_name("client"))
 }
 
 impl Ours {

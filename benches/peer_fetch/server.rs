@@ -30,7 +30,7 @@ pub(crate) fn run() -> Result<(), Failure> {
     let tonic = tonic::serve(&runtime)?;
 
     // The port is not known before it listens, and a peer's place on the ring is its id.
-    let node = Node::builder(Peer::new("http://127.0.0.1:2")?.id("server"))?.build()?;
+    let node = Node::builder(Peer::new("http://127.0.0.1:2")?.with_name("server"))?.build()?;
     let _group = node
         .group_builder(GROUP, 128 << 20)
         .build(|key| Ok(Value::from(value_of(key)?)))?;

@@ -96,12 +96,12 @@ const FLAGS: &[(&str, &str, &str)] = &[
     ),
     (
         "--self",
-        "[ID=]URL",
+        "[NAME=]URL",
         "this node's own URL, as in the lists of its peers (default: of --listen)",
     ),
     (
         "--peers",
-        "[ID=]URL,...",
+        "[NAME=]URL,...",
         "all nodes, this one included (default: this one alone)",
     ),
     (
@@ -479,10 +479,10 @@ fn check_peer(name: &str, text: &str) -> Result<Peer, Failure> {
     peer(text).map_err(|error| Failure::usage(format!("{name}: {error}")))
 }
 
-/// The peer that `URL` or `ID=URL` names.
+/// The peer that `URL` or `NAME=URL` names.
 pub(crate) fn peer(text: &str) -> Result<Peer, Error> {
     match text.split_once('=') {
-        Some((id, url)) if !id.is_empty() => Ok(Peer::new(url)?.id(id)),
+        Some((id, url)) if !id.is_empty() => Ok(Peer::new(url)?.with_name(id)),
         _ => Peer::new(text),
     }
 }

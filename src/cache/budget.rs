@@ -9,9 +9,9 @@ pub(super) struct Budgets {
     hot: Budget,
 }
 
-/// A number of bytes that can be taken until none is left.
+/// A number of bytes that can be taken until none is left. The capacity may fall below what is taken.
 struct Budget {
-    capacity: usize,
+    capacity: AtomicUsize,
     taken: AtomicUsize,
 }
 
@@ -29,7 +29,21 @@ impl Budgets {
             Tier::Main => &self.total,
             Tier::Hot => &self.hot,
         };
-        weight <= budget.capacity.min(self.total.capacity).min(MAX_WEIGHT)
+        let capacity = budget.capacity().min(self.total.capacity());
+        weight <= capacity.min(MAX_WEIGHT)
+    }
+
+    pub(super) fn set_capacity(&self, capacity: usize, hot_capacity: usize) {
+        self.total.capacity.store(capacity, Ordering::Relaxed);
+        self.hot.capacity.store(hot_capacity, Ordering::Relaxed);
+    }
+
+    /// The tier that has to give bytes back, since a capacity has fallen below what is taken.
+    pub(super) fn exceeded(&self) -> Option<Tier> {
+        if self.hot.is_exceeded() {
+            return Some(Tier::Hot);
+        }
+        self.total.is_exceeded().then_some(Tier::Main)
     }
 
     /// Takes `weight` off the budgets. An error names the tier that has to make room.
@@ -69,20 +83,29 @@ impl Budgets {
 
     #[cfg(test)]
     pub(super) fn are_kept(&self) -> bool {
-        self.hot.taken() <= self.hot.capacity && self.total.taken() <= self.total.capacity
+        self.exceeded().is_none()
     }
 }
 
 impl Budget {
     fn new(capacity: usize) -> Budget {
         Budget {
-            capacity,
+            capacity: AtomicUsize::new(capacity),
             taken: AtomicUsize::new(0),
         }
     }
 
+    fn capacity(&self) -> usize {
+        self.capacity.load(Ordering::Relaxed)
+    }
+
+    fn is_exceeded(&self) -> bool {
+        self.taken() > self.capacity()
+    }
+
     fn try_take(&self, bytes: usize) -> bool {
-        let take = |taken: usize| taken.checked_add(bytes).filter(|&sum| sum <= self.capacity);
+        let capacity = self.capacity();
+        let take = |taken: usize| taken.checked_add(bytes).filter(|&sum| sum <= capacity);
         let relaxed = Ordering::Relaxed;
         self.taken.fetch_update(relaxed, relaxed, take).is_ok()
     }

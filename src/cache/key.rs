@@ -34,6 +34,14 @@ pub(crate) struct KeyRef<'a> {
 #[derive(Clone, Debug)]
 pub(crate) struct KeyHasher(KeySeed);
 
+#[cfg(test)]
+impl<'a> KeyRef<'a> {
+    /// A key that has this hash, as no key can be made to have under a random seed.
+    pub(crate) fn with_hash(text: &'a str, hash: u64) -> KeyRef<'a> {
+        KeyRef { text, hash }
+    }
+}
+
 impl KeyHasher {
     pub(crate) fn new() -> KeyHasher {
         KeyHasher(KeySeed::default())

@@ -320,7 +320,10 @@ mod tests {
         let peer = |address: &str| Peer::new(address).unwrap();
         let list = vec![peer("http://a:1"), peer("http://a:1/")];
         assert_eq!(deduplicated(list).unwrap().len(), 1);
-        let list = vec![peer("http://a:1").id("x"), peer("http://b:1").id("x")];
+        let list = vec![
+            peer("http://a:1").with_name("x"),
+            peer("http://b:1").with_name("x"),
+        ];
         assert!(deduplicated(list).is_err());
     }
 }

@@ -10,7 +10,7 @@ use crate::transport::peer::Peer;
 /// The longest file, in bytes: some ten thousand peers.
 const MAX_LENGTH: u64 = 1 << 20;
 
-/// The peers that a file lists: one in a line, as `URL` or `ID=URL`, and behind that perhaps its
+/// The peers that a file lists: one in a line, as `URL` or `NAME=URL`, and behind that perhaps its
 /// weight. `#` begins a comment.
 ///
 /// ```text
@@ -68,7 +68,9 @@ fn parse_line(line: &str) -> Result<Peer, String> {
     let mut words = line.split_whitespace();
     let (named, weight) = (words.next().unwrap_or_default(), words.next());
     if let Some(word) = words.next() {
-        return Err(format!("{word:?} is too much: a line is [ID=]URL [WEIGHT]"));
+        return Err(format!(
+            "{word:?} is too much: a line is [NAME=]URL [WEIGHT]"
+        ));
     }
     let (id, address) = match named.split_once('=') {
         Some((id, address)) => (Some(id), address),
@@ -77,7 +79,7 @@ fn parse_line(line: &str) -> Result<Peer, String> {
     let mut peer = Peer::new(address).map_err(|error| error.to_string())?;
     match id {
         Some("") => return Err("the id before the = is empty".to_owned()),
-        Some(id) => peer = peer.id(id),
+        Some(id) => peer = peer.with_name(id),
         None => {}
     }
     if let Some(weight) = weight {
@@ -95,7 +97,9 @@ mod tests {
     #[test]
     fn lines_are_peers() {
         let text = "# all\r\n\n http://a:1 # the first\ncache-1=http://10.0.0.6:7000\t2.5\n";
-        let second = Peer::new("http://10.0.0.6:7000").unwrap().id("cache-1");
+        let second = Peer::new("http://10.0.0.6:7000")
+            .unwrap()
+            .with_name("cache-1");
         let expected = [
             Peer::new("http://a:1").unwrap(),
             second.weight(2.5).unwrap(),

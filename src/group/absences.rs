@@ -72,6 +72,16 @@ impl Absences {
         self.keys.remove(key);
     }
 
+    /// Sets how many bytes the absences may take from now on.
+    pub(super) fn set_capacity(&self, bytes: usize) {
+        self.keys.set_capacity(bytes, 0);
+    }
+
+    /// Drops absences until the others take no more than they may.
+    pub(super) fn evict_excess(&self) {
+        self.keys.evict_excess();
+    }
+
     pub(super) fn clear(&self) {
         self.keys.clear();
     }

@@ -57,6 +57,7 @@ impl<V: Cacheable> Shared<V> {
         };
         let leading: Vec<_> = guards.iter().map(Guard::lead).collect();
         self.counters.loads.add_many(guards.len());
+        self.counters.loader_runs.add();
         let keys: Vec<&str> = guards.iter().map(|guard| guard.key().text()).collect();
         let loaded = self.timed_load(&keys, || user_code::load(|| load_many(&keys)));
         drop(permit);

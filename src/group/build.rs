@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::absences::{Absences, share_of};
+use super::absences::Absences;
 use super::builder::GroupBuilder;
 use super::bulkhead::Bulkhead;
+use super::capacity::{self, Capacity};
 use super::counters::Counters;
 use super::failures::Failures;
 use super::handle::Group;
@@ -14,7 +15,7 @@ use super::shared::Shared;
 use super::timing::Timings;
 use crate::cache::hot::Mirroring;
 use crate::cache::key::MAX_NAME_BYTES;
-use crate::cache::shards::{Cache, ENTRY_OVERHEAD};
+use crate::cache::shards::Cache;
 use crate::error::Error;
 use crate::flight::flights::Flights;
 use crate::loader::{FromClosure, FromLoadedClosure, LoadError, Loaded, Loader};
@@ -70,23 +71,15 @@ impl<V: Cacheable> GroupBuilder<V> {
         self.check()?;
         let hot_bytes = self.hot_bytes.unwrap_or(self.capacity_bytes / 8);
         let clock = self.cluster.clock.clone();
-        let absent_bytes = match self.negative_ttl {
-            Duration::ZERO => 0,
-            _ => share_of(self.capacity_bytes),
-        };
-        let value_bytes = self.capacity_bytes - absent_bytes;
-        let cache = Cache::new(
-            value_bytes,
-            hot_bytes.min(value_bytes),
-            self.shards,
-            clock.clone(),
-        )
-        .with_grace(self.grace)
-        .with_listener(self.listener);
-        let failures = Failures::beside(&cache, self.capacity_bytes, self.error_ttl, clock.clone());
         let life = self.negative_ttl;
+        let capacity = Capacity::new(self.capacity_bytes, hot_bytes, !life.is_zero());
+        let parts = capacity.parts();
+        let cache = Cache::new(parts.values, parts.hot, self.shards, clock.clone())
+            .with_grace(self.grace)
+            .with_listener(self.listener);
+        let failures = Failures::beside(&cache, self.capacity_bytes, self.error_ttl, clock.clone());
         let absences =
-            (absent_bytes > 0).then(|| Absences::beside(&cache, absent_bytes, life, clock));
+            (parts.absences > 0).then(|| Absences::beside(&cache, parts.absences, life, clock));
         let group = Arc::new(Shared {
             name: self.name.into(),
             loader: Box::new(loader),
@@ -116,7 +109,7 @@ impl<V: Cacheable> GroupBuilder<V> {
             cluster: self.cluster,
             counters: Counters::default(),
             timings: Timings::default(),
-            capacity_bytes: self.capacity_bytes,
+            capacity,
             slow_load: self.slow_load,
             reports: Reports::default(),
             is_sweep_scheduled: AtomicBool::new(false),
@@ -136,13 +129,7 @@ impl<V: Cacheable> GroupBuilder<V> {
             );
             return Err(Error::setting("name", reason));
         }
-        if self.capacity_bytes <= ENTRY_OVERHEAD {
-            let reason = format!(
-                "{} bytes hold no entry, whose overhead alone is {ENTRY_OVERHEAD}; give it more",
-                self.capacity_bytes
-            );
-            return Err(Error::setting("capacity_bytes", reason));
-        }
+        capacity::check(self.capacity_bytes)?;
         if self
             .hot_bytes
             .is_some_and(|bytes| bytes > self.capacity_bytes)

@@ -7,6 +7,7 @@ pub(super) struct Counters {
     pub(super) joined: Counter,
     pub(super) leads: Counter,
     pub(super) loads: Counter,
+    pub(super) loader_runs: Counter,
     pub(super) load_errors: Counter,
     pub(super) fetches: Counter,
     pub(super) fetch_errors: Counter,

@@ -249,6 +249,44 @@ impl<V: Cacheable> Group<V> {
         self.0.cache.hottest(n)
     }
 
+    /// Changes how many bytes the group may take. What no longer fits is evicted by this thread, before the
+    /// call returns; an eviction listener hears of it. Waits for no load and no peer.
+    ///
+    /// Mirrored values, and keys without a value, may take the same part of the new capacity as of the
+    /// one that the group was built with. The number of shards stays: a group that is going to grow by far
+    /// is best built with as many [`shards`](crate::GroupBuilder::shards) as its largest capacity needs.
+    ///
+    /// ```
+    /// use groupcache_sync::{Group, Node, Value};
+    ///
+    /// let node = Node::new("http://127.0.0.1:7000")?;
+    /// let pages: Group = node.group_builder("pages", 1 << 20).build(|key| Ok(Value::from(key)))?;
+    /// pages.set_capacity(16 << 20)?;
+    /// assert_eq!(pages.stats().capacity_bytes, 16 << 20);
+    /// # Ok::<(), groupcache_sync::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidSetting`] if that holds no entry at all; the capacity stays as it was.
+    #[doc(alias = "resize")]
+    pub fn set_capacity(&self, bytes: usize) -> Result<(), Error> {
+        let shared = &*self.0;
+        // The listener is called once nothing is over the limits any more.
+        let _hold = user_code::hold();
+        shared.capacity.set(bytes, |parts| {
+            shared.cache.set_capacity(parts.values, parts.hot);
+            if let Some(absences) = &shared.absences {
+                absences.set_capacity(parts.absences);
+            }
+        })?;
+        shared.cache.evict_excess();
+        if let Some(absences) = &shared.absences {
+            absences.evict_excess();
+        }
+        Ok(())
+    }
+
     /// The group's name.
     #[must_use]
     pub fn name(&self) -> &str {

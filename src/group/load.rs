@@ -18,7 +18,7 @@ use crate::flight::leader::{Guard, WaitOutcome};
 use crate::loader::{Load, LoadError, Loaded, Panicked};
 use crate::runtime::clock::Deadline;
 use crate::runtime::flow::Flow;
-use crate::runtime::sync::{Arc, OnceLock, Ordering};
+use crate::runtime::sync::{Arc, OnceLock};
 use crate::runtime::user_code;
 use crate::value::Cacheable;
 
@@ -132,6 +132,7 @@ impl<V: Cacheable> Shared<V> {
     ) -> Result<(Loaded<V>, usize), Error> {
         let leading = guard.lead();
         self.counters.loads.add();
+        self.counters.loader_runs.add();
         let key = guard.key().text();
         let load = || self.loader.load(&Load::new(key, deadline));
         let loaded = self.timed_load(&[key], || user_code::load(load));
@@ -225,11 +226,8 @@ impl<V: Cacheable> Shared<V> {
     /// Drops a value past its expiry, as there is no value any more. Remembers that, if the group keeps
     /// absences.
     fn keep_absence(self: &Arc<Self>, guard: &Guard<Outcome<V>>, role: Role) {
-        if guard.stale().load(Ordering::Acquire) {
-            return;
-        }
         let key = guard.key().as_ref();
-        self.cache.remove(key);
+        self.cache.remove_unless(key, guard.stale());
         if let Some(absences) = &self.absences {
             let fallback_life = self.cluster.settings.fallback_life;
             let limit = (role == Role::Fallback).then_some(fallback_life);

@@ -4,7 +4,7 @@
 //! Imports `flight`, `cache`, `loader`, `codec`, `protocol`, `stats` and `cluster`. Read in this order:
 //!
 //! * The state: `entry` and `outcome`, a value as callers and flights have it; `weight`, `lifetime`,
-//!   `counters`, `timing`, `reports`, `absences`, `failures` and `bulkhead`, the parts of a group;
+//!   `counters`, `timing`, `reports`, `absences`, `failures`, `bulkhead` and `capacity`, the parts of a group;
 //!   `shared`, all of them together; `builder` and `build`, how a group is made.
 //! * A get: `handle`, the methods of `Group`; `get`, its way to a value; `load`, `batch_load` and
 //!   `queue`, if this process loads; `fetch` and `batch`, if another one does; `renew`, values past
@@ -22,6 +22,7 @@ mod batch_load;
 mod build;
 mod builder;
 mod bulkhead;
+mod capacity;
 mod change;
 mod counters;
 mod entry;

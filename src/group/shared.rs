@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::absences::Absences;
 use super::bulkhead::Bulkhead;
+use super::capacity::Capacity;
 use super::counters::Counters;
 use super::failures::Failures;
 use super::lifetime::Lifetimes;
@@ -45,7 +46,7 @@ pub(super) struct Shared<V: Cacheable> {
     pub(super) cluster: Arc<Cluster>,
     pub(super) counters: Counters,
     pub(super) timings: Timings,
-    pub(super) capacity_bytes: usize,
+    pub(super) capacity: Capacity,
     /// A load that takes as long as this is reported.
     pub(super) slow_load: Duration,
     pub(super) reports: Reports,

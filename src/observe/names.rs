@@ -28,9 +28,16 @@ pub(super) const GROUP_COUNTERS: &[Number<GroupStats>] = &[
         "Gets that had to load or fetch",
         |group| group.leads,
     ),
-    ("groupcache_loads_total", "Runs of the loader", |group| {
-        group.loads
-    }),
+    (
+        "groupcache_loads_total",
+        "Keys that the loader was run for",
+        |group| group.loads,
+    ),
+    (
+        "groupcache_loader_runs_total",
+        "Runs of the loader; a batch is one",
+        |group| group.loader_runs,
+    ),
     (
         "groupcache_load_errors_total",
         "Loads that failed or found nothing",

@@ -21,7 +21,7 @@ pub enum Dialect {
     /// ring. They recognize each other by a header that Go ignores.
     ///
     /// **The ring** is Go's: CRC-32, 50 points for each peer, all weights 1. The points of a peer
-    /// depend on its URL exactly as the list spells it, or on its [`id`](crate::Peer::id): all processes
+    /// depend on its URL exactly as the list spells it, or on its [name](crate::Peer::with_name): all processes
     /// must spell it in the same way, as `http://cache` and `http://cache:80` have different points. If
     /// two points coincide (with 100 peers, hardly ever), the later peer of the list has the point: all
     /// lists should have the same order. The Go side must use the defaults of `HTTPPoolOptions`, a

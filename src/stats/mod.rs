@@ -27,9 +27,11 @@ pub struct GroupStats {
     pub joined: u64,
     /// Gets that had to load or fetch.
     pub leads: u64,
-    /// Runs of the loader, for local callers and for peers.
+    /// Keys that the loader or the batch loader was run for, for local callers and for peers.
     pub loads: u64,
-    /// Runs of the loader that failed, panicked or found nothing.
+    /// Runs of the loader, and of the batch loader, which loads several keys in one run.
+    pub loader_runs: u64,
+    /// Loads that failed, panicked or found nothing.
     pub load_errors: u64,
     /// Loads that were refused, because as many were running as may.
     pub overloads: u64,

@@ -7,20 +7,21 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::runtime::sync::Arc;
 
-/// A member of the cluster, with its id, its address and its weight.
+/// A member of the cluster, with its name, its address and its weight.
 ///
-/// It is made of an address, `"http://10.0.0.5:7000"`, which is its id by default. All nodes must use the
-/// same id for a peer: the ring takes two ids for two peers. In the ring of
-/// [`Dialect::Golang`](crate::Dialect::Golang), even two spellings of an address are two ids.
+/// It is made of an address, `"http://10.0.0.5:7000"`, which is its name by default. All nodes must use the
+/// same name for a peer: the ring takes two names for two peers. In the ring of
+/// [`Dialect::Golang`](crate::Dialect::Golang), even two spellings of an address are two names.
 ///
 /// An address that begins with `https://` is reached through TLS, for which the node needs a
-/// certificate: see `Tls`, feature `tls`. The address with `https://` is another id than the one with
-/// `http://`: to introduce TLS without moving keys, give peers an [`id`](Peer::id) first.
+/// certificate: see `Tls`, feature `tls`. The address with `https://` is another name than the one with
+/// `http://`: to introduce TLS without moving keys, give peers [names](Peer::with_name) first.
 ///
 /// ```
 /// use groupcache_sync::Peer;
 ///
-/// let peer = Peer::new("http://10.0.0.5:7000")?.id("cache-0").weight(2.0)?;
+/// let peer = Peer::new("http://10.0.0.5:7000")?.with_name("cache-0").weight(2.0)?;
+/// assert_eq!(peer.name(), "cache-0");
 /// assert_eq!(peer.address(), "http://10.0.0.5:7000");
 /// # Ok::<(), groupcache_sync::Error>(())
 /// ```
@@ -70,13 +71,20 @@ impl Peer {
         })
     }
 
-    /// Sets the id, which determines the keys that the peer owns: a peer that comes back at another
-    /// address with the same id keeps its keys. Defaults to the address.
+    /// Sets the [name](Peer::name), which determines the keys that the peer owns: a peer that comes back at
+    /// another address with the same name keeps its keys. Defaults to the address.
     #[must_use]
-    pub fn id(mut self, id: impl Into<String>) -> Peer {
-        self.id = id.into();
+    pub fn with_name(mut self, name: impl Into<String>) -> Peer {
+        self.id = name.into();
         self.spelled.clone_from(&self.id);
         self
+    }
+
+    /// The old name of [`with_name`](Peer::with_name).
+    #[deprecated(note = "renamed to `with_name`")]
+    #[must_use]
+    pub fn id(self, id: impl Into<String>) -> Peer {
+        self.with_name(id)
     }
 
     /// Sets its share of the keys relative to other peers, above 0 and at most 100. Defaults to 1.
@@ -95,7 +103,8 @@ impl Peer {
         Ok(self)
     }
 
-    /// Its id.
+    /// Its name: the one that it was [given](Peer::with_name), or else its address in normal form. The
+    /// protocol calls it the id of the peer.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.id
@@ -363,7 +372,7 @@ mod tests {
         let [plain, secure] = ["http://a:1", "https://a:1"].map(|a| Peer::new(a).unwrap());
         assert!(secure.is_secure() && !plain.is_secure());
         assert_ne!(plain.name(), secure.name());
-        assert_ne!(plain.id("x"), secure.id("x"));
+        assert_ne!(plain.with_name("x"), secure.with_name("x"));
     }
 
     #[test]

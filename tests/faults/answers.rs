@@ -51,7 +51,7 @@ impl Pair {
         let node = node.cluster("pair").build().unwrap();
         let group = node.group_builder("objects", 64 << 20).hot_bytes(0);
         let group = group.build(|key| Ok(Value::from(value_of(key)))).unwrap();
-        let owning = Peer::new(&link.url()).unwrap().id("owner");
+        let owning = Peer::new(&link.url()).unwrap().with_name("owner");
         node.set_peers([this, owning]).unwrap();
         Pair {
             node,

@@ -1,8 +1,12 @@
 //! Bad input to the API: a clear error that names the value and says what to do, never a panic.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use groupcache_sync::{Error, Group, Network, Node, Peer, Request, Value};
+use groupcache_sync::{
+    ENTRY_OVERHEAD, Error, EvictionCause, Group, LoadError, Network, Node, Peer, Request, Value,
+};
 
 use crate::cluster::value_of;
 
@@ -66,7 +70,7 @@ fn bad_peer_lists_are_refused_and_change_nothing() {
     assert!(missing.contains("http://127.0.0.1:7000"), "{missing}");
     let malformed = message(node.set_peers(["http://127.0.0.1:7000", "10.0.0.1"]));
     assert!(malformed.contains("10.0.0.1"), "{malformed}");
-    let peer = |address: &str| Peer::new(address).unwrap().id("x");
+    let peer = |address: &str| Peer::new(address).unwrap().with_name("x");
     let twice = [node.this().clone(), peer("http://a:1"), peer("http://b:1")];
     assert!(message(node.set_peers(twice)).contains("twice"));
     assert!(message(node.remove_peer("http://127.0.0.1:7000")).contains("allow_absent"));
@@ -175,4 +179,56 @@ fn handles_may_be_used_from_any_thread() {
     shared::<Group>();
     shared::<Group<String>>();
     shared::<Error>();
+}
+
+#[test]
+fn a_capacity_that_changes_evicts_what_is_over_and_refuses_what_holds_nothing() {
+    const ENTRY: usize = ENTRY_OVERHEAD + 100;
+    let left = Arc::new(AtomicUsize::new(0));
+    let heard = Arc::clone(&left);
+    let builder = node().group_builder("g", 320 * ENTRY);
+    let builder = builder
+        .negative_ttl(Duration::from_secs(60))
+        .eviction_listener(move |_, _, cause| {
+            assert!(matches!(
+                cause,
+                EvictionCause::Size | EvictionCause::Rejected
+            ));
+            heard.fetch_add(1, Ordering::Relaxed);
+        });
+    let group = builder
+        .build(|key| match key.parse::<u32>()? % 2 {
+            0 => Ok(Value::copy_from(&[0; 97])),
+            _ => Err(LoadError::NotFound),
+        })
+        .unwrap();
+    let fill = || {
+        for key in 100..600 {
+            let _ = group.get(&key.to_string());
+        }
+        let stats = group.stats();
+        (stats.main_bytes + stats.hot_bytes) as usize
+    };
+    let all = fill();
+    assert_eq!(left.load(Ordering::Relaxed), 0);
+    assert!(all > 160 * ENTRY && all <= 320 * ENTRY, "{all}");
+
+    group.set_capacity(32 * ENTRY).unwrap();
+    let stats = group.stats();
+    let bytes = (stats.main_bytes + stats.hot_bytes) as usize;
+    assert!(bytes <= 32 * ENTRY && bytes > 28 * ENTRY, "{bytes}");
+    assert_eq!(stats.capacity_bytes as usize, 32 * ENTRY);
+    assert!(stats.absent_items < 32, "{}", stats.absent_items);
+    assert_eq!(
+        left.load(Ordering::Relaxed) as u64 + stats.main_items - stats.absent_items,
+        250
+    );
+    assert!(fill() <= 32 * ENTRY);
+
+    let refused = message(group.set_capacity(ENTRY_OVERHEAD));
+    assert!(refused.contains("capacity_bytes"), "{refused}");
+    assert_eq!(group.stats().capacity_bytes as usize, 32 * ENTRY);
+
+    group.set_capacity(320 * ENTRY).unwrap();
+    assert_eq!(fill(), all, "the old capacity takes as much as before");
 }

@@ -591,7 +591,7 @@ fn both_engines_let_peers_in_and_others_not() {
 type Serving = (std::net::SocketAddr, Box<dyn std::any::Any>);
 
 fn serves_peers_only(serve: impl Fn(&Node) -> Serving) {
-    let owner = Node::builder(Peer::new("http://127.0.0.1:1").unwrap().id("owner")).unwrap();
+    let owner = Node::builder(Peer::new("http://127.0.0.1:1").unwrap().with_name("owner")).unwrap();
     let owner = owner
         .keyring(Keyring::new(SECRET).unwrap())
         .build()
@@ -601,7 +601,7 @@ fn serves_peers_only(serve: impl Fn(&Node) -> Serving) {
         .build(|key| Ok(value_of(key)))
         .unwrap();
     let (address, server) = serve(&owner);
-    let at = |id: &str, address: &str| Peer::new(address).unwrap().id(id);
+    let at = |id: &str, address: &str| Peer::new(address).unwrap().with_name(id);
     let asker = |secret: &str| {
         let node = Node::builder(at("asker", "http://127.0.0.1:2")).unwrap();
         let keyring = Keyring::new(secret).unwrap();

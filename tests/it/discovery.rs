@@ -124,8 +124,8 @@ fn the_source_is_asked_at_once_and_then_at_each_interval() {
 fn an_error_keeps_the_last_list_and_is_counted() {
     let world = World::new();
     let twice = vec![
-        Peer::new("http://a:1").unwrap().id("x"),
-        Peer::new("http://b:1").unwrap().id("x"),
+        Peer::new("http://a:1").unwrap().with_name("x"),
+        Peer::new("http://b:1").unwrap().with_name("x"),
     ];
     let bad: [Answer; 3] = [Err("no resolver"), Ok(Vec::new()), Ok(twice)];
     let answers = [Ok(peers(&[0, 1]))].into_iter().chain(bad);

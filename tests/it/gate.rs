@@ -157,7 +157,7 @@ fn nothing_goes_from_one_cluster_to_another() {
         Confusion::of_names(names).assert_nothing_crosses();
     }
     // Without names, the ids tell.
-    let (listed, theirs) = (peer(1).id("node-1"), peer(1).id("cache-7"));
+    let (listed, theirs) = (peer(1).with_name("node-1"), peer(1).with_name("cache-7"));
     Confusion::new(listed, theirs, [None, None]).assert_nothing_crosses();
 }
 
@@ -187,7 +187,7 @@ fn a_node_of_another_cluster_is_not_taken_for_a_peer_that_is_back() {
 fn a_request_says_which_cluster_and_which_peer_it_is_for() {
     let (network, clock) = (Network::new(), Clock::manual());
     let named = |node: NodeBuilder| node.cluster("prod=1;eu");
-    let id = |at: usize| peer(at).id(format!("cache {at}"));
+    let id = |at: usize| peer(at).with_name(format!("cache {at}"));
     let members = [0, 1].map(|at| Member::new(&network, &clock, id(at), "x", named));
     for member in &members {
         member.node.set_peers([0, 1].map(id)).unwrap();
@@ -261,7 +261,7 @@ fn a_name_is_bounded_and_so_is_an_id() {
         assert!(matches!(refused, Err(Error::InvalidSetting { .. })));
     }
     assert!(builder().cluster("x".repeat(255)).build().is_ok());
-    let with_id = |length| peer(1).id("x".repeat(length));
+    let with_id = |length| peer(1).with_name("x".repeat(length));
     let node = builder().build().unwrap();
     assert!(node.add_peer(with_id(1_025)).is_err());
     assert!(node.add_peer(with_id(1_024)).is_ok());

@@ -412,7 +412,10 @@ fn a_place_on_the_ring_of_go_is_the_address_as_it_is_spelled() {
     let rings = spellings.map(|spelling| ring(vec![peer(spelling)]));
     assert!(rings[0] != rings[1] && rings[1] != rings[2]);
     for (spelling, expected) in spellings.into_iter().zip(rings) {
-        assert_eq!(ring(vec![peer("http://go:80").id(spelling)]), expected);
+        assert_eq!(
+            ring(vec![peer("http://go:80").with_name(spelling)]),
+            expected
+        );
         assert_eq!(
             ring(vec![peer(spelling), peer("http://GO:80")]),
             expected,

@@ -355,6 +355,9 @@ fn a_batch_loader_loads_what_is_missing_at_once_at_the_owner() {
     // All keys at first, then again those without a value.
     assert_eq!(sizes.len(), 4, "{sizes:?}");
     assert_eq!(sizes.iter().sum::<usize>(), 80 + 40);
+    let stats = [on_first.stats(), on_second.stats()];
+    assert_eq!(stats.iter().map(|stats| stats.loads).sum::<u64>(), 80 + 40);
+    assert_eq!(stats.iter().map(|stats| stats.loader_runs).sum::<u64>(), 4);
 }
 
 #[test]

@@ -336,7 +336,7 @@ impl Asker {
             .group_builder("things", 64 << 20)
             .hot_bytes(0)
             .build(|_| Ok(loaded_here()));
-        let owner = Peer::new(&address).unwrap().id(OWNER);
+        let owner = Peer::new(&address).unwrap().with_name(OWNER);
         node.set_peers([owner]).unwrap();
         Asker {
             node,

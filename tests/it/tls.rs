@@ -358,7 +358,7 @@ fn a_name_is_proved_as_an_address_is() {
     let [one, other] = [(); 2].map(|()| Setup::with(tls(&identity, &authority)).serve());
     // Another address of the same peer.
     let named = Peer::new(&format!("https://localhost:{}", other.socket().port())).unwrap();
-    let peers = [one.node.this().clone(), named.id(other.address())];
+    let peers = [one.node.this().clone(), named.with_name(other.address())];
     one.node.set_peers(peers).unwrap();
     let key = one.key_of_peer("key ", "", 0);
     assert_eq!(one.fetch(&key), Source::Peer);

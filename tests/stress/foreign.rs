@@ -188,6 +188,10 @@ fn act(random: &mut Random, node: &Node, groups: &[Group<Touchy>; 2]) {
                 check(name, &key, group.get(&key));
             }
         }
+        3 if random.below(16) == 0 => {
+            let entries = 1 + random.below(KEYS / 3);
+            group.set_capacity(entries * (ENTRY_OVERHEAD + 20)).unwrap();
+        }
         3..6 => check(name, &key, group.get_timeout(&key, Duration::from_secs(60))),
         _ => check(name, &key, group.get(&key)),
     }

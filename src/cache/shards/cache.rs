@@ -158,6 +158,9 @@ impl<V: Cacheable> Cache<V> {
             let Err(full) = self.budgets.take(tier, weight) else {
                 break;
             };
+            if !self.budgets.fits(tier, weight) {
+                return (false, Some(entry)); // the capacity has become too small
+            }
             // Expired entries leave first.
             if !self.time.may_have_expired() && self.evicts_its_own(shard, full) {
                 if let Some(gone) = state.evict(shard, full, key, weight) {
@@ -173,7 +176,7 @@ impl<V: Cacheable> Cache<V> {
         if let Some(tick) = state.store.drop_tick(tier, entry.expires) {
             self.time.note(tick);
         }
-        if let Some(replaced) = state.store.insert(tier, key, entry) {
+        for replaced in state.store.insert(tier, key, entry).into_iter().flatten() {
             self.budgets
                 .give_back(replaced.tier, replaced.entry.weight());
             leaving.push(replaced);
@@ -182,9 +185,34 @@ impl<V: Cacheable> Cache<V> {
         (true, None)
     }
 
+    /// Sets how many bytes the values may take from now on. The number of shards stays. Where they take
+    /// more already, [`evict_excess`](Cache::evict_excess) has to follow.
+    pub(crate) fn set_capacity(&self, capacity: usize, hot_capacity: usize) {
+        self.budgets.set_capacity(capacity, hot_capacity);
+    }
+
+    /// Evicts values until the others take no more than they may.
+    pub(crate) fn evict_excess(&self) {
+        let no_key = self.hash("");
+        while let Some(exceeded) = self.budgets.exceeded() {
+            let mut leaving = Leaving::new();
+            self.make_room(exceeded, no_key, 0, &mut leaving);
+            self.departures.dismiss_leaving(leaving);
+        }
+    }
+
     /// Removes the value of `key`.
     pub(crate) fn remove(&self, key: KeyRef<'_>) {
         self.take_out(key, Store::remove);
+    }
+
+    /// Removes the value of `key`, unless `stale` is set. The mark is read under the lock of the shard, as
+    /// by [`insert`](Cache::insert): what was stored after it was set stays.
+    pub(crate) fn remove_unless(&self, key: KeyRef<'_>, stale: &AtomicBool) {
+        self.take_out(key, |store, key| match stale.load(Ordering::Acquire) {
+            true => None,
+            false => store.remove(key),
+        });
     }
 
     /// Removes the copy of a value that another node owns.

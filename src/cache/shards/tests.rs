@@ -30,6 +30,7 @@ enum Operation {
     Remove(usize),
     Clear,
     Advance(u64),
+    SetCapacity(usize, usize),
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -56,6 +57,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         3 => (0..KEYS).prop_map(Operation::Remove),
         1 => Just(Operation::Clear),
         3 => (0..30_u64).prop_map(Operation::Advance),
+        1 => (0..=CAPACITY, 0..=CAPACITY)
+            .prop_map(|(capacity, hot)| Operation::SetCapacity(capacity, hot)),
     ]
 }
 
@@ -81,7 +84,7 @@ proptest! {
     #[test]
     fn a_hit_is_the_last_stored_value_and_the_budget_is_kept(
         shards in prop::sample::select(vec![1, 2, 4, 8]),
-        hot_capacity in 0..=CAPACITY,
+        mut hot_capacity in 0..=CAPACITY,
         operations in prop::collection::vec(operation(), OPERATIONS),
     ) {
         let clock = Clock::manual();
@@ -89,6 +92,7 @@ proptest! {
         let names: Vec<String> = (0..KEYS).map(|key| format!("key {key}")).collect();
         let mut stored: HashMap<usize, Stored> = HashMap::new();
         let mut hits = [0, 0];
+        let mut capacity = CAPACITY;
         for (number, operation) in operations.into_iter().enumerate() {
             let (number, now) = (number as u32, clock.now());
             let check = |key: usize, found: Option<Found<u32>>| {
@@ -125,7 +129,7 @@ proptest! {
                 Operation::Insert { tier, key, weight, life, stale } => {
                     let hashed = cache.hash(&names[key]);
                     let expires = life.map(|life| now + Duration::from_millis(life));
-                    let room = weight <= CAPACITY - cache.budgets.total_taken()
+                    let room = weight <= capacity - cache.budgets.total_taken()
                         && (tier == Tier::Main || weight <= hot_capacity - cache.budgets.taken(Tier::Hot));
                     let left = |counts: Counts| counts.evictions + counts.expirations;
                     let before = left(cache.counts());
@@ -135,8 +139,8 @@ proptest! {
                     let kept = cache.insert(tier, hashed, number, weight, expires, &mark);
 
                     let limit = match tier {
-                        Tier::Main => CAPACITY,
-                        Tier::Hot => hot_capacity,
+                        Tier::Main => capacity,
+                        Tier::Hot => hot_capacity.min(capacity),
                     };
                     prop_assert_eq!(kept, weight <= limit && !stale);
                     let evicted = left(cache.counts()) - before;
@@ -164,6 +168,18 @@ proptest! {
                     prop_assert_eq!(cache.budgets.total_taken(), 0);
                 }
                 Operation::Advance(millis) => clock.advance(Duration::from_millis(millis)),
+                Operation::SetCapacity(total, hot) => {
+                    let evictions_before = cache.counts().evictions;
+                    let room = cache.budgets.total_taken() <= total
+                        && cache.budgets.taken(Tier::Hot) <= hot;
+
+                    cache.set_capacity(total, hot);
+                    cache.evict_excess();
+
+                    (capacity, hot_capacity) = (total, hot);
+                    let evicted = cache.counts().evictions - evictions_before;
+                    prop_assert!(!room || evicted == 0, "nothing is evicted without need");
+                }
             }
             cache.validate();
             let counts = cache.counts();
@@ -187,6 +203,29 @@ fn a_weight_that_cannot_be_is_refused_whatever_the_capacity() {
             }
         }
     }
+}
+
+#[test]
+fn values_that_do_not_fit_a_smaller_capacity_leave_and_a_larger_one_takes_more() {
+    let cache = Cache::new(CAPACITY, 500, Some(4), Clock::manual());
+    let fresh = AtomicBool::new(false);
+    let fill = || {
+        for key in 0..100 {
+            let (tier, name) = ([Tier::Main, Tier::Hot][key % 2], key.to_string());
+            cache.insert(tier, cache.hash(&name), 0_u32, 100, None, &fresh);
+        }
+        (cache.budgets.total_taken(), cache.budgets.taken(Tier::Hot))
+    };
+    assert_eq!(fill(), (CAPACITY, 500));
+    cache.set_capacity(1_000, 200);
+    cache.evict_excess();
+    let taken = (cache.budgets.total_taken(), cache.budgets.taken(Tier::Hot));
+    assert_eq!(taken, (1_000, 200));
+    cache.validate();
+    assert!(!cache.insert(Tier::Main, cache.hash("large"), 0, 1_001, None, &fresh));
+    cache.set_capacity(8_000, 3_000);
+    assert_eq!(fill(), (8_000, 3_000));
+    cache.validate();
 }
 
 #[test]
@@ -240,6 +279,11 @@ fn the_counters_are_right_after_many_threads() {
                             }
                             10 => drop(cache.answer(key, 1)),
                             11 => cache.sweep(),
+                            12 if number == 0 => {
+                                let capacity = 500 + next(19_500) as usize;
+                                cache.set_capacity(capacity, capacity / 4);
+                                cache.evict_excess();
+                            }
                             _ => drop(cache.get(key)),
                         }
                         let taken = (cache.budgets.total_taken(), cache.budgets.taken(Tier::Hot));
@@ -248,6 +292,7 @@ fn the_counters_are_right_after_many_threads() {
                 });
             }
         });
+        cache.set_capacity(20_000, 5_000);
         cache.validate();
     }
     let counts = cache.counts();

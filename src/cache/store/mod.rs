@@ -171,26 +171,30 @@ impl<V> Store<V> {
         rate.per_second(fresh, now)
     }
 
-    /// Inserts an entry, for which the caller has made room; gives back the one it replaces.
+    /// Inserts an entry, for which the caller has made room; gives back those that it replaces: the one of
+    /// the key, and a copy of another key with the same hash.
     pub(crate) fn insert(
         &mut self,
         tier: Tier,
         key: KeyRef<'_>,
         entry: Entry<V>,
-    ) -> Option<Gone<V>> {
+    ) -> [Option<Gone<V>>; 2] {
+        let copy = EntryId::Hot(key.hash());
         match (tier, self.find_main(key)) {
-            (Tier::Main, Some(at)) => self.replace(at, entry),
+            (Tier::Main, Some(at)) => [self.replace(at, entry), None],
             (Tier::Main, None) => {
-                let replaced = self.take(EntryId::Hot(key.hash()), EvictionCause::Replaced);
+                let replaced = self.take(copy, EvictionCause::Replaced);
                 self.insert_main(key, entry);
-                replaced
+                [replaced, None]
             }
             (Tier::Hot, main) => {
-                let id = main.map_or(EntryId::Hot(key.hash()), EntryId::Main);
-                let replaced = self.take(id, EvictionCause::Replaced);
-                self.note_expiry(entry.expires, EntryId::Hot(key.hash()));
-                self.hot.insert(key.hash(), entry);
-                replaced
+                let main =
+                    main.and_then(|at| self.take(EntryId::Main(at), EvictionCause::Replaced));
+                let other = self.take(copy, EvictionCause::Replaced);
+                self.note_expiry(entry.expires, copy);
+                let unexpected = self.hot.insert(key.hash(), entry);
+                debug_assert!(unexpected.is_none(), "I4");
+                [main, other]
             }
         }
     }

@@ -113,6 +113,26 @@ fn a_key_is_kept_in_one_tier() {
 }
 
 #[test]
+fn of_two_keys_with_the_same_hash_none_is_lost_without_a_word() {
+    let mut store = Store::new(0);
+    let [one, other] = ["one", "other"].map(|text| KeyRef::with_hash(text, 7));
+    let mut insert = |tier, key, value| {
+        let entry = Entry::new(key, Stored::new(value), 10, Expiry::at(5));
+        let replaced = store.insert(tier, key, entry).into_iter().flatten();
+        let replaced: Vec<_> = replaced
+            .map(|gone| (gone.tier, number_of(&gone.entry)))
+            .collect();
+        store.validate();
+        replaced
+    };
+    assert_eq!(insert(Tier::Main, one, 1), []);
+    assert_eq!(insert(Tier::Hot, other, 2), []);
+    assert_eq!(insert(Tier::Hot, one, 3), [(Tier::Main, 1), (Tier::Hot, 2)]);
+    assert_eq!(insert(Tier::Hot, other, 4), [(Tier::Hot, 3)]);
+    assert_eq!(insert(Tier::Main, one, 5), [(Tier::Hot, 4)]);
+}
+
+#[test]
 fn an_expired_entry_is_not_seen_and_leaves() {
     let mut fixture = Fixture::new();
     fixture.insert(Tier::Main, "k", 1, Some(5));
@@ -315,7 +335,9 @@ proptest! {
                     });
                     let expiry = expires.map_or(Expiry::NEVER, Expiry::at);
                     let entry = Entry::new(hash(key), Stored::new(number), weight, expiry);
-                    let replaced = store.insert(tier, hash(key), entry);
+                    let [replaced, other] = store.insert(tier, hash(key), entry);
+                    prop_assert!(replaced.is_none() || other.is_none(), "one key, one entry");
+                    let replaced = replaced.or(other);
                     let kept = Kept { key, tier, value: number, weight, expires };
                     same(replaced, model.insert(kept), &[EvictionCause::Replaced])?;
                 }

@@ -252,6 +252,7 @@ fn of_stats(stats: &GroupStats) -> String {
         ("joined", stats.joined),
         ("leads", stats.leads),
         ("loads", stats.loads),
+        ("loader_runs", stats.loader_runs),
         ("load_errors", stats.load_errors),
         ("overloads", stats.overloads),
         ("fetches", stats.fetches),

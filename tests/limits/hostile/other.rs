@@ -68,7 +68,7 @@ impl Other {
         let node = builder.build().unwrap();
         let group = node.group_builder("objects", 1 << 20).hot_bytes(0);
         let group = group.build(|_| Err::<Value, LoadError>("the node has not given it".into()));
-        let owner = Peer::new(url).unwrap().id(&process.url);
+        let owner = Peer::new(url).unwrap().with_name(&process.url);
         node.set_peers([this, owner.clone()]).unwrap();
         let mut other = Other {
             node,

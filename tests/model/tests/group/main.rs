@@ -341,6 +341,42 @@ fn a_small_cache_with_evictions() {
     });
 }
 
+#[test]
+fn a_capacity_that_shrinks_and_grows() {
+    explore(|| {
+        let entries = |entries: usize| entries * (groupcache_sync::ENTRY_OVERHEAD + 10);
+        let node = groupcache_sync::Network::new().node("http://n:1").unwrap();
+        let group = node
+            .group_builder("g", entries(3))
+            .negative_ttl(Duration::from_secs(1))
+            .shards(2)
+            .build(|key| {
+                thread::yield_now();
+                Ok(Value::from(key))
+            })
+            .unwrap();
+        let gets = |keys: [&'static str; 3]| {
+            let group = group.clone();
+            thread::spawn(move || {
+                for key in keys {
+                    assert_eq!(group.get(key).unwrap().as_bytes(), key.as_bytes());
+                }
+            })
+        };
+        let threads = [gets(["a", "b", "c"]), gets(["c", "a", "d"])];
+        for capacity in [entries(1), entries(2)] {
+            group.set_capacity(capacity).unwrap();
+        }
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
+        let stats = group.stats();
+        let bytes = stats.main_bytes + stats.hot_bytes;
+        assert!(bytes <= stats.capacity_bytes, "P5: {bytes}");
+        assert_eq!(stats.flights, 0);
+    });
+}
+
 /// What the loader of a group holds of that group.
 type Held = Arc<Mutex<Option<Group>>>;
 
