@@ -78,11 +78,14 @@ impl Cluster {
             Err(error @ CallError::Unfinished) => {
                 remote.errors.add();
                 self.suspect(remote);
-                Err(Failure::Unreachable(error.to_string()))
+                Err(Failure::Silent(error.to_string()))
             }
             Err(error) => {
                 self.record_failure(remote, &error);
-                Err(Failure::Unreachable(error.to_string()))
+                Err(match error {
+                    CallError::Timeout => Failure::Silent(error.to_string()),
+                    _ => Failure::Unreachable(error.to_string()),
+                })
             }
         }
     }

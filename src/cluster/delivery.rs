@@ -53,7 +53,7 @@ impl Cluster {
                     Err(Failure::Unsupported) => {
                         return self.postpone_delivery(remote, GOLANG_PAUSE);
                     }
-                    Err(Failure::Deadline | Failure::Unreachable(_)) => {
+                    Err(Failure::Deadline | Failure::Unreachable(_) | Failure::Silent(_)) => {
                         return self.postpone_delivery(remote, PAUSE);
                     }
                 }

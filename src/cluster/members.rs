@@ -197,15 +197,29 @@ impl Members {
         self.owners.owner(key)
     }
 
+    /// Who loads `key` while `owner` is unreachable: its deputy, or whoever owns it by now. `None` if there
+    /// is nobody else on the ring.
+    pub(crate) fn deputy(&self, key: &str, owner: &Arc<Remote>) -> Option<Owner> {
+        let (current, deputy) = self.owners.owner_and_deputy(key)?;
+        let is_gone = |at: &Owner| matches!(at, Owner::Peer(peer) if Arc::ptr_eq(peer, owner));
+        [Some(current), deputy]
+            .into_iter()
+            .flatten()
+            .find(|at| !is_gone(at))
+    }
+
     /// The peer that owned a key last before this node, if that is not long ago and the peer can be
     /// asked.
     pub(crate) fn former_owner(&self, key: &str, now: Instant) -> Option<Arc<Remote>> {
         let former = self.former.iter().filter(|former| now < former.until);
-        let mut owners = former.filter_map(|former| match former.owners.owner(key) {
+        let owners = former.filter_map(|former| former.owners.owner_and_deputy(key));
+        // A deputy has what it has loaded while the owner was unreachable.
+        let holders = owners.flat_map(|(owner, deputy)| [Some(owner), deputy]);
+        let mut remotes = holders.filter_map(|holder| match holder? {
             Owner::Peer(remote) => Some(remote),
             Owner::This => None,
         });
-        owners.find(|remote| remote.takes_batches() && !remote.circuit.is_open())
+        remotes.find(|remote| remote.takes_batches() && !remote.circuit.is_open())
     }
 
     /// Whether a peer was a member of the ring to which a removal was sent, as far as this node
@@ -277,6 +291,12 @@ impl Owners {
             .owner(key.as_bytes())
             .and_then(|at| self.members[at].clone());
         remote.map_or(Owner::This, Owner::Peer)
+    }
+
+    fn owner_and_deputy(&self, key: &str) -> Option<(Owner, Option<Owner>)> {
+        let (owner, deputy) = self.ring.owner_and_deputy(key.as_bytes())?;
+        let member = |at: usize| self.members[at].clone().map_or(Owner::This, Owner::Peer);
+        Some((member(owner), deputy.map(member)))
     }
 }
 

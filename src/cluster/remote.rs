@@ -19,9 +19,11 @@ use crate::transport::peer::{Link, Peer};
 pub(crate) enum Failure {
     /// The time of the caller is up. Says nothing about the peer (I6).
     Deadline,
-    /// The peer is unreachable: it refused the connection, did not answer or violated the protocol, or
-    /// its circuit is open. With the reason.
+    /// The peer is unreachable: it refused the connection or violated the protocol, or its circuit is open.
+    /// With the reason.
     Unreachable(String),
+    /// The peer has not answered within the limits of a call. With the reason.
+    Silent(String),
     /// The peer speaks a dialect that has no such request.
     Unsupported,
     /// The peer answers and refuses the request: it would refuse it the next time too.
@@ -230,7 +232,7 @@ impl Remote {
             peer: self.peer.name().to_owned(),
             reason: match failure {
                 Failure::Deadline => "no time left".to_owned(),
-                Failure::Unreachable(reason) => reason.clone(),
+                Failure::Unreachable(reason) | Failure::Silent(reason) => reason.clone(),
                 Failure::Refused => "it refuses the change".to_owned(),
                 Failure::Unsupported => {
                     "unsupported: golang/groupcache can neither remove nor set".to_owned()

@@ -27,6 +27,7 @@ pub(crate) struct Settings {
     pub(crate) fetch_timeout: Duration,
     pub(crate) load_timeout: Duration,
     pub(crate) fallback_life: Duration,
+    pub(crate) deputy_life: Duration,
     pub(crate) warm_up: Duration,
     pub(crate) circuit_failures: usize,
     pub(crate) max_value: usize,

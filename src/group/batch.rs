@@ -4,6 +4,7 @@ use std::iter;
 use std::time::Duration;
 
 use super::fetch::{Fetched, MAX_COMBINED_VALUE};
+use super::load::Role;
 use super::shared::Shared;
 use crate::cache::key::{KeyRef, MAX_KEY_BYTES};
 use crate::cluster::batching::Follower;
@@ -47,12 +48,13 @@ impl<'a> Wanted<'a> {
 }
 
 impl<V: Cacheable> Shared<V> {
-    /// Asks the owner for all of `wanted`, in as few requests as possible, again and again as long as it
+    /// Asks the owner, or the deputy, for all of `wanted`, in as few requests as possible, again and again as long as it
     /// is loading. Calls `settle` with the index in `wanted` and the answer of each key, as soon as
     /// there is one: others wait for it.
     pub(super) fn ask_many(
         &self,
         owner: &Arc<Remote>,
+        role: Role,
         wanted: &[Wanted<'_>],
         deadline: Deadline,
         mut settle: impl FnMut(usize, Result<Fetched, Failure>),
@@ -75,6 +77,7 @@ impl<V: Cacheable> Shared<V> {
             let terms = Terms {
                 patience: Some(patience),
                 max_body: Some(self.cluster.settings.limits.max_body),
+                as_deputy: role == Role::Deputy,
                 ..self.terms(deadline, 0)
             };
             let limit = self.cluster.limit();
@@ -101,7 +104,7 @@ impl<V: Cacheable> Shared<V> {
             }
         };
         for one in open {
-            let ask = || self.ask_singly(owner, one.key, deadline, one.unreported);
+            let ask = || self.ask_singly(owner, role, one.key, deadline, one.unreported);
             settle(one.at, rest.clone().unwrap_or_else(ask));
         }
     }

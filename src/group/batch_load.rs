@@ -21,7 +21,7 @@ impl<V: Cacheable> Shared<V> {
         role: Role,
         is_part: bool,
     ) -> Vec<Outcome<V>> {
-        if role == Role::Fallback {
+        if role != Role::Owner {
             return self.load_together(load_many, guards, role, is_part);
         }
         let mut outcomes = Vec::with_capacity(guards.len());

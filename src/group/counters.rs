@@ -11,6 +11,7 @@ pub(super) struct Counters {
     pub(super) load_errors: Counter,
     pub(super) fetches: Counter,
     pub(super) fetch_errors: Counter,
+    pub(super) deputy_fetches: Counter,
     pub(super) peeks: Counter,
     pub(super) inherited: Counter,
     pub(super) served: Counter,

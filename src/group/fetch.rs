@@ -11,6 +11,7 @@ use super::shared::Shared;
 use crate::cache::entry::{Stored, Tier};
 use crate::cache::key::KeyRef;
 use crate::cluster::batching::BatchRole;
+use crate::cluster::members::Owner;
 use crate::cluster::remote::{Failure, OwnedQuery, Remote};
 use crate::codec::CodecError;
 use crate::error::Error;
@@ -56,6 +57,17 @@ impl Fetched {
             Item::Status(_, text) => Fetched::LoadFailed(text),
         })
     }
+}
+
+/// Whether the owner is known to be unreachable, and so its deputy is asked. Not where its answer was
+/// waited for: the caller has lost enough time, and where the network loses all, the deputy would be silent too.
+pub(super) fn is_gone(fetched: &Result<Fetched, Failure>) -> bool {
+    matches!(fetched, Err(Failure::Unreachable(_)))
+}
+
+/// Whether a peer may be asked for what another one owns. A Go peer would ask the owner.
+pub(super) fn can_be_deputy(peer: &Remote) -> bool {
+    peer.speaks() == Some(Dialect::Native) && !peer.circuit.is_open()
 }
 
 impl<V: Cacheable> Shared<V> {
@@ -114,16 +126,43 @@ impl<V: Cacheable> Shared<V> {
         let leading = guard.lead();
         let key = guard.key().clone();
         let fetched = self.ask(owner, key.as_ref(), deadline, unreported);
+        let is_gone = is_gone(&fetched);
         let outcome = match self.use_fetched(&guard, owner, fetched) {
             Some(outcome) => outcome,
             None => {
                 self.counters.fetch_errors.add();
-                self.load(key.as_ref(), deadline, Role::Fallback, Count::No)
+                let without_owner = || self.ask_deputy(&guard, owner, deadline);
+                let outcome = is_gone.then(without_owner).flatten();
+                outcome
+                    .unwrap_or_else(|| self.load(key.as_ref(), deadline, Role::Fallback, Count::No))
             }
         };
         drop(leading);
         self.end_fetch(guard, outcome.clone());
         outcome
+    }
+
+    /// Has the deputy of an owner that is gone answer for it, or loads as the deputy, if that is this node.
+    /// `None` if the deputy does not answer either.
+    fn ask_deputy(
+        self: &Arc<Self>,
+        guard: &Guard<Outcome<V>>,
+        owner: &Arc<Remote>,
+        deadline: Deadline,
+    ) -> Option<Outcome<V>> {
+        let key = guard.key().as_ref();
+        match self.cluster.members().deputy(key.text(), owner)? {
+            Owner::This => Some(self.load(key, deadline, Role::Deputy, Count::No)),
+            Owner::Peer(deputy) if can_be_deputy(&deputy) => {
+                self.counters.deputy_fetches.add();
+                self.mark_stale_if_owner_is_behind(guard, &deputy);
+                // The peer may need the pool of this node for the very value.
+                let _blocked = self.cluster.pool.wait_inside();
+                let fetched = self.ask_singly(&deputy, Role::Deputy, key, deadline, 0);
+                self.use_fetched(guard, &deputy, fetched)
+            }
+            Owner::Peer(_) => None,
+        }
     }
 
     /// Marks the flight stale if this node still has removals to deliver to `owner`: its answer may be an
@@ -174,7 +213,12 @@ impl<V: Cacheable> Shared<V> {
                 | Fetched::Foreign,
             ) => None,
             Err(Failure::Deadline) => Some(Err(Error::Deadline)),
-            Err(Failure::Unreachable(_) | Failure::Unsupported | Failure::Refused) => None,
+            Err(
+                Failure::Unreachable(_)
+                | Failure::Silent(_)
+                | Failure::Unsupported
+                | Failure::Refused,
+            ) => None,
         }
     }
 
@@ -191,7 +235,7 @@ impl<V: Cacheable> Shared<V> {
         let _blocked = self.cluster.pool.wait_inside();
         let are_small = self.fetched_bytes.load(Ordering::Relaxed) <= MAX_COMBINED_VALUE;
         if !are_small || !owner.takes_batches() {
-            return self.ask_singly(owner, key, deadline, unreported);
+            return self.ask_singly(owner, Role::Owner, key, deadline, unreported);
         }
         let asked = || OwnedQuery {
             group: Arc::clone(&self.name),
@@ -212,13 +256,15 @@ impl<V: Cacheable> Shared<V> {
             BatchRole::Answered(Err(failure)) => (Some(Err(failure)), 0),
             BatchRole::TimedOut => (Some(Err(Failure::Deadline)), 0),
         };
-        fetched.unwrap_or_else(|| self.ask_singly(owner, key, deadline, unreported))
+        fetched.unwrap_or_else(|| self.ask_singly(owner, Role::Owner, key, deadline, unreported))
     }
 
-    /// Asks the owner for one key, again and again as long as it is loading: a slow load is no failure.
+    /// Asks the owner for one key, or the deputy, again and again as long as it is loading: a slow load is no
+    /// failure.
     pub(super) fn ask_singly(
         &self,
         owner: &Arc<Remote>,
+        role: Role,
         key: KeyRef<'_>,
         deadline: Deadline,
         mut unreported: u32,
@@ -229,6 +275,7 @@ impl<V: Cacheable> Shared<V> {
             let target = protocol::target(&self.name, Some(key.text()));
             let terms = Terms {
                 falls_back: true,
+                as_deputy: role == Role::Deputy,
                 ..self.terms(deadline, unreported)
             };
             let call = Call::new("GET", target, terms.to_header());
@@ -259,6 +306,7 @@ impl<V: Cacheable> Shared<V> {
             max_body: None,
             peeks: false,
             falls_back: false,
+            as_deputy: false,
             copies: false,
             stamp: None,
         }
@@ -295,7 +343,7 @@ impl<V: Cacheable> Shared<V> {
         }
         let reason = "it answers `loading` without waiting";
         let is_hasty = now.saturating_duration_since(asked_at) < patience / 2;
-        is_hasty.then(|| Err(Failure::Unreachable(reason.to_owned())))
+        is_hasty.then(|| Err(Failure::Silent(reason.to_owned())))
     }
 
     /// The meaning of an answer; `None` if the owner is still loading.

@@ -27,7 +27,9 @@ use crate::value::Cacheable;
 pub(super) enum Role {
     /// It owns the key, or a peer says so.
     Owner,
-    /// The owner is unreachable.
+    /// It is the deputy of an owner that is unreachable for it, or for the peer that asks.
+    Deputy,
+    /// Neither the owner nor the deputy is reachable.
     Fallback,
 }
 
@@ -115,7 +117,7 @@ impl<V: Cacheable> Shared<V> {
                 Ok(outcome) => return outcome,
                 Err(guard) => guard,
             },
-            Role::Fallback => guard,
+            Role::Deputy | Role::Fallback => guard,
         };
         let Some(permit) = self.bulkhead.enter(&self.name, is_part) else {
             return refuse(guard);
@@ -229,10 +231,18 @@ impl<V: Cacheable> Shared<V> {
         let key = guard.key().as_ref();
         self.cache.remove_unless(key, guard.stale());
         if let Some(absences) = &self.absences {
-            let fallback_life = self.cluster.settings.fallback_life;
-            let limit = (role == Role::Fallback).then_some(fallback_life);
+            let limit = self.longest_life(role);
             absences.keep(key, self.cluster.clock.now(), limit, guard.stale());
             self.schedule_sweep();
+        }
+    }
+
+    /// The longest life of what this process loads in this role; `None` if there is no limit.
+    fn longest_life(&self, role: Role) -> Option<Duration> {
+        match role {
+            Role::Owner => None,
+            Role::Deputy => Some(self.cluster.settings.deputy_life),
+            Role::Fallback => Some(self.cluster.settings.fallback_life),
         }
     }
 
@@ -246,7 +256,7 @@ impl<V: Cacheable> Shared<V> {
         Some(life.map_or(fallback, |life| life.min(fallback)))
     }
 
-    /// Puts a loaded value into the main cache, or into the hot cache if another node owns the key.
+    /// Puts a loaded value into the main cache, or into the hot cache if the load is a fallback.
     fn keep_loaded(
         self: &Arc<Self>,
         guard: &Guard<Outcome<V>>,
@@ -256,15 +266,13 @@ impl<V: Cacheable> Shared<V> {
     ) -> Obtained<V> {
         let now = self.cluster.clock.now();
         let key = guard.key().as_ref();
-        let mut life = self.life_in_list(self.lifetimes.of(loaded.ttl, key));
-        let mut tier = Tier::Main;
-        if role == Role::Fallback {
-            let fallback = self.cluster.settings.fallback_life;
-            life = Some(life.map_or(fallback, |life| life.min(fallback)));
-            if self.cache.fits(Tier::Hot, charge(key, weight)) {
-                tier = Tier::Hot;
-            }
-        }
+        let life = self.life_in_list(self.lifetimes.of(loaded.ttl, key));
+        let life = [life, self.longest_life(role)].into_iter().flatten().min();
+        let fits_hot = || self.cache.fits(Tier::Hot, charge(key, weight));
+        let tier = match role {
+            Role::Fallback if fits_hot() => Tier::Hot,
+            _ => Tier::Main,
+        };
         let obtained = Obtained {
             value: Stored::new(loaded.value),
             source: Source::Load,

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 
 use super::batch::Wanted;
 use super::counters::Count;
+use super::fetch::{can_be_deputy, is_gone};
 use super::get::check_key;
 use super::load::Role;
 use super::outcome::{Obtained, Outcome, lost_leader};
@@ -31,7 +32,7 @@ use crate::value::Cacheable;
 /// Answers, each with its index.
 type Settled<V> = Vec<(usize, Outcome<V>)>;
 
-/// The keys of a call that one owner has.
+/// The keys of a call that one owner or deputy has.
 struct Share<'a> {
     owner: Owner,
     wanted: Vec<Wanted<'a>>,
@@ -117,13 +118,7 @@ impl<V: Cacheable> Shared<V> {
                 continue;
             }
             let owner = members.owner(wanted.key.text());
-            match shares.iter_mut().find(|share| share.owner == owner) {
-                Some(share) => share.wanted.push(wanted),
-                None => shares.push(Share {
-                    owner,
-                    wanted: vec![wanted],
-                }),
-            }
+            share_with(&mut shares, owner, wanted);
         }
         let settle = |share: &Share<'_>| match &share.owner {
             Owner::This => self.load_own(&share.wanted, deadline),
@@ -253,45 +248,117 @@ impl<V: Cacheable> Shared<V> {
         answers
     }
 
-    /// Has values fetched from `owner`, in as few requests as possible.
+    /// Has values fetched from `owner`, in as few requests as possible. Where it is gone, from the deputies
+    /// of the keys.
     fn fetch_many(
         self: &Arc<Self>,
         wanted: &[Wanted<'_>],
         owner: &Arc<Remote>,
         deadline: Deadline,
     ) -> Settled<V> {
+        let asked = Asked {
+            peer: owner,
+            role: Role::Owner,
+            count: Count::Yes,
+        };
+        let (mut settled, unanswered) = self.ask_peer(wanted, asked, deadline);
+        if unanswered.is_empty() {
+            return settled;
+        }
+        let members = self.cluster.members();
+        let mut fallbacks = Vec::new();
+        let mut shares: Vec<Share<'_>> = Vec::new();
+        for (one, is_gone) in unanswered {
+            self.counters.fetch_errors.add();
+            let deputy = || members.deputy(one.key.text(), owner);
+            match is_gone.then(deputy).flatten() {
+                Some(Owner::Peer(peer)) if !can_be_deputy(&peer) => fallbacks.push(one),
+                Some(deputy) => share_with(&mut shares, deputy, one),
+                None => fallbacks.push(one),
+            }
+        }
+        let settle = |share: &Share<'_>| match &share.owner {
+            Owner::This => self.load_here(&share.wanted, deadline, Role::Deputy),
+            Owner::Peer(deputy) => self.fetch_from_deputy(&share.wanted, deputy, deadline),
+        };
+        let by_deputies = self.cluster.fanout.each(&shares, settle);
+        settled.extend(by_deputies.into_iter().flatten());
+        settled.extend(self.load_here(&fallbacks, deadline, Role::Fallback));
+        settled
+    }
+
+    fn fetch_from_deputy(
+        self: &Arc<Self>,
+        wanted: &[Wanted<'_>],
+        deputy: &Arc<Remote>,
+        deadline: Deadline,
+    ) -> Settled<V> {
+        self.counters.deputy_fetches.add_many(wanted.len());
+        let asked = Asked {
+            peer: deputy,
+            role: Role::Deputy,
+            count: Count::No,
+        };
+        let (mut settled, unanswered) = self.ask_peer(wanted, asked, deadline);
+        let fallbacks: Vec<_> = unanswered.into_iter().map(|(one, _)| one).collect();
+        settled.extend(self.load_here(&fallbacks, deadline, Role::Fallback));
+        settled
+    }
+
+    /// Has values loaded that a get has been counted for.
+    fn load_here(
+        self: &Arc<Self>,
+        wanted: &[Wanted<'_>],
+        deadline: Deadline,
+        role: Role,
+    ) -> Settled<V> {
+        let loaded = self.load_many(wanted, deadline, role, Count::No);
+        let at = |(one, outcome): (Wanted<'_>, _)| (one.at, outcome);
+        loaded.into_iter().map(at).collect()
+    }
+
+    /// Asks a peer for values, and waits for those that others have asked for. Also returns the keys for
+    /// which there is no answer, each with whether the peer is known to be gone.
+    fn ask_peer<'a>(
+        self: &Arc<Self>,
+        wanted: &[Wanted<'a>],
+        Asked { peer, role, count }: Asked<'_>,
+        deadline: Deadline,
+    ) -> (Settled<V>, Vec<(Wanted<'a>, bool)>) {
         let mut settled = Vec::with_capacity(wanted.len());
         let (mut asked, mut guards) = (Vec::new(), Vec::new());
         let (mut joined, mut waiters) = (Vec::new(), Vec::new());
         for &one in wanted {
+            let mut count = count;
             match self.fetches.join(one.key, deadline, Join::Start) {
                 Joined::Lead(guard) => {
-                    self.counters.leads.add();
+                    self.counters.count_lead(&mut count);
                     match self.finish_if_cached(guard) {
                         Ok(outcome) => settled.push((one.at, outcome)),
                         Err(guard) => {
-                            self.mark_stale_if_owner_is_behind(&guard, owner);
+                            self.mark_stale_if_owner_is_behind(&guard, peer);
                             asked.push(one);
                             guards.push(Some(guard));
                         }
                     }
                 }
                 Joined::Wait(waiter) => {
-                    self.counters.joined.add();
+                    self.counters.count_joined(&mut count);
                     joined.push(one);
                     waiters.push(waiter);
                 }
             }
         }
         let set = WaiterSet::new(self, ValueBudget::unlimited(), waiters);
-        let mut fallbacks = Vec::new();
-        self.ask_many(owner, &asked, deadline, |at, fetched| {
+        let mut unanswered = Vec::new();
+        self.ask_many(peer, role, &asked, deadline, |at, fetched| {
             let Some(guard) = guards[at].take() else {
                 return;
             };
+            let is_gone = is_gone(&fetched);
             // The codec may get a key of this batch meanwhile (I8).
             let leading = guard.lead();
-            let outcome = self.use_fetched(&guard, owner, fetched);
+            let outcome = self.use_fetched(&guard, peer, fetched);
             drop(leading);
             match outcome {
                 Some(outcome) => {
@@ -299,23 +366,38 @@ impl<V: Cacheable> Shared<V> {
                     self.end_fetch(guard, outcome);
                 }
                 None => {
-                    self.counters.fetch_errors.add();
                     guard.hand_over(self.cluster.clock.now());
-                    fallbacks.push(asked[at]);
+                    unanswered.push((asked[at], is_gone));
                 }
             }
         });
-        let loaded = self.load_many(&fallbacks, deadline, Role::Fallback, Count::No);
-        settled.extend(loaded.into_iter().map(|(one, outcome)| (one.at, outcome)));
         for (one, answer) in joined.into_iter().zip(self.answers(&set, deadline)) {
             let outcome = match answer {
                 Answered::Outcome(outcome) => outcome.map(Obtained::joined),
                 Answered::Again | Answered::OverBudget => {
-                    self.fetch(one.key, owner, deadline, one.unreported, Count::No)
+                    self.obtain(one.key, deadline, one.unreported, Count::No)
                 }
             };
             settled.push((one.at, outcome));
         }
-        settled
+        (settled, unanswered)
+    }
+}
+
+/// A peer that is asked for values, in which role, and whether the gets are still to be counted.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    peer: &'a Arc<Remote>,
+    role: Role,
+    count: Count,
+}
+
+fn share_with<'a>(shares: &mut Vec<Share<'a>>, owner: Owner, one: Wanted<'a>) {
+    match shares.iter_mut().find(|share| share.owner == owner) {
+        Some(share) => share.wanted.push(one),
+        None => shares.push(Share {
+            owner,
+            wanted: vec![one],
+        }),
     }
 }

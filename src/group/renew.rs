@@ -38,7 +38,7 @@ impl<V: Cacheable> Shared<V> {
     ) -> Outcome<V> {
         match self.cluster.members().owner(key.text()) {
             Owner::This => {
-                self.renew(key, Flow::Application);
+                self.renew(key, Role::Owner, Flow::Application);
                 Ok(found.into())
             }
             Owner::Peer(owner) => self.timed(|| self.fetch(key, &owner, deadline, 0, Count::No)),
@@ -47,7 +47,7 @@ impl<V: Cacheable> Shared<V> {
 
     /// Has the pool load a value, on behalf of the `flow` whose get has found it stale, unless it is
     /// being loaded already. If the queue is full, the next get tries again.
-    pub(super) fn renew(self: &Arc<Self>, key: KeyRef<'_>, flow: Flow) {
+    pub(super) fn renew(self: &Arc<Self>, key: KeyRef<'_>, role: Role, flow: Flow) {
         if self.is_renewal_paused(key) || self.loads.is_under_way(key) {
             return;
         }
@@ -59,7 +59,7 @@ impl<V: Cacheable> Shared<V> {
             let claimed = limit.clamp(LEAST_CLAIM, MAX_CLAIM);
             waiter.leave_a_claim(now + claimed, deadline);
             self.schedule_sweep(); // to withdraw the flight if no thread runs it in time
-            self.queue_loads(vec![queued], usize::MAX, Role::Owner, flow);
+            self.queue_loads(vec![queued], usize::MAX, role, flow);
         }
     }
 

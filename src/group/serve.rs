@@ -32,7 +32,12 @@ impl<V: Cacheable> Serve for Shared<V> {
     fn begin_get(self: Arc<Self>, key: &str, terms: &Terms, requester: &Requester) -> Begun {
         self.counters.served.add();
         let form = AnswerForm::Single(self.cluster.settings.dialect.spoken(terms.native));
-        match self.serve_hit(self.cache.hash(key), terms.hits, requester.flow()) {
+        match self.serve_hit(
+            self.cache.hash(key),
+            terms.hits,
+            role_of(terms),
+            requester.flow(),
+        ) {
             Some(item) => {
                 Begun::Ready(self.respond(form, [(key, item)].into_iter(), requester.charge()))
             }
@@ -178,7 +183,7 @@ impl<V: Cacheable> Shared<V> {
             let hashed = self.cache.hash(key);
             let item = match terms.peeks {
                 true => Some(self.peek(hashed)),
-                false => self.serve_hit(hashed, hits, flow),
+                false => self.serve_hit(hashed, hits, role_of(terms), flow),
             };
             let length = item.as_ref().map_or(0, Item::value_len);
             if !charge.grow(length) {
@@ -195,7 +200,13 @@ impl<V: Cacheable> Shared<V> {
     }
 
     /// The item of a key from memory, if there is one.
-    fn serve_hit(self: &Arc<Self>, key: KeyRef<'_>, hits: u32, flow: Flow) -> Option<Item> {
+    fn serve_hit(
+        self: &Arc<Self>,
+        key: KeyRef<'_>,
+        hits: u32,
+        role: Role,
+        flow: Flow,
+    ) -> Option<Item> {
         let Some((found, rate)) = self.cache.answer(key, hits) else {
             let absences = self.absences.as_ref();
             if absences.is_some_and(|absences| absences.recheck(key)) {
@@ -207,7 +218,7 @@ impl<V: Cacheable> Shared<V> {
         };
         self.counters.served_hits.add();
         if found.is_stale {
-            self.renew(key, flow);
+            self.renew(key, role, flow);
         }
         Some(self.item_of_value(key.text(), &found.value, found.expires, rate))
     }
@@ -233,7 +244,8 @@ impl<V: Cacheable> Shared<V> {
                 key.item.get_or_insert_with(loading);
             }
         }
-        let waiters = self.queue_keys(&mut keys, load_deadline, requester.flow(), &mut charge);
+        let (role, flow) = (role_of(terms), requester.flow());
+        let waiters = self.queue_keys(&mut keys, load_deadline, role, flow, &mut charge);
         if waiters.is_empty() {
             let items = keys.into_iter().map(|key| (key.key, key.item));
             let items = items.filter_map(|(key, item)| Some((key, item?)));
@@ -259,6 +271,7 @@ impl<V: Cacheable> Shared<V> {
         self: &Arc<Self>,
         keys: &mut [RequestKey],
         deadline: Deadline,
+        role: Role,
         flow: Flow,
         charge: &mut Charge,
     ) -> Vec<Waiter<Outcome<V>>> {
@@ -280,8 +293,8 @@ impl<V: Cacheable> Shared<V> {
             new.extend(queued);
         }
         let at_once = self.bulkhead.max();
-        self.queue_loads(new, at_once, Role::Owner, flow);
-        self.queue_too(&waiters, at_once, Role::Owner, flow);
+        self.queue_loads(new, at_once, role, flow);
+        self.queue_too(&waiters, at_once, role, flow);
         waiters
     }
 
@@ -294,5 +307,13 @@ impl<V: Cacheable> Shared<V> {
                 false => self.invalidate(key, info),
             }
         }
+    }
+}
+
+/// Why this node loads what a peer requests.
+fn role_of(terms: &Terms) -> Role {
+    match terms.as_deputy {
+        true => Role::Deputy,
+        false => Role::Owner,
     }
 }

@@ -46,6 +46,7 @@ impl<V: Cacheable> Shared<V> {
             overloads: self.bulkhead.refused(),
             fetches: counters.fetches.get(),
             fetch_errors: counters.fetch_errors.get(),
+            deputy_fetches: counters.deputy_fetches.get(),
             peeks: counters.peeks.get(),
             inherited: counters.inherited.get(),
             served: counters.served.get(),

@@ -37,6 +37,7 @@ pub struct NodeBuilder {
     fetch_timeout: Duration,
     load_timeout: Duration,
     fallback_life: Duration,
+    deputy_life: Duration,
     warm_up: Duration,
     circuit_failures: usize,
     loader_threads: usize,
@@ -64,6 +65,7 @@ impl NodeBuilder {
             fetch_timeout: Duration::from_secs(1),
             load_timeout: Duration::from_secs(10),
             fallback_life: Duration::from_secs(2),
+            deputy_life: Duration::from_secs(30),
             warm_up: Duration::from_secs(30),
             circuit_failures: 3,
             loader_threads: 16,
@@ -112,7 +114,18 @@ impl NodeBuilder {
         self
     }
 
-    /// Sets how long a value lives that was loaded here because its owner was unreachable. Defaults to 2 s.
+    /// Sets how long a value lives at most that a deputy has loaded. Defaults to 30 s.
+    ///
+    /// Each key has an owner and a deputy, the peer that would own the key if the owner were not there. While
+    /// a process does not reach the owner of a key, it asks the deputy, which loads the key once for all
+    /// processes and keeps the value for this time, or for its own if that is shorter.
+    pub fn deputy_life(mut self, life: Duration) -> NodeBuilder {
+        self.deputy_life = life;
+        self
+    }
+
+    /// Sets how long a value lives that was loaded here because neither its owner nor its deputy was
+    /// reachable. Defaults to 2 s.
     pub fn fallback_life(mut self, life: Duration) -> NodeBuilder {
         self.fallback_life = life;
         self
@@ -296,6 +309,7 @@ impl NodeBuilder {
             fetch_timeout: self.fetch_timeout,
             load_timeout: self.load_timeout,
             fallback_life: self.fallback_life,
+            deputy_life: self.deputy_life,
             warm_up: self.warm_up,
             circuit_failures: self.circuit_failures,
             max_value: self.max_value,

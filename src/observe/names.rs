@@ -59,6 +59,11 @@ pub(super) const GROUP_COUNTERS: &[Number<GroupStats>] = &[
         |group| group.fetch_errors,
     ),
     (
+        "groupcache_deputy_fetches_total",
+        "Values asked for from deputies",
+        |group| group.deputy_fetches,
+    ),
+    (
         "groupcache_peeks_total",
         "Values asked for from former owners",
         |group| group.peeks,

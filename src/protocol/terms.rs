@@ -11,6 +11,7 @@
 //! | `d` | request | milliseconds until the caller's deadline; absent if there is none |
 //! | `p` | request | with 1: only values in main memory, for a requester that owns the keys now |
 //! | `f` | request | with 1: the requester loads the value itself if its load has not begun after `w` |
+//! | `e` | request | with 1: the owner of the keys is unreachable, and the requester asks their deputy |
 //! | `m` | request | the longest body that the requester takes, in bytes; for batches |
 //! | `c` | change | with 1: only copies of values that other nodes own are removed |
 //! | `i` | change | its origin: the random number of the sender's process, hexadecimal |
@@ -52,6 +53,8 @@ pub(crate) struct Terms {
     pub(crate) peeks: bool,
     /// Whether the requester loads the value itself if its load has not begun when `patience` ends.
     pub(crate) falls_back: bool,
+    /// Whether the requester asks this node as the deputy of an owner that it does not reach.
+    pub(crate) as_deputy: bool,
     /// Whether only copies of values that other nodes own are removed.
     pub(crate) copies: bool,
     /// The stamp of a change.
@@ -84,6 +87,7 @@ impl Terms {
                 "r" => terms.ring = u64::from_str_radix(value, 16).ok().or(terms.ring),
                 "p" => terms.peeks = value == "1",
                 "f" => terms.falls_back = value == "1",
+                "e" => terms.as_deputy = value == "1",
                 "c" => terms.copies = value == "1",
                 "m" => terms.max_body = value.parse().ok().or(terms.max_body),
                 _ => {}
@@ -117,6 +121,9 @@ impl Terms {
         }
         if self.falls_back {
             header.push_str(";f=1");
+        }
+        if self.as_deputy {
+            header.push_str(";e=1");
         }
         if self.copies {
             header.push_str(";c=1");

@@ -39,6 +39,8 @@ pub struct GroupStats {
     pub fetches: u64,
     /// Fetches that got neither a value nor an answer that there is none.
     pub fetch_errors: u64,
+    /// Values asked for from deputies, as the owners of their keys were unreachable.
+    pub deputy_fetches: u64,
     /// Values asked for from the peers that owned their keys before the ring changed.
     pub peeks: u64,
     /// Those of them that were taken over, and not loaded anew.

@@ -10,6 +10,7 @@ mod auth;
 mod certificates;
 mod client;
 mod cluster;
+mod deputies;
 mod discovery;
 mod expiry;
 mod extremes;

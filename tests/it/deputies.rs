@@ -1,0 +1,254 @@
+//! Deputies: while the owner of a key is unreachable, its deputy loads the key once for all processes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use groupcache_sync::{Begin, Clock, Error, Fault, Network, Request, Value};
+
+use crate::cluster::{Cluster, GROUP, address, together, value_of};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The index of the node that owns `key` once node `owner` of `size` is gone: its deputy.
+fn deputy_of(key: &str, owner: usize, size: usize) -> usize {
+    let others: Vec<usize> = (0..size).filter(|&index| index != owner).collect();
+    let node = Network::new().node(&address(others[0])).unwrap();
+    node.set_peers(others.iter().map(|&index| address(index)))
+        .unwrap();
+    let deputy = node.owner(key).address();
+    (0..size).find(|&index| address(index) == deputy).unwrap()
+}
+
+/// Keys that node `owner` owns.
+fn keys_of(cluster: &Cluster, owner: usize) -> Vec<String> {
+    let keys = (0..500).map(|number| format!("key {number}"));
+    let is_owned = |key: &String| cluster.nodes[0].owner(key).address() == address(owner);
+    let keys: Vec<_> = keys.filter(is_owned).collect();
+    assert!(keys.len() > 50, "{} keys", keys.len());
+    keys
+}
+
+#[test]
+fn a_lost_owner_costs_one_load_for_each_key_in_the_whole_cluster() {
+    for many in [false, true] {
+        let cluster = Cluster::new(5);
+        let keys = keys_of(&cluster, 4);
+        cluster.network.set_fault(&address(4), Some(Fault::Refuses));
+        let get_all = |node: usize| {
+            let group = &cluster.groups[node];
+            if many {
+                for (key, value) in keys.iter().zip(group.get_many(&keys)) {
+                    assert_eq!(value.unwrap(), value_of(key));
+                }
+            } else {
+                for key in &keys {
+                    assert_eq!(group.get(key).unwrap(), value_of(key));
+                }
+            }
+        };
+        for life in 1..=3 {
+            for second in 0..15 {
+                together(4, |node| get_all((node + second) % 4));
+                cluster.advance(2 * SECOND);
+            }
+            for key in &keys {
+                assert_eq!(cluster.loads.of(key), life, "{key}, many: {many}");
+            }
+        }
+        let asked = cluster.groups[0].stats();
+        assert!(asked.deputy_fetches > 0 && asked.fetch_errors >= asked.deputy_fetches);
+    }
+}
+
+#[test]
+fn all_threads_of_all_processes_share_the_load_of_a_deputy() {
+    let cluster = Cluster::with(
+        4,
+        Clock::system(),
+        |node| node,
+        |group| group,
+        |key| {
+            std::thread::yield_now();
+            Ok(value_of(key))
+        },
+    );
+    cluster.network.set_fault(&address(3), Some(Fault::Refuses));
+    let keys = keys_of(&cluster, 3);
+    together(12, |thread| {
+        for key in &keys {
+            let group = &cluster.groups[thread % 3];
+            let value = match thread % 2 {
+                0 => group.get(key),
+                _ => group.get_timeout(key, 60 * SECOND),
+            };
+            assert_eq!(value.unwrap(), value_of(key));
+        }
+    });
+    for key in &keys {
+        assert_eq!(cluster.loads.of(key), 1, "{key}");
+    }
+}
+
+#[test]
+fn without_owner_and_deputy_each_process_loads_for_itself() {
+    let cluster = Cluster::new(5);
+    let key = cluster.key_owned_by(4);
+    let deputy = deputy_of(&key, 4, 5);
+    for gone in [4, deputy] {
+        let refuses = Some(Fault::Refuses);
+        cluster.network.set_fault(&address(gone), refuses);
+    }
+    for life in 1..=3 {
+        for node in (0..4).filter(|&node| node != deputy) {
+            for _ in 0..10 {
+                assert_eq!(cluster.groups[node].get(&key).unwrap(), value_of(&key));
+            }
+        }
+        assert_eq!(cluster.loads.of(&key), 3 * life);
+        cluster.advance(2 * SECOND);
+    }
+}
+
+#[test]
+fn an_owner_that_is_silent_is_waited_for_once_and_not_its_deputy_too() {
+    let cluster = Cluster::new(3);
+    let key = cluster.key_owned_by(2);
+    let deputy = deputy_of(&key, 2, 3);
+    for node in [2, deputy] {
+        cluster
+            .network
+            .set_fault(&address(node), Some(Fault::Hangs));
+    }
+    let asker = &cluster.groups[1 - deputy];
+    let began = cluster.clock.now();
+    std::thread::scope(|scope| {
+        let get = scope.spawn(|| asker.get(&key).unwrap());
+        cluster.advance_until(SECOND / 10, || get.is_finished());
+        assert_eq!(get.join().unwrap(), value_of(&key));
+    });
+    let took = cluster.clock.now() - began;
+    assert!(took <= 2 * SECOND, "one fetch timeout: {took:?}");
+    assert_eq!(asker.stats().deputy_fetches, 0);
+}
+
+#[test]
+fn what_deputies_have_is_removed_and_set_like_the_value_of_an_owner() {
+    let version = Arc::new(AtomicU64::new(1));
+    let origin = Arc::clone(&version);
+    let cluster = Cluster::with(
+        4,
+        Clock::manual(),
+        |node| node,
+        |group| group.negative_ttl(60 * SECOND),
+        move |_| Ok(Value::from(origin.load(Ordering::SeqCst).to_string())),
+    );
+    cluster.network.set_fault(&address(3), Some(Fault::Refuses));
+    let keys = keys_of(&cluster, 3);
+    let is_current = |at: &str| {
+        let current = version.load(Ordering::SeqCst).to_string();
+        for key in &keys {
+            for group in &cluster.groups[..3] {
+                let value = group.get(key).unwrap();
+                assert_eq!(value.as_bytes(), current.as_bytes(), "{at}: {key}");
+            }
+        }
+    };
+    is_current("at first");
+    for (remover, key) in keys.iter().enumerate() {
+        assert_eq!(cluster.groups[0].get(key).unwrap().as_bytes(), b"1");
+        let unreached = match cluster.groups[remover % 3].remove(key).unwrap_err() {
+            Error::Unreached { unreached, .. } => unreached,
+            error => panic!("{error}"),
+        };
+        let unreached: Vec<_> = unreached.iter().map(|unreached| &unreached.peer).collect();
+        assert_eq!(unreached, [&address(3)], "the deputy is reached");
+    }
+    version.store(2, Ordering::SeqCst);
+    for group in &cluster.groups[..1] {
+        drop(group.remove_many(&keys).unwrap_err());
+    }
+    is_current("after removals");
+    version.store(3, Ordering::SeqCst);
+    drop(cluster.groups[2].clear().unwrap_err());
+    is_current("after a clear");
+}
+
+#[test]
+fn a_deputy_answers_for_itself_and_keeps_its_value_for_its_life() {
+    let cluster = Cluster::new(3);
+    let key = cluster.key_owned_by(2);
+    let deputy = deputy_of(&key, 2, 3);
+    let target = format!("/_groupcache/{GROUP}/{}", key.replace(' ', "%20"));
+    let ask = || {
+        let request = Request::new("GET", &target).header("X-Groupcache", "v=1;e=1");
+        match cluster.nodes[deputy].begin(&request) {
+            Begin::Ready(response) => response,
+            Begin::Pending(pending) => pending.wait(),
+            _ => panic!("neither"),
+        }
+    };
+    assert_eq!(ask().status(), 200);
+    assert_eq!(cluster.groups[deputy].stats().loads, 1);
+    assert_eq!(cluster.groups[deputy].stats().fetches, 0, "no request of its own");
+    cluster.advance(29 * SECOND);
+    assert_eq!(ask().status(), 200);
+    assert_eq!(cluster.loads.of(&key), 1);
+    cluster.advance(SECOND);
+    assert_eq!(ask().status(), 200);
+    assert_eq!(cluster.loads.of(&key), 2, "it has expired");
+}
+
+#[test]
+fn an_owner_that_returns_with_empty_memory_takes_over_what_its_deputies_have() {
+    let mut cluster = Cluster::new(4);
+    let keys = keys_of(&cluster, 3);
+    cluster.network.set_fault(&address(3), Some(Fault::Refuses));
+    for key in &keys {
+        assert_eq!(cluster.groups[0].get(key).unwrap(), value_of(key));
+    }
+    cluster.groups.remove(3);
+    cluster.nodes.remove(3);
+
+    let builder = cluster.network.builder(address(3)).unwrap();
+    let node = builder.clock(cluster.clock.clone()).build().unwrap();
+    let loads = Arc::clone(&cluster.loads);
+    let group = node.group_builder(GROUP, 64 << 20).build(move |key| {
+        loads.count(key);
+        Ok(value_of(key))
+    });
+    let group = group.unwrap();
+    cluster.network.attach(&node);
+    cluster.network.set_fault(&address(3), None);
+    node.set_peers((0..4).map(address)).unwrap();
+    for key in &keys {
+        assert_eq!(group.get(key).unwrap(), value_of(key));
+        assert_eq!(cluster.loads.of(key), 1, "{key}");
+    }
+    assert_eq!(group.stats().inherited, keys.len() as u64);
+}
+
+#[test]
+fn whoever_owns_the_keys_of_a_lost_owner_next_has_them_already() {
+    let cluster = Cluster::with(
+        4,
+        Clock::manual(),
+        |node| node.warm_up(30 * SECOND),
+        |group| group,
+        |key| Ok(value_of(key)),
+    );
+    let keys = keys_of(&cluster, 3);
+    cluster.network.set_fault(&address(3), Some(Fault::Refuses));
+    for key in &keys {
+        assert_eq!(cluster.groups[0].get(key).unwrap(), value_of(key));
+    }
+    for node in &cluster.nodes[..3] {
+        assert!(node.remove_peer(address(3).as_str()).unwrap());
+    }
+    for group in &cluster.groups[..3] {
+        for key in &keys {
+            assert_eq!(group.get(key).unwrap(), value_of(key));
+            assert_eq!(cluster.loads.of(key), 1, "{key}");
+        }
+    }
+}
