@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use groupcache_sync::{Clock, Error, Fault, Group, LoadError, Source, Value};
 
-use crate::cluster::{Cluster, address, value_of};
+use crate::cluster::{Cluster, address, deputy_of, value_of};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -128,18 +128,26 @@ fn any_change_ends_it_at_once() {
 }
 
 #[test]
-fn without_the_owner_it_is_kept_for_the_fallback_life_only() {
-    let fixture = Fixture::new(2, 1_000 * SECOND);
-    let key = fixture.cluster.key_owned_by(1);
-    fixture
-        .cluster
-        .network
-        .set_fault(&address(1), Some(Fault::Refuses));
-    assert!(is_missing(fixture.group(0), &key) && is_missing(fixture.group(0), &key));
-    assert_eq!(fixture.loads(), 1, "P6");
-    fixture.appears();
-    fixture.cluster.clock.advance(2 * SECOND);
-    assert_eq!(fixture.group(0).get(&key).unwrap(), value_of(&key));
+fn without_the_owner_it_is_kept_for_the_life_of_a_deputy_or_of_a_fallback_only() {
+    for (has_deputy, life) in [(true, 30 * SECOND), (false, 2 * SECOND)] {
+        let fixture = Fixture::new(3, 1_000 * SECOND);
+        let key = fixture.cluster.key_owned_by(2);
+        let deputy = deputy_of(&key, 2, 3);
+        let network = &fixture.cluster.network;
+        network.set_fault(&address(2), Some(Fault::Refuses));
+        if !has_deputy {
+            network.set_fault(&address(deputy), Some(Fault::Refuses));
+        }
+        let asker = fixture.group(1 - deputy);
+        assert!(is_missing(asker, &key) && is_missing(asker, &key));
+        assert_eq!(fixture.loads(), 1, "P6");
+        fixture.appears();
+        fixture.cluster.clock.advance(life - SECOND);
+        assert!(is_missing(asker, &key));
+        fixture.cluster.clock.advance(SECOND);
+        assert_eq!(asker.get(&key).unwrap(), value_of(&key));
+        assert_eq!(fixture.loads(), 2, "P6");
+    }
 }
 
 #[test]

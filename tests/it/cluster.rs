@@ -134,6 +134,16 @@ impl Cluster {
     }
 }
 
+/// The index of the node that owns `key` once node `owner` of `size` is gone: its deputy.
+pub(crate) fn deputy_of(key: &str, owner: usize, size: usize) -> usize {
+    let others: Vec<usize> = (0..size).filter(|&index| index != owner).collect();
+    let node = Network::new().node(&address(others[0])).unwrap();
+    node.set_peers(others.iter().map(|&index| address(index)))
+        .unwrap();
+    let deputy = node.owner(key).address();
+    (0..size).find(|&index| address(index) == deputy).unwrap()
+}
+
 /// Runs `work` on `threads` threads that start together; gives each its number.
 pub(crate) fn together<R: Send>(threads: usize, work: impl Fn(usize) -> R + Sync) -> Vec<R> {
     let barrier = Barrier::new(threads);
