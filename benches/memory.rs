@@ -12,17 +12,12 @@
 //! Bytes are those that were requested of the allocator: what it rounds up is its own affair.
 
 #![allow(
-    unsafe_code,
-    reason = "an allocator that counts has to be one, and that takes unsafe"
-)]
-#![allow(
     clippy::print_stdout,
     clippy::expect_used,
     clippy::panic,
     reason = "a benchmark prints its tables, and a broken one had better stop"
 )]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -31,43 +26,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use groupcache_sync::{Clock, ENTRY_OVERHEAD, Group, LoadError, Loaded, Node, Value};
-use groupcache_sync_benches::{Bars, Failure, Options, Rng, Table, median, percentile};
-
-/// Bytes that were requested and not given back.
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-
-struct Counting;
+use groupcache_sync_benches::{
+    Bars, Counting, Failure, Options, Rng, Table, live, median, percentile,
+};
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
-
-// SAFETY: every call goes to the system's allocator as it is; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of `alloc`, which is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of `alloc_zeroed`, which is the same.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the block came from `System`, with this layout.
-        unsafe { System.dealloc(block, layout) }
-    }
-
-    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        LIVE.fetch_add(size, Ordering::Relaxed);
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the block came from `System`, with this layout; the size is the caller's.
-        unsafe { System.realloc(block, layout, size) }
-    }
-}
 
 const KEY: usize = 16;
 const VALUE: [u8; 64] = [7; 64];
@@ -77,10 +41,6 @@ const CHARGE: usize = KEY + VALUE.len() + ENTRY_OVERHEAD;
 
 const KIB: f64 = 1024.0;
 const MIB: f64 = KIB * KIB;
-
-fn live() -> usize {
-    LIVE.load(Ordering::Relaxed)
-}
 
 fn live_since(start: usize) -> f64 {
     live() as f64 - start as f64

@@ -27,6 +27,7 @@
     reason = "a benchmark prints its tables, and a broken one had better stop"
 )]
 
+mod counting;
 mod draw;
 mod http;
 mod options;
@@ -36,11 +37,12 @@ mod rounds;
 mod table;
 mod trace;
 
+pub use counting::{Counting, live};
 pub use draw::{Draw, Rng};
 pub use http::{Http, connect};
 pub use options::Options;
 pub use plot::Plot;
-pub use process::{Process, build_go, cpu_time, is_installed};
+pub use process::{Process, build_go, cpu_time, is_installed, thread_time};
 pub use rounds::{median, percentile, rotated};
 pub use table::{Bars, Table, nanos, ratio};
 pub use trace::Trace;

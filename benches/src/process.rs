@@ -29,6 +29,17 @@ pub fn cpu_time(process: u32) -> Duration {
     Duration::from_secs(u64::from(used)) / TICKS
 }
 
+/// The time for which this thread has used a processor, to the nanosecond: on Linux; elsewhere none.
+#[must_use]
+pub fn thread_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let used = stat
+        .split_whitespace()
+        .next()
+        .and_then(|nanos| nanos.parse().ok());
+    Duration::from_nanos(used.unwrap_or_default())
+}
+
 /// A process that ends with its starter: when dropped, or when its input ends. It talks in lines.
 #[derive(Debug)]
 pub struct Process {

@@ -278,11 +278,12 @@ pub fn peer_list(data: &[u8]) {
     }
 }
 
-/// Every key has an owner, whatever the order of the list, and if a member leaves, only its own keys move.
+/// Every key has an owner and a deputy, whatever the order of the list. If a member leaves, its keys go to
+/// their deputies, no others move, and the table is the same as one that is made anew.
 pub fn ring(data: &[u8]) {
     let members: Vec<Member> = data
         .chunks(3)
-        .take(5)
+        .take(9)
         .enumerate()
         .map(|(at, bytes)| Member {
             id: format!("{at}{}", String::from_utf8_lossy(bytes)),
@@ -293,18 +294,24 @@ pub fn ring(data: &[u8]) {
     let ring = Ring::new(&members);
     let mut backwards = members.clone();
     backwards.reverse();
-    let reversed = Ring::new(&backwards);
+    let reversed = ring.changed(&backwards);
     assert_eq!(ring.fingerprint(), reversed.fingerprint());
-    let without_last = Ring::new(&members[..members.len().saturating_sub(1)]);
+    let others = &members[..members.len().saturating_sub(1)];
+    let without_last = [Ring::new(others), ring.changed(others)];
     for key in keys {
-        let Some(owner) = ring.owner(key) else {
+        let Some((owner, deputy)) = ring.owner_and_deputy(key) else {
             assert!(members.is_empty());
             continue;
         };
+        assert_eq!(deputy.is_some(), members.len() > 1);
+        assert_eq!(ring.owner(key), Some(owner));
         assert_eq!(backwards[reversed.owner(key).unwrap()], members[owner]);
-        if owner + 1 < members.len() {
-            assert_eq!(without_last.owner(key), Some(owner));
-        }
+        let is_last = owner + 1 == members.len();
+        let next = if is_last { deputy } else { Some(owner) };
+        let owners = without_last.each_ref().map(|ring| ring.owner(key));
+        assert_eq!(owners, [next; 2]);
+        let deputies = without_last.each_ref().map(|ring| ring.deputy(key));
+        assert_eq!(deputies[0], deputies[1]);
     }
     let shares: f64 = (0..members.len()).map(|at| ring.share(at)).sum();
     assert!(

@@ -28,25 +28,36 @@ fn a_client_in_python_signs_and_says_whom_it_means() {
 
 /// Has the client try a node with these flags, given these arguments beside its address.
 fn ask_in_python(flags: &[&str], arguments: &[&str]) {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/protocol/client.py");
     let origin = Origin::start();
     origin.answer("missing", 404, "", "");
     let node = Process::start(&origin, &[STEADY, flags].concat());
     let address = node.url.strip_prefix("http://").unwrap();
-    let client = Command::new("python3")
-        .args([script, address, "objects"])
+    run_in_python("client.py", &[&[address, "objects"], arguments].concat());
+}
+
+#[test]
+fn owners_that_are_computed_in_python_are_those_of_the_page() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/PROTOCOL.md");
+    run_in_python("owners.py", &[page]);
+}
+
+/// Runs one of the programs that are written from PROTOCOL.md.
+fn run_in_python(program: &str, arguments: &[&str]) {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/protocol");
+    let run = Command::new("python3")
+        .args(["-B", &format!("{folder}/{program}")])
         .args(arguments)
         .output();
-    match client {
-        Ok(client) => {
-            let errors = String::from_utf8_lossy(&client.stderr);
-            assert!(client.status.success(), "{errors}");
+    match run {
+        Ok(run) => {
+            let errors = String::from_utf8_lossy(&run.stderr);
+            assert!(run.status.success(), "{errors}");
         }
         Err(reason) => {
             let is_required = env::var_os("GROUPCACHE_REQUIRE_PYTHON");
             let is_required = is_required.is_some_and(|set| !set.is_empty());
             assert!(!is_required, "there is no python3: {reason}");
-            eprintln!("NOTICE: no client in Python is tested here: {reason}");
+            eprintln!("NOTICE: nothing in Python is tested here: {reason}");
         }
     }
 }

@@ -176,20 +176,25 @@ class Client:
         return self.ask("PUT", key, body + field(3, value) + field(100, life))[0]
 
 
-client = Client(*sys.argv[1:])
-if client.secret:
-    # The first change learns for which process it is to be signed.
-    assert client.set("first", b"set", 60_000) == "ok" and client.boot
-for key in ["plain", "", "a b/c+d%2F", "..", "\U0001F600"]:
-    assert client.get(key)[0] == b"value of " + key.encode(), key
-assert client.get("missing") == "not-found"
-assert client.set("plain", b"another", 60_000) == "ok"
-value, life = client.get("plain")
-assert value == b"another" and 0 < life <= 60_000, (value, life)
-assert client.ask("DELETE", "plain")[0] == "ok"
-assert client.get("plain")[0] == b"value of plain"
-keys = [f"key {number}" for number in range(200)] + ["missing"]
-many = client.get_many(keys)
-assert many.pop("missing") == "not-found" and len(many) == 200
-assert all(value == b"value of " + key.encode() for key, (value, _) in many.items())
-assert client.ask("POST", body=field(2, b"key 1") + field(2, b"key 2"))[0] == "ok"
+def main():
+    client = Client(*sys.argv[1:])
+    if client.secret:
+        # The first change learns for which process it is to be signed.
+        assert client.set("first", b"set", 60_000) == "ok" and client.boot
+    for key in ["plain", "", "a b/c+d%2F", "..", "\U0001F600"]:
+        assert client.get(key)[0] == b"value of " + key.encode(), key
+    assert client.get("missing") == "not-found"
+    assert client.set("plain", b"another", 60_000) == "ok"
+    value, life = client.get("plain")
+    assert value == b"another" and 0 < life <= 60_000, (value, life)
+    assert client.ask("DELETE", "plain")[0] == "ok"
+    assert client.get("plain")[0] == b"value of plain"
+    keys = [f"key {number}" for number in range(200)] + ["missing"]
+    many = client.get_many(keys)
+    assert many.pop("missing") == "not-found" and len(many) == 200
+    assert all(value == b"value of " + key.encode() for key, (value, _) in many.items())
+    assert client.ask("POST", body=field(2, b"key 1") + field(2, b"key 2"))[0] == "ok"
+
+
+if __name__ == "__main__":
+    main()

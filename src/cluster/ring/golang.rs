@@ -130,7 +130,7 @@ fn fingerprint_of(members: &[Member], points: &[(u32, u32)]) -> u64 {
 mod tests {
     use super::*;
 
-    use crate::cluster::ring::Ring;
+    use super::super::Ring;
 
     fn members(ids: &[&str]) -> Vec<Member> {
         let member = |id: &&str| Member {

@@ -41,7 +41,7 @@ const P99: Duration = Duration::from_millis(100);
 /// How often an attack is made under which the other client was late.
 const TRIES: usize = 3;
 
-/// What a node keeps for each peer of its list, in KiB: points of rings, and connections.
+/// What a node keeps for each peer of its list, in KiB: its part of rings, and connections.
 const OF_PEER: u64 = 256;
 
 /// Descriptors that a process keeps for its origin, and for whom else it has asked meanwhile.
