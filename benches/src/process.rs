@@ -29,15 +29,11 @@ pub fn cpu_time(process: u32) -> Duration {
     Duration::from_secs(u64::from(used)) / TICKS
 }
 
-/// The time for which this thread has used a processor, to the nanosecond: on Linux; elsewhere none.
+/// The time for which this thread has used a processor. To ask takes a system call.
 #[must_use]
 pub fn thread_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    let used = stat
-        .split_whitespace()
-        .next()
-        .and_then(|nanos| nanos.parse().ok());
-    Duration::from_nanos(used.unwrap_or_default())
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 /// A process that ends with its starter: when dropped, or when its input ends. It talks in lines.

@@ -11,8 +11,14 @@ use std::cmp::Ordering;
 use super::Member;
 use crate::protocol::hash::hash;
 
-/// The weight 1. Weights are rounded to multiples of its reciprocal.
-const UNIT: f64 = 65_536.0;
+/// The weight 1 as an integer.
+const UNIT: u64 = 1 << 16;
+
+/// The largest weight that a peer can have.
+const MAX_WEIGHT: u64 = 100 * UNIT;
+
+// A logarithm times a weight is a `u64`.
+const _: () = assert!(MAX_WEIGHT < u64::MAX / ((u64::BITS as u64) << FRACTION));
 
 /// Odd, and good at mixing: of the finaliser `xmxmx` by Degski.
 const MULTIPLIER: u64 = 0xd6e8_feb8_6659_fd93;
@@ -25,6 +31,9 @@ const INTERVALS: usize = 256;
 
 /// `LOGS[i]` is log2(1 + i / 256), rounded down to 32 bits behind the point.
 pub(super) static LOGS: [u64; INTERVALS + 1] = logs();
+
+/// The position of nobody.
+const NOBODY: u32 = u32::MAX;
 
 /// A peer that contends for slots.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,7 +61,7 @@ struct Candidate {
     weight: u64,
 }
 
-/// All contenders, so that each slot takes little time.
+/// All contenders, laid out so that a slot takes little time.
 pub(super) struct Field<'a> {
     /// By position.
     contenders: &'a [Contender],
@@ -61,7 +70,6 @@ pub(super) struct Field<'a> {
 
 /// The contenders of one weight, the largest id first. Among them the larger score comes first: there
 /// is no need for logarithms.
-#[derive(Default)]
 struct Group {
     seeds: Vec<u64>,
     positions: Vec<u32>,
@@ -69,9 +77,11 @@ struct Group {
 
 impl Contender {
     pub(super) fn of(member: &Member) -> Contender {
+        debug_assert!(member.weight > 0.0 && member.weight <= 100.0);
+        let weight = (member.weight * UNIT as f64).round() as u64;
         Contender {
             id: member.id.clone(),
-            weight: ((member.weight * UNIT).round() as u64).max(1),
+            weight: weight.clamp(1, MAX_WEIGHT),
             seed: hash(member.id.as_bytes()),
         }
     }
@@ -167,14 +177,14 @@ impl Field<'_> {
     fn candidate(&self, position: u32, slot_value: u64) -> Candidate {
         let contender = &self.contenders[position as usize];
         let score = score(contender.seed, slot_value);
+        let log = match self.groups.len() {
+            1 => 0,
+            _ => log(score),
+        };
         Candidate {
             position,
             score,
-            log: if self.groups.len() == 1 {
-                0
-            } else {
-                log(score)
-            },
+            log,
             weight: contender.weight,
         }
     }
@@ -206,9 +216,6 @@ impl Leaders {
         }
     }
 }
-
-/// The position of nobody.
-const NOBODY: u32 = u32::MAX;
 
 impl Candidate {
     /// Everybody comes before nobody, by the quotient.

@@ -1,7 +1,7 @@
 //! The ring of the nodes of this crate: a table of slots. The hash of a key chooses its slot, and each
 //! slot has an owner and a deputy (see `rank`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Member;
 use super::positions::Positions;
@@ -11,9 +11,12 @@ use crate::protocol::hash::hash;
 /// A larger number spreads keys more evenly and takes more of the processor's cache: with this one the
 /// fullest of 100 peers has about 8 % more than the mean, that of 1,000 about 31 %. It also tells the
 /// fingerprints of this ring from those of others.
-pub(super) const SLOTS: usize = 163_840;
+pub(super) const SLOTS: usize = if IS_MODEL { 1_024 } else { 163_840 };
 
-/// A table is made anew if more than this part of its members have changed: then that is as fast.
+/// A model makes clusters by the thousand, and needs no even spread.
+const IS_MODEL: bool = cfg!(any(groupcache_model = "loom", groupcache_model = "shuttle"));
+
+/// A table is made anew if more than one in so many peers is new or gone: then that is as fast.
 const MOST_CHANGES: usize = 8;
 
 #[derive(Debug, PartialEq)]
@@ -22,10 +25,18 @@ pub(crate) struct OwnerTable {
     /// apart as most look-ups need the owner alone.
     owners: Positions,
     deputies: Positions,
-    peers: Vec<Contender>,
+    pub(super) peers: Vec<Contender>,
     /// How many slots each peer owns.
     owned: Vec<u32>,
     fingerprint: u64,
+}
+
+/// What is different in another list. A peer with another weight is gone and new.
+pub(super) struct Change {
+    /// The new position of each old peer that is not gone.
+    kept: Vec<Option<u32>>,
+    /// The positions of new peers.
+    new: Vec<u32>,
 }
 
 impl OwnerTable {
@@ -42,29 +53,29 @@ impl OwnerTable {
         table.with_peers(peers)
     }
 
-    /// Equal to a new table of these members: only slots that are concerned are ranked anew.
+    /// Equal to a new table of these members.
     pub(super) fn changed(&self, members: &[Member]) -> OwnerTable {
         let peers: Vec<Contender> = members.iter().map(Contender::of).collect();
-        let kept = self.kept(&peers);
-        let mut is_new = vec![true; peers.len()];
-        kept.iter()
-            .flatten()
-            .for_each(|&at| is_new[at as usize] = false);
-        let new = (0..).zip(&is_new).filter(|(_, is_new)| **is_new);
-        let new: Vec<u32> = new.map(|(at, _)| at).collect();
-        let gone = kept.iter().filter(|kept| kept.is_none()).count();
-        let changes = new.len() + gone;
-        if changes * MOST_CHANGES > peers.len() || self.peers.len() < 2 || peers.len() < 2 {
-            return OwnerTable::of(peers);
+        let change = Change::between(&self.peers, &peers);
+        let is_small = change.size() * MOST_CHANGES <= peers.len();
+        if is_small && self.peers.len() > 1 && peers.len() > 1 {
+            self.after(&change, peers)
+        } else {
+            OwnerTable::of(peers)
         }
+    }
+
+    /// The table after this change, from at least two peers to at least two. Only the slots of peers
+    /// that are gone are ranked anew; in the others, new peers only have to come before two.
+    pub(super) fn after(&self, change: &Change, peers: Vec<Contender>) -> OwnerTable {
         let field = Field::new(&peers);
         let mut table = OwnerTable::without_slots(&peers);
         for slot in 0..SLOTS {
             let value = value_of(slot);
-            let kept = |at: &Positions| kept[at.get(slot)? as usize];
+            let kept = |positions: &Positions| change.kept[positions.get(slot)? as usize];
             table.push(match (kept(&self.owners), kept(&self.deputies)) {
                 (Some(owner), Some(deputy)) => {
-                    field.leaders_with(Leaders { owner, deputy }, &new, value)
+                    field.leaders_with(Leaders { owner, deputy }, &change.new, value)
                 }
                 _ => field.leaders(value),
             });
@@ -72,25 +83,11 @@ impl OwnerTable {
         table.with_peers(peers)
     }
 
-    /// The new position of each peer that stays with the same weight.
-    fn kept(&self, peers: &[Contender]) -> Vec<Option<u32>> {
-        let new: HashMap<&str, u32> = (0..)
-            .zip(peers)
-            .map(|(at, peer)| (peer.id.as_str(), at))
-            .collect();
-        let kept = |peer: &Contender| {
-            let at = *new.get(peer.id.as_str())?;
-            (peers[at as usize].weight == peer.weight).then_some(at)
-        };
-        self.peers.iter().map(kept).collect()
-    }
-
     fn without_slots(peers: &[Contender]) -> OwnerTable {
         let slots = if peers.len() > 1 { SLOTS } else { 0 };
-        let positions = Positions::with_capacity(slots, peers.len());
         OwnerTable {
             owners: Positions::with_capacity(slots, peers.len()),
-            deputies: positions,
+            deputies: Positions::with_capacity(slots, peers.len()),
             peers: Vec::new(),
             owned: vec![0; peers.len()],
             fingerprint: fingerprint_of(peers),
@@ -134,6 +131,28 @@ impl OwnerTable {
 
     pub(super) fn fingerprint(&self) -> u64 {
         self.fingerprint
+    }
+}
+
+impl Change {
+    pub(super) fn between(old: &[Contender], new: &[Contender]) -> Change {
+        let positions: HashMap<&str, u32> = new.iter().map(|peer| &*peer.id).zip(0..).collect();
+        let kept = |peer: &Contender| {
+            let position = *positions.get(&*peer.id)?;
+            (new[position as usize].weight == peer.weight).then_some(position)
+        };
+        let kept: Vec<Option<u32>> = old.iter().map(kept).collect();
+        let stayed: HashSet<u32> = kept.iter().flatten().copied().collect();
+        let is_new = |position: &u32| !stayed.contains(position);
+        Change {
+            new: (0..new.len() as u32).filter(is_new).collect(),
+            kept,
+        }
+    }
+
+    /// How many peers are new, and how many are gone.
+    fn size(&self) -> usize {
+        self.new.len() + self.kept.iter().filter(|kept| kept.is_none()).count()
     }
 }
 
