@@ -52,6 +52,12 @@ pub(crate) enum Owner {
     Peer(Arc<Remote>),
 }
 
+impl Owner {
+    pub(crate) fn is(&self, remote: &Arc<Remote>) -> bool {
+        matches!(self, Owner::Peer(peer) if Arc::ptr_eq(peer, remote))
+    }
+}
+
 impl PartialEq for Owner {
     fn eq(&self, other: &Owner) -> bool {
         match (self, other) {
@@ -197,15 +203,19 @@ impl Members {
         self.owners.owner(key)
     }
 
+    /// The owner of `key`, and its deputy, if there is anybody else on the ring.
+    pub(crate) fn owner_and_deputy(&self, key: &str) -> (Owner, Option<Owner>) {
+        self.owners
+            .owner_and_deputy(key)
+            .unwrap_or((Owner::This, None))
+    }
+
     /// Who loads `key` while `owner` is unreachable: its deputy, or whoever owns it by now. `None` if there
     /// is nobody else on the ring.
-    pub(crate) fn deputy(&self, key: &str, owner: &Arc<Remote>) -> Option<Owner> {
-        let (current, deputy) = self.owners.owner_and_deputy(key)?;
-        let is_gone = |at: &Owner| matches!(at, Owner::Peer(peer) if Arc::ptr_eq(peer, owner));
-        [Some(current), deputy]
-            .into_iter()
-            .flatten()
-            .find(|at| !is_gone(at))
+    pub(crate) fn instead_of(&self, owner: &Arc<Remote>, key: &str) -> Option<Owner> {
+        let (current, deputy) = self.owner_and_deputy(key);
+        let mut others = [Some(current), deputy].into_iter().flatten();
+        others.find(|other| !other.is(owner))
     }
 
     /// The peer that owned a key last before this node, if that is not long ago and the peer can be

@@ -190,17 +190,19 @@ impl<V: Cacheable> Shared<V> {
         let recorded = self.cluster.record(&self.name, Some(keys));
         let info = self.cluster.own_change_info(&recorded);
         self.send_until_list_is_stable(&recorded, deadline, |members| {
-            let send = |remote: &Arc<Remote>, owned: bool, deadline| {
-                let is_meant = |key: &&&str| is_owner(&members.owner(key), remote) == owned;
+            let send = |remote: &Arc<Remote>, round: Round, deadline| {
+                let is_meant = |key: &&&str| round.is_for(remote, &members.owner_and_deputy(key));
                 let keys: Vec<&str> = keys.iter().filter(is_meant).copied().collect();
                 self.send_removal(remote, &keys, &recorded, deadline)
             };
             let remotes = members.remotes();
             let first = self.half_of(deadline);
             let cluster = &self.cluster;
-            let mut unreached = cluster.send_to_all(&remotes, |remote| send(remote, true, first));
+            let mut unreached =
+                cluster.send_to_all(&remotes, |remote| send(remote, Round::First, first));
             keys.iter().for_each(|key| self.invalidate(key, info));
-            let others = cluster.send_to_all(&remotes, |remote| send(remote, false, deadline));
+            let others =
+                cluster.send_to_all(&remotes, |remote| send(remote, Round::Second, deadline));
             unreached.extend(others);
             Ok(unreached)
         })
@@ -218,27 +220,35 @@ impl<V: Cacheable> Shared<V> {
         let recorded = self.cluster.record(&self.name, Some(&[key]));
         let info = self.cluster.own_change_info(&recorded);
         self.send_until_list_is_stable(&recorded, deadline, |members| {
-            let owner = members.owner(key);
-            let mut unreached = Vec::new();
-            self.prepare(&mut prepared, key, life, &owner)?; // in case it is another owner than before
-            match (&owner, prepared.body()) {
-                (Owner::Peer(owner), Some(body)) => {
-                    let body = body.to_vec();
-                    let put = Change::Put { key, body };
-                    let first = self.half_of(deadline);
-                    let sent = self
-                        .cluster
-                        .send_change(owner, &self.name, &put, &recorded, first);
-                    unreached.extend(sent.err().map(|failure| owner.unreached(&failure)));
-                    self.invalidate(key, info);
+            let holders = members.owner_and_deputy(key);
+            let owner = &holders.0;
+            self.prepare(&mut prepared, key, life, owner)?; // in case it is another owner than before
+            let put = match (owner, prepared.body()) {
+                (Owner::Peer(_), Some(body)) => Some(Change::Put {
+                    key,
+                    body: body.to_vec(),
+                }),
+                _ => {
+                    self.put_here(key, &mut prepared, life, info, &recorded);
+                    None
                 }
-                _ => self.put_here(key, &mut prepared, life, info, &recorded),
+            };
+            let send = |round: Round, deadline| {
+                let mut remotes = members.remotes();
+                remotes.retain(|remote| round.is_for(remote, &holders));
+                self.cluster.send_to_all(&remotes, |remote| match &put {
+                    Some(put) if owner.is(remote) => {
+                        let (cluster, group) = (&self.cluster, &self.name);
+                        cluster.send_change(remote, group, put, &recorded, deadline)
+                    }
+                    _ => self.send_removal(remote, &[key], &recorded, deadline),
+                })
+            };
+            let mut unreached = send(Round::First, self.half_of(deadline));
+            if put.is_some() {
+                self.invalidate(key, info);
             }
-            let mut others = members.remotes();
-            others.retain(|remote| !is_owner(&owner, remote));
-            unreached.extend(self.cluster.send_to_all(&others, |remote| {
-                self.send_removal(remote, &[key], &recorded, deadline)
-            }));
+            unreached.extend(send(Round::Second, deadline));
             Ok(unreached)
         })
     }
@@ -319,6 +329,22 @@ impl<V: Cacheable> Shared<V> {
     }
 }
 
-fn is_owner(owner: &Owner, remote: &Arc<Remote>) -> bool {
-    matches!(owner, Owner::Peer(owner) if Arc::ptr_eq(owner, remote))
+/// The two rounds in which peers receive a change of a key.
+#[derive(Clone, Copy)]
+enum Round {
+    /// The owner, from which others fetch, and the deputy, which they ask where they do not reach the owner.
+    First,
+    /// All but the owner. The deputy again: it may have fetched a copy before the owner had the change.
+    Second,
+}
+
+impl Round {
+    /// Whether `remote` receives the change of a key in this round, which has these `holders`.
+    fn is_for(self, remote: &Arc<Remote>, (owner, deputy): &(Owner, Option<Owner>)) -> bool {
+        let is_deputy = || deputy.as_ref().is_some_and(|deputy| deputy.is(remote));
+        match self {
+            Round::First => owner.is(remote) || is_deputy(),
+            Round::Second => !owner.is(remote),
+        }
+    }
 }

@@ -118,7 +118,7 @@ impl<V: Cacheable> Shared<V> {
         deadline: Deadline,
         unreported: u32,
     ) -> Outcome<V> {
-        let guard = match self.finish_if_cached(guard) {
+        let guard = match self.finish_if_cached(guard, Role::Owner) {
             Ok(outcome) => return outcome,
             Err(guard) => guard,
         };
@@ -151,7 +151,7 @@ impl<V: Cacheable> Shared<V> {
         deadline: Deadline,
     ) -> Option<Outcome<V>> {
         let key = guard.key().as_ref();
-        match self.cluster.members().deputy(key.text(), owner)? {
+        match self.cluster.members().instead_of(owner, key.text())? {
             Owner::This => Some(self.load(key, deadline, Role::Deputy, Count::No)),
             Owner::Peer(deputy) if can_be_deputy(&deputy) => {
                 self.counters.deputy_fetches.add();

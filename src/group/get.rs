@@ -18,6 +18,7 @@ use super::shared::Shared;
 use super::weight::charge;
 use crate::cache::entry::Tier;
 use crate::cache::key::{KeyRef, MAX_KEY_BYTES};
+use crate::cache::shards::Found;
 use crate::cluster::members::Owner;
 use crate::error::Error;
 use crate::flight::leader::{Guard, WaitOutcome};
@@ -118,17 +119,20 @@ impl<V: Cacheable> Shared<V> {
     pub(super) fn finish_if_cached(
         &self,
         guard: Guard<Outcome<V>>,
+        role: Role,
     ) -> Result<Outcome<V>, Guard<Outcome<V>>> {
-        let Some(outcome) = self.recheck(guard.key().as_ref()) else {
+        let Some(outcome) = self.recheck(guard.key().as_ref(), role) else {
             return Err(guard);
         };
         guard.finish(outcome.clone());
         Ok(outcome)
     }
 
-    /// What is in memory, for a get that has looked there before: it does not count as a hit again.
-    pub(super) fn recheck(&self, key: KeyRef<'_>) -> Option<Outcome<V>> {
-        if let Some(found) = self.cache.recheck(key) {
+    /// What is in memory, for a get that has looked there before: it does not count as a hit again. A deputy
+    /// uses no copies: it may have one that is removed only once all deputies have the removal.
+    pub(super) fn recheck(&self, key: KeyRef<'_>, role: Role) -> Option<Outcome<V>> {
+        let is_of_use = |found: &Found<V>| role != Role::Deputy || found.tier == Tier::Main;
+        if let Some(found) = self.cache.recheck(key).filter(is_of_use) {
             return Some(Ok(found.into()));
         }
         let absences = self.absences.as_ref();

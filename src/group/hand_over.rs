@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 use super::batch::Batch;
+use super::load::Role;
 use super::outcome::Outcome;
 use super::pending::Pending;
 use super::registry::Begun;
@@ -369,7 +370,7 @@ impl<V: Cacheable> Shared<V> {
         for key in keys.iter().filter(|key| members.owner(key) == Owner::This) {
             let key = self.cache.hash(key);
             if let Joined::Lead(guard) = self.loads.join(key, Deadline::NEVER, Join::Start) {
-                guards.extend(self.finish_if_cached(guard).err());
+                guards.extend(self.finish_if_cached(guard, Role::Owner).err());
             }
         }
         for taken_over in self.take_over_many(guards, Deadline::NEVER) {

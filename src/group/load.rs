@@ -96,7 +96,7 @@ impl<V: Cacheable> Shared<V> {
             guard.release();
             return Err(Error::Cycle);
         }
-        match self.finish_if_cached(guard) {
+        match self.finish_if_cached(guard, role) {
             Ok(outcome) => outcome,
             Err(guard) => self.run_load(guard, Deadline::NEVER, role, user_code::inside_a_loader()),
         }

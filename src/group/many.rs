@@ -202,7 +202,7 @@ impl<V: Cacheable> Shared<V> {
             return self.queue_loads(queued, most, role, Flow::Application);
         }
         let mut open: Vec<_> = queued;
-        open.retain(|queued| !self.finish_queued_if_cached(queued));
+        open.retain(|queued| !self.finish_queued_if_cached(queued, role));
         if let (Some(load_many), 2..) = (&self.batch_loader, open.len()) {
             let now = self.cluster.clock.now();
             let guards = open.iter().filter_map(|queued| queued.start(now));
@@ -270,7 +270,7 @@ impl<V: Cacheable> Shared<V> {
         let mut shares: Vec<Share<'_>> = Vec::new();
         for (one, is_gone) in unanswered {
             self.counters.fetch_errors.add();
-            let deputy = || members.deputy(one.key.text(), owner);
+            let deputy = || members.instead_of(owner, one.key.text());
             match is_gone.then(deputy).flatten() {
                 Some(Owner::Peer(peer)) if !can_be_deputy(&peer) => fallbacks.push(one),
                 Some(deputy) => share_with(&mut shares, deputy, one),
@@ -333,7 +333,7 @@ impl<V: Cacheable> Shared<V> {
             match self.fetches.join(one.key, deadline, Join::Start) {
                 Joined::Lead(guard) => {
                     self.counters.count_lead(&mut count);
-                    match self.finish_if_cached(guard) {
+                    match self.finish_if_cached(guard, Role::Owner) {
                         Ok(outcome) => settled.push((one.at, outcome)),
                         Err(guard) => {
                             self.mark_stale_if_owner_is_behind(&guard, peer);

@@ -26,7 +26,7 @@ impl<V: Cacheable> Shared<V> {
         role: Role,
         flow: Flow,
     ) {
-        queued.retain(|queued| !self.finish_queued_if_cached(queued));
+        queued.retain(|queued| !self.finish_queued_if_cached(queued, role));
         let Some((taken, refused)) = self.offer_loads(&queued, at_once, role, flow) else {
             return;
         };
@@ -108,11 +108,11 @@ impl<V: Cacheable> Shared<V> {
     }
 
     /// Step 3 for a flight that is queued: ends it with what is in memory. Tells whether it has ended.
-    pub(super) fn finish_queued_if_cached(&self, queued: &Queued<Outcome<V>>) -> bool {
+    pub(super) fn finish_queued_if_cached(&self, queued: &Queued<Outcome<V>>, role: Role) -> bool {
         let Some(key) = queued.key() else {
             return true; // nobody wants it any more
         };
-        let Some(outcome) = self.recheck(key.as_ref()) else {
+        let Some(outcome) = self.recheck(key.as_ref(), role) else {
             return false;
         };
         if let Some(guard) = queued.start(self.cluster.clock.now()) {

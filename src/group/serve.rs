@@ -12,7 +12,9 @@ use super::request::{
 };
 use super::shared::Shared;
 use super::waiter_set::{ValueBudget, WaiterSet};
+use crate::cache::entry::Tier;
 use crate::cache::key::KeyRef;
+use crate::cache::shards::Found;
 use crate::error::Error;
 use crate::flight::waiter::Waiter;
 use crate::protocol::account::{Charge, Requester};
@@ -207,7 +209,11 @@ impl<V: Cacheable> Shared<V> {
         role: Role,
         flow: Flow,
     ) -> Option<Item> {
-        let Some((found, rate)) = self.cache.answer(key, hits) else {
+        let is_of_use = |(found, _): &(Found<V>, f64)| {
+            role != Role::Deputy || found.tier == Tier::Main // as `recheck`
+        };
+        let answer = self.cache.answer(key, hits).filter(is_of_use);
+        let Some((found, rate)) = answer else {
             let absences = self.absences.as_ref();
             if absences.is_some_and(|absences| absences.recheck(key)) {
                 self.counters.served_hits.add();

@@ -250,6 +250,16 @@ impl Node {
         }
     }
 
+    /// The peer that loads `key` while its [owner](Node::owner) is unreachable, as this node sees it; `None` if
+    /// this node is alone.
+    #[must_use]
+    pub fn deputy(&self, key: &str) -> Option<Peer> {
+        match self.0.cluster.members().owner_and_deputy(key).1? {
+            Owner::This => Some(self.this().clone()),
+            Owner::Peer(remote) => Some(remote.peer.clone()),
+        }
+    }
+
     /// What this node knows of itself and its peers.
     #[must_use]
     pub fn stats(&self) -> NodeStats {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use groupcache_sync::{Clock, Error, Fault, Group, LoadError, Source, Value};
 
-use crate::cluster::{Cluster, address, deputy_of, value_of};
+use crate::cluster::{Cluster, address, value_of};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -132,7 +132,7 @@ fn without_the_owner_it_is_kept_for_the_life_of_a_deputy_or_of_a_fallback_only()
     for (has_deputy, life) in [(true, 30 * SECOND), (false, 2 * SECOND)] {
         let fixture = Fixture::new(3, 1_000 * SECOND);
         let key = fixture.cluster.key_owned_by(2);
-        let deputy = deputy_of(&key, 2, 3);
+        let deputy = fixture.cluster.deputy_of(&key);
         let network = &fixture.cluster.network;
         network.set_fault(&address(2), Some(Fault::Refuses));
         if !has_deputy {

@@ -113,6 +113,14 @@ impl Cluster {
             .unwrap()
     }
 
+    /// The index of the deputy of `key`.
+    pub(crate) fn deputy_of(&self, key: &str) -> usize {
+        let deputy = self.nodes[0].deputy(key).unwrap().address();
+        (0..self.nodes.len())
+            .find(|&index| address(index) == deputy)
+            .unwrap()
+    }
+
     pub(crate) fn advance(&self, by: Duration) {
         self.clock.advance(by);
     }
@@ -132,16 +140,6 @@ impl Cluster {
             done()
         });
     }
-}
-
-/// The index of the node that owns `key` once node `owner` of `size` is gone: its deputy.
-pub(crate) fn deputy_of(key: &str, owner: usize, size: usize) -> usize {
-    let others: Vec<usize> = (0..size).filter(|&index| index != owner).collect();
-    let node = Network::new().node(&address(others[0])).unwrap();
-    node.set_peers(others.iter().map(|&index| address(index)))
-        .unwrap();
-    let deputy = node.owner(key).address();
-    (0..size).find(|&index| address(index) == deputy).unwrap()
 }
 
 /// Runs `work` on `threads` threads that start together; gives each its number.

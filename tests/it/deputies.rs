@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use groupcache_sync::{Begin, Clock, Error, Fault, Request, Value};
 
-use crate::cluster::{Cluster, GROUP, address, deputy_of, together, value_of};
+use crate::cluster::{Cluster, GROUP, address, together, value_of};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -84,7 +84,7 @@ fn all_threads_of_all_processes_share_the_load_of_a_deputy() {
 fn an_owner_that_is_silent_is_waited_for_once_and_not_its_deputy_too() {
     let cluster = Cluster::new(3);
     let key = cluster.key_owned_by(2);
-    let deputy = deputy_of(&key, 2, 3);
+    let deputy = cluster.deputy_of(&key);
     for node in [2, deputy] {
         cluster
             .network
@@ -148,7 +148,7 @@ fn what_deputies_have_is_removed_and_set_like_the_value_of_an_owner() {
 fn a_deputy_answers_for_itself_and_keeps_its_value_for_its_life() {
     let cluster = Cluster::new(3);
     let key = cluster.key_owned_by(2);
-    let deputy = deputy_of(&key, 2, 3);
+    let deputy = cluster.deputy_of(&key);
     let target = format!("/_groupcache/{GROUP}/{}", key.replace(' ', "%20"));
     let ask = || {
         let request = Request::new("GET", &target).header("X-Groupcache", "v=1;e=1");

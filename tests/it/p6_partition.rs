@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use groupcache_sync::{CircuitState, Clock, Fault};
 
-use crate::cluster::{Cluster, address, deputy_of, eventually, value_of};
+use crate::cluster::{Cluster, address, eventually, value_of};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -23,7 +23,7 @@ fn an_owner_and_a_deputy_that_are_away_are_replaced_by_a_local_load_for_the_fall
             |key| Ok(value_of(key)),
         );
         let key = cluster.key_owned_by(3);
-        let deputy = deputy_of(&key, 3, 4);
+        let deputy = cluster.deputy_of(&key);
         for gone in [3, deputy] {
             let refuses = Some(Fault::Refuses);
             cluster.network.set_fault(&address(gone), refuses);

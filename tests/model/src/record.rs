@@ -17,8 +17,9 @@
 //! - a change whose process crashed before it returned: nobody was told that it holds;
 //! - gets on a process that was not told (until settled, see below), unless it started after the change
 //!   had returned; one that started during the call counts as not told;
-//! - all gets of a key for which anybody has ever taken a process for the owner that was not told: those
-//!   who were told fetch what that one still holds, may take it over from it, and may keep a copy;
+//! - all gets of a key for which anybody has ever taken a process for the owner, or for the deputy, that was
+//!   not told: those who were told fetch what that one still holds, may take it over from it, and may keep a
+//!   copy;
 //! - changes and gets from the first departure of a node in good order until settled: who takes whom for
 //!   the owner cannot be seen from outside then;
 //! - values of a set that named an owner as unreached, or whose process crashed: the value may arrive
@@ -140,7 +141,8 @@ struct View {
     from: Moment,
     since: Moment,
     list: BTreeSet<usize>,
-    owners: BTreeMap<String, usize>,
+    /// Those who are asked for each key: its owner, and its deputy.
+    holders: BTreeMap<String, Vec<usize>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -195,7 +197,7 @@ impl Record {
         node: usize,
         from: Moment,
         list: BTreeSet<usize>,
-        owners: BTreeMap<String, usize>,
+        holders: BTreeMap<String, Vec<usize>>,
     ) {
         let since = self.tick();
         self.note(|events| {
@@ -204,7 +206,7 @@ impl Record {
                 from,
                 since,
                 list,
-                owners,
+                holders,
             });
         });
     }
@@ -408,10 +410,13 @@ impl Events {
         others.filter(is_untold).collect()
     }
 
-    /// Whether one of `nodes` was taken for the owner of `key` by anybody in that time.
-    fn owned_by(&self, nodes: &BTreeSet<usize>, key: &str, from: Moment, to: Moment) -> bool {
-        self.views(from, to)
-            .any(|view| nodes.contains(&view.owners[key]))
+    /// Whether one of `nodes` was taken for the owner of `key`, or for its deputy, by anybody in that time.
+    fn held_by(&self, nodes: &BTreeSet<usize>, key: &str, from: Moment, to: Moment) -> bool {
+        self.views(from, to).any(|view| {
+            view.holders[key]
+                .iter()
+                .any(|holder| nodes.contains(holder))
+        })
     }
 
     /// How new a value is: the moment when it may have been made at the latest, as far as a later change
@@ -428,7 +433,7 @@ impl Events {
         };
         let nobody_is_new = !self.starts.iter().any(|process| process.began > began);
         let is_over = !self.died_by(set.process, set.ended)
-            && !self.owned_by(&self.untold(set), &name.key, set.began, set.ended);
+            && !self.held_by(&self.untold(set), &name.key, set.began, set.ended);
         if is_over || set.process == change.process && nobody_is_new {
             set.ended
         } else {
@@ -491,7 +496,7 @@ impl Events {
                 && self.holds(change)
                 && !self.meets_departures(change.began, change.ended)
                 && !self.meets_departures(got.began, got.ended)
-                && !self.owned_by(&untold, &got.name.key, 0, got.ended);
+                && !self.held_by(&untold, &got.name.key, 0, got.ended);
             assert!(
                 !holds,
                 "P2: {got:?} began after {change:?} ended and saw an older value\n{self:#?}"
@@ -573,7 +578,7 @@ impl Events {
                     && !terms.expiry
                     && (first.end == End::Found
                         || first.end == End::Absent && terms.keeps_absences)
-                    && !self.owned_by(&own, &first.name.key, 0, ended);
+                    && !self.held_by(&own, &first.name.key, 0, ended);
                 assert!(
                     !(fallback && second.time < time + terms.fallback_life),
                     "P6: {first:?} and soon {second:?}\n{self:#?}"

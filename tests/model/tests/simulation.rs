@@ -289,13 +289,17 @@ impl Simulation {
         live.node
             .set_peers(list.iter().map(|&node| address(node)))
             .unwrap();
-        let owner = |key: &String| number(&live.node.owner(key).address());
-        let owners: BTreeMap<_, _> = self
+        let holders = |key: &String| {
+            let deputy = live.node.deputy(key);
+            let holders = [Some(live.node.owner(key)), deputy].into_iter().flatten();
+            holders.map(|peer| number(&peer.address())).collect()
+        };
+        let holders: BTreeMap<_, _> = self
             .keys
             .iter()
-            .map(|key| (key.clone(), owner(key)))
+            .map(|key| (key.clone(), holders(key)))
             .collect();
-        self.record.sees(live.process.node, from, list, owners);
+        self.record.sees(live.process.node, from, list, holders);
     }
 
     fn live(&self, node: usize) -> Option<Live> {
