@@ -195,12 +195,18 @@ impl<V: Cacheable> Shared<V> {
                 let keys: Vec<&str> = keys.iter().filter(is_meant).copied().collect();
                 self.send_removal(remote, &keys, &recorded, deadline)
             };
+            let invalidate = |is_own: bool| {
+                let is_meant = |key: &&&str| (members.owner(key) == Owner::This) == is_own;
+                let meant = keys.iter().filter(is_meant);
+                meant.for_each(|key| self.invalidate(key, info));
+            };
             let remotes = members.remotes();
             let first = self.half_of(deadline);
+            invalidate(true); // as the owner, before the others
             let cluster = &self.cluster;
             let mut unreached =
                 cluster.send_to_all(&remotes, |remote| send(remote, Round::First, first));
-            keys.iter().for_each(|key| self.invalidate(key, info));
+            invalidate(false);
             let others =
                 cluster.send_to_all(&remotes, |remote| send(remote, Round::Second, deadline));
             unreached.extend(others);
@@ -334,7 +340,8 @@ impl<V: Cacheable> Shared<V> {
 enum Round {
     /// The owner, from which others fetch, and the deputy, which they ask where they do not reach the owner.
     First,
-    /// All but the owner. The deputy again: it may have fetched a copy before the owner had the change.
+    /// All but the owner. The deputy again, unless this node owns the key: it may have fetched a copy before
+    /// the owner had the change.
     Second,
 }
 
@@ -344,7 +351,7 @@ impl Round {
         let is_deputy = || deputy.as_ref().is_some_and(|deputy| deputy.is(remote));
         match self {
             Round::First => owner.is(remote) || is_deputy(),
-            Round::Second => !owner.is(remote),
+            Round::Second => !owner.is(remote) && !(*owner == Owner::This && is_deputy()),
         }
     }
 }

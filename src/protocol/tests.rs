@@ -127,6 +127,7 @@ fn terms_survive_and_unknown_ones_are_ignored() {
         max_body: Some(1 << 20),
         peeks: true,
         falls_back: true,
+        as_deputy: true,
         copies: true,
         stamp: Some(Stamp {
             origin: u64::MAX,

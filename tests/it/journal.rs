@@ -728,7 +728,7 @@ fn all_are_told_once_more_where_one_goes_by_another_ring() {
     let world = World::new(3);
     let told = |times| {
         let before = [1, 2].map(|to| calls(&world, to));
-        world.groups[0][0].remove("key").unwrap();
+        world.groups[0][0].remove(&world.key_of(0)).unwrap();
         assert_eq!(
             [1, 2].map(|to| calls(&world, to)),
             before.map(|n| n + times)

@@ -272,7 +272,8 @@ fn many_keys_are_removed_on_all_nodes() {
     let before = calls();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     cluster.groups[1].remove_many(&keys).unwrap();
-    assert!(calls() - before <= 12, "{} requests", calls() - before);
+    // Each peer: 200 keys that it owns or is the deputy of, then 150 others, in requests of 64.
+    assert!(calls() - before <= 16, "{} requests", calls() - before);
     for key in keys {
         (0..3).for_each(|node| assert_eq!(seen(&cluster, node, key), 2, "{key}"));
     }

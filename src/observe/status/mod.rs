@@ -257,6 +257,7 @@ fn of_stats(stats: &GroupStats) -> String {
         ("overloads", stats.overloads),
         ("fetches", stats.fetches),
         ("fetch_errors", stats.fetch_errors),
+        ("deputy_fetches", stats.deputy_fetches),
         ("served", stats.served),
         ("served_hits", stats.served_hits),
         ("evictions", stats.evictions),
