@@ -4,8 +4,9 @@
 //! The rivals: crate `hashring` with 1,024 points for each peer, and the ring of the Go groupcache
 //! (CRC-32, 50 points for each peer, a binary search).
 //!
-//! Keys are random. A look-up is cold if something else has used the processor's caches before it: a
-//! megabyte or so is enough for those of one core, and 64 MiB for all that there are.
+//! Keys are random. A look-up is cold if something else has used the processor's caches before it: 256 KiB
+//! empty the first cache of a core where the figures were made, 4 MiB all that a core has for itself, and
+//! 64 MiB also the one that all share.
 //!
 //! Times are those that this thread has used a processor, but for cold look-ups, which are too short for
 //! that. To make a table takes the least of several runs: whatever else runs on the machine only adds.
@@ -177,6 +178,12 @@ fn members(names: &[String]) -> Vec<Member> {
         weight: 1.0,
     };
     names.iter().map(member).collect()
+}
+
+fn keys(count: usize) -> Vec<String> {
+    let mut rng = Rng::new(1);
+    let key = |_| format!("user:{:011}", rng.below(100_000_000_000));
+    (0..count).map(key).collect()
 }
 
 fn ring_of(names: &[String]) -> Ring {
@@ -396,9 +403,7 @@ fn weighted(weight: f64, others: usize) -> f64 {
 
 fn main() -> Result<ExitCode, Failure> {
     let options = Options::from_args();
-    let mut rng = Rng::new(1);
-    let key = |_| format!("user:{:011}", rng.below(100_000_000_000));
-    let keys: Vec<String> = (0..KEYS).map(key).collect();
+    let keys = keys(KEYS);
     println!();
     let ratios = lookups(&keys, &options);
     let mut table = Table::new(["fullest peer / mean, 95 % of sets", "ours", "Go's ring"]);
@@ -417,6 +422,7 @@ fn main() -> Result<ExitCode, Failure> {
     for ((peers, worst), bar) in balances.into_iter().zip([1.05, 1.10, 1.35]) {
         bars.hold(&format!("{peers} peers: fullest / mean"), worst, bar);
     }
+    let keys = keys(16 * KEYS);
     for peers in PEERS {
         let bar = 1.0 / peers as f64 + 0.005;
         let what = format!("one more than {peers}: percent of the keys that moved");
