@@ -214,15 +214,11 @@ impl Contender for Nothing {
 
 /// Nanoseconds for a look-up, with warm caches.
 fn time_warm(contender: &dyn Contender, keys: &[String]) -> f64 {
-    let pass = || {
-        let begin = thread_time();
-        for key in keys {
-            black_box(contender.owner(black_box(key)));
-        }
-        (thread_time() - begin).as_nanos() as f64 / keys.len() as f64
-    };
-    pass(); // Warms up: other contenders have used the caches.
-    pass()
+    let begin = thread_time();
+    for key in keys {
+        black_box(contender.owner(black_box(key)));
+    }
+    (thread_time() - begin).as_nanos() as f64 / keys.len() as f64
 }
 
 /// Nanoseconds for a look-up, the middle of them, if all of `memory` is read before each.
@@ -257,8 +253,10 @@ fn lookups(keys: &[String], options: &Options) -> Vec<(String, f64)> {
             let round = |round: usize| {
                 let mut times = [0.0; 4];
                 let from = round * lookups % (keys.len() - lookups + 1);
-                let keys = &keys[from..from + lookups];
                 for at in rotated(contenders.len(), round) {
+                    // The other contenders have used the caches: this one shall have them for itself.
+                    time_warm(&*contenders[at], keys);
+                    let keys = &keys[from..from + lookups];
                     times[at] = match bytes {
                         0 => time_warm(&*contenders[at], keys),
                         _ => time_cold(&*contenders[at], keys, &memory),
