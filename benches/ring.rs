@@ -73,13 +73,10 @@ const KEYS: usize = 1 << 12;
 /// many bytes; and how many look-ups a round has.
 const USES: [(&str, usize, usize); 4] = [
     ("warm", 0, KEYS),
-    (FIRST_COLD, 256 << 10, 256),
+    ("first one cold", 256 << 10, 256),
     ("cold", 4 << 20, 64),
     ("cold to the last", 64 << 20, 4),
 ];
-
-/// Go's ring of a few peers has 6 KiB, which stay in the second cache: no bar there.
-const FIRST_COLD: &str = "first one cold";
 
 const OURS: usize = 0;
 const GO: usize = 2;
@@ -276,7 +273,7 @@ fn lookups(keys: &[String], options: &Options) -> Vec<(String, f64)> {
                     ratio(mid(&|times| times[OURS] / times[at])),
                 ]);
             }
-            if has_bar && (peers, caches) != (FEW, FIRST_COLD) {
+            if has_bar {
                 let what = format!("a look-up among {peers}, {caches}: ours / Go's");
                 ratios.push((what, mid(&|times| times[OURS] / times[GO])));
             }
