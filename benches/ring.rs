@@ -4,8 +4,9 @@
 //! The rivals: crate `hashring` with 1,024 points for each peer, and the ring of the Go groupcache
 //! (CRC-32, 50 points for each peer, a binary search).
 //!
-//! Keys are random. A look-up is cold if something else has used the processor's caches before it: a
-//! megabyte or so is enough for those of one core, and 64 MiB for all that there are.
+//! Keys are random. A look-up is cold if something else has used the processor's caches before it: 256 KiB
+//! empty the first cache of a core where the figures were made, 4 MiB all that a core has for itself, and
+//! 64 MiB also the one that all share.
 //!
 //! Times are those that this thread has used a processor, but for cold look-ups, which are too short for
 //! that. To make a table takes the least of several runs: whatever else runs on the machine only adds.
@@ -65,12 +66,14 @@ const MOST: usize = 1_000;
 const POINTS: usize = 1_024;
 const GO_POINTS: usize = 50;
 
-const KEYS: usize = 1 << 14;
+/// Enough to reach every line of the table, and few enough to leave room for it in the cache.
+const KEYS: usize = 1 << 12;
 
 /// What else uses the processor's caches before each look-up: nothing, so that they are warm, or this
 /// many bytes; and how many look-ups a round has.
-const USES: [(&str, usize, usize); 3] = [
+const USES: [(&str, usize, usize); 4] = [
     ("warm", 0, KEYS),
+    ("first one cold", 256 << 10, 256),
     ("cold", 4 << 20, 64),
     ("cold to the last", 64 << 20, 4),
 ];
@@ -174,6 +177,12 @@ fn members(names: &[String]) -> Vec<Member> {
     names.iter().map(member).collect()
 }
 
+fn random_keys(count: usize) -> Vec<String> {
+    let mut rng = Rng::new(1);
+    let key = |_| format!("user:{:011}", rng.below(100_000_000_000));
+    (0..count).map(key).collect()
+}
+
 fn ring_of(names: &[String]) -> Ring {
     Ring::new(&members(names))
 }
@@ -241,8 +250,10 @@ fn lookups(keys: &[String], options: &Options) -> Vec<(String, f64)> {
             let round = |round: usize| {
                 let mut times = [0.0; 4];
                 let from = round * lookups % (keys.len() - lookups + 1);
-                let keys = &keys[from..from + lookups];
                 for at in rotated(contenders.len(), round) {
+                    // The other contenders have used the caches: this one shall have them for itself.
+                    time_warm(&*contenders[at], keys);
+                    let keys = &keys[from..from + lookups];
                     times[at] = match bytes {
                         0 => time_warm(&*contenders[at], keys),
                         _ => time_cold(&*contenders[at], keys, &memory),
@@ -391,9 +402,7 @@ fn weighted(weight: f64, others: usize) -> f64 {
 
 fn main() -> Result<ExitCode, Failure> {
     let options = Options::from_args();
-    let mut rng = Rng::new(1);
-    let key = |_| format!("user:{:011}", rng.below(100_000_000_000));
-    let keys: Vec<String> = (0..KEYS).map(key).collect();
+    let keys = random_keys(KEYS);
     println!();
     let ratios = lookups(&keys, &options);
     let mut table = Table::new(["fullest peer / mean, 95 % of sets", "ours", "Go's ring"]);
@@ -412,6 +421,7 @@ fn main() -> Result<ExitCode, Failure> {
     for ((peers, worst), bar) in balances.into_iter().zip([1.05, 1.10, 1.35]) {
         bars.hold(&format!("{peers} peers: fullest / mean"), worst, bar);
     }
+    let keys = random_keys(16 * KEYS);
     for peers in PEERS {
         let bar = 1.0 / peers as f64 + 0.005;
         let what = format!("one more than {peers}: percent of the keys that moved");
