@@ -22,6 +22,7 @@ mod certificates;
 #[path = "../limits/client.rs"]
 mod client;
 mod clients;
+mod crash;
 mod faults;
 mod fleet;
 #[allow(dead_code, reason = "the tests of limits use the rest of it")]
