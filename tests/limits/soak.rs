@@ -190,6 +190,19 @@ fn report(number: usize, (at, gauges): &(f64, Vec<Gauge>), times: &mut Times) {
     );
 }
 
+/// Has a node load a key. Its HTTP client closes connections to the origin that have been idle for too long
+/// when it is used next, and not before: at rest, as many are left as the last loads took at once.
+fn close_idle_connections_to_origin(node: &Process) {
+    let loads = node.count("loads");
+    for number in 0.. {
+        let reply = node.get(&format!("at rest {}", loads + number));
+        assert!(matches!(reply.status, 200 | 502), "{}", reply.status);
+        if node.count("loads") > loads {
+            return;
+        }
+    }
+}
+
 fn assert_counters_add_up(nodes: &[Process]) {
     for node in nodes {
         eventually("nothing is under way", || node.count("flights") == 0);
@@ -217,6 +230,8 @@ fn what_nodes_take_does_not_grow() {
     let (nodes, shares, seen) = (cluster.nodes(), shares(), Seen::default());
     let rest = || {
         if is_long {
+            thread::sleep(REST);
+            nodes.iter().for_each(close_idle_connections_to_origin);
             thread::sleep(REST);
         }
         // First the gauges: to ask for a number takes a thread.
