@@ -57,10 +57,10 @@ fn a_node_that_is_killed_costs_a_load_for_each_of_its_keys() {
     print("a node is killed", gone, quiet);
     print("it is back", back, quiet);
     eprintln!("it owned {owned} keys that were in memory");
-    // Once by its deputy, and a few more in the moment in which it is lost.
-    let usual = |window: &Window| quiet.share() * window.gets as f64;
-    let more = gone.loads as f64 - usual(gone);
-    assert!(more <= 1.2 * owned as f64, "{more} loads of {owned} keys");
-    let more = back.loads as f64 - usual(back);
-    assert!(more <= 0.3 * owned as f64, "{more} loads of {owned} keys");
+    // Once by its deputy, and a few more in the moment in which it is lost. When it is back, it takes them
+    // over, and loads them once when the life is over that they had with their deputies.
+    for window in [gone, back] {
+        let more = window.loads as f64 - quiet.share() * window.gets as f64;
+        assert!(more <= 1.2 * owned as f64, "{more} loads of {owned} keys");
+    }
 }
