@@ -8,6 +8,7 @@
 //! the schedule; `GROUPCACHE_REPLAY` with it runs that one again.
 #![cfg(groupcache_model = "shuttle")]
 
+mod deputies;
 mod foreign;
 mod lists;
 mod queued;

@@ -1,0 +1,88 @@
+//! The owner of a key is lost: its deputy answers for it, beside changes.
+
+use std::sync::Arc;
+
+use groupcache_sync::{Error, Fault};
+use groupcache_sync_model::history::{Name, Scope};
+use groupcache_sync_model::world::{World, address};
+
+use crate::{explore, part, run};
+
+const NODES: usize = 4;
+
+/// The node that is lost.
+const LOST: usize = 3;
+
+/// A key of the lost node.
+fn lost_key(world: &World) -> String {
+    let is_lost = |key: &String| world.nodes[0].owner(key).address() == address(LOST);
+    let mut keys = (0..).map(|number: u32| number.to_string());
+    keys.find(is_lost).unwrap()
+}
+
+/// The lost node alone may be named as unreached: the deputy is not lost.
+fn check(changed: Result<(), Error>) {
+    let Err(Error::Unreached { peers }) = changed else {
+        panic!("a node is lost: {changed:?}");
+    };
+    let unreached: Vec<&str> = peers.iter().map(|unreached| &*unreached.peer).collect();
+    assert_eq!(unreached, [address(LOST)]);
+}
+
+fn deputies_against(change: fn(&World, &str)) {
+    explore(move || {
+        let world = World::new(NODES);
+        let key = lost_key(&world);
+        world
+            .network
+            .set_fault(&address(LOST), Some(Fault::Refuses));
+        let key: Arc<str> = key.into();
+        let gets = |node: usize, many: bool| {
+            let key = Arc::clone(&key);
+            part(move |world| {
+                for _ in 0..2 {
+                    match many {
+                        true => world.get_many(node, &[&key]),
+                        false => world.get(node, &key),
+                    }
+                }
+            })
+        };
+        let changed = {
+            let key = Arc::clone(&key);
+            part(move |world| {
+                change(world, &key);
+                for node in 0..LOST {
+                    world.get(node, &key);
+                }
+            })
+        };
+        let world = run(
+            world,
+            vec![gets(0, false), gets(1, true), gets(2, false), changed],
+        );
+        let fetched: u64 = (0..LOST)
+            .map(|node| world.groups[node].stats().deputy_fetches)
+            .sum();
+        assert!(fetched > 0, "nobody has asked a deputy");
+        world.end();
+    });
+}
+
+#[test]
+fn deputies_against_a_remove() {
+    deputies_against(|world, key| {
+        let began = world.history.tick();
+        check(world.groups[0].remove(key));
+        world.history.removed(Scope::Key(Name::new(0, key)), began);
+    });
+}
+
+#[test]
+fn deputies_against_a_clear() {
+    deputies_against(|world, _| {
+        let began = world.history.tick();
+        check(world.groups[1].clear());
+        world.history.removed(Scope::Group(0), began);
+    });
+}
