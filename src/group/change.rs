@@ -351,7 +351,10 @@ impl Round {
         let is_deputy = || deputy.as_ref().is_some_and(|deputy| deputy.is(remote));
         match self {
             Round::First => owner.is(remote) || is_deputy(),
-            Round::Second => !owner.is(remote) && !(*owner == Owner::This && is_deputy()),
+            Round::Second => match owner {
+                Owner::This => !is_deputy(),
+                Owner::Peer(_) => !owner.is(remote),
+            },
         }
     }
 }

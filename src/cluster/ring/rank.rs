@@ -109,7 +109,7 @@ pub(super) fn log(score: u64) -> u64 {
     let interval = (mantissa >> 56) as usize;
     let rest = mantissa >> 24 & 0xffff_ffff;
     let step = LOGS[interval + 1] - LOGS[interval];
-    let fraction = LOGS[interval] + (step * rest >> 32);
+    let fraction = LOGS[interval] + ((step * rest) >> 32);
     (u64::from(zeros + 1) << FRACTION) - fraction
 }
 
@@ -121,7 +121,7 @@ const fn logs() -> [u64; INTERVALS + 1] {
         let mut number = ((INTERVALS + at) as u128) << 55; // 1 is 2^63
         let mut digits = 0;
         while digits < FRACTION {
-            let square = number * number >> 63;
+            let square = (number * number) >> 63;
             let digit = square >> 64;
             logs[at] = logs[at] << 1 | digit as u64;
             number = square >> digit;

@@ -158,7 +158,7 @@ impl Change {
 
 /// The slot of a key: equal ranges of hashes have equal slots.
 pub(super) fn slot_of(key: &[u8]) -> usize {
-    (u128::from(hash(key)) * SLOTS as u128 >> 64) as usize
+    ((u128::from(hash(key)) * SLOTS as u128) >> 64) as usize
 }
 
 fn fingerprint_of(peers: &[Contender]) -> u64 {
