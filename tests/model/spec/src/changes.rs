@@ -97,21 +97,41 @@ impl Setup {
                     false => self.end_pass(state, change),
                 }
             }
-            (_, Stage::First(_)) if !is_local => self.invalidate(state, caller, change, None),
             (Kind::Remove(key) | Kind::Set(key), Stage::First(_)) => {
-                let deputy = self.ranked(key, it.ring, 1).map_or(0, bit) & others;
-                let is_first = self.has_deputies()
-                    && !self.has(Fault::DeputyWithOthers)
-                    && !self.has(Fault::DeputyBeforeOwner);
-                if is_first && deputy != 0 {
-                    state.changes[change as usize].stage = Stage::Deputy;
-                    return self.tell(state, change, deputy, false);
+                let deputy = self.deputy_to_tell(key, it.ring, others);
+                let is_owner = self.ranked(key, it.ring, 0).is_none_or(|owner| owner == caller);
+                let is_early = self.has(Fault::CallerBeforeDeputy);
+                match (is_local, deputy) {
+                    // The caller drops its copy after the deputy, or it may fetch the old value there.
+                    (false, 0) => self.invalidate(state, caller, change, None),
+                    (false, _) if is_early => self.invalidate(state, caller, change, None),
+                    (true, 0) => self.tell_others(state, change),
+                    (true, _) if !is_owner && !is_early => self.tell_others(state, change),
+                    (_, deputy) => {
+                        state.changes[change as usize].stage = Stage::Deputy;
+                        self.tell(state, change, deputy, false);
+                    }
                 }
-                self.tell_others(state, change);
             }
-            (_, Stage::Deputy) => self.tell_others(state, change),
+            (Kind::Remove(key) | Kind::Set(key), Stage::Deputy) => {
+                let is_owner = self.ranked(key, it.ring, 0).is_none_or(|owner| owner == caller);
+                match is_local || is_owner || self.has(Fault::CallerBeforeDeputy) {
+                    true => self.tell_others(state, change),
+                    false => self.invalidate(state, caller, change, None),
+                }
+            }
             _ => self.end_pass(state, change),
         }
+    }
+
+    /// The deputy, where it is told before the others and is not the caller itself.
+    fn deputy_to_tell(&self, key: Key, ring: Mask, others: Mask) -> Mask {
+        let is_first = self.has_deputies()
+            && !self.has(Fault::DeputyWithOthers)
+            && !self.has(Fault::DeputyBeforeOwner)
+            && !self.has(Fault::OwnerWithOthers);
+        let deputy = self.ranked(key, ring, 1).map_or(0, bit) & others;
+        if is_first { deputy } else { 0 }
     }
 
     /// Tells all who were not told before.
@@ -154,7 +174,7 @@ impl Setup {
         let it = &mut state.changes[change as usize];
         it.stage = Stage::Done;
         let unreached = if self.has(Fault::NotNamed) { 0 } else { it.unreached };
-        it.reached = (it.list | bit(caller)) & !unreached;
+        it.reached = (list | bit(caller)) & !unreached;
         if it.unreached != 0 {
             self.seen.note(Seen::Named);
         }

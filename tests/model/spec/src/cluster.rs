@@ -71,11 +71,9 @@ impl Setup {
         *node = Node { up: true, view: node.view, former: list & !bit(back), ..Node::default() };
         for key in 0..self.keys {
             let is_owner = self.ranked(key, list, 0) == Some(back);
-            let is_loaded = state.flights.iter().any(|flight| {
-                flight.key == key && matches!(flight.at, At::Loading(_))
-            });
-            // What is being loaded elsewhere is not in memory there yet.
-            let is_new_load = is_owner && (!self.has_deputies() || is_loaded);
+            let is_wanted = state.flights.iter().any(|flight| flight.key == key);
+            // What is being loaded elsewhere, or will be, is not in memory there yet.
+            let is_new_load = is_owner && (!self.has_deputies() || is_wanted);
             state.allowed[key as usize] += u8::from(self.counts && is_new_load);
         }
     }
@@ -103,7 +101,7 @@ impl Setup {
         }
         members((old & !new) & !bit(at)).for_each(|peer| node.pending[peer as usize] |= open);
         // A node that is in no list receives no removals: it keeps nothing from before, or from then.
-        if (old ^ new) & bit(at) != 0 && !self.has(Fault::NoClearOnReturn) {
+        if (old ^ new) & bit(at) != 0 {
             node.synced = 0;
             for slot in &mut node.slots {
                 *slot = Slot { tombs: slot.tombs, ..Slot::default() };

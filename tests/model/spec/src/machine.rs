@@ -2,8 +2,24 @@
 
 use stateright::{Model, Property};
 
-use crate::setup::{Fault, Key, Mask, NODES, NodeId, Setup, bit, members};
-use crate::state::{Ask, At, Change, FlightId, Msg, Stage, State, Table};
+use crate::setup::{Fault, Key, Mask, NODES, NodeId, Setup, members};
+use crate::state::{At, Change, FlightId, Msg, Stage, State};
+
+/// P1: the loads of a key are no more than its generations, and what a crash costs.
+pub const P1: &str = "P1, one load";
+
+/// P2: a get that begins after a change has returned sees no value whose load began before the change.
+pub const P2: &str = "P2, changes hold";
+
+/// I5: a request of a peer is answered here.
+pub const I5: &str = "I5, nobody forwards";
+
+/// A node that a change has missed is told later: someone who lives knows of it.
+pub const DELIVERED: &str = "what was missed is delivered";
+
+/// While there is a flight, something goes on without anything more from outside. As no state comes
+/// again, every get ends (`tests/explored.rs` checks that there is no circle).
+pub const ENDS: &str = "every get ends";
 
 /// Something that happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -344,16 +360,16 @@ impl Model for Setup {
 
     fn properties(&self) -> Vec<Property<Setup>> {
         vec![
-            Property::always("P1: one load", |setup: &Setup, state: &State| {
+            Property::always(P1, |setup: &Setup, state: &State| {
                 let is_bounded = |(loads, allowed): (&u8, &u8)| loads <= allowed;
                 !setup.counts || state.loads.iter().zip(&state.allowed).all(is_bounded)
             }),
-            Property::always("P2: changes hold", |_: &Setup, state: &State| !state.broken.p2),
-            Property::always("I5: nobody forwards", |_: &Setup, state: &State| !state.broken.i5),
-            Property::always("what was missed is delivered", |setup: &Setup, state: &State| {
+            Property::always(P2, |_: &Setup, state: &State| !state.broken.p2),
+            Property::always(I5, |_: &Setup, state: &State| !state.broken.i5),
+            Property::always(DELIVERED, |setup: &Setup, state: &State| {
                 setup.is_owed(state)
             }),
-            Property::always("every get ends", |setup: &Setup, state: &State| {
+            Property::always(ENDS, |setup: &Setup, state: &State| {
                 if state.flights.is_empty() {
                     return true;
                 }
@@ -363,21 +379,4 @@ impl Model for Setup {
             }),
         ]
     }
-}
-
-/// Whether a request for a value may come from a flight of this kind: a request that arrives is
-/// answered in `loads`, and only `fetches` ask for values (I5).
-#[must_use]
-pub fn may_ask(table: Table, ask: Ask) -> bool {
-    match ask {
-        Ask::Owner | Ask::Deputy => table == Table::Fetches,
-        Ask::Peek(_) => table == Table::Loads,
-    }
-}
-
-/// The nodes that live.
-#[must_use]
-pub fn living(state: &State) -> Mask {
-    let up = state.nodes.iter().enumerate().filter(|(_, node)| node.up);
-    up.fold(0, |mask, (at, _)| mask | bit(at as u8))
 }

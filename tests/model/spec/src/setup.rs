@@ -106,8 +106,6 @@ pub enum Fault {
     OneRoundLess,
     /// A node that leaves does not hand over what it has still to tell.
     NoHandOver,
-    /// A node that finds itself in or out of the list keeps its values.
-    NoClearOnReturn,
     /// A second get of a key does not join the flight of the first one.
     NoSharedFlight,
     /// A value is not in memory when its flight ends.
@@ -116,6 +114,8 @@ pub enum Fault {
     NoTimeout,
     /// Deputies: the deputy is told with the others, not before them.
     DeputyWithOthers,
+    /// Deputies: the caller drops its own copy before the deputy is told.
+    CallerBeforeDeputy,
     /// Deputies: the deputy is told before the owner.
     DeputyBeforeOwner,
     /// Deputies: a removal does not reach what a node has as the deputy.
@@ -132,8 +132,6 @@ pub enum Fault {
     DeputyAlone,
     /// Deputies: an owner that returns does not ask its deputy.
     OwnerDoesNotAsk,
-    /// Deputies: an owner offers its value while a removal is told, and the deputy takes it.
-    OfferRemoved,
     /// Deputies: a deputy keeps an offered value in spite of a mark.
     OfferStale,
     /// Requests that say what the asker knows of: the node that is asked does not look at that.

@@ -51,6 +51,36 @@ pub enum Seen {
     Learned,
 }
 
+impl Seen {
+    /// What happens in every protocol.
+    pub const ALWAYS: &[Seen] = &[
+        Seen::Joined,
+        Seen::Marked,
+        Seen::NotKept,
+        Seen::CopyDropped,
+        Seen::FellBack,
+        Seen::StaleForPending,
+        Seen::OldValueOfANamedPeer,
+        Seen::TakenOver,
+        Seen::PeekRefused,
+        Seen::Delivered,
+        Seen::CopiesRemoved,
+        Seen::SecondPass,
+        Seen::Superseded,
+        Seen::Named,
+        Seen::HandedOver,
+        Seen::Returned,
+    ];
+
+    /// What happens where there are deputies.
+    pub const WITH_DEPUTIES: &[Seen] = &[
+        Seen::DeputyAsked,
+        Seen::DeputyHit,
+        Seen::SpareDropped,
+        Seen::OfferTaken,
+    ];
+}
+
 /// What has happened so far.
 #[derive(Clone, Debug, Default)]
 pub struct Witness(Arc<AtomicU32>);
