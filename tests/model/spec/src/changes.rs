@@ -67,7 +67,12 @@ impl Setup {
     fn tell(&self, state: &mut State, change: u8, to: Mask, put: bool) {
         state.changes[change as usize].waiting = to;
         for to in members(to) {
-            state.msgs.push(Msg::Tell { to, change, put, awaited: true });
+            state.msgs.push(Msg::Tell {
+                to,
+                change,
+                put,
+                awaited: true,
+            });
         }
     }
 
@@ -99,7 +104,9 @@ impl Setup {
             }
             (Kind::Remove(key) | Kind::Set(key), Stage::First(_)) => {
                 let deputy = self.deputy_to_tell(key, it.ring, others);
-                let is_owner = self.ranked(key, it.ring, 0).is_none_or(|owner| owner == caller);
+                let is_owner = self
+                    .ranked(key, it.ring, 0)
+                    .is_none_or(|owner| owner == caller);
                 let is_early = self.has(Fault::CallerBeforeDeputy);
                 match (is_local, deputy) {
                     // The caller drops its copy after the deputy, or it may fetch the old value there.
@@ -114,7 +121,9 @@ impl Setup {
                 }
             }
             (Kind::Remove(key) | Kind::Set(key), Stage::Deputy) => {
-                let is_owner = self.ranked(key, it.ring, 0).is_none_or(|owner| owner == caller);
+                let is_owner = self
+                    .ranked(key, it.ring, 0)
+                    .is_none_or(|owner| owner == caller);
                 match is_local || is_owner || self.has(Fault::CallerBeforeDeputy) {
                     true => self.tell_others(state, change),
                     false => self.invalidate(state, caller, change, None),
@@ -173,7 +182,11 @@ impl Setup {
         }
         let it = &mut state.changes[change as usize];
         it.stage = Stage::Done;
-        let unreached = if self.has(Fault::NotNamed) { 0 } else { it.unreached };
+        let unreached = if self.has(Fault::NotNamed) {
+            0
+        } else {
+            it.unreached
+        };
         it.reached = (list | bit(caller)) & !unreached;
         if it.unreached != 0 {
             self.seen.note(Seen::Named);
@@ -194,7 +207,12 @@ impl Setup {
     pub(crate) fn miss(&self, state: &mut State, change: u8, peer: NodeId) {
         for msg in &mut state.msgs {
             match msg {
-                Msg::Tell { to, change: other, awaited, .. } if (*to, *other) == (peer, change) => *awaited = false,
+                Msg::Tell {
+                    to,
+                    change: other,
+                    awaited,
+                    ..
+                } if (*to, *other) == (peer, change) => *awaited = false,
                 _ => {}
             }
         }
@@ -246,7 +264,11 @@ impl Setup {
     fn acknowledge(&self, state: &mut State, node: NodeId, change: u8, awaited: bool) {
         if awaited {
             let other_ring = self.ring(state, node) != self.ring(state, self.caller(change));
-            state.msgs.push(Msg::Told { by: node, change, other_ring });
+            state.msgs.push(Msg::Told {
+                by: node,
+                change,
+                other_ring,
+            });
         }
     }
 
@@ -261,8 +283,17 @@ impl Setup {
         slot.tombs.told |= bit(change);
         slot.tombs.by_marks &= !bit(change);
         slot.tombs.applied |= bit(change);
-        let val = Val { begun, set_by: Some(change), via: 0 };
-        *slot = Slot { main: Some(val), hot: None, spare: None, ..*slot };
+        let val = Val {
+            begun,
+            set_by: Some(change),
+            via: 0,
+        };
+        *slot = Slot {
+            main: Some(val),
+            hot: None,
+            spare: None,
+            ..*slot
+        };
     }
 
     /// Carries a removal out on a node: `remote` is for a caller elsewhere, with whether it still waits.
@@ -280,7 +311,13 @@ impl Setup {
             tombs.by_marks &= !bit(change);
         }
         let (remote, awaited) = (remote.is_some(), remote.unwrap_or(false));
-        let mut work = Work { node, change, step: 0, remote, awaited };
+        let mut work = Work {
+            node,
+            change,
+            step: 0,
+            remote,
+            awaited,
+        };
         self.mark_keys(state, &work, Fault::NoMarkBefore);
         if self.fine {
             state.works.push(work);
@@ -307,7 +344,9 @@ impl Setup {
     fn end_work(&self, state: &mut State, work: Work) {
         self.mark_keys(state, &work, Fault::NoMarkAfter);
         for key in self.keys_of(work.change) {
-            state.nodes[work.node as usize].slots[key as usize].tombs.applied |= bit(work.change);
+            state.nodes[work.node as usize].slots[key as usize]
+                .tombs
+                .applied |= bit(work.change);
         }
         match work.remote {
             true => self.acknowledge(state, work.node, work.change, work.awaited),
@@ -332,7 +371,7 @@ impl Setup {
         }
     }
 
-    fn drop_slot(&self, slot: &mut Slot, of_owner: bool) {
+    pub(crate) fn drop_slot(&self, slot: &mut Slot, of_owner: bool) {
         if of_owner {
             slot.main = None;
         }
@@ -340,8 +379,8 @@ impl Setup {
             self.seen.note(Seen::CopyDropped);
             slot.hot = None;
         }
-        let is_spared = self.has(Fault::DeputyNotTold)
-            || !of_owner && self.has(Fault::CopiesWithoutSpare);
+        let is_spared =
+            self.has(Fault::DeputyNotTold) || !of_owner && self.has(Fault::CopiesWithoutSpare);
         if slot.spare.is_some() && !is_spared {
             self.seen.note(Seen::SpareDropped);
             slot.spare = None;
@@ -361,81 +400,6 @@ impl Setup {
         while let Some(id) = state.joinable(node, key, table) {
             self.seen.note(Seen::Marked);
             state.flights[id as usize].stale = true;
-        }
-    }
-
-    /// Whether a node can deliver to a peer what it has still to be told: changes that their callers are
-    /// still sending are not delivered.
-    pub(crate) fn deliverable(&self, state: &State, from: NodeId, to: NodeId, copies: bool) -> Mask {
-        let node = &state.nodes[from as usize];
-        let open = if copies { node.copies } else { node.pending }[to as usize];
-        let is_sent = |change: &u8| {
-            let stage = state.changes[*change as usize].stage;
-            self.caller(*change) == from && stage != Stage::Done && stage != Stage::Lost
-        };
-        let is_on_its_way = |msg: &Msg| match *msg {
-            Msg::Late { from: one, to: other, copies: kind, .. } => (one, other, kind) == (from, to, copies),
-            Msg::LateDone { from: other, to: one, copies: kind, .. } => (one, other, kind) == (from, to, copies),
-            _ => false,
-        };
-        if state.msgs.iter().any(is_on_its_way) {
-            return 0;
-        }
-        members(open).filter(|change| !is_sent(change)).fold(0, |mask, change| mask | bit(change))
-    }
-
-    /// Pending removals arrive.
-    pub(crate) fn take_late(&self, state: &mut State, from: NodeId, to: NodeId, changes: Mask, copies: bool) {
-        for change in members(changes) {
-            for key in self.keys_of(change) {
-                if copies {
-                    self.mark(state, to, key, Table::Fetches);
-                    self.drop_slot(&mut state.nodes[to as usize].slots[key as usize], false);
-                    self.seen.note(Seen::CopiesRemoved);
-                } else {
-                    self.mark(state, to, key, Table::Loads);
-                    self.mark(state, to, key, Table::Fetches);
-                    let slot = &mut state.nodes[to as usize].slots[key as usize];
-                    self.drop_slot(slot, true);
-                    slot.tombs.told |= bit(change);
-                    slot.tombs.by_marks &= !bit(change);
-                    slot.tombs.applied |= bit(change);
-                }
-            }
-        }
-        state.msgs.push(Msg::LateDone { from: to, to: from, changes, copies });
-    }
-
-    /// A request says which removals of its key the asker knows of: those that this node has not carried
-    /// out, it carries out first.
-    pub(crate) fn learn(&self, state: &mut State, node: NodeId, key: Key, removed: Mask) {
-        let open = removed & !state.nodes[node as usize].slots[key as usize].tombs.applied;
-        if open == 0 || self.has(Fault::IgnoreStamps) {
-            return;
-        }
-        self.seen.note(Seen::Learned);
-        self.mark(state, node, key, Table::Loads);
-        self.mark(state, node, key, Table::Fetches);
-        let slot = &mut state.nodes[node as usize].slots[key as usize];
-        self.drop_slot(slot, true);
-    }
-
-    /// A peer has answered pending removals: the others may have fetched old values from it.
-    pub(crate) fn late_done(&self, state: &mut State, peer: NodeId, to: NodeId, changes: Mask, copies: bool) {
-        self.seen.note(Seen::Delivered);
-        let list = self.lists[0] | self.lists[1];
-        let node = &mut state.nodes[to as usize];
-        match copies {
-            true => node.copies[peer as usize] &= !changes,
-            false => {
-                node.pending[peer as usize] &= !changes;
-                for other in members(list & !bit(peer) & !bit(to)) {
-                    if !self.has(Fault::NoCopyRemovals) {
-                        node.copies[other as usize] |= changes;
-                    }
-                }
-                members(changes).for_each(|change| state.changes[change as usize].late |= bit(peer));
-            }
         }
     }
 }

@@ -12,8 +12,16 @@ impl Setup {
             self.allow_for_crash(state, gone);
         }
         let node = &mut state.nodes[gone as usize];
-        let owed: Mask = node.pending.iter().chain(&node.copies).fold(0, |all, mask| all | mask);
-        *node = Node { up: false, view: node.view, ..Node::default() };
+        let owed: Mask = node
+            .pending
+            .iter()
+            .chain(&node.copies)
+            .fold(0, |all, mask| all | mask);
+        *node = Node {
+            up: false,
+            view: node.view,
+            ..Node::default()
+        };
         while let Some(at) = state.flights.iter().position(|flight| flight.node == gone) {
             state.take_flight(at as u8);
         }
@@ -28,7 +36,12 @@ impl Setup {
         }
         let caller = |change: u8| self.caller(change);
         state.msgs.retain_mut(|msg| match msg {
-            Msg::Tell { to, change, awaited, .. } => {
+            Msg::Tell {
+                to,
+                change,
+                awaited,
+                ..
+            } => {
                 *awaited &= caller(*change) != gone;
                 *to != gone
             }
@@ -68,7 +81,12 @@ impl Setup {
         let list = self.lists[state.nodes[back as usize].view as usize];
         let node = &mut state.nodes[back as usize];
         // A node that was alone takes for the former owner of a key who would own it without this node.
-        *node = Node { up: true, view: node.view, former: list & !bit(back), ..Node::default() };
+        *node = Node {
+            up: true,
+            view: node.view,
+            former: list & !bit(back),
+            ..Node::default()
+        };
         for key in 0..self.keys {
             let is_owner = self.ranked(key, list, 0) == Some(back);
             let is_wanted = state.flights.iter().any(|flight| flight.key == key);
@@ -86,9 +104,17 @@ impl Setup {
         let [old, new] = self.lists;
         let (mut begun, mut open): (Mask, Mask) = (0, 0);
         for (change, it) in state.changes.iter().enumerate() {
-            let own = if self.caller(change as u8) == at { bit(change as u8) } else { 0 };
+            let own = if self.caller(change as u8) == at {
+                bit(change as u8)
+            } else {
+                0
+            };
             begun |= if it.stage == Stage::Planned { 0 } else { own };
-            open |= if matches!(it.stage, Stage::Planned | Stage::Done | Stage::Lost) { 0 } else { own };
+            open |= if matches!(it.stage, Stage::Planned | Stage::Done | Stage::Lost) {
+                0
+            } else {
+                own
+            };
         }
         let node = &mut state.nodes[at as usize];
         if before != after {
@@ -104,7 +130,10 @@ impl Setup {
         if (old ^ new) & bit(at) != 0 {
             node.synced = 0;
             for slot in &mut node.slots {
-                *slot = Slot { tombs: slot.tombs, ..Slot::default() };
+                *slot = Slot {
+                    tombs: slot.tombs,
+                    ..Slot::default()
+                };
             }
             for flight in state.flights.iter_mut().filter(|flight| flight.node == at) {
                 flight.stale = true;
@@ -139,7 +168,8 @@ impl Setup {
             let owed = node.pending[peer as usize] | node.copies[peer as usize];
             let mut successors = members(ALL & !bit(who) & !bit(peer));
             let successor = successors.find(|&other| state.nodes[other as usize].up);
-            let Some(successor) = successor.filter(|_| owed != 0 && !self.has(Fault::NoHandOver)) else {
+            let Some(successor) = successor.filter(|_| owed != 0 && !self.has(Fault::NoHandOver))
+            else {
                 continue;
             };
             self.seen.note(Seen::HandedOver);
@@ -151,7 +181,11 @@ impl Setup {
                 (slot.hot, slot.spare) = (None, None);
             }
         }
-        let forgotten: Vec<bool> = state.changes.iter().map(|change| change.forgotten).collect();
+        let forgotten: Vec<bool> = state
+            .changes
+            .iter()
+            .map(|change| change.forgotten)
+            .collect();
         self.crash(state, who);
         for (change, before) in state.changes.iter_mut().zip(forgotten) {
             change.forgotten = before || change.stage == Stage::Lost;
@@ -163,15 +197,21 @@ impl Setup {
         let is_known = |change: u8, it: &crate::state::Change| {
             let caller = self.caller(change);
             let node = &state.nodes[caller as usize];
-            let known = if node.view == 1 { self.lists[0] | self.lists[1] } else { self.lists[0] };
+            let known = if node.view == 1 {
+                self.lists[0] | self.lists[1]
+            } else {
+                self.lists[0]
+            };
             let missed = known & !it.reached & !it.late & !bit(caller);
             members(missed).all(|peer| {
                 let knows = |node: &Node| node.up && node.pending[peer as usize] & bit(change) != 0;
                 state.nodes.iter().any(knows)
             })
         };
-        state.changes.iter().enumerate().all(|(at, it)| {
-            it.stage != Stage::Done || it.forgotten || is_known(at as u8, it)
-        })
+        state
+            .changes
+            .iter()
+            .enumerate()
+            .all(|(at, it)| it.stage != Stage::Done || it.forgotten || is_known(at as u8, it))
     }
 }

@@ -17,10 +17,13 @@ impl Setup {
     pub(crate) fn is_fresh(&self, state: &State, val: Val, change: u8) -> bool {
         let after = state.changes[change as usize].after;
         val.begun & bit(change) != 0
-            || val.set_by.is_some_and(|set| set != change && after & bit(set) == 0)
+            || val
+                .set_by
+                .is_some_and(|set| set != change && after & bit(set) == 0)
     }
 
-    /// Whether a change holds everywhere by now: nobody has still to be told of anything.
+    /// Whether a change holds everywhere by now: nobody has still to be told of anything, and nobody has
+    /// crashed that had still to tell others.
     fn is_everywhere(&self, state: &State, change: u8) -> bool {
         let it = &state.changes[change as usize];
         let holds = |pending: &[Mask]| pending.iter().all(|mask| mask & bit(change) == 0);
@@ -29,8 +32,12 @@ impl Setup {
             _ => false,
         };
         it.stage == Stage::Done
+            && !it.forgotten
             && it.reached | it.late == ALL
-            && state.nodes.iter().all(|node| holds(&node.pending) && holds(&node.copies))
+            && state
+                .nodes
+                .iter()
+                .all(|node| holds(&node.pending) && holds(&node.copies))
             && !state.msgs.iter().any(is_late)
     }
 
@@ -73,16 +80,19 @@ impl Setup {
         slot.main.or(slot.hot).or(slot.spare)
     }
 
-    /// The application of a node gets a key.
-    pub(crate) fn begin_get(&self, state: &mut State, node: NodeId, key: Key) {
+    /// The application of a node gets a key. It may have looked in memory just before a value came.
+    pub(crate) fn begin_get(&self, state: &mut State, node: NodeId, key: Key, has_missed: bool) {
         state.gets -= 1;
         let get = self.get_that_begins(state, node, key);
-        if let Some(val) = self.in_memory(state, node, key) {
+        let found = self.in_memory(state, node, key);
+        if let Some(val) = found.filter(|_| !has_missed) {
             return self.check(state, get, val);
         }
         let ring = self.ring(state, node);
         match self.ranked(key, ring, 0) {
-            Some(owner) if owner != node => self.join(state, node, key, Table::Fetches, Role::Owner, get),
+            Some(owner) if owner != node => {
+                self.join(state, node, key, Table::Fetches, Role::Owner, get)
+            }
             _ => self.join(state, node, key, Table::Loads, Role::Owner, get),
         }
     }
@@ -97,8 +107,8 @@ impl Setup {
         role: Role,
         mut waiter: Waiter,
     ) {
-        let is_alone = self.has(Fault::NoSharedFlight)
-            || self.has(Fault::DeputyAlone) && role == Role::Deputy;
+        let is_alone =
+            self.has(Fault::NoSharedFlight) || self.has(Fault::DeputyAlone) && role == Role::Deputy;
         let found = state.joinable(node, key, table).filter(|_| !is_alone);
         match found {
             Some(id) => {
@@ -167,7 +177,13 @@ impl Setup {
             true => state.nodes[node as usize].slots[key as usize].tombs.told,
             false => 0,
         };
-        state.msgs.push(Msg::Ask { to, key, ask, by, removed });
+        state.msgs.push(Msg::Ask {
+            to,
+            key,
+            ask,
+            by,
+            removed,
+        });
     }
 
     /// The node that was asked has not answered.
@@ -206,7 +222,10 @@ impl Setup {
 
     /// A flight of loads takes the value over, or runs the loader.
     fn start_load(&self, state: &mut State, id: FlightId) {
-        let (node, key) = (state.flights[id as usize].node, state.flights[id as usize].key);
+        let (node, key) = (
+            state.flights[id as usize].node,
+            state.flights[id as usize].key,
+        );
         match state.flights[id as usize].role {
             Role::Owner => match self.former_owner(state, node, key) {
                 Some((former, removed)) => self.ask(state, id, former, Ask::Peek(removed)),
@@ -215,7 +234,8 @@ impl Setup {
             Role::Offered => {
                 let owner = self.ranked(key, self.ring(state, node), 0);
                 let owner = owner.filter(|&owner| owner != node);
-                let asked = owner.and_then(|owner| Some((owner, self.may_take(state, node, owner, key)?)));
+                let asked =
+                    owner.and_then(|owner| Some((owner, self.may_take(state, node, owner, key)?)));
                 match asked {
                     Some((owner, removed)) => self.ask(state, id, owner, Ask::Peek(removed)),
                     None => self.not_taken_over(state, id),
@@ -235,7 +255,9 @@ impl Setup {
             return None;
         }
         let former = self.ranked(key, state.nodes[node as usize].former, 0)?;
-        let is_owner = self.ranked(key, self.ring(state, node), 0).is_none_or(|owner| owner == node);
+        let is_owner = self
+            .ranked(key, self.ring(state, node), 0)
+            .is_none_or(|owner| owner == node);
         if former == node || !is_owner {
             return None;
         }
@@ -246,8 +268,7 @@ impl Setup {
     /// Whether a value may be taken over from a node, and which removal that must have carried out.
     fn may_take(&self, state: &State, node: NodeId, from: NodeId, key: Key) -> Option<Option<u8>> {
         let this = &state.nodes[node as usize];
-        let is_free = self.has(Fault::TakeOverRemoved);
-        if is_free {
+        if self.has(Fault::TakeOverRemoved) || self.has(Fault::CopiesWithoutSpare) {
             return Some(None);
         }
         // Without its tombstones nothing is taken over: `sync` gets them first.
@@ -260,7 +281,8 @@ impl Setup {
             Removed::By(change) => {
                 let ring = state.changes[change as usize].ring;
                 let is_known = ring == self.ring(state, node) || ring == this.former;
-                let was_told = tombs.by_marks & bit(change) != 0 || is_known && ring & bit(from) != 0;
+                let was_told =
+                    tombs.by_marks & bit(change) != 0 || is_known && ring & bit(from) != 0;
                 was_told.then_some(Some(change))
             }
             Removed::Perhaps => None,
@@ -301,7 +323,10 @@ impl Setup {
         let list = self.list(&state.nodes[node as usize]);
         let asked = if of_all { list | bit(from) } else { bit(from) };
         let open = asked & !bit(node) & !state.nodes[node as usize].synced;
-        for peer in members(open).filter(|&peer| state.nodes[peer as usize].up).collect::<Vec<_>>() {
+        for peer in members(open)
+            .filter(|&peer| state.nodes[peer as usize].up)
+            .collect::<Vec<_>>()
+        {
             for key in 0..self.keys as usize {
                 let theirs = state.nodes[peer as usize].slots[key].tombs;
                 let ours = &mut state.nodes[node as usize].slots[key].tombs;
@@ -341,7 +366,15 @@ impl Setup {
         let At::Loading(begun) = state.flights[id as usize].at else {
             return;
         };
-        self.end(state, id, Val { begun, set_by: None, via: 0 });
+        self.end(
+            state,
+            id,
+            Val {
+                begun,
+                set_by: None,
+                via: 0,
+            },
+        );
     }
 
     /// Keeps a value, unless the flight is stale, and ends the flight with it.
@@ -374,7 +407,10 @@ impl Setup {
             let other_node = state.flights[other as usize].node;
             if other_node != flight.node {
                 let val = self.answered(state, flight.node, flight.key, val);
-                state.msgs.push(Msg::Answer { by: other, val: Some(val) });
+                state.msgs.push(Msg::Answer {
+                    by: other,
+                    val: Some(val),
+                });
             } else {
                 state.flights[other as usize].at = At::Found(val);
             }
@@ -397,7 +433,14 @@ impl Setup {
         }
         match (flight.table, flight.role) {
             (Table::Fetches, _) | (_, Role::Fallback) => slot.hot = Some(val),
-            (Table::Loads, Role::Owner) => *slot = crate::state::Slot { main: Some(val), hot: None, spare: None, ..*slot },
+            (Table::Loads, Role::Owner) => {
+                *slot = crate::state::Slot {
+                    main: Some(val),
+                    hot: None,
+                    spare: None,
+                    ..*slot
+                }
+            }
             (Table::Loads, Role::Deputy) if self.has(Fault::DeputyForgets) => {}
             (Table::Loads, Role::Deputy | Role::Offered) => slot.spare = Some(val),
         }

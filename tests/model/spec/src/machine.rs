@@ -24,8 +24,8 @@ pub const ENDS: &str = "every get ends";
 /// Something that happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// The application of a node gets a key.
-    Get(NodeId, Key),
+    /// The application of a node gets a key; where it is set, it had looked in memory too early.
+    Get(NodeId, Key, bool),
     /// A flight looks in memory, and goes on.
     Start(FlightId),
     /// A flight gets the tombstones of the node that it is to take its value over from; and, if so, of
@@ -147,13 +147,21 @@ impl Setup {
     /// is bad.
     fn may_miss(&self, state: &State, change: u8, peer: NodeId) -> bool {
         let is_msg = |msg: &Msg| match *msg {
-            Msg::Tell { to, change: other, awaited, .. } => awaited && (to, other) == (peer, change),
-            Msg::Told { by, change: other, .. } => (by, other) == (peer, change),
+            Msg::Tell {
+                to,
+                change: other,
+                awaited,
+                ..
+            } => awaited && (to, other) == (peer, change),
+            Msg::Told {
+                by, change: other, ..
+            } => (by, other) == (peer, change),
             _ => false,
         };
-        let is_work = state.works.iter().any(|work| {
-            work.awaited && (work.node, work.change) == (peer, change)
-        });
+        let is_work = state
+            .works
+            .iter()
+            .any(|work| work.awaited && (work.node, work.change) == (peer, change));
         let is_expected = is_work || state.msgs.iter().any(is_msg);
         state.failures > 0 || !is_expected || !state.nodes[peer as usize].up
     }
@@ -163,7 +171,12 @@ impl Setup {
         let up = |at: NodeId| state.nodes[at as usize].up;
         if state.gets > 0 {
             for node in members(self.askers).filter(|&node| up(node)) {
-                (0..self.keys).for_each(|key| actions.push(Action::Get(node, key)));
+                for key in 0..self.keys {
+                    actions.push(Action::Get(node, key, false));
+                    if self.fine && self.in_memory(state, node, key).is_some() {
+                        actions.push(Action::Get(node, key, true));
+                    }
+                }
             }
         }
         for (at, change) in state.changes.iter().enumerate() {
@@ -172,8 +185,15 @@ impl Setup {
             }
         }
         if state.repeats > 0 {
-            let is_repeated = |msg: &&Msg| matches!(msg, Msg::Ask { by: Some(_), .. } | Msg::Late { .. });
-            actions.extend(state.msgs.iter().filter(is_repeated).map(|msg| Action::Repeat(*msg)));
+            let is_repeated =
+                |msg: &&Msg| matches!(msg, Msg::Ask { by: Some(_), .. } | Msg::Late { .. });
+            actions.extend(
+                state
+                    .msgs
+                    .iter()
+                    .filter(is_repeated)
+                    .map(|msg| Action::Repeat(*msg)),
+            );
         }
         if let Some(node) = self.crash {
             if state.crash && up(node) {
@@ -189,7 +209,7 @@ impl Setup {
                 true => {}
             }
         }
-        if self.lists[0] != self.lists[1] {
+        if self.lists[0] != self.lists[1] && !self.still {
             let is_behind = |node: &NodeId| up(*node) && state.nodes[*node as usize].view == 0;
             actions.extend((0..NODES as NodeId).filter(is_behind).map(Action::SeeList));
         }
@@ -198,7 +218,8 @@ impl Setup {
 
     /// Whether a node still makes a change: it does not end before.
     fn is_busy(&self, state: &State, node: NodeId) -> bool {
-        let is_open = |change: &Change| !matches!(change.stage, Stage::Planned | Stage::Done | Stage::Lost);
+        let is_open =
+            |change: &Change| !matches!(change.stage, Stage::Planned | Stage::Done | Stage::Lost);
         let mut own = members(self.changes_by(node));
         own.any(|change| is_open(&state.changes[change as usize]))
     }
@@ -208,14 +229,20 @@ impl Setup {
         for (at, node) in state.nodes.iter().enumerate() {
             for key in 0..self.keys {
                 let (at, slot) = (at as NodeId, &node.slots[key as usize]);
-                let tiers = [(Tier::Main, slot.main), (Tier::Hot, slot.hot), (Tier::Spare, slot.spare)];
+                let tiers = [
+                    (Tier::Main, slot.main),
+                    (Tier::Hot, slot.hot),
+                    (Tier::Spare, slot.spare),
+                ];
                 if state.expiries > 0 {
                     let held = tiers.into_iter().filter(|(_, val)| val.is_some());
                     actions.extend(held.map(|(tier, _)| Action::Expire(at, key, tier)));
                 }
                 let ring = self.ring(state, at);
                 let is_owner = self.ranked(key, ring, 0) == Some(at) && slot.main.is_some();
-                if let (Some(deputy), true) = (self.ranked(key, ring, 1), is_owner && state.offers > 0) {
+                if let (Some(deputy), true) =
+                    (self.ranked(key, ring, 1), is_owner && state.offers > 0)
+                {
                     actions.push(Action::Offer(at, deputy, key));
                 }
             }
@@ -224,7 +251,7 @@ impl Setup {
 
     fn act(&self, state: &mut State, action: Action) {
         match action {
-            Action::Get(node, key) => self.begin_get(state, node, key),
+            Action::Get(node, key, missed) => self.begin_get(state, node, key, missed),
             Action::Start(id) => self.start(state, id),
             Action::Sync(id, from, of_all) => {
                 state.failures -= u8::from(!of_all);
@@ -249,7 +276,19 @@ impl Setup {
             Action::Repeat(msg) => {
                 state.repeats -= 1;
                 state.msgs.push(match msg {
-                    Msg::Ask { to, key, ask, removed, .. } => Msg::Ask { to, key, ask, by: None, removed },
+                    Msg::Ask {
+                        to,
+                        key,
+                        ask,
+                        removed,
+                        ..
+                    } => Msg::Ask {
+                        to,
+                        key,
+                        ask,
+                        by: None,
+                        removed,
+                    },
                     other => other,
                 });
             }
@@ -264,7 +303,12 @@ impl Setup {
             Action::Work(at) => self.work(state, at as usize),
             Action::Deliver(from, to, copies) => {
                 let changes: Mask = self.deliverable(state, from, to, copies);
-                state.msgs.push(Msg::Late { from, to, changes, copies });
+                state.msgs.push(Msg::Late {
+                    from,
+                    to,
+                    changes,
+                    copies,
+                });
             }
             Action::Crash(node) => {
                 state.crash = false;
@@ -289,15 +333,40 @@ impl Setup {
 
     fn arrive(&self, state: &mut State, msg: Msg) {
         match msg {
-            Msg::Ask { to, key, ask, by, removed } => {
+            Msg::Ask {
+                to,
+                key,
+                ask,
+                by,
+                removed,
+            } => {
                 self.learn(state, to, key, removed);
                 self.serve(state, to, key, ask, by);
             }
             Msg::Answer { by, val } => self.take_answer(state, by, val),
-            Msg::Tell { to, change, put, awaited } => self.take_change(state, to, change, put, awaited),
-            Msg::Told { by, change, other_ring } => self.told(state, change, by, other_ring),
-            Msg::Late { from, to, changes, copies } => self.take_late(state, from, to, changes, copies),
-            Msg::LateDone { from, to, changes, copies } => self.late_done(state, from, to, changes, copies),
+            Msg::Tell {
+                to,
+                change,
+                put,
+                awaited,
+            } => self.take_change(state, to, change, put, awaited),
+            Msg::Told {
+                by,
+                change,
+                other_ring,
+            } => self.told(state, change, by, other_ring),
+            Msg::Late {
+                from,
+                to,
+                changes,
+                copies,
+            } => self.take_late(state, from, to, changes, copies),
+            Msg::LateDone {
+                from,
+                to,
+                changes,
+                copies,
+            } => self.late_done(state, from, to, changes, copies),
             Msg::Departure { who, to } => self.take_departure(state, to, who),
             Msg::Offer { from, to, key } => self.take_offer(state, from, to, key),
         }
@@ -311,7 +380,9 @@ impl Setup {
 
     /// Without fine steps, a flight that has begun goes on at once, and one that has a value ends.
     fn settle(&self, state: &mut State) {
-        while let Some(id) = (0..state.flights.len() as FlightId).find(|&id| self.is_settled(state, id)) {
+        while let Some(id) =
+            (0..state.flights.len() as FlightId).find(|&id| self.is_settled(state, id))
+        {
             match state.flights[id as usize].at {
                 At::Begun => self.start(state, id),
                 _ => self.finish(state, id),

@@ -120,7 +120,8 @@ pub enum Fault {
     DeputyBeforeOwner,
     /// Deputies: a removal does not reach what a node has as the deputy.
     DeputyNotTold,
-    /// Deputies: a removal of copies leaves what a node has as the deputy.
+    /// Deputies: a removal of copies leaves what a node has as the deputy, and offers are taken whatever
+    /// was removed. (Each alone is harmless.)
     CopiesWithoutSpare,
     /// Deputies: the answer of a deputy that has still to be told a removal is kept.
     IgnoreDeputyPending,
@@ -157,6 +158,8 @@ pub struct Setup {
     pub lists: [Mask; 2],
     /// The nodes that begin with the second list, as new processes.
     pub newcomers: Mask,
+    /// Whether each node keeps the list that it begins with.
+    pub still: bool,
     /// The nodes whose applications get values.
     pub askers: Mask,
     /// How many gets there are.
@@ -201,6 +204,7 @@ impl Setup {
             ranks: [[0, 1, 2], [1, 2, 0]],
             lists: [ALL, ALL],
             newcomers: 0,
+            still: false,
             askers: ALL,
             gets: 2,
             changes: Vec::new(),
@@ -295,7 +299,10 @@ impl Setup {
     /// The states to begin with: all that quiet gets may have left in memory.
     #[must_use]
     pub fn begin(&self) -> Vec<State> {
-        let mut node = Node { up: true, ..Node::default() };
+        let mut node = Node {
+            up: true,
+            ..Node::default()
+        };
         node.slots = [Slot::default(); KEYS];
         let mut empty = State {
             nodes: [node; NODES],
@@ -323,12 +330,18 @@ impl Setup {
         }
         let mut states = vec![empty];
         for key in 0..self.keys {
-            let old = Val { begun: 0, set_by: None, via: 0 };
+            let old = Val {
+                begun: 0,
+                set_by: None,
+                via: 0,
+            };
             let ring = self.lists[0];
             let owner = self.ranked(key, ring, 0);
             let mut more = Vec::new();
             for held in members(ring).map(bit).fold(vec![0], |sets, one| {
-                sets.iter().flat_map(|&set| [set, set | one]).collect::<Vec<Mask>>()
+                sets.iter()
+                    .flat_map(|&set| [set, set | one])
+                    .collect::<Vec<Mask>>()
             }) {
                 for state in &states {
                     let mut state = state.clone();
@@ -382,7 +395,9 @@ impl Setup {
             return Removed::Never;
         };
         told.fold(Removed::By(first), |removed, change| match removed {
-            Removed::By(before) if self.caller(before) == self.caller(change) => Removed::By(change),
+            Removed::By(before) if self.caller(before) == self.caller(change) => {
+                Removed::By(change)
+            }
             _ => Removed::Perhaps,
         })
     }

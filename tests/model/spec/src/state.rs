@@ -357,10 +357,30 @@ impl State {
         places.sort_by(|&one, &other| {
             let (one, other) = (&self.flights[one], &self.flights[other]);
             let shape = |flight: &Flight| {
-                let Flight { node, key, table, role, stale, behind, at, .. } = *flight;
-                (node, key, table, role, stale, behind, at, flight.waiters.len())
+                let Flight {
+                    node,
+                    key,
+                    table,
+                    role,
+                    stale,
+                    behind,
+                    at,
+                    ..
+                } = *flight;
+                (
+                    node,
+                    key,
+                    table,
+                    role,
+                    stale,
+                    behind,
+                    at,
+                    flight.waiters.len(),
+                )
             };
-            shape(one).cmp(&shape(other)).then_with(|| one.waiters.cmp(&other.waiters))
+            shape(one)
+                .cmp(&shape(other))
+                .then_with(|| one.waiters.cmp(&other.waiters))
         });
         if places.iter().enumerate().any(|(to, &from)| to != from) {
             let mut moved = vec![0; places.len()];
@@ -416,7 +436,9 @@ impl State {
 
     fn renumber_without(&mut self, id: FlightId) {
         for flight in &mut self.flights {
-            flight.waiters.retain(|waiter| *waiter != Waiter::Flight(id));
+            flight
+                .waiters
+                .retain(|waiter| *waiter != Waiter::Flight(id));
         }
         self.msgs.retain_mut(|msg| match msg {
             Msg::Ask { by, .. } if *by == Some(id) => {
@@ -450,7 +472,9 @@ impl State {
     /// Whether a get has not ended.
     pub fn has_open_get(&self) -> bool {
         let is_get = |waiter: &Waiter| matches!(waiter, Waiter::Get { .. });
-        self.flights.iter().any(|flight| flight.waiters.iter().any(is_get))
+        self.flights
+            .iter()
+            .any(|flight| flight.waiters.iter().any(is_get))
     }
 
     /// The changes that a change knows to have returned before it, as a mask of those that are done.

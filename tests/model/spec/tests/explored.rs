@@ -23,7 +23,9 @@ fn explore(setup: Setup) -> Vec<&'static str> {
         setup.protocol,
         setup.name,
         setup.changes,
-        setup.crash.map_or(String::new(), |node| format!(", {node} crashes")),
+        setup
+            .crash
+            .map_or(String::new(), |node| format!(", {node} crashes")),
         checker.state_count(),
         checker.unique_state_count(),
         checker.max_depth(),
@@ -59,9 +61,16 @@ fn check(protocol: Protocol, seen: &[&[Seen]]) {
         broken.extend(explore(plan).into_iter().map(|promise| (name, promise)));
     }
     assert!(broken.is_empty(), "{protocol:?} does not hold: {broken:?}");
-    let missing = seen.iter().copied().flatten().filter(|&&seen| !witness.has(seen));
+    let missing = seen
+        .iter()
+        .copied()
+        .flatten()
+        .filter(|&&seen| !witness.has(seen));
     let missing: Vec<_> = missing.collect();
-    assert!(!is_whole || missing.is_empty(), "this never happens: {missing:?}");
+    assert!(
+        !is_whole || missing.is_empty(),
+        "this never happens: {missing:?}"
+    );
 }
 
 #[test]
@@ -78,7 +87,11 @@ fn deputies() {
 fn a_list_that_changes_on_a_node_that_has_answered_is_a_hole() {
     for protocol in [Protocol::Today, Protocol::Deputies] {
         for plan in holes(protocol).into_iter().filter(is_wanted) {
-            assert_eq!(explore(plan), [P2], "mended: tell so in the header of the package");
+            assert_eq!(
+                explore(plan),
+                [P2],
+                "mended: tell so in the header of the package"
+            );
         }
     }
 }
@@ -94,7 +107,13 @@ fn with_stamps_in_requests_the_order_does_not_matter() {
 #[test]
 fn there_is_no_circle() {
     let plans = [plans(Protocol::Today), plans(Protocol::Deputies)].concat();
-    let names = ["step by step", "two callers", "lost owner", "offers", "repeats"];
+    let names = [
+        "step by step",
+        "two callers",
+        "lost owner",
+        "offers",
+        "repeats",
+    ];
     for plan in plans.into_iter().filter(|plan| names.contains(&plan.name)) {
         assert!(!has_circle(&plan), "a circle in {}", plan.name);
     }
@@ -104,7 +123,8 @@ fn successors(setup: &Setup, state: &State) -> Vec<State> {
     let mut actions = Vec::new();
     setup.actions(state, &mut actions);
     let next = actions.into_iter();
-    next.filter_map(|action| setup.next_state(state, action)).collect()
+    next.filter_map(|action| setup.next_state(state, action))
+        .collect()
 }
 
 fn has_circle(setup: &Setup) -> bool {
