@@ -209,7 +209,9 @@ impl Setup {
                 true => {}
             }
         }
-        if self.lists[0] != self.lists[1] && !self.still {
+        let is_under_way = (0..NODES as NodeId).any(|node| self.is_busy(state, node));
+        let may_change = !self.still && !(self.between && is_under_way);
+        if self.lists[0] != self.lists[1] && may_change {
             let is_behind = |node: &NodeId| up(*node) && state.nodes[*node as usize].view == 0;
             actions.extend((0..NODES as NodeId).filter(is_behind).map(Action::SeeList));
         }

@@ -114,6 +114,17 @@ fn fine(protocol: Protocol, caller: NodeId) -> Setup {
     }
 }
 
+/// A removal, a crash of the owner, and its end in the list.
+fn crash_and_list(protocol: Protocol, caller: NodeId) -> Setup {
+    Setup {
+        lists: [ALL, 0b110],
+        between: true,
+        failures: 0,
+        name: "crash and change of the list",
+        ..crash(protocol, caller, 0)
+    }
+}
+
 /// Two keys, a clear, a crash of the owner of one, and its end in the list.
 fn together(protocol: Protocol, caller: NodeId, returns: bool) -> Setup {
     Setup {
@@ -175,6 +186,11 @@ pub fn plans(protocol: Protocol) -> Vec<Setup> {
         expiries: 1,
         ..change(protocol, "expiries", 1, remove)
     });
+    plans.extend([1, 2].map(|caller| crash_and_list(protocol, caller)));
+    plans.extend([0, 1].map(|caller| Setup {
+        between: true,
+        ..dropped(protocol, caller)
+    }));
     plans.push(together(protocol, 1, false));
     plans.push(together(protocol, 1, true));
     plans.retain(is_possible);
@@ -201,15 +217,18 @@ pub fn long_plans(protocol: Protocol) -> Vec<Setup> {
                 gets: 3,
                 ..change(protocol, "clear", caller, Kind::Clear)
             },
+            stamp(more(crash_and_list(protocol, caller))),
             Setup {
                 gets: 3,
                 ..crash(protocol, caller, 0)
             },
         ]);
     }
+    let two_gets = |plan: Setup| Setup { gets: 2, ..plan };
+    plans.push(stamp(two_gets(together(protocol, 1, true))));
     plans.push(Setup {
-        gets: 2,
-        ..together(protocol, 1, true)
+        between: true,
+        ..two_gets(together(protocol, 1, false))
     });
     plans.push(Setup {
         failures: 1,
@@ -225,6 +244,8 @@ pub fn long_plans(protocol: Protocol) -> Vec<Setup> {
 pub fn holes(protocol: Protocol) -> Vec<Setup> {
     let callers = 0..NODES as NodeId;
     let mut plans: Vec<_> = callers.map(|caller| dropped(protocol, caller)).collect();
+    // There the next owner is the deputy, who is told before the others.
+    plans.retain(|plan| protocol == Protocol::Today || plan.changes != remove(2));
     // One that leaves asks the next owner.
     plans.extend([1, 2].map(|caller| Setup {
         failures: 0,
@@ -238,11 +259,10 @@ pub fn holes(protocol: Protocol) -> Vec<Setup> {
 pub fn stamped() -> Vec<Setup> {
     let protocol = Protocol::Deputies;
     let remove = |caller| change(protocol, "remove", caller, Kind::Remove(0));
-    let clear = |caller| change(protocol, "clear", caller, Kind::Clear);
     let mut plans = vec![
         remove(1).with(Fault::OwnerWithOthers),
         remove(2).with(Fault::DeputyWithOthers),
-        clear(1).with(Fault::OneRoundLess),
+        less_clear(protocol).with(Fault::OneRoundLess),
         differ(protocol, 1).with(Fault::NoSecondPass),
     ];
     plans.extend(holes(protocol));
@@ -333,7 +353,8 @@ fn less_clear(protocol: Protocol) -> Setup {
     Setup {
         gets: 2 + u8::from(has_deputies),
         failures: u8::from(has_deputies),
-        ..change(protocol, "clear", 1, Kind::Clear)
+        askers: 0b110,
+        ..change(protocol, "clear", 2, Kind::Clear)
     }
 }
 

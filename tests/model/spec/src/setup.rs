@@ -160,6 +160,8 @@ pub struct Setup {
     pub newcomers: Mask,
     /// Whether each node keeps the list that it begins with.
     pub still: bool,
+    /// Whether nodes see another list only while no change is under way: then the hole is not met.
+    pub between: bool,
     /// The nodes whose applications get values.
     pub askers: Mask,
     /// How many gets there are.
@@ -205,6 +207,7 @@ impl Setup {
             lists: [ALL, ALL],
             newcomers: 0,
             still: false,
+            between: false,
             askers: ALL,
             gets: 2,
             changes: Vec::new(),
