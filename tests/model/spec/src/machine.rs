@@ -210,7 +210,7 @@ impl Setup {
             }
         }
         let is_under_way = (0..NODES as NodeId).any(|node| self.is_busy(state, node));
-        let may_change = !self.still && !(self.between && is_under_way);
+        let may_change = !(self.still || self.between && is_under_way);
         if self.lists[0] != self.lists[1] && may_change {
             let is_behind = |node: &NodeId| up(*node) && state.nodes[*node as usize].view == 0;
             actions.extend((0..NODES as NodeId).filter(is_behind).map(Action::SeeList));
@@ -294,6 +294,13 @@ impl Setup {
                     other => other,
                 });
             }
+            other => self.act_from_outside(state, other),
+        }
+    }
+
+    /// As `act`, for what is not about a flight or a message.
+    fn act_from_outside(&self, state: &mut State, action: Action) {
+        match action {
             Action::Change(change) => self.begin_change(state, change),
             Action::Miss(change, peer) => {
                 let spent = state.failures;
@@ -330,6 +337,7 @@ impl Setup {
                 }
             }
             Action::Offer(from, to, key) => self.offer(state, from, to, key),
+            _ => {}
         }
     }
 

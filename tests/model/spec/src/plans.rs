@@ -44,11 +44,12 @@ fn lost_owner(protocol: Protocol) -> Setup {
     }
 }
 
-/// A removal while a node crashes and returns.
+/// A removal while a node crashes and returns. Where that is the owner, nothing else fails.
 fn crash(protocol: Protocol, caller: NodeId, gone: NodeId) -> Setup {
     Setup {
         crash: Some(gone),
         returns: true,
+        failures: u8::from(gone != 0),
         ..change(protocol, "crash", caller, Kind::Remove(0))
     }
 }
@@ -218,6 +219,7 @@ pub fn long_plans(protocol: Protocol) -> Vec<Setup> {
                 ..change(protocol, "clear", caller, Kind::Clear)
             },
             stamp(more(crash_and_list(protocol, caller))),
+            more(crash(protocol, caller, 0)),
             Setup {
                 gets: 3,
                 ..crash(protocol, caller, 0)
@@ -382,12 +384,8 @@ fn faults_of_deputies() -> Vec<Shown> {
         shown(Fault::DeputyBeforeOwner, P2, [one(2), one(0)]),
         shown(Fault::CallerBeforeDeputy, P2, [one(2)]),
         shown(Fault::DeputyNotTold, P2, [one(0)]),
-        shown(
-            Fault::CopiesWithoutSpare,
-            P2,
-            [offered(1, 1), offered(2, 1)],
-        ),
-        shown(Fault::IgnoreDeputyPending, P2, [twice(0), twice(2)]),
+        shown(Fault::CopiesWithoutSpare, P2, [offered(2, 1)]),
+        shown(Fault::IgnoreDeputyPending, P2, [twice(2)]),
         shown(Fault::DeputyForwards, I5, [one(0)]),
         shown(Fault::DeputyForgets, P1, [lost_owner(protocol)]),
         shown(Fault::DeputyAlone, P1, [lost_owner(protocol)]),
