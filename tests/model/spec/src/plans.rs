@@ -115,12 +115,12 @@ fn fine(protocol: Protocol, caller: NodeId) -> Setup {
     }
 }
 
-/// A removal, a crash of the owner, and its end in the list.
+/// A removal, a crash of the owner, and its end in the list. Its return has no room in every check.
 fn crash_and_list(protocol: Protocol, caller: NodeId) -> Setup {
     Setup {
         lists: [ALL, 0b110],
         between: true,
-        failures: 0,
+        returns: false,
         name: "crash and change of the list",
         ..crash(protocol, caller, 0)
     }
@@ -217,6 +217,10 @@ pub fn long_plans(protocol: Protocol) -> Vec<Setup> {
             Setup {
                 gets: 3,
                 ..change(protocol, "clear", caller, Kind::Clear)
+            },
+            Setup {
+                returns: true,
+                ..crash_and_list(protocol, caller)
             },
             stamp(more(crash_and_list(protocol, caller))),
             more(crash(protocol, caller, 0)),
