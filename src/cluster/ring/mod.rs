@@ -61,7 +61,7 @@ impl Ring {
 
     /// The position of the member that would own `key` if its owner were not there; `None` if there is
     /// no second member.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn deputy(&self, key: &[u8]) -> Option<usize> {
         self.owner_and_deputy(key)?.1
     }
