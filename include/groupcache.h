@@ -150,6 +150,8 @@ enum groupcache_setting
   GROUPCACHE_SETTING_WARM_UP_MS = 16,
   // Text: the name of the cluster, the same on all nodes, of 1 to 255 bytes. Default: none.
   GROUPCACHE_SETTING_CLUSTER = 17,
+  // How long a value lives at most that a deputy has loaded. Default 30,000.
+  GROUPCACHE_SETTING_DEPUTY_LIFE_MS = 18,
   // How long a value lives whose loader does not say. Default: until it is evicted.
   GROUPCACHE_SETTING_TTL_MS = 101,
   // How long any value lives at most. Default: no limit.
@@ -179,6 +181,9 @@ enum groupcache_setting
   // For how long the error of a load that failed again is given to those who ask, without another
   // load. Default 250.
   GROUPCACHE_SETTING_ERROR_TTL_MS = 113,
+  // How many bytes of values this process hands to the deputies of their keys. Default: a
+  // thirty-second of the capacity.
+  GROUPCACHE_SETTING_DEPUTY_BYTES = 114,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L

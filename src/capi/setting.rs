@@ -52,6 +52,8 @@ pub enum groupcache_setting {
     WarmUpMs = 16,
     /// Text: the name of the cluster, the same on all nodes, of 1 to 255 bytes. Default: none.
     Cluster = 17,
+    /// How long a value lives at most that a deputy has loaded. Default 30,000.
+    DeputyLifeMs = 18,
     /// How long a value lives whose loader does not say. Default: until it is evicted.
     TtlMs = 101,
     /// How long any value lives at most. Default: no limit.
@@ -81,6 +83,9 @@ pub enum groupcache_setting {
     /// For how long the error of a load that failed again is given to those who ask, without another
     /// load. Default 250.
     ErrorTtlMs = 113,
+    /// How many bytes of values this process hands to the deputies of their keys. Default: a
+    /// thirty-second of the capacity.
+    DeputyBytes = 114,
 }
 
 /// A setting, and what it is set to. The last option of a setting counts.
@@ -143,6 +148,7 @@ pub(super) fn with_node_options(
             s if s.is(Set::FetchTimeoutMs) => builder.fetch_timeout(s.duration()),
             s if s.is(Set::LoadTimeoutMs) => builder.load_timeout(s.duration()),
             s if s.is(Set::FallbackLifeMs) => builder.fallback_life(s.duration()),
+            s if s.is(Set::DeputyLifeMs) => builder.deputy_life(s.duration()),
             s if s.is(Set::WarmUpMs) => builder.warm_up(s.duration()),
             s if s.is(Set::CircuitFailures) => builder.circuit_failures(s.count()),
             s if s.is(Set::LoaderThreads) => builder.loader_threads(s.count()),
@@ -241,6 +247,7 @@ pub(super) fn with_group_options(
             s if s.is(Set::MaxTtlMs) => builder.max_ttl(s.duration()),
             s if s.is(Set::TtlJitterPercent) => builder.ttl_jitter(s.number as f64 / 100.0),
             s if s.is(Set::HotBytes) => builder.hot_bytes(s.count()),
+            s if s.is(Set::DeputyBytes) => builder.deputy_bytes(s.count()),
             s if s.is(Set::HotTtlMs) => builder.hot_ttl(s.duration()),
             s if s.is(Set::HotThresholdPerMinute) => builder.hot_threshold(s.number as f64 / 60.0),
             s if s.is(Set::HandOnLoadErrors) => builder.hand_on_load_errors(s.flag()?),

@@ -1,17 +1,20 @@
 //! Maintenance: the rounds of the background threads, which probe peers, deliver pending removals, and
-//! sweep expired values.
+//! sweep expired values, and offer values to deputies.
 
 use std::time::{Duration, Instant};
 
 use crate::cluster::change::Reach;
+use crate::cluster::group_values::GroupValues;
 use crate::cluster::remote::Remote;
 use crate::cluster::state::Cluster;
-use crate::cluster::sweep::Sweep;
 use crate::runtime::clock::Deadline;
 use crate::runtime::sync::{Arc, Weak};
 
 /// The pause before the next delivery to a peer that was not reached, and between two sweeps.
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
+
+/// The pause before values are offered to deputies, again and again.
+const OFFER_PAUSE: Duration = Duration::from_secs(10);
 
 impl Cluster {
     pub(super) fn wake_maintenance(self: &Arc<Self>, due: Instant) {
@@ -72,10 +75,11 @@ impl Cluster {
         }
     }
 
-    /// Has `sweep` swept about once a second, from when [`wake_sweeper`](Cluster::wake_sweeper) is called
-    /// until no value is left that will expire.
-    pub(crate) fn add_sweep(&self, sweep: Weak<dyn Sweep>) {
-        self.sweeps.add(sweep);
+    /// Has `values` swept about once a second, from when [`wake_sweeper`](Cluster::wake_sweeper) is called
+    /// until no value is left that will expire, and offered to deputies while there are any.
+    pub(crate) fn add_values(self: &Arc<Self>, values: Weak<dyn GroupValues>) {
+        self.values.add(values);
+        self.wake_offers();
     }
 
     pub(crate) fn wake_sweeper(self: &Arc<Self>) {
@@ -87,14 +91,38 @@ impl Cluster {
     }
 
     fn sweep(&self) -> Deadline {
-        match self.sweeps.sweep_all() {
+        match self.values.sweep() {
             true => Deadline::after(self.clock.now(), PAUSE),
+            false => Deadline::NEVER,
+        }
+    }
+
+    /// Has values offered to deputies from now on, if there are any.
+    pub(super) fn wake_offers(self: &Arc<Self>) {
+        let due = self.next_offers();
+        if due == Deadline::NEVER {
+            return;
+        }
+        let cluster = Arc::downgrade(self);
+        self.offers.wake(&self.clock, due, || {
+            move || cluster.upgrade().map(|cluster| cluster.offer_to_deputies())
+        });
+    }
+
+    fn offer_to_deputies(&self) -> Deadline {
+        self.values.offer_to_deputies();
+        self.next_offers()
+    }
+
+    fn next_offers(&self) -> Deadline {
+        match !self.members().remotes().is_empty() && self.values.are_for_deputies() {
+            true => Deadline::after(self.clock.now(), OFFER_PAUSE),
             false => Deadline::NEVER,
         }
     }
 
     /// Clears all groups.
     pub(crate) fn clear_all(&self, reach: Reach) {
-        self.sweeps.clear_all(reach);
+        self.values.clear(reach);
     }
 }

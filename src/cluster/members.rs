@@ -218,6 +218,19 @@ impl Members {
         others.find(|other| !other.is(owner))
     }
 
+    /// Whether this node is the deputy of `key`.
+    pub(crate) fn is_deputy_of(&self, key: &str) -> bool {
+        matches!(self.owner_and_deputy(key), (_, Some(Owner::This)))
+    }
+
+    /// The owner of a key whose deputy this node is, if it can be asked.
+    pub(crate) fn owner_for_deputy(&self, key: &str) -> Option<Arc<Remote>> {
+        match self.owner_and_deputy(key) {
+            (Owner::Peer(owner), Some(Owner::This)) => Some(owner).filter(can_be_asked),
+            _ => None,
+        }
+    }
+
     /// The peer that owned a key last before this node, if that is not long ago and the peer can be
     /// asked.
     pub(crate) fn former_owner(&self, key: &str, now: Instant) -> Option<Arc<Remote>> {
@@ -229,7 +242,7 @@ impl Members {
             Owner::Peer(remote) => Some(remote),
             Owner::This => None,
         });
-        remotes.find(|remote| remote.takes_batches() && !remote.circuit.is_open())
+        remotes.find(can_be_asked)
     }
 
     /// Whether a peer was a member of the ring to which a removal was sent, as far as this node
@@ -308,6 +321,11 @@ impl Owners {
         let member = |at: usize| self.members[at].clone().map_or(Owner::This, Owner::Peer);
         Some((member(owner), deputy.map(member)))
     }
+}
+
+/// Whether a peer can be asked for values that it has in memory.
+fn can_be_asked(remote: &Arc<Remote>) -> bool {
+    remote.takes_batches() && !remote.circuit.is_open()
 }
 
 fn ring_members(dialect: Dialect, listed: &[Listed]) -> Vec<Member> {

@@ -7,8 +7,8 @@
 //! * one peer: `circuit` and `suspicion` (peers that do not answer), `batching` (requests of many
 //!   callers as one), and `remote` (all that is known of a peer);
 //! * all peers: `members` (the list of peers, and the rings that are in force), `left_peers` (peers that
-//!   have left the list), `change` (what a request that removes or sets carries), `sweep` (what drops
-//!   its expired values), and `state`, with the `Cluster` that the groups of a node share;
+//!   have left the list), `change` (what a request that removes or sets carries), `group_values` (the
+//!   values of a group, as the rounds see them), and `state`, with the `Cluster` that the groups of a node share;
 //! * what a `Cluster` does, a file for each task: `maintenance` (its rounds), `sent_request` (checks of
 //!   answers), `calls` (calls to peers), `probe` (probes of peers), `peer_list` (changes of the list),
 //!   `departure` (peers that leave the ring), `propagation` (changes of this node), `delivery` (of
@@ -21,6 +21,7 @@ pub(crate) mod change;
 mod circuit;
 mod delivery;
 mod departure;
+pub(crate) mod group_values;
 mod handover;
 pub(crate) mod journal;
 mod left_peers;
@@ -35,5 +36,4 @@ pub(crate) mod ring;
 mod sent_request;
 pub(crate) mod state;
 mod suspicion;
-pub(crate) mod sweep;
 mod tombstone_sync;

@@ -150,6 +150,7 @@ impl Cluster {
                 .iter()
                 .for_each(|remote| remote.set_tombstone_sync(TombstoneSync::NotDone));
         }
+        self.wake_offers();
         // Once each of them is in one of the two lists: the maintenance may have run in between.
         self.removal_recipients()
             .iter()

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::auth::gate::Gate;
 use crate::auth::guard::Guard;
+use crate::cluster::group_values::AllValues;
 use crate::cluster::journal::Journal;
 use crate::cluster::left_peers::LeftPeers;
 use crate::cluster::members::Members;
-use crate::cluster::sweep::Sweeps;
 use crate::flight::wait_graph::WaitGraph;
 use crate::protocol::dialect::Dialect;
 use crate::runtime::clock::Clock;
@@ -65,8 +65,10 @@ pub(crate) struct Cluster {
     /// Drops expired values. It has a thread of its own, as the listeners that hear of each value are
     /// user code: a slow one must not delay the probes of peers.
     pub(super) sweeper: Maintenance,
-    /// What drops its expired values: the groups.
-    pub(super) sweeps: Sweeps,
+    /// Offers values to deputies. It has a thread of its own, as it waits for peers and runs codecs.
+    pub(super) offers: Maintenance,
+    /// The values of the groups.
+    pub(super) values: AllValues,
     /// Limits how often the ring is rebuilt because peers leave and come back, as others say.
     pub(super) ring_rebuilds: RateLimit,
     pub(super) ring_mismatches: Counter,
@@ -106,7 +108,8 @@ impl Cluster {
             left_peers: LeftPeers::default(),
             maintenance: Maintenance::new("groupcache-prober"),
             sweeper: Maintenance::new("groupcache-keeper"),
-            sweeps: Sweeps::default(),
+            offers: Maintenance::regular("groupcache-offers"),
+            values: AllValues::default(),
             ring_rebuilds: RateLimit::default(),
             ring_mismatches: Counter::default(),
             discovery_polls: Counter::default(),

@@ -26,7 +26,7 @@ impl<V: Cacheable> Shared<V> {
         }
         let mut outcomes = Vec::with_capacity(guards.len());
         let mut rest = Vec::new();
-        for taken_over in self.take_over_many(guards, Deadline::NEVER) {
+        for taken_over in self.take_over_many(guards, Deadline::NEVER, Role::Owner) {
             match taken_over {
                 Ok(outcome) => outcomes.push(Some(outcome)),
                 Err(guard) => {

@@ -72,7 +72,9 @@ impl<V: Cacheable> GroupBuilder<V> {
         let hot_bytes = self.hot_bytes.unwrap_or(self.capacity_bytes / 8);
         let clock = self.cluster.clock.clone();
         let life = self.negative_ttl;
-        let capacity = Capacity::new(self.capacity_bytes, hot_bytes, !life.is_zero());
+        let deputy_bytes = self.deputy_bytes.unwrap_or(self.capacity_bytes / 32);
+        let of = self.capacity_bytes;
+        let capacity = Capacity::new(of, hot_bytes, deputy_bytes, !life.is_zero());
         let parts = capacity.parts();
         let cache = Cache::new(parts.values, parts.hot, self.shards, clock.clone())
             .with_grace(self.grace)
@@ -113,11 +115,13 @@ impl<V: Cacheable> GroupBuilder<V> {
             slow_load: self.slow_load,
             reports: Reports::default(),
             is_sweep_scheduled: AtomicBool::new(false),
+            offer_round: AtomicUsize::new(0),
+            is_taking_as_deputy: AtomicBool::new(false),
             fetched_bytes: AtomicUsize::new(0),
             fetch_number: AtomicU64::new(0),
         });
-        group.cluster.add_sweep(group.as_sweep());
         self.registry.add(&group)?;
+        group.cluster.add_values(group.as_values());
         Ok(Group(group))
     }
 
@@ -130,12 +134,14 @@ impl<V: Cacheable> GroupBuilder<V> {
             return Err(Error::setting("name", reason));
         }
         capacity::check(self.capacity_bytes)?;
-        if self
-            .hot_bytes
-            .is_some_and(|bytes| bytes > self.capacity_bytes)
-        {
-            let reason = "it is more than the capacity, of which it is a part";
-            return Err(Error::setting("hot_bytes", reason));
+        for (name, bytes) in [
+            ("hot_bytes", self.hot_bytes),
+            ("deputy_bytes", self.deputy_bytes),
+        ] {
+            if bytes.is_some_and(|bytes| bytes > self.capacity_bytes) {
+                let reason = "it is more than the capacity, of which it is a part";
+                return Err(Error::setting(name, reason));
+            }
         }
         if !(0.0..=1.0).contains(&self.jitter) {
             let reason = format!("{} is no part of a life; give 0 to 1", self.jitter);

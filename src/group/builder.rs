@@ -42,6 +42,7 @@ pub struct GroupBuilder<V: Cacheable = Value> {
     pub(super) max_ttl: Option<Duration>,
     pub(super) jitter: f64,
     pub(super) hot_bytes: Option<usize>,
+    pub(super) deputy_bytes: Option<usize>,
     pub(super) hot_ttl: Duration,
     pub(super) hot_threshold: f64,
     pub(super) hand_on_load_errors: bool,
@@ -82,6 +83,7 @@ impl GroupBuilder<Value> {
             max_ttl: None,
             jitter: 0.0,
             hot_bytes: None,
+            deputy_bytes: None,
             hot_ttl: Duration::from_secs(30),
             hot_threshold: 1.0,
             hand_on_load_errors: false,
@@ -111,6 +113,7 @@ impl GroupBuilder<Value> {
             max_ttl: self.max_ttl,
             jitter: self.jitter,
             hot_bytes: self.hot_bytes,
+            deputy_bytes: self.deputy_bytes,
             hot_ttl: self.hot_ttl,
             hot_threshold: self.hot_threshold,
             hand_on_load_errors: self.hand_on_load_errors,
@@ -161,6 +164,19 @@ impl<V: Cacheable> GroupBuilder<V> {
     /// Defaults to an eighth; the main cache may use what the hot cache does not.
     pub fn hot_bytes(mut self, bytes: usize) -> Self {
         self.hot_bytes = Some(bytes);
+        self
+    }
+
+    /// Sets how many bytes of values this process hands to the deputies of their keys, in the background: those
+    /// that it owns and that are requested most. While this process cannot be reached, its deputies answer from
+    /// them, so its loss costs the origin no load for these keys. Zero turns it off. Defaults to a
+    /// thirty-second of the capacity.
+    ///
+    /// The values are copies in the main caches of the deputies, where they may displace values that are requested
+    /// less. They live as long as they do here, and are removed and replaced together with the value here. Every
+    /// ten seconds the keys are offered again, 8 MiB of values at most at a time, and a deputy takes what it lacks.
+    pub fn deputy_bytes(mut self, bytes: usize) -> Self {
+        self.deputy_bytes = Some(bytes);
         self
     }
 

@@ -9,6 +9,8 @@ pub(super) struct Capacity {
     bytes: Mutex<usize>,
     /// What the group was built with: the mirrored values may take this part of any capacity.
     hot_part: (usize, usize),
+    /// The same for the values that are handed to deputies.
+    deputy_part: (usize, usize),
     keeps_absences: bool,
 }
 
@@ -19,15 +21,24 @@ pub(super) struct Parts {
     pub(super) values: usize,
     pub(super) hot: usize,
     pub(super) absences: usize,
+    /// The values that this node hands to the deputies of their keys. They are part of its own values.
+    pub(super) for_deputies: usize,
 }
 
 impl Capacity {
-    /// `bytes`, of which mirrored values may take `hot_bytes`.
-    pub(super) fn new(bytes: usize, hot_bytes: usize, keeps_absences: bool) -> Capacity {
-        debug_assert!(hot_bytes <= bytes);
+    /// `bytes`, of which mirrored values may take `hot_bytes`, and of which as many as `deputy_bytes` are
+    /// handed to deputies.
+    pub(super) fn new(
+        bytes: usize,
+        hot_bytes: usize,
+        deputy_bytes: usize,
+        keeps_absences: bool,
+    ) -> Capacity {
+        debug_assert!(hot_bytes <= bytes && deputy_bytes <= bytes);
         Capacity {
             bytes: Mutex::new(bytes),
             hot_part: (hot_bytes, bytes),
+            deputy_part: (deputy_bytes, bytes),
             keeps_absences,
         }
     }
@@ -47,12 +58,11 @@ impl Capacity {
             0
         };
         let values = bytes - absences;
-        let (hot, of) = self.hot_part;
-        let hot = bytes as u128 * hot as u128 / of as u128; // at most `bytes`
         Parts {
             values,
-            hot: (hot as usize).min(values),
+            hot: part_of(bytes, self.hot_part).min(values),
             absences,
+            for_deputies: part_of(bytes, self.deputy_part).min(values),
         }
     }
 
@@ -64,6 +74,11 @@ impl Capacity {
         apply(self.parts_of(bytes));
         Ok(())
     }
+}
+
+/// The same part of `bytes` as that of the other capacity: at most `bytes`.
+fn part_of(bytes: usize, (part, of): (usize, usize)) -> usize {
+    (bytes as u128 * part as u128 / of as u128) as usize
 }
 
 /// Fails if a group of this capacity could keep nothing.

@@ -12,6 +12,7 @@ pub(super) struct Counters {
     pub(super) fetches: Counter,
     pub(super) fetch_errors: Counter,
     pub(super) deputy_fetches: Counter,
+    pub(super) deputy_copies: Counter,
     pub(super) peeks: Counter,
     pub(super) inherited: Counter,
     pub(super) served: Counter,

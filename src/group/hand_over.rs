@@ -1,9 +1,8 @@
-//! The hand-over of keys that change their owner. The new owner takes a value over from the former
-//! owner, if that still has it in memory, instead of loading it anew.
+//! The hand-over of values from the memory of one node to that of another, which need not load them then.
 //!
 //! * For some time after the ring has changed, a load first asks the former owner (`take_over`).
-//! * A node that leaves offers its keys to their new owners, those with the most requests first
-//!   (`offer`), and the new owners take them over in the same way (`take_over_offered`).
+//! * What a node offers (`offer`) is taken over in the same way: by the new owners of its keys when it
+//!   leaves, and otherwise by their deputies.
 //!
 //! P2: a value is taken over inside a flight only, which a removal marks stale as any other, and from
 //! the main cache only. A key that was removed lately (`journal`) is only taken over from a node that
@@ -14,33 +13,23 @@ use std::time::Duration;
 use super::batch::Batch;
 use super::load::Role;
 use super::outcome::Outcome;
-use super::pending::Pending;
-use super::registry::Begun;
 use super::shared::Shared;
 use crate::cache::entry::Tier;
 use crate::cache::key::{KeyRef, MAX_KEY_BYTES};
 use crate::cluster::calls::CallLimit;
 use crate::cluster::journal::Removed;
 use crate::cluster::members::{Members, Owner};
-use crate::cluster::propagation::key_batches;
 use crate::cluster::remote::{Failure, Remote, TombstoneSync};
-use crate::flight::flights::{Join, Joined};
 use crate::flight::leader::Guard;
-use crate::protocol::account::Requester;
 use crate::protocol::hash::hash_of_key;
 use crate::protocol::{
-    self, Answer, GroupCommand, Item, MAX_COMMAND, MAX_KEYS, ProtocolError, Response, Stamp,
-    Status, Terms, decode_batch,
+    self, Answer, GroupCommand, Item, MAX_COMMAND, MAX_KEYS, ProtocolError, Stamp, Status, Terms,
+    decode_batch,
 };
 use crate::runtime::clock::Deadline;
-use crate::runtime::pool::{Job, Work};
-use crate::runtime::slot::Slot;
 use crate::runtime::sync::Arc;
 use crate::transport::peer::{Call, Reply};
 use crate::value::Cacheable;
-
-/// How many keys a node offers at most when it leaves.
-const MAX_OFFERED: usize = 100_000;
 
 /// The bytes of a key in a command besides its text, with its stamp, at most.
 const PEEK_OVERHEAD: usize = 32;
@@ -51,15 +40,16 @@ const _: () = assert!(MAX_KEY_BYTES + PEEK_OVERHEAD <= MAX_COMMAND); // any one 
 /// not.
 type TakenOver<V> = Result<Outcome<V>, Guard<Outcome<V>>>;
 
-/// The former owner of a key, and the removal that it must have carried out, if there was one.
-struct FormerOwner {
+/// A node that may have the value of a key in memory, and the removal that it must have carried out, if
+/// there was one.
+struct Holder {
     remote: Arc<Remote>,
     removed: Option<Stamp>,
 }
 
-/// The keys of a list that one node owned before: either those that were removed lately, or the others.
-struct FormerShare {
-    former: Arc<Remote>,
+/// The keys of a list that one node may have: either those that were removed lately, or the others.
+struct HeldShare {
+    holder: Arc<Remote>,
     /// The indexes of the keys.
     at: Vec<usize>,
     /// The removal of each key; empty if the keys were not removed lately.
@@ -74,90 +64,92 @@ impl<V: Cacheable> Shared<V> {
         deadline: Deadline,
     ) -> TakenOver<V> {
         let members = self.cluster.members();
-        let Some(former) = self.former_owner(&members, guard.key().as_ref()) else {
+        let Some(former) = self.holder(&members, guard.key().as_ref(), Role::Owner) else {
             return Err(guard);
         };
         let leading = guard.lead();
+        self.counters.peeks.add();
         let removed: Vec<Stamp> = former.removed.into_iter().collect();
         let key = guard.key().as_ref();
-        let answer = self.ask_former(&former.remote, &[key], &removed, deadline);
-        let taken_over = self.finish_with(guard, answer.into_iter().next().flatten());
+        let answer = self.ask_holder(&former.remote, &[key], &removed, deadline);
+        let answer = answer.into_iter().next().flatten();
+        let taken_over = self.finish_with(guard, answer, Role::Owner);
         drop(leading); // not before: decoding is user code
         taken_over
     }
 
-    /// As [`take_over`](Shared::take_over), for several flights, in their order.
+    /// As [`take_over`](Shared::take_over), for several flights, in their order. As their deputy, this node
+    /// takes the values over from their owners.
     pub(super) fn take_over_many(
         self: &Arc<Self>,
         guards: Vec<Guard<Outcome<V>>>,
         deadline: Deadline,
+        role: Role,
     ) -> Vec<TakenOver<V>> {
         let members = self.cluster.members();
-        if !members.has_former_rings() {
+        if guards.is_empty() || role == Role::Owner && !members.has_former_rings() {
             return guards.into_iter().map(Err).collect();
         }
         let leading: Vec<_> = guards.iter().map(Guard::lead).collect();
         let keys: Vec<KeyRef<'_>> = guards.iter().map(|guard| guard.key().as_ref()).collect();
-        let ask = |share: &FormerShare| {
+        let ask = |share: &HeldShare| {
             let asked: Vec<_> = share.at.iter().map(|&at| keys[at]).collect();
-            let answers = self.ask_former(&share.former, &asked, &share.removed, deadline);
+            let answers = self.ask_holder(&share.holder, &asked, &share.removed, deadline);
             share.at.iter().copied().zip(answers).collect::<Vec<_>>()
         };
-        let shares = self.former_shares(&members, &keys);
+        let shares = self.held_shares(&members, &keys, role);
+        if role == Role::Owner {
+            let asked = shares.iter().map(|share| share.at.len());
+            self.counters.peeks.add_many(asked.sum());
+        }
         let answered = self.cluster.fanout.each(&shares, ask);
         let mut answers: Vec<Option<Answer>> = vec![None; keys.len()];
         for (at, answer) in answered.into_iter().flatten() {
             answers[at] = answer;
         }
         let flights = guards.into_iter().zip(answers);
-        let taken_over = flights.map(|(guard, answer)| self.finish_with(guard, answer));
+        let taken_over = flights.map(|(guard, answer)| self.finish_with(guard, answer, role));
         let taken_over = taken_over.collect();
         drop(leading); // not before: decoding is user code
         taken_over
     }
 
-    /// The keys that have a former owner, by that owner.
-    fn former_shares(&self, members: &Members, keys: &[KeyRef<'_>]) -> Vec<FormerShare> {
-        let mut shares: Vec<FormerShare> = Vec::new();
+    /// The keys that another node may have, by that node.
+    fn held_shares(&self, members: &Members, keys: &[KeyRef<'_>], role: Role) -> Vec<HeldShare> {
+        let mut shares: Vec<HeldShare> = Vec::new();
         for (at, &key) in keys.iter().enumerate() {
-            let Some(former) = self.former_owner(members, key) else {
+            let Some(holder) = self.holder(members, key, role) else {
                 continue;
             };
-            let is_same = |share: &&mut FormerShare| {
-                let is_same_kind = share.removed.is_empty() == former.removed.is_none();
-                is_same_kind && Arc::ptr_eq(&share.former, &former.remote)
+            let is_same = |share: &&mut HeldShare| {
+                let is_same_kind = share.removed.is_empty() == holder.removed.is_none();
+                is_same_kind && Arc::ptr_eq(&share.holder, &holder.remote)
             };
             match shares.iter_mut().find(is_same) {
                 Some(share) => {
                     share.at.push(at);
-                    share.removed.extend(former.removed);
+                    share.removed.extend(holder.removed);
                 }
-                None => shares.push(FormerShare {
-                    former: former.remote,
+                None => shares.push(HeldShare {
+                    holder: holder.remote,
                     at: vec![at],
-                    removed: former.removed.into_iter().collect(),
+                    removed: holder.removed.into_iter().collect(),
                 }),
             }
         }
         shares
     }
 
-    /// The node that may have the value of `key` in memory, as it owned the key not long ago.
-    fn former_owner(&self, members: &Members, key: KeyRef<'_>) -> Option<FormerOwner> {
-        if !members.has_former_rings() {
-            return None;
-        }
-        let now = self.cluster.clock.now();
-        let Some(remote) = members.former_owner(key.text(), now) else {
-            self.cluster.forget_expired_rings(now);
-            return None;
+    /// The node from which this one may take the value of `key` over: the owner, if this node is its deputy,
+    /// and the node that owned the key not long ago, if this node owns it now.
+    fn holder(&self, members: &Members, key: KeyRef<'_>, role: Role) -> Option<Holder> {
+        let remote = match role {
+            Role::Owner => self.former_owner(members, key)?,
+            Role::Deputy => members.owner_for_deputy(key.text())?,
+            Role::Fallback => return None,
         };
         // Its value may be older than a removal that this node has forgotten since.
         if self.cluster.has_pending_removals(&remote) {
-            return None;
-        }
-        // A node that a peer only takes for the owner asks nobody: a request goes one hop (I5).
-        if members.owner(key.text()) != Owner::This {
             return None;
         }
         self.cluster.fetch_tombstones(members, &remote);
@@ -171,11 +163,11 @@ impl<V: Cacheable> Shared<V> {
         }
         let now = self.cluster.clock.now();
         match self.cluster.journal.removed(&self.name, key.text(), now) {
-            Removed::Never => Some(FormerOwner {
+            Removed::Never => Some(Holder {
                 remote,
                 removed: None,
             }),
-            Removed::By(stamp, ring) if members.was_on_ring(&remote, ring) => Some(FormerOwner {
+            Removed::By(stamp, ring) if members.was_on_ring(&remote, ring) => Some(Holder {
                 remote,
                 removed: Some(stamp),
             }),
@@ -183,18 +175,30 @@ impl<V: Cacheable> Shared<V> {
         }
     }
 
-    /// The values of `keys` in the main cache of a former owner; where they were `removed`, only those
-    /// whose removals it has carried out. It has the connect timeout to answer: a value that it does not
-    /// send by then is loaded.
-    fn ask_former(
+    /// The node that owned `key` not long ago, before this one. A node that a peer only takes for the owner
+    /// asks nobody: a request goes one hop (I5).
+    fn former_owner(&self, members: &Members, key: KeyRef<'_>) -> Option<Arc<Remote>> {
+        if !members.has_former_rings() || members.owner(key.text()) != Owner::This {
+            return None;
+        }
+        let now = self.cluster.clock.now();
+        let former = members.former_owner(key.text(), now);
+        if former.is_none() {
+            self.cluster.forget_expired_rings(now);
+        }
+        former
+    }
+
+    /// The values of `keys` in the main cache of another node; where they were `removed`, only those
+    /// whose removals it has carried out. It has the connect timeout to answer.
+    fn ask_holder(
         &self,
-        former: &Arc<Remote>,
+        holder: &Arc<Remote>,
         keys: &[KeyRef<'_>],
         removed: &[Stamp],
         deadline: Deadline,
     ) -> Vec<Option<Answer>> {
         debug_assert!(removed.is_empty() || removed.len() == keys.len());
-        self.counters.peeks.add_many(keys.len());
         let limit = CallLimit::of_all(self.cluster.settings.limits.connect_timeout);
         let mut answers = Vec::with_capacity(keys.len());
         while answers.len() < keys.len() {
@@ -207,14 +211,14 @@ impl<V: Cacheable> Shared<V> {
             let open = &keys[answers.len()..];
             let items = if removed.is_empty() {
                 let open = open.iter().map(|key| self.query(key.text(), 0));
-                match self.ask_batch(former, open, &terms, limit, deadline) {
+                match self.ask_batch(holder, open, &terms, limit, deadline) {
                     Ok(Batch::Items(items)) => items,
                     _ => break,
                 }
             } else {
                 let stamps = removed[answers.len()..].iter();
                 let open = open.iter().map(|key| key.text()).zip(stamps.copied());
-                match self.ask_if_newer(former, open.collect(), &terms, deadline) {
+                match self.ask_if_newer(holder, open.collect(), &terms, deadline) {
                     Ok(items) if !items.is_empty() => items,
                     _ => break,
                 }
@@ -226,10 +230,10 @@ impl<V: Cacheable> Shared<V> {
     }
 
     /// Asks for as many of the keys, from the first, as fit into one request, each with the removal that
-    /// the former owner must have carried out.
+    /// the other node must have carried out.
     fn ask_if_newer(
         &self,
-        former: &Arc<Remote>,
+        holder: &Arc<Remote>,
         mut keys: Vec<(&str, Stamp)>,
         terms: &Terms,
         deadline: Deadline,
@@ -255,14 +259,15 @@ impl<V: Cacheable> Shared<V> {
             Status::NoSuchGroup | Status::BadRequest => Ok(Vec::new()),
             _ => Err(ProtocolError("it refuses the request")),
         };
-        self.cluster.call(former, call, limit, deadline, read)
+        self.cluster.call(holder, call, limit, deadline, read)
     }
 
-    /// Ends a flight with the value of a former owner, if there is one that can be used.
+    /// Ends a flight with the value of another node, if there is one that can be used.
     fn finish_with(
         self: &Arc<Self>,
         guard: Guard<Outcome<V>>,
         answer: Option<Answer>,
+        role: Role,
     ) -> TakenOver<V> {
         let Some(obtained) = answer.and_then(|answer| self.decode(answer)) else {
             return Err(guard);
@@ -271,14 +276,17 @@ impl<V: Cacheable> Shared<V> {
         if obtained.deadline().is_past(now) {
             return Err(guard);
         }
-        self.counters.inherited.add();
+        match role {
+            Role::Owner => self.counters.inherited.add(),
+            Role::Deputy | Role::Fallback => self.counters.deputy_copies.add(),
+        }
         self.keep(&guard, Tier::Main, &obtained, now);
         guard.finish(Ok(obtained.clone()));
         Ok(Ok(obtained))
     }
 
-    /// The value of `key` in the main cache of this node, for the new owner of the key. Counts as no
-    /// hit.
+    /// The value of `key` in the main cache of this node, for the new owner of the key or its deputy. Counts
+    /// as no hit.
     pub(super) fn peek(&self, key: KeyRef<'_>) -> Item {
         let found = self.cache.recheck(key);
         match found.filter(|found| found.tier == Tier::Main) {
@@ -294,105 +302,6 @@ impl<V: Cacheable> Shared<V> {
             return self.peek(self.cache.hash(key));
         }
         Item::Status(Status::Loading, String::new())
-    }
-
-    /// Offers the keys in memory to their owners, until all are offered or `deadline`.
-    pub(super) fn offer(self: &Arc<Self>, deadline: Deadline) {
-        let members = self.cluster.members();
-        let hottest = self.cache.hottest(MAX_OFFERED);
-        let mut shares: Vec<(Arc<Remote>, Vec<&str>)> = Vec::new();
-        for (key, _) in &hottest {
-            let Owner::Peer(owner) = members.owner(key) else {
-                continue;
-            };
-            match shares
-                .iter_mut()
-                .find(|(successor, _)| Arc::ptr_eq(successor, &owner))
-            {
-                Some((_, keys)) => keys.push(key),
-                None => shares.push((owner, vec![key])),
-            }
-        }
-        self.cluster.fanout.each(&shares, |(successor, keys)| {
-            // Where one offer fails, the rest of this share is not offered.
-            key_batches(keys).try_for_each(|keys| self.offer_to(successor, keys, deadline))
-        });
-    }
-
-    /// Offers `keys` to their new owner. Blocks until it has taken over what it wants of them.
-    fn offer_to(
-        &self,
-        successor: &Arc<Remote>,
-        keys: &[&str],
-        deadline: Deadline,
-    ) -> Result<(), Failure> {
-        let target = protocol::target(&self.name, None);
-        let call = Call::new("POST", target, self.terms(deadline, 0).to_header())
-            .with_body(GroupCommand::Offer(keys.to_vec()).encode());
-        let limit = self.cluster.limit();
-        self.cluster
-            .call(successor, call, limit, deadline, |status, _| match status {
-                Status::Ok | Status::Loading => Ok(Ok(())),
-                // It has no such group or no time, or is too old to know of offers.
-                _ => Ok(Err(Failure::Unsupported)),
-            })?
-    }
-
-    /// Has keys taken over that their former owner offers. The request is answered when that is done.
-    pub(super) fn begin_take_over(
-        self: &Arc<Self>,
-        keys: &[&str],
-        terms: &Terms,
-        requester: &Requester,
-    ) -> Begun {
-        let done = Slot::new();
-        let work = Work {
-            key_bytes: keys.iter().map(|key| key.len()).collect(),
-            job: Box::new(TakeOverJob {
-                group: Arc::clone(self),
-                keys: keys.iter().map(|&key| key.to_owned()).collect(),
-                done: Arc::clone(&done),
-            }),
-        };
-        match self.cluster.pool.submit(vec![work], 1, requester.flow()) {
-            Ok(_) => Begun::Pending(Pending::of_job(done, self.ring(), terms, &self.cluster)),
-            Err(_) => {
-                let text = "there is no thread for it";
-                Begun::Ready(Response::text(Status::Overloaded, self.ring(), text))
-            }
-        }
-    }
-
-    /// Takes those of `keys` over that this node owns, does not have, and is not loading already.
-    fn take_over_offered(self: &Arc<Self>, keys: &[String]) {
-        let members = self.cluster.members();
-        let mut guards = Vec::with_capacity(keys.len());
-        for key in keys.iter().filter(|key| members.owner(key) == Owner::This) {
-            let key = self.cache.hash(key);
-            if let Joined::Lead(guard) = self.loads.join(key, Deadline::NEVER, Join::Start) {
-                guards.extend(self.finish_if_cached(guard, Role::Owner).err());
-            }
-        }
-        for taken_over in self.take_over_many(guards, Deadline::NEVER) {
-            if let Err(guard) = taken_over {
-                guard.release(); // a get that waits for it loads it
-            }
-        }
-    }
-}
-
-/// The job of the pool that takes over offered keys.
-struct TakeOverJob<V: Cacheable> {
-    group: Arc<Shared<V>>,
-    keys: Vec<String>,
-    done: Arc<Slot<()>>,
-}
-
-impl<V: Cacheable> Job for TakeOverJob<V> {
-    fn run(self: Box<Self>) {
-        self.group.take_over_offered(&self.keys);
-        // A requester that gave up meanwhile does not want it.
-        let _ = self.done.fill(());
     }
 }
 

@@ -246,7 +246,7 @@ impl<V: Cacheable> Group<V> {
     /// for every request.
     #[must_use]
     pub fn hottest(&self, n: usize) -> Vec<(String, u64)> {
-        self.0.cache.hottest(n)
+        self.0.hottest(n)
     }
 
     /// Changes how many bytes the group may take. What no longer fits is evicted by this thread, before the

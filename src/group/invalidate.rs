@@ -7,6 +7,7 @@
 use super::shared::Shared;
 use crate::cache::key::KeyRef;
 use crate::cluster::journal::ChangeInfo;
+use crate::cluster::members::Owner;
 use crate::value::Cacheable;
 
 impl<V: Cacheable> Shared<V> {
@@ -28,9 +29,14 @@ impl<V: Cacheable> Shared<V> {
         journal.mark_applied(noted);
     }
 
-    /// Drops the copy of a value that another node owns. What is being fetched of it is not kept.
+    /// Drops the copy of a value that another node owns, in whichever tier. What is being fetched or taken
+    /// over of it is not kept.
     pub(super) fn drop_copy(&self, key: &str) {
+        let is_owner = self.cluster.members().owner(key) == Owner::This;
         let key = self.cache.hash(key);
+        if !is_owner {
+            return self.drop_key(key);
+        }
         self.fetches.mark_stale(key);
         self.cache.remove_copy(key);
         self.fetches.mark_stale(key);
@@ -38,9 +44,12 @@ impl<V: Cacheable> Shared<V> {
 
     /// As [`drop_copy`](Shared::drop_copy), of all keys.
     pub(super) fn drop_copies(&self) {
-        self.fetches.mark_all_stale();
+        self.mark_all_stale();
         self.cache.clear_copies();
-        self.fetches.mark_all_stale();
+        let members = self.cluster.members();
+        self.cache
+            .remove_where(|key| members.owner(key) != Owner::This);
+        self.mark_all_stale();
     }
 
     /// As [`drop_key`](Shared::drop_key), of all keys.

@@ -8,7 +8,8 @@
 //!   `shared`, all of them together; `builder` and `build`, how a group is made.
 //! * A get: `handle`, the methods of `Group`; `get`, its way to a value; `load`, `batch_load` and
 //!   `queue`, if this process loads; `fetch` and `batch`, if another one does; `renew`, values past
-//!   their expiry; `hand_over`, keys that change their owner.
+//!   their expiry; `hand_over`, values of other nodes that need not be loaded; `offer`, how a node has
+//!   others take its values over.
 //! * Many keys: `waiter_set`, waiters of several flights; `many`, `get_many`.
 //! * A change: `change`, `remove`, `set` and `clear` on all nodes; `invalidate` and `set`, on this one.
 //! * A request of a peer: `request`, its keys; `answer`, what is answered; `pending`, a request parked
@@ -35,6 +36,7 @@ mod invalidate;
 mod lifetime;
 mod load;
 mod many;
+mod offer;
 mod outcome;
 mod pending;
 mod queue;

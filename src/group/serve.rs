@@ -137,7 +137,7 @@ impl<V: Cacheable> Serve for Shared<V> {
     }
 
     fn hottest(&self, n: usize) -> Vec<(String, u64)> {
-        self.cache.hottest(n)
+        Shared::hottest(self, n)
     }
 }
 

@@ -56,4 +56,8 @@ pub(super) struct Shared<V: Cacheable> {
     pub(super) fetched_bytes: AtomicUsize,
     /// Numbers the fetches, to mirror one in ten of those whose owner measures no rate.
     pub(super) fetch_number: AtomicU64,
+    /// How often values were offered to deputies.
+    pub(super) offer_round: AtomicUsize,
+    /// Whether a job of the pool takes values whose deputy this node is.
+    pub(super) is_taking_as_deputy: AtomicBool,
 }

@@ -7,6 +7,12 @@ use crate::stats::latency::Latencies;
 use crate::value::Cacheable;
 
 impl<V: Cacheable> Shared<V> {
+    /// The `n` keys with the most requests over about the last minute, with the number of requests.
+    pub(super) fn hottest(&self, n: usize) -> Vec<(String, u64)> {
+        let hottest = self.cache.hottest(n).into_iter();
+        hottest.map(|hot| (hot.key, hot.requests)).collect()
+    }
+
     pub(super) fn latencies(&self) -> Latencies {
         self.timings.snapshot()
     }
@@ -47,6 +53,7 @@ impl<V: Cacheable> Shared<V> {
             fetches: counters.fetches.get(),
             fetch_errors: counters.fetch_errors.get(),
             deputy_fetches: counters.deputy_fetches.get(),
+            deputy_copies: counters.deputy_copies.get(),
             peeks: counters.peeks.get(),
             inherited: counters.inherited.get(),
             served: counters.served.get(),

@@ -3,7 +3,7 @@
 use super::absences::Absences;
 use super::shared::Shared;
 use crate::cluster::change::Reach;
-use crate::cluster::sweep::Sweep;
+use crate::cluster::group_values::GroupValues;
 use crate::runtime::sync::{Arc, Ordering, Weak};
 use crate::value::Cacheable;
 
@@ -21,18 +21,26 @@ impl<V: Cacheable> Shared<V> {
         self.cache.expires() || self.failures.expires() || absences.is_some_and(Absences::expires)
     }
 
-    /// This group as the sweeper knows it. It does not keep the group alive.
-    pub(super) fn as_sweep(self: &Arc<Self>) -> Weak<dyn Sweep> {
-        Arc::downgrade(&(Arc::clone(self) as Arc<dyn Sweep>))
+    /// This group as the background threads know it. It does not keep the group alive.
+    pub(super) fn as_values(self: &Arc<Self>) -> Weak<dyn GroupValues> {
+        Arc::downgrade(&(Arc::clone(self) as Arc<dyn GroupValues>))
     }
 }
 
-impl<V: Cacheable> Sweep for Shared<V> {
+impl<V: Cacheable> GroupValues for Shared<V> {
     fn clear(&self, reach: Reach) {
         match reach {
             Reach::All => self.drop_all(),
             Reach::Copies => self.drop_copies(),
         }
+    }
+
+    fn are_for_deputies(&self) -> bool {
+        self.capacity.parts().for_deputies > 0
+    }
+
+    fn offer_to_deputies(&self) {
+        Shared::offer_to_deputies(self);
     }
 
     fn sweep(&self) -> bool {

@@ -55,7 +55,7 @@ use crate::stats::latency::Latency;
 /// | `groupcache_gets_total`, `groupcache_main_hits_total`, `groupcache_hot_hits_total`, `groupcache_joined_total`, `groupcache_leads_total` | counters |
 /// | `groupcache_loads_total`, `groupcache_load_errors_total`, `groupcache_overloads_total` | counters |
 /// | `groupcache_loader_runs_total` | counter |
-/// | `groupcache_deputy_fetches_total` | counter |
+/// | `groupcache_deputy_fetches_total`, `groupcache_deputy_copies_total` | counters |
 /// | `groupcache_fetches_total`, `groupcache_fetch_errors_total`, `groupcache_peeks_total`, `groupcache_inherited_total` | counters |
 /// | `groupcache_served_total`, `groupcache_served_hits_total`, `groupcache_removes_total` | counters |
 /// | `groupcache_evictions_total`, `groupcache_rejections_total`, `groupcache_expirations_total` | counters |

@@ -64,6 +64,11 @@ pub(super) const GROUP_COUNTERS: &[Number<GroupStats>] = &[
         |group| group.deputy_fetches,
     ),
     (
+        "groupcache_deputy_copies_total",
+        "Values taken over from their owners as the deputy",
+        |group| group.deputy_copies,
+    ),
+    (
         "groupcache_peeks_total",
         "Values asked for from former owners",
         |group| group.peeks,

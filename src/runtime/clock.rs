@@ -138,7 +138,8 @@ impl Clock {
     }
 
     /// How many threads wait for a manual clock now: a test that moves the clock only once they wait
-    /// leaves nothing to chance. Zero for the system clock.
+    /// leaves nothing to chance. The thread of a node that offers values to deputies waits at any time, and
+    /// does not count. Zero for the system clock.
     #[cfg(any(test, feature = "test-util"))]
     #[must_use]
     pub fn sleepers(&self) -> usize {
@@ -187,9 +188,9 @@ impl Clock {
     ) {
         match (&self.0, deadline.instant()) {
             (Some(manual), Some(instant)) => {
-                if let Some(moves) = manual.enlist(instant, sleeper) {
+                if let Some(enlisted) = manual.enlist(instant, sleeper) {
                     wait_until(condvar, guard, None);
-                    manual.wake_up(moves);
+                    manual.wake_up(&enlisted);
                 }
             }
             (_, instant) => wait_until(condvar, guard, instant),
@@ -212,6 +213,11 @@ pub(crate) trait Sleeper: Send + Sync {
     // Only a manual clock calls this, and only tests have one.
     #[cfg_attr(not(any(test, feature = "test-util")), allow(dead_code))]
     fn wake(&self);
+
+    /// Whether it is one of those that [`Clock::sleepers`] counts.
+    fn counts(&self) -> bool {
+        true
+    }
 }
 
 struct ManualClock {
@@ -228,25 +234,40 @@ struct ManualState {
     moves: u64,
 }
 
+/// A sleeper that is registered.
+struct Enlisted {
+    /// How many times the clock had been moved.
+    moves: u64,
+    counts: bool,
+}
+
 impl ManualClock {
-    /// Registers the sleeper, unless `instant` has come already; gives how many times the clock was
-    /// moved.
-    fn enlist(&self, instant: Instant, sleeper: impl FnOnce() -> Weak<dyn Sleeper>) -> Option<u64> {
+    /// Registers the sleeper, unless `instant` has come already.
+    fn enlist(
+        &self,
+        instant: Instant,
+        sleeper: impl FnOnce() -> Weak<dyn Sleeper>,
+    ) -> Option<Enlisted> {
         let mut state = self.state.lock();
         if instant <= state.now {
             return None;
         }
-        state.sleepers.push(sleeper());
-        state.sleeping += 1;
-        Some(state.moves)
+        let sleeper = sleeper();
+        let counts = sleeper.upgrade().is_some_and(|sleeper| sleeper.counts());
+        state.sleepers.push(sleeper);
+        state.sleeping += usize::from(counts);
+        Some(Enlisted {
+            moves: state.moves,
+            counts,
+        })
     }
 
     /// Notes that a sleeper is awake. If the clock was moved meanwhile, the sleeper is not counted any
     /// more.
-    fn wake_up(&self, moves: u64) {
+    fn wake_up(&self, enlisted: &Enlisted) {
         let mut state = self.state.lock();
-        if state.moves == moves {
-            state.sleeping -= 1;
+        if state.moves == enlisted.moves {
+            state.sleeping -= usize::from(enlisted.counts);
         }
     }
 }

@@ -19,6 +19,8 @@ pub(crate) struct Maintenance {
 
 /// When the next round of a maintenance is due.
 struct Timer {
+    /// Whether a round is due at any time, and not because of something that has happened.
+    is_regular: bool,
     state: Mutex<TimerState>,
     changed: Condvar,
 }
@@ -29,11 +31,21 @@ struct TimerState {
 }
 
 impl Maintenance {
-    /// A maintenance whose thread has this name.
+    /// A maintenance whose thread has this name, with rounds where something has happened.
     pub(crate) fn new(name: &'static str) -> Maintenance {
+        Maintenance::of(name, false)
+    }
+
+    /// The same, with rounds at all times.
+    pub(crate) fn regular(name: &'static str) -> Maintenance {
+        Maintenance::of(name, true)
+    }
+
+    fn of(name: &'static str, is_regular: bool) -> Maintenance {
         Maintenance {
             name,
             timer: Arc::new(Timer {
+                is_regular,
                 state: Mutex::new(TimerState {
                     due: Deadline::NEVER,
                     stopped: false,
@@ -127,5 +139,9 @@ impl Sleeper for Timer {
     fn wake(&self) {
         let _state = self.state.lock();
         self.changed.notify_all();
+    }
+
+    fn counts(&self) -> bool {
+        !self.is_regular
     }
 }

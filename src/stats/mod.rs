@@ -41,6 +41,8 @@ pub struct GroupStats {
     pub fetch_errors: u64,
     /// Values asked for from deputies, as the owners of their keys were unreachable.
     pub deputy_fetches: u64,
+    /// Values taken over from their owners, as this node is the deputy.
+    pub deputy_copies: u64,
     /// Values asked for from the peers that owned their keys before the ring changed.
     pub peeks: u64,
     /// Those of them that were taken over, and not loaded anew.

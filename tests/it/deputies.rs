@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use groupcache_sync::{Begin, Clock, Error, Fault, Request, Value};
+use groupcache_sync::{Begin, CircuitState, Clock, Error, Fault, Node, PeerStats, Request, Value};
 
-use crate::cluster::{Cluster, GROUP, address, together, value_of};
+use crate::cluster::{Cluster, GROUP, address, eventually, together, value_of};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -223,5 +223,169 @@ fn whoever_owns_the_keys_of_a_lost_owner_next_has_them_already() {
             assert_eq!(group.get(key).unwrap(), value_of(key));
             assert_eq!(cluster.loads.of(key), 1, "{key}");
         }
+    }
+}
+
+/// The time between two offers to deputies.
+const OFFERS: Duration = Duration::from_secs(10);
+
+/// Has every node but the owner get `keys` some times, so that they are hot, and waits until deputies have been
+/// offered what is hot.
+fn warm_and_offer(cluster: &Cluster, keys: &[String]) {
+    for group in &cluster.groups[..cluster.groups.len() - 1] {
+        for key in keys {
+            assert_eq!(group.get(key).unwrap(), value_of(key));
+        }
+    }
+    offer(cluster, keys.len());
+}
+
+/// Lets time pass until deputies have taken so many values in all.
+fn offer(cluster: &Cluster, values: usize) {
+    eventually("deputies have taken them", || {
+        cluster.advance(OFFERS / 10);
+        taken(cluster) >= values as u64
+    });
+    assert_eq!(taken(cluster), values as u64);
+}
+
+fn taken(cluster: &Cluster) -> u64 {
+    let stats = cluster.groups.iter().map(|group| group.stats());
+    stats.map(|stats| stats.deputy_copies).sum()
+}
+
+#[test]
+fn a_lost_owner_costs_no_load_for_what_its_deputies_have() {
+    let cluster = Cluster::new(5);
+    let keys = keys_of(&cluster, 4);
+    warm_and_offer(&cluster, &keys);
+    cluster.network.set_fault(&address(4), Some(Fault::Refuses));
+    // Longer than copies and what a deputy loads may live.
+    for _ in 0..10 {
+        together(4, |node| {
+            for key in &keys {
+                assert_eq!(cluster.groups[node].get(key).unwrap(), value_of(key));
+            }
+        });
+        cluster.advance(10 * SECOND);
+    }
+    assert_eq!(cluster.loads.all(), keys.len(), "once each, by their owner");
+}
+
+#[test]
+fn deputies_take_nothing_twice_and_nothing_where_that_is_off() {
+    let cluster = Cluster::new(3);
+    let keys = keys_of(&cluster, 2);
+    warm_and_offer(&cluster, &keys);
+    let rounds = |cluster: &Cluster| {
+        for _ in 0..50 {
+            cluster.advance(SECOND);
+            std::thread::yield_now();
+        }
+    };
+    rounds(&cluster);
+    assert_eq!(taken(&cluster), keys.len() as u64);
+
+    let without = Cluster::with(
+        3,
+        Clock::manual(),
+        |node| node,
+        |group| group.deputy_bytes(0),
+        |key| Ok(value_of(key)),
+    );
+    for key in &keys {
+        assert_eq!(without.groups[0].get(key).unwrap(), value_of(key));
+    }
+    rounds(&without);
+    assert_eq!(taken(&without), 0);
+}
+
+#[test]
+fn no_more_is_handed_to_deputies_than_they_are_to_keep() {
+    let bytes = 8_000;
+    let cluster = Cluster::with(
+        3,
+        Clock::manual(),
+        |node| node,
+        |group| group.deputy_bytes(bytes),
+        |key| Ok(value_of(key)),
+    );
+    let keys = keys_of(&cluster, 2);
+    let most = &keys[..20]; // they are requested more than the others
+    for key in keys.iter().chain(most).chain(most) {
+        assert_eq!(cluster.groups[0].get(key).unwrap(), value_of(key));
+    }
+    eventually("deputies have taken them", || {
+        cluster.advance(SECOND);
+        taken(&cluster) >= most.len() as u64
+    });
+    cluster.advance(OFFERS);
+    cluster.network.set_fault(&address(2), Some(Fault::Refuses));
+    let taken = taken(&cluster) as usize;
+    assert!(
+        taken * groupcache_sync::ENTRY_OVERHEAD <= bytes,
+        "{taken} values"
+    );
+    for key in most {
+        assert_eq!(cluster.groups[1].get(key).unwrap(), value_of(key));
+        assert_eq!(cluster.loads.of(key), 1, "the most requested first: {key}");
+    }
+}
+
+#[test]
+fn what_deputies_have_been_handed_is_removed_and_set_with_the_value_of_the_owner() {
+    let version = Arc::new(AtomicU64::new(1));
+    let origin = Arc::clone(&version);
+    let cluster = Cluster::with(
+        4,
+        Clock::manual(),
+        |node| node,
+        |group| group.deputy_bytes(1 << 20),
+        move |_| Ok(Value::from(origin.load(Ordering::SeqCst).to_string())),
+    );
+    let keys = keys_of(&cluster, 3);
+    let all_are = |version: &str, at: &str| {
+        for key in &keys {
+            for group in &cluster.groups[..3] {
+                let value = group.get(key).unwrap();
+                assert_eq!(value.as_bytes(), version.as_bytes(), "{at}: {key}");
+            }
+        }
+    };
+    let change: [(&str, &dyn Fn()); 4] = [
+        ("remove", &|| {
+            for key in &keys {
+                cluster.groups[0].remove(key).unwrap();
+            }
+        }),
+        ("remove by the owner", &|| {
+            cluster.groups[3].remove_many(&keys).unwrap()
+        }),
+        ("set", &|| {
+            for key in &keys {
+                let value = Value::from(version.load(Ordering::SeqCst).to_string());
+                cluster.groups[1].set(key, value).unwrap();
+            }
+        }),
+        ("clear", &|| cluster.groups[2].clear().unwrap()),
+    ];
+    for (number, (name, change)) in change.into_iter().enumerate() {
+        let old = version.load(Ordering::SeqCst).to_string();
+        all_are(&old, "before");
+        offer(&cluster, (number + 1) * keys.len());
+        version.fetch_add(1, Ordering::SeqCst);
+        change();
+        cluster.network.set_fault(&address(3), Some(Fault::Refuses));
+        all_are(&version.load(Ordering::SeqCst).to_string(), name);
+        cluster.network.set_fault(&address(3), None);
+        // It is found again by a probe.
+        let is_reached = |peer: &PeerStats| peer.circuit == CircuitState::Closed;
+        let reach_all = |node: &Node| node.stats().peers.iter().all(is_reached);
+        eventually("all nodes reach each other", || {
+            cluster.advance(SECOND / 10);
+            cluster.nodes.iter().all(reach_all)
+        });
+        // What deputies have loaded themselves is not taken over.
+        cluster.advance(31 * SECOND);
     }
 }

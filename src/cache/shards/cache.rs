@@ -42,6 +42,15 @@ pub(crate) struct Cache<V: Cacheable> {
     pub(super) departures: Departures<V>,
 }
 
+/// A key in memory.
+pub(crate) struct HotKey {
+    pub(crate) key: String,
+    /// Its requests over about the last minute.
+    pub(crate) requests: u64,
+    /// What its entry is charged, in bytes.
+    pub(crate) weight: usize,
+}
+
 /// How long past its expiry a value that this process owns still serves.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Grace {
@@ -253,6 +262,20 @@ impl<V: Cacheable> Cache<V> {
         }
     }
 
+    /// Removes the values of those keys that `is_meant` returns true for.
+    pub(crate) fn remove_where(&self, is_meant: impl Fn(&str) -> bool) {
+        for shard in self.made_shards() {
+            let state = shard.state.lock();
+            let keys = state.store.requests().map(|(entry, _)| entry.key());
+            let meant: Vec<String> = keys
+                .filter(|&key| is_meant(key))
+                .map(str::to_owned)
+                .collect();
+            drop(state);
+            meant.iter().for_each(|key| self.remove(self.hash(key)));
+        }
+    }
+
     /// Removes everything.
     pub(crate) fn clear(&self) {
         for shard in self.made_shards() {
@@ -308,22 +331,23 @@ impl<V: Cacheable> Cache<V> {
         self.time.has_expiries()
     }
 
-    /// The `n` keys with the most requests over about the last minute, with the number of requests,
-    /// the most requested first.
-    pub(crate) fn hottest(&self, n: usize) -> Vec<(String, u64)> {
-        let mut all: Vec<(u64, String)> = Vec::new();
+    /// The `n` keys with the most requests over about the last minute, the most requested first.
+    pub(crate) fn hottest(&self, n: usize) -> Vec<HotKey> {
+        let mut all: Vec<HotKey> = Vec::new();
         for shard in self.made_shards() {
             let state = shard.state.lock();
             let mut wanted: Vec<_> = state.store.requests().collect();
             wanted.sort_unstable_by(|a, b| b.1.total_cmp(&a.1));
             let wanted = wanted.into_iter().take(n);
-            all.extend(wanted.map(|(entry, requests)| (requests as u64, entry.key().to_owned())));
+            all.extend(wanted.map(|(entry, requests)| HotKey {
+                key: entry.key().to_owned(),
+                requests: requests as u64,
+                weight: entry.weight(),
+            }));
         }
-        all.sort_unstable_by(|a, b| b.cmp(a));
+        all.sort_unstable_by(|a, b| (b.requests, &b.key).cmp(&(a.requests, &a.key)));
         all.truncate(n);
-        all.into_iter()
-            .map(|(requests, key)| (key, requests))
-            .collect()
+        all
     }
 
     /// The sums over all shards. The bytes are those of the budgets, which count a value from before

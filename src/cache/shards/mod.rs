@@ -21,7 +21,7 @@ mod lookup;
 mod shard;
 
 pub use cache::ENTRY_OVERHEAD;
-pub(crate) use cache::{Cache, Grace};
+pub(crate) use cache::{Cache, Grace, HotKey};
 pub(crate) use departures::Listener;
 pub(crate) use lookup::Found;
 pub(crate) use shard::Counts;

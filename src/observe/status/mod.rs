@@ -258,6 +258,7 @@ fn of_stats(stats: &GroupStats) -> String {
         ("fetches", stats.fetches),
         ("fetch_errors", stats.fetch_errors),
         ("deputy_fetches", stats.deputy_fetches),
+        ("deputy_copies", stats.deputy_copies),
         ("served", stats.served),
         ("served_hits", stats.served_hits),
         ("evictions", stats.evictions),
