@@ -41,7 +41,8 @@ use crate::transport::tls::Tls;
 ///
 /// A node does nothing in the background until it must: it starts loader threads for gets with a
 /// deadline and for peers, one maintenance thread when a peer is unreachable or lacks a removal, one sweeper
-/// thread for values that expire, and one thread that closes connections to peers which were idle for
+/// thread for values that expire, one thread that offers values to [deputies](crate::GroupBuilder::deputy_bytes)
+/// when there are peers, and one that closes connections to peers which were idle for
 /// 30 seconds.
 ///
 /// ```no_run

@@ -11,6 +11,7 @@
 mod deputies;
 mod foreign;
 mod lists;
+mod offers;
 mod queued;
 mod two_groups;
 
