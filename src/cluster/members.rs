@@ -52,6 +52,14 @@ pub(crate) enum Owner {
     Peer(Arc<Remote>),
 }
 
+/// Who loads a key while its owner is unreachable.
+pub(crate) enum StandIn {
+    /// It is told of changes together with the owner.
+    Deputy(Owner),
+    /// It is told of changes when all others are.
+    Other(Owner),
+}
+
 impl Owner {
     pub(crate) fn is(&self, remote: &Arc<Remote>) -> bool {
         matches!(self, Owner::Peer(peer) if Arc::ptr_eq(peer, remote))
@@ -210,12 +218,25 @@ impl Members {
             .unwrap_or((Owner::This, None))
     }
 
-    /// Who loads `key` while `owner` is unreachable: its deputy, or whoever owns it by now. `None` if there
-    /// is nobody else on the ring.
-    pub(crate) fn instead_of(&self, owner: &Arc<Remote>, key: &str) -> Option<Owner> {
+    /// Who loads `key` while `owner` is unreachable: its deputy, or whoever owns it by now; and if that is
+    /// unreachable too, who would own the key if all those were not there that are. `None` if there is nobody
+    /// else on the ring.
+    pub(crate) fn instead_of(
+        &self,
+        owner: &Arc<Remote>,
+        key: &str,
+        is_reachable: impl Fn(&Remote) -> bool,
+    ) -> Option<StandIn> {
         let (current, deputy) = self.owner_and_deputy(key);
         let mut others = [Some(current), deputy].into_iter().flatten();
-        others.find(|other| !other.is(owner))
+        let is_there = |node: &Owner| match node {
+            Owner::This => true,
+            Owner::Peer(peer) => !node.is(owner) && is_reachable(peer),
+        };
+        match others.find(|other| !other.is(owner))? {
+            deputy if is_there(&deputy) => Some(StandIn::Deputy(deputy)),
+            _ => Some(StandIn::Other(self.owners.owner_among(key, is_there)?)),
+        }
     }
 
     /// Whether this node is the deputy of `key`.
@@ -316,10 +337,21 @@ impl Owners {
         remote.map_or(Owner::This, Owner::Peer)
     }
 
+    /// The owner of `key` if only those were there that `is_there` returns true for.
+    fn owner_among(&self, key: &str, is_there: impl Fn(&Owner) -> bool) -> Option<Owner> {
+        let at = self
+            .ring
+            .owner_among(key.as_bytes(), |at| is_there(&self.member(at)))?;
+        Some(self.member(at))
+    }
+
+    fn member(&self, at: usize) -> Owner {
+        self.members[at].clone().map_or(Owner::This, Owner::Peer)
+    }
+
     fn owner_and_deputy(&self, key: &str) -> Option<(Owner, Option<Owner>)> {
         let (owner, deputy) = self.ring.owner_and_deputy(key.as_bytes())?;
-        let member = |at: usize| self.members[at].clone().map_or(Owner::This, Owner::Peer);
-        Some((member(owner), deputy.map(member)))
+        Some((self.member(owner), deputy.map(|deputy| self.member(deputy))))
     }
 }
 

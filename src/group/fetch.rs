@@ -11,7 +11,7 @@ use super::shared::Shared;
 use crate::cache::entry::{Stored, Tier};
 use crate::cache::key::KeyRef;
 use crate::cluster::batching::BatchRole;
-use crate::cluster::members::Owner;
+use crate::cluster::members::{Owner, StandIn};
 use crate::cluster::remote::{Failure, OwnedQuery, Remote};
 use crate::codec::CodecError;
 use crate::error::Error;
@@ -142,8 +142,8 @@ impl<V: Cacheable> Shared<V> {
         outcome
     }
 
-    /// Has the deputy of an owner that is gone answer for it, or loads as the deputy, if that is this node.
-    /// `None` if the deputy does not answer either.
+    /// Has the deputy of an owner that is gone answer for it, or who comes after the deputy if that is gone
+    /// too; or loads in its place, if that is this node. `None` if it does not answer either.
     fn ask_deputy(
         self: &Arc<Self>,
         guard: &Guard<Outcome<V>>,
@@ -151,9 +151,18 @@ impl<V: Cacheable> Shared<V> {
         deadline: Deadline,
     ) -> Option<Outcome<V>> {
         let key = guard.key().as_ref();
-        match self.cluster.members().instead_of(owner, key.text())? {
+        let members = self.cluster.members();
+        let stand_in = match members.instead_of(owner, key.text(), can_be_deputy)? {
+            StandIn::Deputy(deputy) => deputy,
+            StandIn::Other(other) => {
+                // This node may have been told of a change that the other has not been told of yet.
+                guard.stale().store(true, Ordering::Release);
+                other
+            }
+        };
+        match stand_in {
             Owner::This => Some(self.load(key, deadline, Role::Deputy, Count::No)),
-            Owner::Peer(deputy) if can_be_deputy(&deputy) => {
+            Owner::Peer(deputy) => {
                 self.counters.deputy_fetches.add();
                 self.mark_stale_if_owner_is_behind(guard, &deputy);
                 // The peer may need the pool of this node for the very value.
@@ -161,7 +170,6 @@ impl<V: Cacheable> Shared<V> {
                 let fetched = self.ask_singly(&deputy, Role::Deputy, key, deadline, 0);
                 self.use_fetched(guard, &deputy, fetched)
             }
-            Owner::Peer(_) => None,
         }
     }
 

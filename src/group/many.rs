@@ -17,7 +17,7 @@ use super::outcome::{Obtained, Outcome, lost_leader};
 use super::shared::Shared;
 use super::waiter_set::{Answered, ValueBudget, WaiterSet};
 use crate::cache::key::KeyRef;
-use crate::cluster::members::Owner;
+use crate::cluster::members::{Owner, StandIn};
 use crate::cluster::remote::Remote;
 use crate::error::Error;
 use crate::flight::flights::{Join, Joined};
@@ -266,14 +266,14 @@ impl<V: Cacheable> Shared<V> {
             return settled;
         }
         let members = self.cluster.members();
-        let mut fallbacks = Vec::new();
+        let (mut fallbacks, mut alone) = (Vec::new(), Vec::new());
         let mut shares: Vec<Share<'_>> = Vec::new();
         for (one, is_gone) in unanswered {
             self.counters.fetch_errors.add();
-            let deputy = || members.instead_of(owner, one.key.text());
-            match is_gone.then(deputy).flatten() {
-                Some(Owner::Peer(peer)) if !can_be_deputy(&peer) => fallbacks.push(one),
-                Some(deputy) => share_with(&mut shares, deputy, one),
+            let stand_in = || members.instead_of(owner, one.key.text(), can_be_deputy);
+            match is_gone.then(stand_in).flatten() {
+                Some(StandIn::Deputy(deputy)) => share_with(&mut shares, deputy, one),
+                Some(StandIn::Other(_)) => alone.push(one), // seldom, so one by one
                 None => fallbacks.push(one),
             }
         }
@@ -284,6 +284,10 @@ impl<V: Cacheable> Shared<V> {
         let by_deputies = self.cluster.fanout.each(&shares, settle);
         settled.extend(by_deputies.into_iter().flatten());
         settled.extend(self.load_here(&fallbacks, deadline, Role::Fallback));
+        settled.extend(alone.iter().map(|one| {
+            let outcome = self.fetch(one.key, owner, deadline, 0, Count::No);
+            (one.at, outcome)
+        }));
         settled
     }
 

@@ -1,6 +1,7 @@
 //! Clients that ask one node each, again and again, and what they see.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,8 +15,12 @@ use crate::value_of;
 /// How many clients each node has.
 pub(crate) const CLIENTS: usize = 8;
 
-/// Keys that everybody asks for.
+/// Keys that everybody asks for, each as often as any other.
 pub(crate) const KEYS: usize = 2_000;
+
+/// Keys that are asked for by Zipf's law, and its exponent.
+pub(crate) const ZIPF_KEYS: usize = 10_000;
+const EXPONENT: f64 = 0.99;
 
 /// One in so many gets is for a key that nobody has asked for: there is always something to load.
 const NEW: u64 = 200;
@@ -23,6 +28,49 @@ const NEW: u64 = 200;
 /// How long a client does something else between two gets: forty in a row would measure who gets
 /// the processors.
 const PAUSE: Duration = Duration::from_millis(4);
+
+/// The time from one get to the next, where clients ask at fixed times.
+const PERIOD: Duration = Duration::from_millis(20);
+
+/// What clients ask for, and when.
+#[derive(Clone)]
+pub(crate) enum Workload {
+    /// All keys alike. The next get comes some time after the answer to the last.
+    Closed,
+    /// Some keys more than others: the shares of all keys up to each one. Gets come at fixed times, and take as
+    /// long as it is from those to their answers.
+    Open(Arc<[f64]>),
+}
+
+impl Workload {
+    pub(crate) fn open() -> Workload {
+        let mut sum = 0.0;
+        let sums = (1..=ZIPF_KEYS).map(|rank| {
+            sum += (rank as f64).powf(-EXPONENT);
+            sum
+        });
+        let sums: Vec<f64> = sums.collect();
+        Workload::Open(sums.iter().map(|share| share / sum).collect())
+    }
+
+    /// The key that a client asks for next.
+    fn key(&self, dice: u64) -> String {
+        // In all trials of a process.
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        if dice % NEW == 0 {
+            return format!("new-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        }
+        let dice = dice / NEW;
+        match self {
+            Workload::Closed => format!("key-{}", dice % KEYS as u64),
+            Workload::Open(shares) => {
+                let fraction = (dice % (1 << 32)) as f64 / (1_u64 << 32) as f64;
+                let at = shares.partition_point(|share| *share < fraction);
+                format!("key-{}", at.min(ZIPF_KEYS - 1))
+            }
+        }
+    }
+}
 
 /// A get that was answered.
 #[derive(Clone, Copy)]
@@ -40,6 +88,7 @@ const SLICE: Duration = Duration::from_millis(4);
 /// What all clients have seen.
 pub(crate) struct Watch<'a> {
     fleet: &'a Fleet,
+    workload: Workload,
     begun: Instant,
     over: AtomicBool,
     gets: Mutex<Vec<Get>>,
@@ -74,8 +123,18 @@ impl Window {
 impl<'a> Watch<'a> {
     /// Has the clients of all nodes work while `script` runs.
     pub(crate) fn run(fleet: &'a Fleet, script: impl FnOnce(&Watch<'a>)) -> Watch<'a> {
+        Watch::run_with(fleet, Workload::Closed, script)
+    }
+
+    /// The same with this workload.
+    pub(crate) fn run_with(
+        fleet: &'a Fleet,
+        workload: Workload,
+        script: impl FnOnce(&Watch<'a>),
+    ) -> Watch<'a> {
         let watch = Watch {
             fleet,
+            workload,
             begun: Instant::now(),
             over: AtomicBool::new(false),
             gets: Mutex::default(),
@@ -135,14 +194,22 @@ impl<'a> Watch<'a> {
     fn work(&self, node: usize, seed: u64) {
         let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let (mut client, mut gets) = (None, Vec::new());
+        // The clients take turns within the period.
+        let mut next = self.now() + PERIOD / 64 * (seed % 64) as u32;
         while !self.is_over() {
+            if matches!(self.workload, Workload::Open(_)) {
+                thread::sleep(next.saturating_sub(self.now()));
+            }
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
             let turn = self.fleet.turn(node);
             if turn % 2 == 0 {
-                let key = key(state >> 16);
-                let at = self.now();
+                let key = self.workload.key(state >> 8);
+                let at = match self.workload {
+                    Workload::Closed => self.now(),
+                    Workload::Open(_) => next,
+                };
                 let outcome = self.get(&mut client, node, &key);
                 let ended = self.now();
                 let took = ended - at;
@@ -159,7 +226,10 @@ impl<'a> Watch<'a> {
             } else {
                 client = None;
             }
-            thread::sleep(PAUSE);
+            match self.workload {
+                Workload::Closed => thread::sleep(PAUSE),
+                Workload::Open(_) => next += PERIOD,
+            }
         }
         self.gets.lock().extend(gets);
     }
@@ -242,16 +312,6 @@ impl<'a> Watch<'a> {
                 is_usual && 2 * window.gets >= usual.gets
             })
     }
-}
-
-/// The key that a client asks for next.
-fn key(dice: u64) -> String {
-    // In all trials of a process.
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    if dice % NEW == 0 {
-        return format!("new-{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    }
-    format!("key-{}", dice / NEW % KEYS as u64)
 }
 
 /// How long those took that ended in this time, the shortest first.

@@ -389,3 +389,52 @@ fn what_deputies_have_been_handed_is_removed_and_set_with_the_value_of_the_owner
         cluster.advance(31 * SECOND);
     }
 }
+
+#[test]
+fn an_owner_and_a_deputy_that_are_lost_cost_one_load_for_each_key_and_loss() {
+    for many in [false, true] {
+        let cluster = Cluster::new(6);
+        let keys: Vec<String> = (0..200).map(|number| format!("key {number}")).collect();
+        let get_all = |loads: usize| {
+            together(4, |node| {
+                let group = &cluster.groups[node];
+                if many {
+                    for (key, value) in keys.iter().zip(group.get_many(&keys)) {
+                        assert_eq!(value.unwrap(), value_of(key));
+                    }
+                } else {
+                    for key in &keys {
+                        assert_eq!(group.get(key).unwrap(), value_of(key));
+                    }
+                }
+            });
+            for key in &keys {
+                let most = cluster.loads.of(key);
+                assert!(most <= loads, "{key}: {most} loads, many: {many}");
+            }
+        };
+        get_all(1);
+        let closed = |node: &Node, open: usize| {
+            let is_open = |peer: &&PeerStats| peer.circuit == CircuitState::Open;
+            node.stats().peers.iter().filter(is_open).count() == open
+        };
+        for (lost, node) in [5, 4].into_iter().enumerate() {
+            cluster
+                .network
+                .set_fault(&address(node), Some(Fault::Refuses));
+            // The others find out, by other keys than those that count.
+            for number in 0.. {
+                if cluster.nodes[..4].iter().all(|node| closed(node, lost + 1)) {
+                    break;
+                }
+                for group in &cluster.groups[..4] {
+                    group.get(&format!("{node} {number}")).unwrap();
+                }
+            }
+            for _ in 0..5 {
+                get_all(lost + 2);
+                cluster.advance(2 * SECOND);
+            }
+        }
+    }
+}

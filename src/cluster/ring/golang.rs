@@ -61,6 +61,17 @@ impl Circle {
         Some((owner as usize, deputy.map(|point| point.1 as usize)))
     }
 
+    /// The owner that `key` would have if only the members at these positions were there.
+    pub(super) fn owner_among(
+        &self,
+        key: &[u8],
+        is_there: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let (before, from) = self.points.split_at_checked(self.index_of(key))?;
+        let mut all = from.iter().chain(before).map(|point| point.1 as usize);
+        all.find(|&position| is_there(position))
+    }
+
     /// The index of the point that a key belongs to; 0 if there is no point.
     fn index_of(&self, key: &[u8]) -> usize {
         let hash = crc32fast::hash(key);

@@ -74,6 +74,19 @@ impl Ring {
         }
     }
 
+    /// The position of the member that would own `key` if only those were there that `is_there` returns true
+    /// for; `None` if there is none of them.
+    pub(crate) fn owner_among(
+        &self,
+        key: &[u8],
+        is_there: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        match self {
+            Ring::Native(table) => table.owner_among(key, is_there),
+            Ring::Golang(circle) => circle.owner_among(key, is_there),
+        }
+    }
+
     /// The part of all keys that the member at `position` owns.
     pub(crate) fn share(&self, position: usize) -> f64 {
         match self {

@@ -174,6 +174,20 @@ impl Field<'_> {
         Leaders::of(first_two)
     }
 
+    /// Who would lead if only these took part.
+    pub(super) fn leader_of(
+        &self,
+        positions: impl Iterator<Item = usize>,
+        slot_value: u64,
+    ) -> Option<usize> {
+        let mut first_two = [Candidate::NOBODY; 2];
+        for position in positions {
+            self.admit(&mut first_two, position as u32, slot_value);
+        }
+        let leader = Leaders::of(first_two).owner;
+        (leader != NOBODY).then_some(leader as usize)
+    }
+
     fn candidate(&self, position: u32, slot_value: u64) -> Candidate {
         let contender = &self.contenders[position as usize];
         let score = score(contender.seed, slot_value);

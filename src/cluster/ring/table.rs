@@ -118,6 +118,16 @@ impl OwnerTable {
         Some((self.owner_of(slot)?, deputy))
     }
 
+    /// The owner that `key` would have if only the peers at these positions were there. Ranks all of them.
+    pub(super) fn owner_among(
+        &self,
+        key: &[u8],
+        is_there: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let positions = (0..self.peers.len()).filter(|&position| is_there(position));
+        Field::new(&self.peers).leader_of(positions, value_of(slot_of(key)))
+    }
+
     fn owner_of(&self, slot: usize) -> Option<usize> {
         match self.owners.get(slot) {
             Some(owner) => Some(owner as usize),

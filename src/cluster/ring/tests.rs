@@ -355,3 +355,28 @@ fn no_peer_of_sixteen_has_much_more_than_its_share() {
         .fold(0.0, f64::max);
     assert!(fullest * 16.0 < 1.05, "max/mean {}", fullest * 16.0);
 }
+
+#[test]
+fn the_owner_among_some_members_is_that_of_a_ring_of_those_alone() {
+    let mut dice = Dice(11);
+    for weights in [[1.0, 1.0], [1.0, 2.5]] {
+        let weigh = |(at, id): (usize, &&str)| member(id, weights[at % 2]);
+        let all: Vec<Member> = ["a", "b", "c", "d", "e"]
+            .iter()
+            .enumerate()
+            .map(weigh)
+            .collect();
+        for make in [Ring::new, Ring::golang] {
+            let ring = make(&all);
+            for key in keys_of_slots(200) {
+                let key = key.as_bytes();
+                let there: Vec<usize> = (0..all.len()).filter(|_| dice.below(2) > 0).collect();
+                let some: Vec<Member> = there.iter().map(|&at| all[at].clone()).collect();
+                let expected = make(&some).owner(key).map(|at| there[at]);
+                assert_eq!(ring.owner_among(key, |at| there.contains(&at)), expected);
+                let (owner, deputy) = ring.owner_and_deputy(key).unwrap();
+                assert_eq!(ring.owner_among(key, |at| at != owner), deputy);
+            }
+        }
+    }
+}

@@ -12,6 +12,9 @@ use shuttle::thread;
 
 use crate::history::{GROUPS, History, Name, Scope};
 
+/// The deadline of changes: other parts of a scenario may move the clock.
+const HOUR: Duration = Duration::from_secs(3_600);
+
 /// The nodes of one run.
 pub struct World {
     /// What happened.
@@ -212,7 +215,7 @@ impl World {
     /// Removes `key` of a group by a node and notes it.
     pub fn remove_in(&self, group: usize, node: usize, key: &str) {
         let began = self.history.tick();
-        self.group(group, node).remove(key).unwrap();
+        self.group(group, node).remove_timeout(key, HOUR).unwrap();
         let scope = Scope::Key(Name::new(group, key));
         self.history.removed(scope, began);
     }
@@ -221,14 +224,14 @@ impl World {
     pub fn set(&self, node: usize, key: &str) {
         let (began, name) = (self.history.tick(), Name::new(0, key));
         let value = Value::from(name.stamp(began));
-        self.groups[node].set(key, value).unwrap();
+        self.groups[node].set_timeout(key, value, HOUR).unwrap();
         self.history.set(name, began);
     }
 
     /// Clears the first group by a node and notes it.
     pub fn clear(&self, node: usize) {
         let began = self.history.tick();
-        self.groups[node].clear().unwrap();
+        self.groups[node].clear_timeout(HOUR).unwrap();
         self.history.removed(Scope::Group(0), began);
     }
 

@@ -8,7 +8,7 @@
 #![cfg(groupcache_model = "shuttle")]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as Plain};
 use std::time::{Duration, Instant};
 
@@ -318,6 +318,8 @@ impl Simulation {
         let live = self.live.lock().unwrap()[node].take();
         if let Some(live) = live {
             self.record.crashed(live.process);
+            let copies = live.groups.iter().map(|group| group.stats().deputy_copies);
+            HANDED.fetch_add(copies.sum(), Ordering::SeqCst);
             drop(live);
         }
     }
@@ -736,6 +738,9 @@ fn from_env(name: &str, default: u64) -> u64 {
     set.map_or(default, |text| text.parse().expect("a number"))
 }
 
+/// How many values deputies were handed, in all histories.
+static HANDED: AtomicU64 = AtomicU64::new(0);
+
 #[test]
 fn promises_hold_in_a_bad_network() {
     let (first, seeds) = (
@@ -778,8 +783,13 @@ fn promises_hold_in_a_bad_network() {
     let [gets, loads, changes, checked] = *sums.lock().unwrap();
     println!(
         "{seeds} seeds from {first} in {:?}: {gets} gets, {loads} loads, {changes} changes, \
-         {checked} of them promised to hold",
-        began.elapsed()
+         {checked} of them promised to hold, {} values handed to deputies",
+        began.elapsed(),
+        HANDED.load(Ordering::SeqCst)
+    );
+    assert!(
+        seeds < 100 || HANDED.load(Ordering::SeqCst) > 0,
+        "no value was handed to a deputy"
     );
 }
 

@@ -86,3 +86,57 @@ fn deputies_against_a_clear() {
         world.history.removed(Scope::Group(0), began);
     });
 }
+
+/// As above, but the owner and the deputy are lost: whoever comes after them answers.
+fn stand_ins_against(change: fn(&World, &str) -> Result<(), Error>, of: fn(&str) -> Scope) {
+    explore(move || {
+        let world = World::new(NODES + 1);
+        let lost = [address(LOST), address(LOST + 1)];
+        let is_lost = |key: &String| {
+            let deputy = world.nodes[0].deputy(key).unwrap().address();
+            lost.contains(&world.nodes[0].owner(key).address()) && lost.contains(&deputy)
+        };
+        let mut keys = (0..).map(|number: u32| number.to_string());
+        let key: Arc<str> = keys.find(is_lost).unwrap().into();
+        for address in &lost {
+            world.network.set_fault(address, Some(Fault::Refuses));
+        }
+        let gets = |node: usize| {
+            let key = Arc::clone(&key);
+            part(move |world| {
+                for _ in 0..5 {
+                    world.get(node, &key);
+                }
+            })
+        };
+        let changed = {
+            let key = Arc::clone(&key);
+            part(move |world| {
+                let began = world.history.tick();
+                let Err(Error::Unreached { peers }) = change(world, &key) else {
+                    panic!("two nodes are lost");
+                };
+                assert_eq!(peers.len(), 2);
+                world.history.removed(of(&key), began);
+                for node in 0..LOST {
+                    world.get(node, &key);
+                }
+            })
+        };
+        let world = run(world, vec![gets(0), gets(1), gets(2), changed]);
+        world.end();
+    });
+}
+
+#[test]
+fn stand_ins_against_a_remove() {
+    stand_ins_against(
+        |world, key| world.groups[0].remove(key),
+        |key| Scope::Key(Name::new(0, key)),
+    );
+}
+
+#[test]
+fn stand_ins_against_a_clear() {
+    stand_ins_against(|world, _| world.groups[1].clear(), |_| Scope::Group(0));
+}
