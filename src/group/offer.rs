@@ -36,6 +36,16 @@ const MAX_OFFERED: usize = 100_000;
 const BYTES_OF_A_ROUND: usize = 8 << 20;
 const TIME_OF_A_ROUND: Duration = Duration::from_secs(5);
 
+/// After how many refusals in a row a round ends.
+const MAX_REFUSALS: usize = 16;
+
+/// Whether a node has taken over what it was offered.
+enum Taken {
+    Yes,
+    /// It has no time.
+    NotNow,
+}
+
 /// The keys that are offered to one node.
 struct Share<'a> {
     to: Arc<Remote>,
@@ -55,7 +65,9 @@ impl<V: Cacheable> Shared<V> {
         });
         let shares = shares(with_owner);
         self.cluster.fanout.each(&shares, |share| {
-            let _ = self.offer_share(share, deadline);
+            // Where one offer fails, the rest of this share is not offered.
+            let mut batches = key_batches(&share.keys);
+            batches.all(|keys| matches!(self.offer_to(&share.to, keys, deadline), Ok(Taken::Yes)));
         });
     }
 
@@ -69,7 +81,7 @@ impl<V: Cacheable> Shared<V> {
         }
         let most = (bytes / crate::ENTRY_OVERHEAD).min(MAX_OFFERED);
         let hottest = self.cache.hottest(most);
-        let is_ours = |hot: &&HotKey| hot.requests > 0 && members.owner(&hot.key) == Owner::This;
+        let is_ours = |hot: &&HotKey| members.owner(&hot.key) == Owner::This;
         let round = self.offer_round.fetch_add(1, Ordering::Relaxed);
         let part = part_of_round(hottest.iter().filter(is_ours), bytes, round);
         let with_deputy = part.into_iter().filter_map(|hot| {
@@ -83,14 +95,39 @@ impl<V: Cacheable> Shared<V> {
         });
         let shares = shares(with_deputy);
         let deadline = Deadline::after(self.cluster.clock.now(), TIME_OF_A_ROUND);
-        for share in &shares {
-            let _ = self.offer_share(share, deadline); // what is not taken now is offered again
-        }
+        self.offer_in_turns(&shares, deadline);
     }
 
-    /// Offers keys to one node, until it refuses.
-    fn offer_share(&self, share: &Share<'_>, deadline: Deadline) -> Result<(), Failure> {
-        key_batches(&share.keys).try_for_each(|keys| self.offer_to(&share.to, keys, deadline))
+    /// Offers one batch after the other to each node in turn: one that has no time now has some a moment
+    /// later. What is not taken is offered again in the next round.
+    fn offer_in_turns(&self, shares: &[Share<'_>], deadline: Deadline) {
+        let open = shares
+            .iter()
+            .map(|share| (&share.to, key_batches(&share.keys).peekable()));
+        let mut open: Vec<_> = open.collect();
+        let mut refusals = 0;
+        while refusals < MAX_REFUSALS && !deadline.is_past(self.cluster.clock.now()) {
+            open.retain_mut(|(to, batches)| {
+                let Some(keys) = batches.peek() else {
+                    return false;
+                };
+                match self.offer_to(to, keys, deadline) {
+                    Ok(Taken::Yes) => {
+                        refusals = 0;
+                        batches.next();
+                        true
+                    }
+                    Ok(Taken::NotNow) => {
+                        refusals += 1;
+                        true
+                    }
+                    Err(_) => false,
+                }
+            });
+            if open.is_empty() {
+                return;
+            }
+        }
     }
 
     /// Offers `keys` to a node. Blocks until it has taken over what it wants of them.
@@ -99,15 +136,16 @@ impl<V: Cacheable> Shared<V> {
         remote: &Arc<Remote>,
         keys: &[&str],
         deadline: Deadline,
-    ) -> Result<(), Failure> {
+    ) -> Result<Taken, Failure> {
         let target = protocol::target(&self.name, None);
         let call = Call::new("POST", target, self.terms(deadline, 0).to_header())
             .with_body(GroupCommand::Offer(keys.to_vec()).encode());
         let limit = self.cluster.limit();
         self.cluster
             .call(remote, call, limit, deadline, |status, _| match status {
-                Status::Ok | Status::Loading => Ok(Ok(())),
-                // It has no such group or no time, or is too old to know of offers.
+                Status::Ok | Status::Loading => Ok(Ok(Taken::Yes)),
+                Status::Overloaded => Ok(Ok(Taken::NotNow)),
+                // It has no such group, or is too old to know of offers.
                 _ => Ok(Err(Failure::Unsupported)),
             })?
     }
