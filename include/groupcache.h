@@ -122,7 +122,7 @@ enum groupcache_setting
   GROUPCACHE_SETTING_LOAD_TIMEOUT_MS = 3,
   // How long a value lives that was loaded here as its owner was unreachable. Default 2,000.
   GROUPCACHE_SETTING_FALLBACK_LIFE_MS = 4,
-  // How many calls to a peer must fail in a row for it to count as away. Default 3.
+  // How many calls to a peer must fail in a row for it to count as unreachable. Default 3.
   GROUPCACHE_SETTING_CIRCUIT_FAILURES = 5,
   // How many threads may run loads for gets with a timeout and for peers. Default 16.
   GROUPCACHE_SETTING_LOADER_THREADS = 6,
@@ -339,7 +339,7 @@ typedef struct {
   double ring_share;
   // Calls made to it.
   uint64_t calls;
-  // Calls that failed: refused, silent or nonsense.
+  // Calls that failed: refused, silent, or with a protocol error.
   uint64_t call_errors;
   // Calls that were given up because their caller's time was over.
   uint64_t abandoned_calls;

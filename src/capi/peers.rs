@@ -31,7 +31,7 @@ pub struct groupcache_peer {
     pub ring_share: f64,
     /// Calls made to it.
     pub calls: u64,
-    /// Calls that failed: refused, silent or nonsense.
+    /// Calls that failed: refused, silent, or with a protocol error.
     pub call_errors: u64,
     /// Calls that were given up because their caller's time was over.
     pub abandoned_calls: u64,

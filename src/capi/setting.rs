@@ -24,7 +24,7 @@ pub enum groupcache_setting {
     LoadTimeoutMs = 3,
     /// How long a value lives that was loaded here as its owner was unreachable. Default 2,000.
     FallbackLifeMs = 4,
-    /// How many calls to a peer must fail in a row for it to count as away. Default 3.
+    /// How many calls to a peer must fail in a row for it to count as unreachable. Default 3.
     CircuitFailures = 5,
     /// How many threads may run loads for gets with a timeout and for peers. Default 16.
     LoaderThreads = 6,

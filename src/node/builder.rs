@@ -97,7 +97,7 @@ impl NodeBuilder {
     /// the answer longer by as much. A large value may so take longer on a slow network, up to the
     /// [`load_timeout`](NodeBuilder::load_timeout) and the caller's deadline, and one that comes a
     /// byte now and then is given up. A peer whose load takes longer says so after half of this time,
-    /// and is asked again: a *silent* peer counts as away. Defaults to 1 s.
+    /// and is asked again: a *silent* peer counts as unreachable. Defaults to 1 s.
     pub fn fetch_timeout(mut self, timeout: Duration) -> NodeBuilder {
         self.fetch_timeout = timeout;
         self
@@ -141,13 +141,13 @@ impl NodeBuilder {
         self
     }
 
-    /// Sets how many calls to a peer must fail in a row for it to count as away (its *circuit* opens,
-    /// as in Nygard's "circuit breaker"): from then on its keys are loaded here at once, and it is
+    /// Sets how many calls to a peer must fail in a row for it to count as unreachable (its *circuit*
+    /// opens, as in Nygard's "circuit breaker"): from then on the deputies of its keys are asked at once, and it is
     /// probed about once a second, by a background thread, until it answers: less often, up to every
     /// fourth second, while it answers probes and fails the next call. Refusal, silence and
-    /// nonsense are failures; a caller whose own time is over is not. But where that happens twice in a
+    /// protocol errors are failures; a caller whose own time is over is not. But where that happens twice in a
     /// row, the peer is probed with the whole [`fetch_timeout`](NodeBuilder::fetch_timeout), and counts
-    /// as away if it does not answer that either. Defaults to 3.
+    /// as unreachable if it does not answer that either. Defaults to 3.
     pub fn circuit_failures(mut self, failures: usize) -> NodeBuilder {
         self.circuit_failures = failures;
         self
@@ -293,7 +293,7 @@ impl NodeBuilder {
             return Err(Error::setting("loader_threads", reason));
         }
         if self.circuit_failures == 0 {
-            let reason = "a peer that never failed would count as away; give it 1 or more";
+            let reason = "a peer that never failed would count as unreachable; give it 1 or more";
             return Err(Error::setting("circuit_failures", reason));
         }
         check_peer(self.dialect, &self.this)?;

@@ -133,7 +133,8 @@ pub struct PeerStats {
     pub dialect: Option<Dialect>,
     /// Calls made to it.
     pub calls: u64,
-    /// Calls that failed: refused, silent or nonsense. Probes of a peer that is unreachable are not counted.
+    /// Calls that failed: refused, silent, or with a protocol error. Probes of a peer that is
+    /// unreachable are not counted.
     pub call_errors: u64,
     /// Calls that were given up because their caller's time was over, which says nothing of the peer.
     pub abandoned_calls: u64,

@@ -420,7 +420,7 @@ fn a_go_peer_that_is_killed_is_replaced_and_found_again() {
         }
     }
     assert!(rust.iter().all(|peer| peer.is_open(&url)));
-    // What it spoke last still holds: nothing is owed to it.
+    // What it spoke last still holds: nothing is pending for it.
     assert!(unreached(rust[0].group.remove(&keys[0]))[0].unsupported);
     assert_eq!(rust[0].peer(&url).pending_removals, 0);
 

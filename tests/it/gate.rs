@@ -141,7 +141,7 @@ impl Confusion {
         let peers = ours.node.stats().peers;
         assert!(
             peers.iter().any(|peer| peer.pending_removals > 0),
-            "it stays owed"
+            "it stays pending"
         );
     }
 }

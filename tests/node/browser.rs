@@ -65,12 +65,12 @@ fn the_status_page_is_drawn_live_and_can_be_read_on_a_phone() {
     for view in ["desktop", "dark", "phone", "small"] {
         let (text, seen) = (seen[view]["text"].as_str().unwrap(), &seen[view]);
         for part in [
-            "3 members, 1 away.",
+            "3 members, 1 unreachable.",
             "Rates and latencies are those of the last",
             "(this node)",
             "% of the keys",
             "● up: circuit closed",
-            "✕ away: circuit open",
+            "✕ unreachable: circuit open",
             "Hit ratio",
             "Where gets are answered",
             "hot cache",
