@@ -17,7 +17,7 @@ use super::shared::Shared;
 use crate::cache::entry::Tier;
 use crate::cache::key::{KeyRef, MAX_KEY_BYTES};
 use crate::cluster::calls::CallLimit;
-use crate::cluster::journal::Removed;
+use crate::cluster::journal::{MEMORY, Removed};
 use crate::cluster::members::{Members, Owner};
 use crate::cluster::remote::{Failure, Remote, TombstoneSync};
 use crate::flight::leader::Guard;
@@ -156,7 +156,9 @@ impl<V: Cacheable> Shared<V> {
         match remote.tombstone_sync() {
             TombstoneSync::Done => {}
             TombstoneSync::NotDone => {
-                self.counters.peeks.add(); // it has not answered, and would not for this key either
+                if role == Role::Owner {
+                    self.counters.peeks.add(); // it has not answered, and would not for this key either
+                }
                 return None;
             }
             TombstoneSync::Unsupported => return None,
@@ -269,10 +271,15 @@ impl<V: Cacheable> Shared<V> {
         answer: Option<Answer>,
         role: Role,
     ) -> TakenOver<V> {
-        let Some(obtained) = answer.and_then(|answer| self.decode(answer)) else {
+        let Some(mut obtained) = answer.and_then(|answer| self.decode(answer)) else {
             return Err(guard);
         };
         let now = self.cluster.clock.now();
+        if role == Role::Deputy {
+            // For as long as removals are remembered: none can have been missed for longer.
+            let limit = now.checked_add(MEMORY);
+            obtained.expires = [obtained.expires, limit].into_iter().flatten().min();
+        }
         if obtained.deadline().is_past(now) {
             return Err(guard);
         }

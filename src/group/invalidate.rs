@@ -37,9 +37,9 @@ impl<V: Cacheable> Shared<V> {
         if !is_owner {
             return self.drop_key(key);
         }
-        self.fetches.mark_stale(key);
+        self.mark_stale(key); // what it takes over as the deputy that it was a moment ago, too
         self.cache.remove_copy(key);
-        self.fetches.mark_stale(key);
+        self.mark_stale(key);
     }
 
     /// As [`drop_copy`](Shared::drop_copy), of all keys.

@@ -67,7 +67,7 @@ impl<V: Cacheable> Shared<V> {
         self.cluster.fanout.each(&shares, |share| {
             // Where one offer fails, the rest of this share is not offered.
             let mut batches = key_batches(&share.keys);
-            batches.all(|keys| matches!(self.offer_to(&share.to, keys, deadline), Ok(Taken::Yes)));
+            batches.all(|keys| self.offer_to(&share.to, keys, deadline).is_ok());
         });
     }
 
@@ -183,7 +183,7 @@ impl<V: Cacheable> Shared<V> {
     /// of the pool at a time: loads are more urgent.
     fn turn_to_take(self: &Arc<Self>, keys: &[&str]) -> Option<Turn<V>> {
         let members = self.cluster.members();
-        let as_deputy = keys.iter().any(|key| members.owner(key) != Owner::This);
+        let as_deputy = keys.iter().any(|key| members.is_deputy_of(key));
         if as_deputy && self.is_taking_as_deputy.swap(true, Ordering::AcqRel) {
             return None;
         }
@@ -243,10 +243,10 @@ fn part_of_round<'a>(
     let mut part = Vec::new();
     let (mut all_bytes, mut part_bytes) = (0, 0);
     for hot in hottest {
-        all_bytes += hot.weight;
-        if all_bytes > bytes {
-            break;
+        if all_bytes + hot.weight > bytes {
+            continue; // a smaller one may still have room
         }
+        all_bytes += hot.weight;
         part_bytes += hot.weight;
         if part_bytes > BYTES_OF_A_ROUND && !part.is_empty() {
             parts.push(std::mem::take(&mut part));

@@ -27,6 +27,11 @@ fn time() -> Duration {
 /// How many clients have all keys loaded at the beginning.
 const LOADERS: usize = 16;
 
+/// Whether nodes are watched for so short a time that two losses in a row would take much more of it.
+fn is_short(time: Duration) -> bool {
+    time < Duration::from_secs(25)
+}
+
 /// Has every key loaded once.
 fn load_all(fleet: &Fleet) {
     let load = |first: usize| {
@@ -62,7 +67,7 @@ fn check(name: &str, watch: &Watch<'_>, time: Range<Duration>, quiet: &Window, l
         window.late,
     );
     // In a short time chance decides how many new keys there are: three standard deviations of both windows.
-    let chance = match time.end - time.start < Duration::from_secs(25) {
+    let chance = match is_short(time.end - time.start) {
         true => 3.0 * (2.0 * quiet.loads as f64).sqrt(),
         false => 0.0,
     };
@@ -94,9 +99,12 @@ fn a_crash_costs_the_origin_next_to_nothing() {
         pass(time);
         fleet.restart(0);
         pass(time);
+        if is_short(time) {
+            return;
+        }
         pass(WARM_UP);
         fleet.kill(1);
-        pass(time.min(Duration::from_secs(10)));
+        pass(Duration::from_secs(10));
         fleet.kill(2);
         pass(time);
     });
@@ -109,6 +117,8 @@ fn a_crash_costs_the_origin_next_to_nothing() {
         ("another is killed", 5, KEYS_OF_TWO),
         ("and one more", 6, 2 * KEYS_OF_TWO),
     ] {
-        check(name, &watch, times[at].clone(), &quiet, lost_twice);
+        if let Some(time) = times.get(at) {
+            check(name, &watch, time.clone(), &quiet, lost_twice);
+        }
     }
 }

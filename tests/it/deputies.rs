@@ -246,7 +246,6 @@ fn offer(cluster: &Cluster, values: usize) {
         cluster.advance(OFFERS / 10);
         taken(cluster) >= values as u64
     });
-    assert_eq!(taken(cluster), values as u64);
 }
 
 fn taken(cluster: &Cluster) -> u64 {

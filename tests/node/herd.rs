@@ -56,13 +56,17 @@ fn a_herd_loads_each_key_once_in_the_whole_cluster() {
         }
         let sum = |counter: &str| cluster.count(counter);
         assert_eq!(sum("gets"), (processes * threads * keys.len()) as u64);
-        assert_eq!(sum("main_items"), keys.len() as u64);
+        assert_eq!(sum("loads"), keys.len() as u64);
+        // Each at its owner, and by and by at its deputy.
+        let (items, owned) = (sum("main_items"), keys.len() as u64);
+        assert!((owned..=2 * owned).contains(&items), "{items} values");
         for counter in ["load_errors", "fetch_errors", "flights", "evictions"] {
             assert_eq!(sum(counter), 0, "{counter}");
         }
         for node in cluster.nodes() {
             let stats = node.stats();
-            assert_eq!(stats["loads"], stats["main_items"], "at the owner: {stats}");
+            let [loads, items] = ["loads", "main_items"].map(|name| stats[name].as_u64().unwrap());
+            assert!(loads <= items, "at the owner: {stats}");
         }
         eprintln!(
             "herd round {round}: {processes} processes x {threads} threads x {} keys, {} loads, \
