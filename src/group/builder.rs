@@ -173,7 +173,7 @@ impl<V: Cacheable> GroupBuilder<V> {
     /// thirty-second of the capacity.
     ///
     /// The values are copies in the main caches of the deputies, where they may displace values that are requested
-    /// less. They live as long as they do here, and are removed and replaced together with the value here; those that are not
+    /// less. They live as long as they do here, ten minutes at most, and are removed and replaced together with the value here; those that are not
     /// among the most requested any more stay until others displace them. Every
     /// ten seconds the keys are offered again, 8 MiB of values at most at a time, and a deputy takes what it lacks.
     pub fn deputy_bytes(mut self, bytes: usize) -> Self {

@@ -71,7 +71,7 @@ impl<V: Cacheable> Shared<V> {
         self.counters.peeks.add();
         let removed: Vec<Stamp> = former.removed.into_iter().collect();
         let key = guard.key().as_ref();
-        let answer = self.ask_holder(&former.remote, &[key], &removed, deadline);
+        let answer = self.ask_holder(&former.remote, &[key], &removed, Role::Owner, deadline);
         let answer = answer.into_iter().next().flatten();
         let taken_over = self.finish_with(guard, answer, Role::Owner);
         drop(leading); // not before: decoding is user code
@@ -94,7 +94,7 @@ impl<V: Cacheable> Shared<V> {
         let keys: Vec<KeyRef<'_>> = guards.iter().map(|guard| guard.key().as_ref()).collect();
         let ask = |share: &HeldShare| {
             let asked: Vec<_> = share.at.iter().map(|&at| keys[at]).collect();
-            let answers = self.ask_holder(&share.holder, &asked, &share.removed, deadline);
+            let answers = self.ask_holder(&share.holder, &asked, &share.removed, role, deadline);
             share.at.iter().copied().zip(answers).collect::<Vec<_>>()
         };
         let shares = self.held_shares(&members, &keys, role);
@@ -192,16 +192,21 @@ impl<V: Cacheable> Shared<V> {
     }
 
     /// The values of `keys` in the main cache of another node; where they were `removed`, only those
-    /// whose removals it has carried out. It has the connect timeout to answer.
+    /// whose removals it has carried out. A former owner has the connect timeout to answer, as a load waits for
+    /// it; for a deputy, an owner has as long as for any request.
     fn ask_holder(
         &self,
         holder: &Arc<Remote>,
         keys: &[KeyRef<'_>],
         removed: &[Stamp],
+        role: Role,
         deadline: Deadline,
     ) -> Vec<Option<Answer>> {
         debug_assert!(removed.is_empty() || removed.len() == keys.len());
-        let limit = CallLimit::of_all(self.cluster.settings.limits.connect_timeout);
+        let limit = match role {
+            Role::Owner => CallLimit::of_all(self.cluster.settings.limits.connect_timeout),
+            Role::Deputy | Role::Fallback => self.cluster.limit(),
+        };
         let mut answers = Vec::with_capacity(keys.len());
         while answers.len() < keys.len() {
             let terms = Terms {
@@ -220,7 +225,7 @@ impl<V: Cacheable> Shared<V> {
             } else {
                 let stamps = removed[answers.len()..].iter();
                 let open = open.iter().map(|key| key.text()).zip(stamps.copied());
-                match self.ask_if_newer(holder, open.collect(), &terms, deadline) {
+                match self.ask_if_newer(holder, open.collect(), &terms, limit, deadline) {
                     Ok(items) if !items.is_empty() => items,
                     _ => break,
                 }
@@ -238,6 +243,7 @@ impl<V: Cacheable> Shared<V> {
         holder: &Arc<Remote>,
         mut keys: Vec<(&str, Stamp)>,
         terms: &Terms,
+        limit: CallLimit,
         deadline: Deadline,
     ) -> Result<Vec<Item>, Failure> {
         let mut left = MAX_COMMAND;
@@ -255,7 +261,6 @@ impl<V: Cacheable> Shared<V> {
         let target = protocol::target(&self.name, None);
         let call = Call::new("POST", target, terms.to_header())
             .with_body(GroupCommand::Peek(keys).encode());
-        let limit = CallLimit::of_all(self.cluster.settings.limits.connect_timeout);
         let read = |status, reply: Reply| match status {
             Status::Ok => decode_batch(reply.body, hashes.into_iter()),
             Status::NoSuchGroup | Status::BadRequest => Ok(Vec::new()),

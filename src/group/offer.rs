@@ -5,8 +5,8 @@
 //!   (`offer_to_deputies`), which answer from them when this node is lost. A deputy takes what it lacks; it
 //!   is asked for the keys again and again, so nobody keeps account of what it has.
 //!
-//! A deputy is told of each change as an owner is, and of other changes as any peer is. So the value of an
-//! owner may live there for as long as it does at its owner.
+//! A deputy is told of each change as an owner is. What it takes lives as long as at the owner, but no longer
+//! than removals are remembered.
 
 use std::time::Duration;
 
@@ -36,6 +36,10 @@ const MAX_OFFERED: usize = 100_000;
 const BYTES_OF_A_ROUND: usize = 8 << 20;
 const TIME_OF_A_ROUND: Duration = Duration::from_secs(5);
 
+/// How many values a job takes over at once: so many are in memory before they are kept, and no get waits for
+/// others than these.
+const KEYS_AT_ONCE: usize = 8;
+
 /// After how many refusals in a row a round ends.
 const MAX_REFUSALS: usize = 16;
 
@@ -56,7 +60,7 @@ impl<V: Cacheable> Shared<V> {
     /// Offers the keys in memory to their owners, until all are offered or `deadline`.
     pub(super) fn offer(&self, deadline: Deadline) {
         let members = self.cluster.members();
-        let hottest = self.cache.hottest(MAX_OFFERED);
+        let hottest = self.cache.about_hottest(MAX_OFFERED);
         let with_owner = hottest.iter().filter_map(|hot| {
             let Owner::Peer(owner) = members.owner(&hot.key) else {
                 return None;
@@ -80,7 +84,7 @@ impl<V: Cacheable> Shared<V> {
             return;
         }
         let most = (bytes / crate::ENTRY_OVERHEAD).min(MAX_OFFERED);
-        let hottest = self.cache.hottest(most);
+        let hottest = self.cache.about_hottest(most);
         let is_ours = |hot: &&HotKey| members.owner(&hot.key) == Owner::This;
         let round = self.offer_round.fetch_add(1, Ordering::Relaxed);
         let part = part_of_round(hottest.iter().filter(is_ours), bytes, round);
@@ -202,17 +206,24 @@ impl<V: Cacheable> Shared<V> {
                 Owner::This => role == Role::Owner,
                 Owner::Peer(_) => role == Role::Deputy && members.is_deputy_of(key),
             };
-            let mut guards = Vec::new();
-            for key in keys.iter().filter(is_meant) {
-                let key = self.cache.hash(key);
-                if let Joined::Lead(guard) = self.loads.join(key, Deadline::NEVER, Join::Start) {
-                    guards.extend(self.finish_if_cached(guard, role).err());
-                }
+            let meant: Vec<&String> = keys.iter().filter(is_meant).collect();
+            for some in meant.chunks(KEYS_AT_ONCE) {
+                self.take_some_over(some, role);
             }
-            for taken_over in self.take_over_many(guards, Deadline::NEVER, role) {
-                if let Err(guard) = taken_over {
-                    guard.release(); // a get that waits for it loads it
-                }
+        }
+    }
+
+    fn take_some_over(self: &Arc<Self>, keys: &[&String], role: Role) {
+        let mut guards = Vec::with_capacity(keys.len());
+        for key in keys {
+            let key = self.cache.hash(key);
+            if let Joined::Lead(guard) = self.loads.join(key, Deadline::NEVER, Join::Start) {
+                guards.extend(self.finish_if_cached(guard, role).err());
+            }
+        }
+        for taken_over in self.take_over_many(guards, Deadline::NEVER, role) {
+            if let Err(guard) = taken_over {
+                guard.release(); // a get that waits for it loads it
             }
         }
     }

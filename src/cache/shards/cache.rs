@@ -333,12 +333,25 @@ impl<V: Cacheable> Cache<V> {
 
     /// The `n` keys with the most requests over about the last minute, the most requested first.
     pub(crate) fn hottest(&self, n: usize) -> Vec<HotKey> {
+        self.hottest_of(n, n)
+    }
+
+    /// About the same, with the names of few more than so many keys in memory at a time: of many keys, twice
+    /// the part of a shard is looked at there.
+    pub(crate) fn about_hottest(&self, n: usize) -> Vec<HotKey> {
+        self.hottest_of(n, 2 * n / self.shards.len() + 64)
+    }
+
+    fn hottest_of(&self, n: usize, of_shard: usize) -> Vec<HotKey> {
         let mut all: Vec<HotKey> = Vec::new();
         for shard in self.made_shards() {
             let state = shard.state.lock();
             let mut wanted: Vec<_> = state.store.requests().collect();
-            wanted.sort_unstable_by(|a, b| b.1.total_cmp(&a.1));
-            let wanted = wanted.into_iter().take(n);
+            if of_shard < wanted.len() {
+                wanted.select_nth_unstable_by(of_shard, |a, b| b.1.total_cmp(&a.1));
+                wanted.truncate(of_shard);
+            }
+            let wanted = wanted.into_iter();
             all.extend(wanted.map(|(entry, requests)| HotKey {
                 key: entry.key().to_owned(),
                 requests: requests as u64,
