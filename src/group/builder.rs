@@ -167,15 +167,16 @@ impl<V: Cacheable> GroupBuilder<V> {
         self
     }
 
-    /// Sets how many bytes of values this process has the deputies of their keys keep, in the background: those
-    /// that it owns and that are requested most at the time. While this process cannot be reached, its deputies answer from
-    /// them, so its loss costs the origin no load for these keys. Zero turns it off. Defaults to a
-    /// thirty-second of the capacity.
+    /// Sets how many bytes of values this process has the deputies of their keys keep, in the
+    /// background: those that it owns and that are requested most at the time. While this process
+    /// cannot be reached, its deputies answer from them, so its loss costs the origin no load for these
+    /// keys. Zero turns it off. Defaults to a thirty-second of the capacity.
     ///
-    /// The values are copies in the main caches of the deputies, where they may displace values that are requested
-    /// less. They live as long as they do here, ten minutes at most, and are removed and replaced together with the value here; those that are not
-    /// among the most requested any more stay until others displace them. Every
-    /// ten seconds the keys are offered again, 8 MiB of values at most at a time, and a deputy takes what it lacks.
+    /// The values are copies in the main caches of the deputies, where they may displace values that
+    /// are requested less. They live as long as they do here, ten minutes at most, and are removed and
+    /// replaced together with the value here; those that are not among the most requested any more stay
+    /// until others displace them. Every ten seconds the keys are offered again, 8 MiB of values at
+    /// most at a time, and a deputy takes what it lacks.
     pub fn deputy_bytes(mut self, bytes: usize) -> Self {
         self.deputy_bytes = Some(bytes);
         self
