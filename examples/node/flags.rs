@@ -27,6 +27,7 @@ pub(crate) struct Flags {
     pub(crate) group: String,
     pub(crate) cache_bytes: usize,
     pub(crate) hot_bytes: Option<usize>,
+    pub(crate) deputy_bytes: Option<usize>,
     pub(crate) hot_ttl: Option<Duration>,
     pub(crate) ttl: Option<Duration>,
     pub(crate) stale: Option<Duration>,
@@ -128,6 +129,11 @@ const FLAGS: &[(&str, &str, &str)] = &[
         "--hot-bytes",
         "N",
         "the part of it for mirrored values; 0: none (default: an eighth)",
+    ),
+    (
+        "--deputy-bytes",
+        "N",
+        "as many of the hottest values deputies have too; 0: none (default: a thirty-second)",
     ),
     (
         "--hot-ttl-ms",
@@ -305,6 +311,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Asked, Failu
         group: given.text("--group").unwrap_or_else(|| "objects".into()),
         cache_bytes: given.size("--cache-bytes", 1)?.unwrap_or(64 << 20),
         hot_bytes: given.size("--hot-bytes", 0)?,
+        deputy_bytes: given.size("--deputy-bytes", 0)?,
         hot_ttl: given.millis("--hot-ttl-ms", 0)?,
         ttl: given.millis("--ttl-ms", 0)?,
         stale: given.millis("--stale-ms", 0)?,

@@ -191,6 +191,7 @@ impl Front {
             "fetch_errors": group.fetch_errors,
             "peeks": group.peeks,
             "inherited": group.inherited,
+            "deputy_copies": group.deputy_copies,
             "served": group.served,
             "served_hits": group.served_hits,
             "removes": group.removes,

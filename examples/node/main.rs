@@ -353,6 +353,9 @@ fn group(flags: &Flags, node: &Node) -> Result<Group, Failure> {
     if let Some(bytes) = flags.hot_bytes {
         builder = builder.hot_bytes(bytes);
     }
+    if let Some(bytes) = flags.deputy_bytes {
+        builder = builder.deputy_bytes(bytes);
+    }
     if let Some(ttl) = flags.hot_ttl {
         builder = builder.hot_ttl(ttl);
     }
@@ -375,6 +378,7 @@ fn group(flags: &Flags, node: &Node) -> Result<Group, Failure> {
                 "name" => "--group",
                 "capacity_bytes" => "--cache-bytes",
                 "hot_bytes" => "--hot-bytes",
+                "deputy_bytes" => "--deputy-bytes",
                 other => other,
             };
             Failure::usage(format!("{flag}: {reason}"))

@@ -1,5 +1,5 @@
-//! Maintenance: the rounds of the background threads, which probe peers, deliver pending removals, and
-//! sweep expired values, and offer values to deputies.
+//! Maintenance: the rounds of the background threads, which probe peers, deliver pending removals, sweep
+//! expired values, and offer values to deputies.
 
 use std::time::{Duration, Instant};
 

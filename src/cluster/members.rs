@@ -56,7 +56,8 @@ pub(crate) enum Owner {
 pub(crate) enum StandIn {
     /// It is told of changes together with the owner.
     Deputy(Owner),
-    /// It is told of changes when all others are.
+    /// It is told of changes when all others are, perhaps later than the node that asks. So nobody else may have
+    /// what it answers, and it is not kept.
     Other(Owner),
 }
 
@@ -239,9 +240,12 @@ impl Members {
         }
     }
 
-    /// Whether this node is the deputy of `key`.
-    pub(crate) fn is_deputy_of(&self, key: &str) -> bool {
-        matches!(self.owner_and_deputy(key), (_, Some(Owner::This)))
+    /// The deputy of a key that this node owns, if it can be asked.
+    pub(crate) fn deputy_of_owned(&self, key: &str) -> Option<Arc<Remote>> {
+        match self.owner_and_deputy(key) {
+            (Owner::This, Some(Owner::Peer(deputy))) => Some(deputy).filter(can_be_asked),
+            _ => None,
+        }
     }
 
     /// The owner of a key whose deputy this node is, if it can be asked.

@@ -155,8 +155,6 @@ impl<V: Cacheable> Shared<V> {
         let stand_in = match members.instead_of(owner, key.text(), can_be_deputy)? {
             StandIn::Deputy(deputy) => deputy,
             StandIn::Other(other) => {
-                // This node may have been told of a change that the other has not been told of yet: nobody else
-                // may have its answer, and it is not kept.
                 self.fetches.mark_stale(key);
                 other
             }

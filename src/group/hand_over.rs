@@ -281,7 +281,7 @@ impl<V: Cacheable> Shared<V> {
         };
         let now = self.cluster.clock.now();
         if role == Role::Deputy {
-            // For as long as removals are remembered: none can have been missed for longer.
+            // What this node has missed in spite of all does not outlive the memory of removals.
             let limit = now.checked_add(MEMORY);
             obtained.expires = [obtained.expires, limit].into_iter().flatten().min();
         }

@@ -260,49 +260,52 @@ impl<V: Cacheable> Shared<V> {
             peer: owner,
             role: Role::Owner,
             count: Count::Yes,
+            is_joined: true,
         };
         let (mut settled, unanswered) = self.ask_peer(wanted, asked, deadline);
         if unanswered.is_empty() {
             return settled;
         }
         let members = self.cluster.members();
-        let (mut fallbacks, mut alone) = (Vec::new(), Vec::new());
-        let mut shares: Vec<Share<'_>> = Vec::new();
+        let mut fallbacks = Vec::new();
+        let (mut of_deputies, mut of_others) = (Vec::new(), Vec::new());
         for (one, is_gone) in unanswered {
             self.counters.fetch_errors.add();
             let stand_in = || members.instead_of(owner, one.key.text(), can_be_deputy);
             match is_gone.then(stand_in).flatten() {
-                Some(StandIn::Deputy(deputy)) => share_with(&mut shares, deputy, one),
-                Some(StandIn::Other(_)) => alone.push(one), // seldom, so one by one
+                Some(StandIn::Deputy(deputy)) => share_with(&mut of_deputies, deputy, one),
+                Some(StandIn::Other(other)) => share_with(&mut of_others, other, one),
                 None => fallbacks.push(one),
             }
         }
-        let settle = |share: &Share<'_>| match &share.owner {
+        let of_deputies = of_deputies.iter().map(|share| (share, true));
+        let of_others = of_others.iter().map(|share| (share, false));
+        let shares: Vec<(&Share<'_>, bool)> = of_deputies.chain(of_others).collect();
+        let settle = |&(share, is_joined): &(&Share<'_>, bool)| match &share.owner {
             Owner::This => self.load_here(&share.wanted, deadline, Role::Deputy),
-            Owner::Peer(deputy) => self.fetch_from_deputy(&share.wanted, deputy, deadline),
+            Owner::Peer(peer) => {
+                let asked = Asked {
+                    peer,
+                    role: Role::Deputy,
+                    count: Count::No,
+                    is_joined,
+                };
+                self.fetch_from_stand_in(&share.wanted, asked, deadline)
+            }
         };
-        let by_deputies = self.cluster.fanout.each(&shares, settle);
-        settled.extend(by_deputies.into_iter().flatten());
+        let by_stand_ins = self.cluster.fanout.each(&shares, settle);
+        settled.extend(by_stand_ins.into_iter().flatten());
         settled.extend(self.load_here(&fallbacks, deadline, Role::Fallback));
-        settled.extend(alone.iter().map(|one| {
-            let outcome = self.fetch(one.key, owner, deadline, 0, Count::No);
-            (one.at, outcome)
-        }));
         settled
     }
 
-    fn fetch_from_deputy(
+    fn fetch_from_stand_in(
         self: &Arc<Self>,
         wanted: &[Wanted<'_>],
-        deputy: &Arc<Remote>,
+        asked: Asked<'_>,
         deadline: Deadline,
     ) -> Settled<V> {
         self.counters.deputy_fetches.add_many(wanted.len());
-        let asked = Asked {
-            peer: deputy,
-            role: Role::Deputy,
-            count: Count::No,
-        };
         let (mut settled, unanswered) = self.ask_peer(wanted, asked, deadline);
         let fallbacks: Vec<_> = unanswered.into_iter().map(|(one, _)| one).collect();
         settled.extend(self.load_here(&fallbacks, deadline, Role::Fallback));
@@ -326,20 +329,24 @@ impl<V: Cacheable> Shared<V> {
     fn ask_peer<'a>(
         self: &Arc<Self>,
         wanted: &[Wanted<'a>],
-        Asked { peer, role, count }: Asked<'_>,
+        asked_of: Asked<'_>,
         deadline: Deadline,
     ) -> (Settled<V>, Vec<(Wanted<'a>, bool)>) {
+        let Asked { peer, role, .. } = asked_of;
         let mut settled = Vec::with_capacity(wanted.len());
         let (mut asked, mut guards) = (Vec::new(), Vec::new());
         let (mut joined, mut waiters) = (Vec::new(), Vec::new());
         for &one in wanted {
-            let mut count = count;
+            let mut count = asked_of.count;
             match self.fetches.join(one.key, deadline, Join::Start) {
                 Joined::Lead(guard) => {
                     self.counters.count_lead(&mut count);
                     match self.finish_if_cached(guard, Role::Owner) {
                         Ok(outcome) => settled.push((one.at, outcome)),
                         Err(guard) => {
+                            if !asked_of.is_joined {
+                                self.fetches.mark_stale(one.key);
+                            }
                             self.mark_stale_if_owner_is_behind(&guard, peer);
                             asked.push(one);
                             guards.push(Some(guard));
@@ -388,12 +395,14 @@ impl<V: Cacheable> Shared<V> {
     }
 }
 
-/// A peer that is asked for values, in which role, and whether the gets are still to be counted.
+/// A peer that is asked for values, in which role, whether the gets are still to be counted, and whether other
+/// gets may join (see `StandIn`).
 #[derive(Clone, Copy)]
 struct Asked<'a> {
     peer: &'a Arc<Remote>,
     role: Role,
     count: Count,
+    is_joined: bool,
 }
 
 fn share_with<'a>(shares: &mut Vec<Share<'a>>, owner: Owner, one: Wanted<'a>) {

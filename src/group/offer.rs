@@ -15,7 +15,7 @@ use super::pending::Pending;
 use super::registry::Begun;
 use super::shared::Shared;
 use crate::cache::shards::HotKey;
-use crate::cluster::members::Owner;
+use crate::cluster::members::{Members, Owner};
 use crate::cluster::propagation::key_batches;
 use crate::cluster::remote::{Failure, Remote};
 use crate::flight::flights::{Join, Joined};
@@ -40,7 +40,7 @@ const TIME_OF_A_ROUND: Duration = Duration::from_secs(5);
 /// others than these.
 const KEYS_AT_ONCE: usize = 8;
 
-/// After how many refusals in a row a round ends.
+/// After how many refusals in a row no more is offered.
 const MAX_REFUSALS: usize = 16;
 
 /// Whether a node has taken over what it was offered.
@@ -69,9 +69,7 @@ impl<V: Cacheable> Shared<V> {
         });
         let shares = shares(with_owner);
         self.cluster.fanout.each(&shares, |share| {
-            // Where one offer fails, the rest of this share is not offered.
-            let mut batches = key_batches(&share.keys);
-            batches.all(|keys| self.offer_to(&share.to, keys, deadline).is_ok());
+            self.offer_in_turns(std::slice::from_ref(share), deadline);
         });
     }
 
@@ -85,25 +83,18 @@ impl<V: Cacheable> Shared<V> {
         }
         let most = (bytes / crate::ENTRY_OVERHEAD).min(MAX_OFFERED);
         let hottest = self.cache.about_hottest(most);
-        let is_ours = |hot: &&HotKey| members.owner(&hot.key) == Owner::This;
+        let with_deputy = hottest
+            .iter()
+            .filter_map(|hot| Some((members.deputy_of_owned(&hot.key)?, hot)));
         let round = self.offer_round.fetch_add(1, Ordering::Relaxed);
-        let part = part_of_round(hottest.iter().filter(is_ours), bytes, round);
-        let with_deputy = part.into_iter().filter_map(|hot| {
-            let (_, deputy) = members.owner_and_deputy(&hot.key);
-            match deputy? {
-                Owner::Peer(deputy) if deputy.takes_batches() && !deputy.circuit.is_open() => {
-                    Some((deputy, &*hot.key))
-                }
-                _ => None,
-            }
-        });
-        let shares = shares(with_deputy);
+        let part = part_of_round(with_deputy, bytes, round);
+        let shares = shares(part.into_iter().map(|(deputy, hot)| (deputy, &*hot.key)));
         let deadline = Deadline::after(self.cluster.clock.now(), TIME_OF_A_ROUND);
         self.offer_in_turns(&shares, deadline);
     }
 
-    /// Offers one batch after the other to each node in turn: one that has no time now has some a moment
-    /// later. What is not taken is offered again in the next round.
+    /// Offers one batch after the other to each node in turn: one that has no time is asked again after the
+    /// others. Ends when all is offered, after some refusals in a row, or at `deadline`.
     fn offer_in_turns(&self, shares: &[Share<'_>], deadline: Deadline) {
         let open = shares
             .iter()
@@ -187,7 +178,8 @@ impl<V: Cacheable> Shared<V> {
     /// of the pool at a time: loads are more urgent.
     fn turn_to_take(self: &Arc<Self>, keys: &[&str]) -> Option<Turn<V>> {
         let members = self.cluster.members();
-        let as_deputy = keys.iter().any(|key| members.is_deputy_of(key));
+        let is_deputy = |key: &&str| role_for(&members, key) == Some(Role::Deputy);
+        let as_deputy = keys.iter().any(is_deputy);
         if as_deputy && self.is_taking_as_deputy.swap(true, Ordering::AcqRel) {
             return None;
         }
@@ -202,10 +194,7 @@ impl<V: Cacheable> Shared<V> {
     fn take_over_offered(self: &Arc<Self>, keys: &[String]) {
         let members = self.cluster.members();
         for role in [Role::Owner, Role::Deputy] {
-            let is_meant = |key: &&String| match members.owner(key) {
-                Owner::This => role == Role::Owner,
-                Owner::Peer(_) => role == Role::Deputy && members.is_deputy_of(key),
-            };
+            let is_meant = |key: &&String| role_for(&members, key) == Some(role);
             let meant: Vec<&String> = keys.iter().filter(is_meant).collect();
             for some in meant.chunks(KEYS_AT_ONCE) {
                 self.take_some_over(some, role);
@@ -229,6 +218,15 @@ impl<V: Cacheable> Shared<V> {
     }
 }
 
+/// In which role this node takes a key over that it is offered.
+fn role_for(members: &Members, key: &str) -> Option<Role> {
+    match members.owner_and_deputy(key) {
+        (Owner::This, _) => Some(Role::Owner),
+        (_, Some(Owner::This)) => Some(Role::Deputy),
+        _ => None,
+    }
+}
+
 /// The keys by the node that each of them is for.
 fn shares<'a>(keys: impl Iterator<Item = (Arc<Remote>, &'a str)>) -> Vec<Share<'a>> {
     let mut shares: Vec<Share<'a>> = Vec::new();
@@ -246,14 +244,14 @@ fn shares<'a>(keys: impl Iterator<Item = (Arc<Remote>, &'a str)>) -> Vec<Share<'
 
 /// Of the first `bytes` of values, those that have their turn in this round.
 fn part_of_round<'a>(
-    hottest: impl Iterator<Item = &'a HotKey>,
+    hottest: impl Iterator<Item = (Arc<Remote>, &'a HotKey)>,
     bytes: usize,
     round: usize,
-) -> Vec<&'a HotKey> {
-    let mut parts: Vec<Vec<&HotKey>> = Vec::new();
+) -> Vec<(Arc<Remote>, &'a HotKey)> {
+    let mut parts = Vec::new();
     let mut part = Vec::new();
     let (mut all_bytes, mut part_bytes) = (0, 0);
-    for hot in hottest {
+    for (deputy, hot) in hottest {
         if all_bytes + hot.weight > bytes {
             continue; // a smaller one may still have room
         }
@@ -263,7 +261,7 @@ fn part_of_round<'a>(
             parts.push(std::mem::take(&mut part));
             part_bytes = hot.weight;
         }
-        part.push(hot);
+        part.push((deputy, hot));
     }
     parts.push(part);
     parts.swap_remove(round % parts.len())

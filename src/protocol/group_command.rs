@@ -33,7 +33,8 @@ pub(crate) enum GroupCommand<'a> {
     Remove(Vec<&'a str>),
     /// Remove everything.
     Clear,
-    /// Take over these keys: the sender has their values and leaves the cluster.
+    /// Take over these keys: the sender has their values, and leaves the cluster or has the receiver for
+    /// their deputy.
     Offer(Vec<&'a str>),
     /// Answer the values of these keys that are in main memory, each only if the change with this stamp
     /// has been carried out.

@@ -51,9 +51,8 @@ fn load_all(fleet: &Fleet) {
 /// How many keys belong to one node and have a certain other node for their deputy.
 const KEYS_OF_TWO: usize = ZIPF_KEYS / NODES / (NODES - 1);
 
-/// Prints what a window cost, and checks it against a quiet time of the same length. So many keys may be loaded
-/// once besides, as their owners and their deputies were lost.
-fn check(name: &str, watch: &Watch<'_>, time: Range<Duration>, quiet: &Window, lost_twice: usize) {
+/// Prints what a window cost, and returns it.
+fn print(name: &str, watch: &Watch<'_>, time: &Range<Duration>, quiet: &Window) -> Window {
     let window = watch.window(time.clone());
     let later = watch.window((time.start + PART).min(time.end)..time.end);
     eprintln!(
@@ -66,6 +65,13 @@ fn check(name: &str, watch: &Watch<'_>, time: Range<Duration>, quiet: &Window, l
         later.p99,
         window.late,
     );
+    window
+}
+
+/// Checks a window against a quiet time of the same length. So many keys may be loaded once besides, as their
+/// owners and their deputies were lost.
+fn check(name: &str, watch: &Watch<'_>, time: &Range<Duration>, quiet: &Window, lost_twice: usize) {
+    let window = print(name, watch, time, quiet);
     // In a short time chance decides how many new keys there are: three standard deviations of both windows.
     let chance = match is_short(time.end - time.start) {
         true => 3.0 * (2.0 * quiet.loads as f64).sqrt(),
@@ -110,15 +116,15 @@ fn a_crash_costs_the_origin_next_to_nothing() {
     });
     assert_eq!(watch.complaints(), Vec::<String>::new());
     let quiet = watch.window(times[1].clone());
+    print("quiet", &watch, &times[1], &quiet);
     for (name, at, lost_twice) in [
-        ("quiet", 1, 0),
         ("a node is killed", 2, 0),
         ("it is back", 3, 0),
         ("another is killed", 5, KEYS_OF_TWO),
         ("and one more", 6, 2 * KEYS_OF_TWO),
     ] {
         if let Some(time) = times.get(at) {
-            check(name, &watch, time.clone(), &quiet, lost_twice);
+            check(name, &watch, time, &quiet, lost_twice);
         }
     }
 }

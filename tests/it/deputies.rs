@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use groupcache_sync::{Begin, CircuitState, Clock, Error, Fault, Node, PeerStats, Request, Value};
+use groupcache_sync::{
+    Begin, CircuitState, Clock, Error, Fault, Group, Node, PeerStats, Request, Value,
+};
 
 use crate::cluster::{Cluster, GROUP, address, eventually, together, value_of};
 
@@ -172,6 +174,29 @@ fn a_deputy_answers_for_itself_and_keeps_its_value_for_its_life() {
     assert_eq!(cluster.loads.of(&key), 2, "it has expired");
 }
 
+/// Ends the process of the last node.
+fn kill_last(cluster: &mut Cluster) {
+    cluster.groups.pop();
+    cluster.nodes.pop();
+}
+
+/// Starts the last node again, which was lost, with an empty memory.
+fn start_again(cluster: &Cluster) -> (Node, Group) {
+    let last = address(cluster.nodes.len());
+    let builder = cluster.network.builder(last.as_str()).unwrap();
+    let node = builder.clock(cluster.clock.clone()).build().unwrap();
+    let loads = Arc::clone(&cluster.loads);
+    let group = node.group_builder(GROUP, 64 << 20).build(move |key| {
+        loads.count(key);
+        Ok(value_of(key))
+    });
+    cluster.network.attach(&node);
+    cluster.network.set_fault(&last, None);
+    node.set_peers((0..=cluster.nodes.len()).map(address))
+        .unwrap();
+    (node, group.unwrap())
+}
+
 #[test]
 fn an_owner_that_returns_with_empty_memory_takes_over_what_its_deputies_have() {
     let mut cluster = Cluster::new(4);
@@ -180,20 +205,8 @@ fn an_owner_that_returns_with_empty_memory_takes_over_what_its_deputies_have() {
     for key in &keys {
         assert_eq!(cluster.groups[0].get(key).unwrap(), value_of(key));
     }
-    cluster.groups.remove(3);
-    cluster.nodes.remove(3);
-
-    let builder = cluster.network.builder(address(3)).unwrap();
-    let node = builder.clock(cluster.clock.clone()).build().unwrap();
-    let loads = Arc::clone(&cluster.loads);
-    let group = node.group_builder(GROUP, 64 << 20).build(move |key| {
-        loads.count(key);
-        Ok(value_of(key))
-    });
-    let group = group.unwrap();
-    cluster.network.attach(&node);
-    cluster.network.set_fault(&address(3), None);
-    node.set_peers((0..4).map(address)).unwrap();
+    kill_last(&mut cluster);
+    let (_node, group) = start_again(&cluster);
     for key in &keys {
         assert_eq!(group.get(key).unwrap(), value_of(key));
         assert_eq!(cluster.loads.of(key), 1, "{key}");
@@ -242,9 +255,20 @@ fn warm_and_offer(cluster: &Cluster, keys: &[String]) {
 
 /// Lets time pass until deputies have taken so many values in all.
 fn offer(cluster: &Cluster, values: usize) {
-    eventually("deputies have taken them", || {
-        cluster.advance(OFFERS / 10);
-        taken(cluster) >= values as u64
+    advance_gently(cluster, OFFERS, || taken(cluster) >= values as u64);
+}
+
+/// Moves the clock step by step until `done`. Between two steps there is time for what has begun: a clock that runs
+/// away lets the calls of the nodes time out.
+fn advance_gently(cluster: &Cluster, by: Duration, done: impl Fn() -> bool) {
+    const STEP: Duration = Duration::from_millis(200);
+    eventually("time brings it", || {
+        cluster.advance(by);
+        let began = Instant::now();
+        while !done() && began.elapsed() < STEP {
+            std::thread::yield_now();
+        }
+        done()
     });
 }
 
@@ -378,10 +402,7 @@ fn what_deputies_have_been_handed_is_removed_and_set_with_the_value_of_the_owner
         // It is found again by a probe.
         let is_reached = |peer: &PeerStats| peer.circuit == CircuitState::Closed;
         let reach_all = |node: &Node| node.stats().peers.iter().all(is_reached);
-        eventually("all nodes reach each other", || {
-            cluster.advance(SECOND / 10);
-            cluster.nodes.iter().all(reach_all)
-        });
+        advance_gently(&cluster, SECOND, || cluster.nodes.iter().all(reach_all));
         // What deputies have loaded themselves is not taken over.
         cluster.advance(31 * SECOND);
     }
@@ -411,9 +432,9 @@ fn an_owner_and_a_deputy_that_are_lost_cost_one_load_for_each_key_and_loss() {
             }
         };
         get_all(1);
-        let closed = |node: &Node, open: usize| {
+        let lost_by = |node: &Node| {
             let is_open = |peer: &&PeerStats| peer.circuit == CircuitState::Open;
-            node.stats().peers.iter().filter(is_open).count() == open
+            node.stats().peers.iter().filter(is_open).count()
         };
         for (lost, node) in [5, 4].into_iter().enumerate() {
             cluster
@@ -421,7 +442,10 @@ fn an_owner_and_a_deputy_that_are_lost_cost_one_load_for_each_key_and_loss() {
                 .set_fault(&address(node), Some(Fault::Refuses));
             // The others find out, by other keys than those that count.
             for number in 0.. {
-                if cluster.nodes[..4].iter().all(|node| closed(node, lost + 1)) {
+                if cluster.nodes[..4]
+                    .iter()
+                    .all(|node| lost_by(node) == lost + 1)
+                {
                     break;
                 }
                 for group in &cluster.groups[..4] {
@@ -445,28 +469,13 @@ fn a_deputy_that_returns_is_handed_again_what_it_had() {
     }
     offer(&cluster, keys.len());
     cluster.network.set_fault(&address(3), Some(Fault::Refuses));
-    cluster.groups.remove(3);
-    cluster.nodes.remove(3);
+    kill_last(&mut cluster);
     for key in &keys {
         assert_eq!(cluster.groups[0].get(key).unwrap(), value_of(key));
     }
-
-    let builder = cluster.network.builder(address(3)).unwrap();
-    let node = builder.clock(cluster.clock.clone()).build().unwrap();
-    let loads = Arc::clone(&cluster.loads);
-    let group = node.group_builder(GROUP, 64 << 20).build(move |key| {
-        loads.count(key);
-        Ok(value_of(key))
-    });
-    let group = group.unwrap();
-    cluster.network.attach(&node);
-    cluster.network.set_fault(&address(3), None);
-    node.set_peers((0..4).map(address)).unwrap();
+    let (_node, group) = start_again(&cluster);
     let is_its = |key: &&String| cluster.nodes[0].deputy(key).unwrap().address() == address(3);
     let its = keys.iter().filter(is_its).count() as u64;
-    eventually("it has what it is the deputy for", || {
-        cluster.advance(SECOND);
-        group.stats().deputy_copies >= its
-    });
+    advance_gently(&cluster, OFFERS, || group.stats().deputy_copies >= its);
     assert_eq!(cluster.loads.all(), keys.len());
 }

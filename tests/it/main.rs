@@ -37,6 +37,7 @@ mod p6_partition;
 mod protocol;
 mod queued_loads;
 mod server;
+mod stand_ins;
 mod status;
 #[cfg(feature = "auth")]
 mod strangers;

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Instant;
 
 use crate::origin::Origin;
-use crate::process::Cluster;
+use crate::process::{Cluster, eventually};
 
 /// Nobody is taken for dead because the machine is busy.
 const PATIENT: &[&str] = &[
@@ -57,16 +57,16 @@ fn a_herd_loads_each_key_once_in_the_whole_cluster() {
         let sum = |counter: &str| cluster.count(counter);
         assert_eq!(sum("gets"), (processes * threads * keys.len()) as u64);
         assert_eq!(sum("loads"), keys.len() as u64);
-        // Each at its owner, and by and by at its deputy.
-        let (items, owned) = (sum("main_items"), keys.len() as u64);
-        assert!((owned..=2 * owned).contains(&items), "{items} values");
         for counter in ["load_errors", "fetch_errors", "flights", "evictions"] {
             assert_eq!(sum(counter), 0, "{counter}");
         }
         for node in cluster.nodes() {
-            let stats = node.stats();
-            let [loads, items] = ["loads", "main_items"].map(|name| stats[name].as_u64().unwrap());
-            assert!(loads <= items, "at the owner: {stats}");
+            // What it owns it has loaded, and what it is the deputy for it is handed meanwhile.
+            eventually("a node has nothing else", || {
+                let stats = node.stats();
+                let count = |name: &str| stats[name].as_u64().unwrap();
+                count("loads") + count("deputy_copies") == count("main_items")
+            });
         }
         eprintln!(
             "herd round {round}: {processes} processes x {threads} threads x {} keys, {} loads, \

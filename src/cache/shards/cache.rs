@@ -265,14 +265,10 @@ impl<V: Cacheable> Cache<V> {
     /// Removes the values of those keys that `is_meant` returns true for.
     pub(crate) fn remove_where(&self, is_meant: impl Fn(&str) -> bool) {
         for shard in self.made_shards() {
-            let state = shard.state.lock();
-            let keys = state.store.requests().map(|(entry, _)| entry.key());
-            let meant: Vec<String> = keys
-                .filter(|&key| is_meant(key))
-                .map(str::to_owned)
-                .collect();
-            drop(state);
-            meant.iter().for_each(|key| self.remove(self.hash(key)));
+            let keys: Vec<String> = shard.state.lock().store.keys().map(str::to_owned).collect();
+            for key in keys.iter().filter(|key| is_meant(key)) {
+                self.remove(self.hash(key));
+            }
         }
     }
 
@@ -336,8 +332,7 @@ impl<V: Cacheable> Cache<V> {
         self.hottest_of(n, n)
     }
 
-    /// About the same, with the names of few more than so many keys in memory at a time: of many keys, twice
-    /// the part of a shard is looked at there.
+    /// About the same, from few more than `n` keys: of each shard only twice its share of them is copied.
     pub(crate) fn about_hottest(&self, n: usize) -> Vec<HotKey> {
         self.hottest_of(n, 2 * n / self.shards.len() + 64)
     }

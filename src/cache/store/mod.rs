@@ -316,6 +316,12 @@ impl<V> Store<V> {
         }
     }
 
+    /// The keys of all entries.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        let main = self.main.items().map(|(_, entry)| entry.key());
+        main.chain(self.hot.entries().map(|(_, entry)| entry.key()))
+    }
+
     /// All entries, each with the number of requests over about the last minute.
     pub(crate) fn requests(&self) -> impl Iterator<Item = (&Entry<V>, f64)> {
         let main = self

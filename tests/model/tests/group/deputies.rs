@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use groupcache_sync::{Error, Fault};
+use groupcache_sync::{CircuitState, Error, Fault, PeerStats};
 use groupcache_sync_model::history::{Name, Scope};
 use groupcache_sync_model::world::{World, address};
 
@@ -87,20 +87,46 @@ fn deputies_against_a_clear() {
     });
 }
 
+/// Nodes that know each other, of which two are lost, and a key of which one of those is the owner and the other
+/// one the deputy.
+fn world_without_two() -> (World, Arc<str>) {
+    let world = World::new(NODES + 1);
+    let keys = || (0..).map(|number: u32| number.to_string());
+    let owner = |key: &String| world.nodes[0].owner(key).address();
+    for node in 0..LOST {
+        for other in 0..LOST {
+            let of_other = keys().find(|key| owner(key) == address(other));
+            world.get(node, &of_other.unwrap());
+        }
+    }
+    let lost = [address(LOST), address(LOST + 1)];
+    let deputy = |key: &String| world.nodes[0].deputy(key).unwrap().address();
+    let is_lost = |key: &String| lost.contains(&owner(key)) && lost.contains(&deputy(key));
+    let key = keys().find(is_lost).unwrap();
+    for address in &lost {
+        world.network.set_fault(address, Some(Fault::Refuses));
+    }
+    let is_open = |peer: &&PeerStats| peer.circuit == CircuitState::Open;
+    for node in 0..LOST {
+        let finds_out = |other: String| {
+            world.get(node, &other);
+            world.nodes[node]
+                .stats()
+                .peers
+                .iter()
+                .filter(is_open)
+                .count()
+                == lost.len()
+        };
+        assert!(keys().filter(|other| *other != key).any(finds_out));
+    }
+    (world, key.into())
+}
+
 /// As above, but the owner and the deputy are lost: whoever comes after them answers.
 fn stand_ins_against(change: fn(&World, &str) -> Result<(), Error>, of: fn(&str) -> Scope) {
     explore(move || {
-        let world = World::new(NODES + 1);
-        let lost = [address(LOST), address(LOST + 1)];
-        let is_lost = |key: &String| {
-            let deputy = world.nodes[0].deputy(key).unwrap().address();
-            lost.contains(&world.nodes[0].owner(key).address()) && lost.contains(&deputy)
-        };
-        let mut keys = (0..).map(|number: u32| number.to_string());
-        let key: Arc<str> = keys.find(is_lost).unwrap().into();
-        for address in &lost {
-            world.network.set_fault(address, Some(Fault::Refuses));
-        }
+        let (world, key) = world_without_two();
         let gets = |node: usize| {
             let key = Arc::clone(&key);
             part(move |world| {
