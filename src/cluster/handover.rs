@@ -1,6 +1,9 @@
-//! Handover: a node that leaves gives its journal to other nodes, which deliver the pending removals.
+//! Handover: removals that a peer has missed are kept by two nodes, the one that made them and its
+//! successor, so that they are not lost with one process. A node that leaves gives its whole journal to
+//! other nodes, which deliver the pending removals.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use crate::cluster::journal::{LoggedRemoval, MEMORY, PendingRemovals};
 use crate::cluster::remote::{Failure, Remote};
@@ -28,11 +31,7 @@ impl Cluster {
     /// that no other node takes over.
     pub(crate) fn hand_over_removals(self: &Arc<Self>, deadline: Deadline) -> Vec<Unreached> {
         let now = self.clock.now();
-        let takes = |remote: &Arc<Remote>| {
-            remote.takes_batches() && !remote.circuit.is_open() && !remote.has_left()
-        };
-        let mut successors = self.members().remotes();
-        successors.retain(takes);
+        let successors = self.successors();
         let mut remotes = self.removal_recipients();
         remotes.retain(|remote| remote.speaks() != Some(Dialect::Golang)); // they receive none
         let mut unreached = Vec::new();
@@ -53,6 +52,46 @@ impl Cluster {
         let removals = self.journal.removals(&all);
         self.hand_to_first(successors.iter(), &to, &removals, deadline);
         unreached
+    }
+
+    /// Gives a change that `missed` peers have not received to one of the others, which delivers it to them as
+    /// this node does: whoever can first. Where no other node takes it, it is lost if this process ends.
+    pub(crate) fn share_missed(
+        self: &Arc<Self>,
+        change: &Range<u64>,
+        missed: &[Unreached],
+        deadline: Deadline,
+    ) {
+        let missed = missed.iter().filter(|missed| !missed.unsupported);
+        let missed: Vec<&str> = missed.map(|missed| &*missed.peer).collect();
+        if missed.is_empty() {
+            return;
+        }
+        let pending = PendingRemovals::default();
+        pending.add(change.clone());
+        let removals = self.journal.removals(&pending);
+        let mut successors = self.successors();
+        successors.retain(|remote| !missed.contains(&remote.peer.name()));
+        for id in missed {
+            let to = Whom::One(id.to_owned());
+            self.hand_to_first(successors.iter(), &to, &removals, deadline);
+        }
+    }
+
+    /// The peers that may take removals over, the next one after this node first: so each node has another
+    /// one.
+    fn successors(&self) -> Vec<Arc<Remote>> {
+        let takes = |remote: &Arc<Remote>| {
+            remote.takes_batches() && !remote.circuit.is_open() && !remote.has_left()
+        };
+        let mut successors = self.members().remotes();
+        successors.retain(takes);
+        successors.sort_by(|a, b| a.peer.name().cmp(b.peer.name()));
+        let this = self.this();
+        let (before, after): (Vec<_>, Vec<_>) = successors
+            .into_iter()
+            .partition(|remote| remote.peer.name() < this.name());
+        [after, before].concat()
     }
 
     /// Gives removals to the first successor that takes them; returns whether one did, or there are

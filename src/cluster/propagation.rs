@@ -43,6 +43,11 @@ impl RecordedChange {
         self.has_met_other_ring.load(Ordering::Acquire)
     }
 
+    /// Gives the change to another node too, for the peers that have missed it.
+    pub(crate) fn share_missed(&self, missed: &[Unreached], deadline: Deadline) {
+        self.cluster.share_missed(&self.range, missed, deadline);
+    }
+
     /// Whether a set of `key` was rightly refused as an older change.
     pub(crate) fn refused_set(&self, group: &str, key: &str) -> RefusedSet {
         self.cluster.journal.refused_set(group, key, &self.range)
@@ -64,19 +69,32 @@ struct ChangeAnswer {
 }
 
 impl Cluster {
-    /// Records that this node removes `keys` of a group, or all, before the change is sent to any peer.
+    /// Records that this node removes `keys` of a group, or all, before the change is sent to any peer: also
+    /// among the removals that a peer asks for when it starts. A peer that has carried the change out, and
+    /// then starts again, takes nothing over from one that has still to be told.
     pub(crate) fn record(
         self: &Arc<Self>,
         group: &Arc<str>,
         keys: Option<&[&str]>,
     ) -> RecordedChange {
-        let (range, stamp) = self.journal.record(group, keys, self.clock.now());
-        RecordedChange {
+        let now = self.clock.now();
+        let (range, stamp) = self.journal.record(group, keys, now);
+        let recorded = RecordedChange {
             cluster: Arc::clone(self),
             range,
             stamp,
             has_met_other_ring: AtomicBool::new(false),
+        };
+        let info = self.own_change_info(&recorded);
+        match keys {
+            None => self.journal.announce(group, None, info, now),
+            Some(keys) => {
+                for &key in keys {
+                    self.journal.announce(group, Some(key), info, now);
+                }
+            }
         }
+        recorded
     }
 
     /// Ends a change, and wakes the maintenance to deliver it to peers that have joined or left

@@ -32,6 +32,11 @@ const _: () = assert!(MAX_PASSES > 1); // a change of the list costs one more
 /// that does not answer.
 const USUAL_TIME: u32 = 4;
 
+/// The parts of the time of a change in which peers receive it. In the rest, what some of them have missed is
+/// given to another node.
+const ROUNDS: u32 = 7;
+const PARTS: u32 = 8;
+
 impl<V: Cacheable> Group<V> {
     /// Removes the value of `key` from this node and from all peers. Blocks until all peers have answered
     /// or their time is up: no longer than about four times the
@@ -54,8 +59,9 @@ impl<V: Cacheable> Group<V> {
     /// [`Error::Unreached`] names the peers that were not reached; the value is removed everywhere else.
     /// The removal is sent to them again as soon as they answer, for as long as this node lives, and
     /// after its [`leave`](crate::Node::leave) by another node; a copy there may be served until then,
-    /// or until it expires. If this process ends without `leave`, removals that it has not delivered
-    /// are lost. Peers that can never be reached, as they speak the dialect of Go, are named as
+    /// or until it expires. One of the peers that were reached is given the removal too, in the last eighth
+    /// of the time, and delivers it also if this process crashes. If no peer takes it, or both processes end
+    /// without `leave` before one of them has delivered it, it is lost. Peers that can never be reached, as they speak the dialect of Go, are named as
     /// [`unsupported`](crate::Unreached::unsupported). [`Error::KeyTooLong`] changes nothing.
     #[doc(alias = "delete")]
     #[doc(alias = "invalidate")]
@@ -176,9 +182,14 @@ impl<V: Cacheable> Shared<V> {
     /// The deadline of the peers that receive a change first: the others must have time left if one of
     /// these does not answer.
     fn half_of(&self, deadline: Deadline) -> Deadline {
+        self.part_of(deadline, 1, 2)
+    }
+
+    /// When so many of `all` parts of the time until a deadline are over.
+    fn part_of(&self, deadline: Deadline, parts: u32, all: u32) -> Deadline {
         let now = self.cluster.clock.now();
         let left = deadline.remaining(now);
-        left.map_or(deadline, |left| Deadline::after(now, left / 2))
+        left.map_or(deadline, |left| Deadline::after(now, left / all * parts))
     }
 
     fn remove_all(&self, keys: &[&str], deadline: Deadline) -> Result<(), Error> {
@@ -189,7 +200,7 @@ impl<V: Cacheable> Shared<V> {
         let _hold = user_code::hold(); // the listener is called once the peers have the change
         let recorded = self.cluster.record(&self.name, Some(keys));
         let info = self.cluster.own_change_info(&recorded);
-        self.send_until_list_is_stable(&recorded, deadline, |members| {
+        self.send_until_list_is_stable(&recorded, deadline, |members, deadline| {
             let send = |remote: &Arc<Remote>, round: Round, deadline| {
                 let is_meant = |key: &&&str| round.is_for(remote, &members.owner_and_deputy(key));
                 let keys: Vec<&str> = keys.iter().filter(is_meant).copied().collect();
@@ -225,7 +236,7 @@ impl<V: Cacheable> Shared<V> {
         self.prepare(&mut prepared, key, life, &self.cluster.members().owner(key))?;
         let recorded = self.cluster.record(&self.name, Some(&[key]));
         let info = self.cluster.own_change_info(&recorded);
-        self.send_until_list_is_stable(&recorded, deadline, |members| {
+        self.send_until_list_is_stable(&recorded, deadline, |members, deadline| {
             let holders = members.owner_and_deputy(key);
             let owner = &holders.0;
             self.prepare(&mut prepared, key, life, owner)?; // in case it is another owner than before
@@ -267,7 +278,7 @@ impl<V: Cacheable> Shared<V> {
             let cluster = &self.cluster;
             cluster.send_change(remote, &self.name, &Change::Clear, &recorded, deadline)
         };
-        self.send_until_list_is_stable(&recorded, deadline, |members| {
+        self.send_until_list_is_stable(&recorded, deadline, |members, deadline| {
             // Any node may own keys and any may fetch from it, so once for the values that are owned and
             // once for the copies made meanwhile.
             let remotes = members.remotes();
@@ -289,17 +300,21 @@ impl<V: Cacheable> Shared<V> {
     ///
     /// If a member has another ring, the change is sent to all once more as well, as by `clear`: a node
     /// that is an owner by that ring may have received it after another node had fetched from it.
+    ///
+    /// What members have missed is then given to one that has received it: if this process ends, that one
+    /// delivers it.
     fn send_until_list_is_stable(
         &self,
         recorded: &RecordedChange,
         deadline: Deadline,
-        mut send_to: impl FnMut(&Members) -> Result<Vec<Unreached>, Error>,
+        mut send_to: impl FnMut(&Members, Deadline) -> Result<Vec<Unreached>, Error>,
     ) -> Result<(), Error> {
         let mut unreached: Vec<Unreached> = Vec::new();
         let mut members = self.cluster.members();
         let mut is_sent_again = false;
+        let rounds = self.part_of(deadline, ROUNDS, PARTS);
         for _ in 0..MAX_PASSES {
-            for missed in send_to(&members)? {
+            for missed in send_to(&members, rounds)? {
                 if unreached.iter().all(|other| other.peer != missed.peer) {
                     unreached.push(missed);
                 }
@@ -309,11 +324,12 @@ impl<V: Cacheable> Shared<V> {
                 continue;
             }
             let is_enough = is_sent_again || !recorded.has_met_other_ring();
-            if is_enough || deadline.is_past(self.cluster.clock.now()) {
+            if is_enough || rounds.is_past(self.cluster.clock.now()) {
                 break;
             }
             is_sent_again = true;
         }
+        recorded.share_missed(&unreached, deadline);
         Error::unless_all_reached(unreached)
     }
 

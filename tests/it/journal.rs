@@ -51,7 +51,24 @@ impl World {
 
     /// Starts one more node, which is alone.
     fn start(&mut self, settings: impl Fn(NodeBuilder) -> NodeBuilder) {
-        let builder = self.network.builder(address(self.nodes.len())).unwrap();
+        let (node, groups) = self.start_at(self.nodes.len(), settings);
+        self.nodes.push(node);
+        self.groups.push(groups);
+    }
+
+    /// Ends a node, and starts another one in its place.
+    fn restart(&mut self, index: usize) {
+        let (node, groups) = self.start_at(index, |node| node);
+        self.nodes[index] = node;
+        self.groups[index] = groups;
+    }
+
+    fn start_at(
+        &self,
+        index: usize,
+        settings: impl Fn(NodeBuilder) -> NodeBuilder,
+    ) -> (Node, [Group; 2]) {
+        let builder = self.network.builder(address(index)).unwrap();
         let builder = builder.allow_absent(true).clock(self.clock.clone());
         let builder = builder.transport(Arc::new(self.line.clone()));
         let node = settings(builder).build().unwrap();
@@ -61,8 +78,8 @@ impl World {
             let load = move |_: &str| Ok(Value::from(version.load(Ordering::SeqCst).to_string()));
             node.group_builder(name, 64 << 20).build(load).unwrap()
         };
-        self.groups.push(["one", "other"].map(group));
-        self.nodes.push(node);
+        let groups = ["one", "other"].map(group);
+        (node, groups)
     }
 
     fn set_peers(&self, at: &[usize], list: &[usize]) {
@@ -112,13 +129,13 @@ impl World {
         });
     }
 
-    fn owed_to(&self, node: usize, to: usize) -> u64 {
+    fn pending_for(&self, node: usize, to: usize) -> u64 {
         let peers = self.nodes[node].stats().peers;
         let peer = peers.iter().find(|peer| peer.address == address(to));
         peer.unwrap().pending_removals
     }
 
-    fn owed(&self, node: usize) -> u64 {
+    fn pending(&self, node: usize) -> u64 {
         let peers = self.nodes[node].stats().peers;
         peers.iter().map(|peer| peer.pending_removals).sum()
     }
@@ -149,10 +166,14 @@ type Gate = (String, mpsc::Sender<()>, mpsc::Receiver<()>);
 
 #[derive(Default)]
 struct LineState {
-    /// Where removals wait, who is told that they do, and what lets them go.
+    /// Where a `DELETE` waits, who is told that it does, and what lets it go.
     gate: Mutex<Option<Gate>>,
+    /// The same for any removal.
+    removal_gate: Mutex<Option<Gate>>,
     /// Where the next `PUT` waits, who is told that it does, and what lets it go.
     put_gate: Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>,
+    /// Whether nobody gives another node what it has to deliver.
+    loses_hand_overs: AtomicBool,
     /// Whether the next `PUT` is kept back.
     keeps_put: AtomicBool,
     late: Mutex<Option<Call>>,
@@ -182,6 +203,11 @@ impl Line {
     }
 }
 
+/// Whether a call gives another node removals to deliver.
+fn hands_over(call: &Call) -> bool {
+    call.target == "/_groupcache/" && matches!(call.body.first(), Some(0x22 | 0x2a))
+}
+
 /// Whether a call removes something.
 fn removes(call: &Call) -> bool {
     // A command that asks for values, or offers them, begins with the field of its keys.
@@ -206,20 +232,31 @@ struct LineTo {
     state: Arc<LineState>,
 }
 
+impl LineTo {
+    /// Waits at a gate, if there is one for this address.
+    fn wait_at(&self, gate: &Mutex<Option<Gate>>) {
+        let is_meant = |gate: &mut Gate| gate.0 == self.address;
+        let gate = gate.lock().unwrap().take_if(is_meant);
+        if let Some((_, held, go)) = gate {
+            held.send(()).unwrap();
+            go.recv().unwrap();
+        }
+    }
+}
+
 impl Link for LineTo {
     fn call(&self, call: &Call, timeout: Duration) -> Result<Reply, CallError> {
         if call.method == "GET" && call.target == "/_groupcache/" {
             self.state.probes.fetch_add(1, Ordering::SeqCst);
         }
+        if hands_over(call) && self.state.loses_hand_overs.load(Ordering::SeqCst) {
+            return Err(CallError::Unreachable("it is lost".into()));
+        }
         if call.method == "DELETE" {
-            let gate = self.state.gate.lock().unwrap().take();
-            match gate {
-                Some((address, held, go)) if address == self.address => {
-                    held.send(()).unwrap();
-                    go.recv().unwrap();
-                }
-                other => *self.state.gate.lock().unwrap() = other,
-            }
+            self.wait_at(&self.state.gate);
+        }
+        if removes(call) {
+            self.wait_at(&self.state.removal_gate);
         }
         if call.method == "PUT" {
             let gate = self.state.put_gate.lock().unwrap().take();
@@ -239,14 +276,7 @@ impl Link for LineTo {
         drop(stand_in);
         let reply = self.inner.call(call, timeout);
         if removes(call) {
-            let gate = self.state.reply_gate.lock().unwrap().take();
-            match gate {
-                Some((address, held, go)) if address == self.address => {
-                    held.send(()).unwrap();
-                    go.recv().unwrap();
-                }
-                other => *self.state.reply_gate.lock().unwrap() = other,
-            }
+            self.wait_at(&self.state.reply_gate);
         }
         reply
     }
@@ -260,11 +290,11 @@ fn what_a_peer_missed_is_delivered_though_it_left_the_list_meanwhile() {
     world.set_fault(1, Some(Fault::Refuses));
     world.raise();
     assert!(world.groups[0][0].remove(&key).is_err());
-    assert_eq!(world.owed(0), 1);
+    assert_eq!(world.pending(0), 1);
     world.set_peers(&[0], &[0]);
     world.set_fault(1, None);
     world.set_peers(&[0], &[0, 1]);
-    world.pass_until("it is told", || world.owed(0) == 0);
+    world.pass_until("it is told", || world.pending(0) == 0);
     assert_eq!(world.seen(1, &key), [2, 1], "of this group only");
     assert_eq!(world.seen(0, &key), [2, 1]);
 }
@@ -291,7 +321,7 @@ fn a_node_that_was_in_no_list_serves_nothing_old_then_or_when_it_is_back() {
     for group in &world.groups[0] {
         group.remove(&key).unwrap();
     }
-    assert_eq!(world.seen(1, &key), [2, 2], "while it is away");
+    assert_eq!(world.seen(1, &key), [2, 2], "while it is unreachable");
     world.set_peers(&[0, 1, 2], &[0, 1, 2]);
     for node in 0..3 {
         assert_eq!(world.seen(node, &key), [2, 2], "once it is back");
@@ -325,7 +355,7 @@ fn a_new_node_is_told_of_removals_by_those_who_did_not_know_it_yet() {
     world.raise();
     world.groups[0][0].remove(&key).unwrap();
     world.set_peers(&[0, 1], &[0, 1, 2]);
-    eventually("it is told", || world.owed(0) == 0);
+    eventually("it is told", || world.pending(0) == 0);
     for node in 0..3 {
         assert_eq!(world.seen(node, &key), [2, 1]);
     }
@@ -392,7 +422,7 @@ fn a_set_that_arrives_late_does_not_undo_a_later_change_of_its_sender() {
         let key = world.key_of(1);
         world.line.state.keeps_put.store(true, Ordering::SeqCst);
         assert!(world.groups[0][0].set(&key, Value::from("100")).is_err());
-        world.pass_until("what was missed is told", || world.owed(0) == 0);
+        world.pass_until("what was missed is told", || world.pending(0) == 0);
         change(&world, &key);
         let before = world.seen(0, &key);
         assert_eq!(deliver_late(&world, 1), 400);
@@ -420,7 +450,7 @@ fn a_peer_that_is_away_is_probed_once_a_second_however_many_calls_fail() {
         eventually("the keeper sleeps", || world.clock.sleepers() == 1);
     }
     world.set_fault(1, None);
-    world.pass_until("it is found, and told", || world.owed(0) == 0);
+    world.pass_until("it is found, and told", || world.pending(0) == 0);
 }
 
 #[test]
@@ -552,6 +582,105 @@ fn what_a_node_still_had_to_tell_when_it_left_is_told_by_another_one() {
 }
 
 #[test]
+fn an_owner_that_starts_again_during_a_change_takes_nothing_older_over() {
+    type Change = fn(&Group, &str) -> Result<(), Error>;
+    let changes: [Change; 3] = [
+        |group, key| group.remove(key),
+        |group, key| group.set(key, Value::from("2")),
+        |group, key| group.remove_many(&[key, "another"]),
+    ];
+    for change in changes {
+        let mut world = World::new(3);
+        let is_deputy = |key: &str| {
+            let deputy = world.nodes[0].deputy(key);
+            deputy.is_some_and(|deputy| deputy.address() == address(1))
+        };
+        let key = world.key(0, is_deputy, 0);
+        world.set_fault(0, Some(Fault::Refuses));
+        assert_eq!(world.seen(2, &key), [1, 1], "its deputy loads it");
+        world.set_fault(0, None);
+        world.raise();
+        let (held, is_held) = mpsc::channel();
+        let (release, go) = mpsc::channel();
+        let gate = (address(1), held, go);
+        world.line.state.removal_gate.lock().unwrap().replace(gate);
+        let caller = world.groups[2][0].clone();
+        let changed = key.clone();
+        let changing = std::thread::spawn(move || change(&caller, &changed));
+        is_held.recv().unwrap();
+        let is_told = || world.groups[0][0].stats().removes > 0;
+        eventually("the owner is told, and its deputy is not", is_told);
+        world.restart(0);
+        world.set_peers(&[0], &[0, 1, 2]);
+        assert_eq!(
+            world.seen(0, &key),
+            [2, 1],
+            "of the other group it is taken over"
+        );
+        release.send(()).unwrap();
+        changing.join().unwrap().unwrap();
+        assert_eq!(world.seen(0, &key), [2, 1]);
+        assert_eq!(world.seen(2, &key), [2, 1]);
+    }
+}
+
+#[test]
+fn what_a_node_still_had_to_tell_when_it_crashed_is_told_by_another_one() {
+    // As (1, key), what removes the key at node 0 while node 1 is unreachable.
+    type Change = fn(&Group, &str) -> Result<(), Error>;
+    let changes: [(&str, Change); 3] = [
+        ("remove", |group, key| group.remove(key)),
+        ("set", |group, key| group.set(key, Value::from("set"))),
+        ("clear", |group, _| group.clear()),
+    ];
+    for (name, change) in changes {
+        for also_unreachable in [false, true] {
+            let mut world = World::new(4);
+            let key = world.key_of(1);
+            assert_eq!(world.seen(1, &key), [1, 1]);
+            world.set_fault(1, Some(Fault::Refuses));
+            if also_unreachable {
+                world.set_fault(3, Some(Fault::Refuses));
+            }
+            world.raise();
+            let Err(Error::Unreached { peers }) = change(&world.groups[0][0], &key) else {
+                panic!("{name}: a peer is unreachable");
+            };
+            assert_eq!(peers.len(), 1 + usize::from(also_unreachable));
+            drop((world.groups.swap_remove(0), world.nodes.swap_remove(0)));
+            world.set_fault(0, Some(Fault::Refuses));
+            world.set_fault(1, None);
+            world.pass_until("it is told", || world.groups[1][0].try_get(&key).is_none());
+            assert!(world.groups[1][1].try_get(&key).is_some(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_change_that_others_have_missed_does_not_come_back_to_its_sender() {
+    let world = World::new(4);
+    let key = world.key_of(0);
+    for missing in [1, 2] {
+        world.set_fault(missing, Some(Fault::Refuses));
+    }
+    assert!(world.groups[0][0].set(&key, Value::from("set")).is_err());
+    assert_eq!(
+        world.pending(3),
+        2,
+        "for each of those that are unreachable"
+    );
+    for missing in [1, 2] {
+        world.set_fault(missing, None);
+    }
+    let is_told = |node: usize| world.pending(node) == 0;
+    world.pass_until("all are told", || is_told(0) && is_told(3));
+    assert_eq!(
+        world.groups[0][0].try_get(&key).as_deref(),
+        Some(&b"set"[..])
+    );
+}
+
+#[test]
 fn a_peer_that_lacks_more_than_the_journal_holds_is_told_to_clear_the_groups_concerned() {
     let world = World::new(2);
     let key = world.key_of(1);
@@ -565,10 +694,10 @@ fn a_peer_that_lacks_more_than_the_journal_holds_is_told_to_clear_the_groups_con
     many.insert(0, &key);
     world.raise();
     assert!(world.groups[0][0].remove_many(&many).is_err());
-    let owed = world.owed(0);
-    assert!(owed > 100 && owed < 1_500, "it is bounded: {owed}");
+    let pending = world.pending(0);
+    assert!(pending > 100 && pending < 1_500, "it is bounded: {pending}");
     world.set_fault(1, None);
-    world.pass_until("it is told", || world.owed(0) == 0);
+    world.pass_until("it is told", || world.pending(0) == 0);
     assert_eq!(world.seen(1, &key), [2, 1]);
 }
 
@@ -619,7 +748,7 @@ fn the_keeper_delivers_by_the_clock_of_the_system_too_and_rests_then() {
     world.groups[0][0].remove(&key).unwrap();
     world.start(|node| node);
     world.set_peers(&[0, 1, 2], &[0, 1, 2]);
-    eventually("the new one is told", || world.owed(0) == 0);
+    eventually("the new one is told", || world.pending(0) == 0);
     let calls = || -> u64 {
         let peers = world.nodes[0].stats().peers;
         peers.iter().map(|peer| peer.calls).sum()
@@ -642,9 +771,9 @@ fn a_set_that_fails_changes_nothing_of_what_a_peer_lacks() {
     let large = Value::from("x".repeat(2_000));
     let outcome = world.groups[0][0].set(&key, large);
     assert!(matches!(outcome, Err(Error::ValueTooLarge { .. })));
-    assert_eq!(world.owed(0), 1);
+    assert_eq!(world.pending(0), 1);
     world.set_fault(1, None);
-    world.pass_until("it is told", || world.owed(0) == 0);
+    world.pass_until("it is told", || world.pending(0) == 0);
     assert_eq!(world.seen(1, &key), [2, 1]);
 }
 
@@ -711,7 +840,7 @@ fn who_leaves_takes_no_removals_over_and_nobody_takes_those_that_cannot_be() {
         world.nodes[node].answer(&request.body(&body)).status()
     };
     assert_eq!([deliver(0, b"g"), deliver(0, b"")], [200, 400]);
-    eventually("it is told", || world.owed(0) == 0);
+    eventually("it is told", || world.pending(0) == 0);
     world.nodes[0].leave(MINUTE).unwrap();
     assert_eq!([deliver(0, b"g"), deliver(1, b"g")], [503, 200]);
 }
@@ -747,7 +876,7 @@ fn what_a_peer_is_told_late_the_others_are_told_once_more() {
     assert!(world.groups[0][0].remove(&key).is_err());
     world.set_fault(1, None);
     let before = calls(&world, 2);
-    world.pass_until("it is told", || world.owed(0) == 0);
+    world.pass_until("it is told", || world.pending(0) == 0);
     assert_eq!(calls(&world, 2), before + 1);
 }
 
@@ -764,7 +893,7 @@ fn an_owner_keeps_what_it_has_when_another_peer_is_told_late() {
     assert_eq!(world.seen(2, &loaded), [2, 2]);
     world.set_fault(1, None);
     let before = calls(&world, 2);
-    world.pass_until("it is told", || world.owed(0) == 0);
+    world.pass_until("it is told", || world.pending(0) == 0);
     assert!(calls(&world, 2) > before, "so are the others, once more");
     assert_eq!(world.groups[2][0].try_get(&set), Some(Value::from("7")));
     assert!(world.groups[2][0].try_get(&loaded).is_some());
@@ -800,7 +929,7 @@ fn what_is_fetched_from_a_peer_that_lacks_a_removal_is_not_kept() {
     assert_eq!(many[0].as_ref().unwrap(), &Value::from("1"));
     assert!(!has(&key));
     world.line.stand_in(|_, _| None);
-    world.pass_until("it is told", || world.owed(0) == 0);
+    world.pass_until("it is told", || world.pending(0) == 0);
     assert_eq!(groups[0].get(&key).unwrap(), Value::from("2"));
     assert!(has(&key));
 }
@@ -830,15 +959,15 @@ fn a_slow_peer_does_not_keep_another_from_being_told() {
         None
     });
     world.set_fault(1, None);
-    let owed_to = |node: usize| {
+    let pending_for = |node: usize| {
         let peers = world.nodes[0].stats().peers;
         let peer = peers.iter().find(|peer| peer.address == address(node));
         peer.unwrap().pending_removals
     };
-    world.pass_until("the other one is told", || owed_to(2) == 0);
-    assert!(owed_to(1) > 0, "after {calls:?} calls");
+    world.pass_until("the other one is told", || pending_for(2) == 0);
+    assert!(pending_for(1) > 0, "after {calls:?} calls");
     world.line.stand_in(|_, _| None);
-    world.pass_until("it is told as well", || owed_to(1) == 0);
+    world.pass_until("it is told as well", || pending_for(1) == 0);
 }
 
 #[test]
@@ -863,7 +992,7 @@ fn a_removal_that_a_peer_refuses_does_not_keep_it_from_the_others() {
         })
     });
     world.set_fault(1, None);
-    world.pass_until("it is told", || world.owed(0) == 0);
+    world.pass_until("it is told", || world.pending(0) == 0);
     assert_eq!(world.seen(1, &key), [1, 2]);
     let peers = world.nodes[0].stats().peers;
     assert!(
@@ -918,7 +1047,12 @@ fn a_removal_is_known_to_a_node_that_has_not_the_group_yet() {
     }
     world.set_peers(&[0, 1], &[0, 1, 2]);
     world.raise();
-    // The old owner does not hear of it: the new one must not take its value over.
+    // The old owner does not hear of it: the new one must not take its value over, and has nothing to deliver.
+    world
+        .line
+        .state
+        .loses_hand_overs
+        .store(true, Ordering::SeqCst);
     world.line.stand_in(|to, call| {
         let is_lost = removes(call) && to == address(0);
         is_lost.then(|| Err(CallError::Unreachable("it is lost".into())))
@@ -964,7 +1098,7 @@ fn what_is_fetched_from_a_peer_that_missed_a_removal_still_under_way_is_not_kept
         assert_eq!((seen, is_kept), (1, false), "what the owner has");
     });
     world.lose_removals(&[]);
-    world.pass_until("it is told", || world.owed(0) == 0);
+    world.pass_until("it is told", || world.pending(0) == 0);
     assert_eq!(version_of(&groups[0], &key), 2);
 }
 
@@ -999,13 +1133,18 @@ fn what_a_peer_is_told_late_is_told_once_more_to_those_who_left_the_list() {
     world.pass_until("it is told", || groups[2].try_get(&key).is_none());
     assert_eq!(version_of(&groups[2], &key), 1, "what the owner has");
     world.lose_removals(&[]);
-    world.pass_until("the owner is told", || world.owed(0) == 0);
+    world.pass_until("the owner is told", || world.pending(0) == 0);
     world.pass_until("and the other one", || groups[2].try_get(&key).is_none());
 }
 
 #[test]
 fn what_two_peers_are_told_late_the_others_are_told_after_the_second() {
     let world = World::with(4, Clock::manual(), |node| node.circuit_failures(1_000));
+    world
+        .line
+        .state
+        .loses_hand_overs
+        .store(true, Ordering::SeqCst);
     let groups = world.mirrored();
     let key = world.key_of(3);
     assert_eq!(version_of(&groups[3], &key), 1);
@@ -1015,7 +1154,7 @@ fn what_two_peers_are_told_late_the_others_are_told_after_the_second() {
     eventually("the keeper sleeps", || world.clock.sleepers() > 0);
     world.lose_removals(&[2, 3]);
     world.clock.advance(SECOND);
-    eventually("the first is told", || world.owed_to(0, 1) == 0);
+    eventually("the first is told", || world.pending_for(0, 1) == 0);
     eventually("the keeper sleeps", || world.clock.sleepers() > 0);
     // In one round, node 2 is told that node 1 was late, and node 3 is told at last.
     world.lose_removals(&[]);
@@ -1028,9 +1167,9 @@ fn what_two_peers_are_told_late_the_others_are_told_after_the_second() {
     third_is_held.recv().unwrap();
     assert_eq!(version_of(&groups[2], &key), 1, "what the owner has");
     third_goes_on.send(()).unwrap();
-    eventually("the owner is told", || world.owed_to(0, 3) == 0);
+    eventually("the owner is told", || world.pending_for(0, 3) == 0);
     second_goes_on.send(()).unwrap();
-    world.pass_until("all are told", || world.owed(0) == 0);
+    world.pass_until("all are told", || world.pending(0) == 0);
     assert_eq!(version_of(&groups[2], &key), 2);
 }
 
@@ -1109,7 +1248,7 @@ fn a_refusal_of_something_else_at_the_address_of_a_peer_refuses_nothing() {
         world.set_fault(1, None);
         world.pass_until("it has answered", || count.load(Ordering::SeqCst) > 3);
         world.line.stand_in(|_, _| None);
-        world.pass_until("it is told", || world.owed(0) == 0);
+        world.pass_until("it is told", || world.pending(0) == 0);
         assert_eq!(world.seen(1, &key)[0], 2, "many groups: {many_groups}");
     }
 }
@@ -1163,7 +1302,7 @@ fn a_set_that_arrives_late_does_not_undo_that_all_groups_were_cleared() {
         world.clock.advance(MINUTE);
     }
     world.lose_removals(&[]);
-    world.pass_until("it is told", || world.owed(0) == 0);
+    world.pass_until("it is told", || world.pending(0) == 0);
     assert_eq!(deliver_late(&world, 1), 400);
     assert_eq!(world.seen(1, &key), [1, 1]);
 }
@@ -1192,7 +1331,7 @@ fn a_set_that_is_refused_is_done_or_said_not_to_be_however_much_else_was_removed
             go.send(()).unwrap();
             assert_eq!(setter.join().unwrap().is_ok(), expected == 7);
         });
-        world.pass_until("all are told", || world.owed(0) == 0);
+        world.pass_until("all are told", || world.pending(0) == 0);
         assert_eq!(world.seen(1, &key)[0], expected);
     }
 }

@@ -216,6 +216,12 @@ impl Journal {
         self.state.lock().log.expire(now, first_pending);
     }
 
+    /// Adds the tombstone of a key, or of all keys of a group, of a change that this node carries out later.
+    pub(crate) fn announce(&self, group: &str, key: Option<&str>, info: ChangeInfo, now: Instant) {
+        let hash = hash_of(group, key);
+        self.state.lock().tombstones.add(hash, info, now);
+    }
+
     /// Adds the tombstone of a key, or of all keys of a group, before anything is removed.
     pub(crate) fn add_tombstone(
         &self,

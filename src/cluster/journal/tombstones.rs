@@ -272,6 +272,8 @@ impl Tombstones {
                     at: tombstone.at,
                     ..before
                 };
+            } else if before.sequence == tombstone.sequence {
+                tombstone.is_unsure |= before.is_unsure; // the same change once more
             }
         }
         self.young.insert(hash, tombstone);
