@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 pub(crate) const HELP: &str = "\
 Replays a real web trace against a small cluster of caching nodes before a SQLite database, while
-one node goes away and comes back, and shows what the cache saved.
+one node stops and comes back, and shows what the cache saved.
 
 Usage: cargo run --release -p cluster -- [FLAGS]
 

@@ -105,7 +105,7 @@ impl Fleet {
 
     /// The process that client `client` asks, and its number.
     ///
-    /// A client belongs to one process, as the threads of a service do. Where that is away, its
+    /// A client belongs to one process, as the threads of a service do. Where that is down, its
     /// balancer sends the request to the next one.
     pub(crate) fn process_for(&self, client: usize) -> Option<(usize, Arc<Process>)> {
         let nodes = self.processes.len();

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Before,
-    Away,
+    Down,
     Back,
 }
 
 impl Phase {
-    pub(crate) const ALL: [Phase; 3] = [Phase::Before, Phase::Away, Phase::Back];
+    pub(crate) const ALL: [Phase; 3] = [Phase::Before, Phase::Down, Phase::Back];
 }
 
 /// The loads of all nodes together.

@@ -19,7 +19,7 @@ use crate::fleet::Fleet;
 use crate::ledger::{Ledger, Phase};
 use crate::tally::{Histogram, Tally};
 
-/// The node that goes away, counted from 0: not the first, as nothing is special about that one.
+/// The node that stops, counted from 0: not the first, as nothing is special about that one.
 pub(crate) const LEAVING: usize = 1;
 
 /// How often the operator looks.
@@ -163,10 +163,10 @@ impl<'a> Replay<'a> {
         match self.ledger.phase() {
             Phase::Before if self.args.nodes > LEAVING && share >= 1.0 / 3.0 => {
                 milestones.push(self.milestone());
-                self.ledger.enter(Phase::Away);
+                self.ledger.enter(Phase::Down);
                 self.fleet.stop(LEAVING);
             }
-            Phase::Away if share >= 2.0 / 3.0 => {
+            Phase::Down if share >= 2.0 / 3.0 => {
                 self.fleet.restart(LEAVING)?;
                 milestones.push(self.milestone());
                 self.ledger.enter(Phase::Back);
@@ -185,7 +185,7 @@ impl<'a> Replay<'a> {
 
     fn show(&self, bar: &ProgressBar) {
         let all_up = match self.ledger.phase() {
-            Phase::Away => format!("node {} is away", LEAVING + 1),
+            Phase::Down => format!("node {} is down", LEAVING + 1),
             Phase::Before | Phase::Back => "all nodes are up".to_owned(),
         };
         let loads = self.ledger.all_loads();

@@ -121,7 +121,7 @@ impl Report<'_> {
         let index = phase as usize;
         let name = match phase {
             Phase::Before => "all nodes up".to_owned(),
-            Phase::Away => format!("node {} away", LEAVING + 1),
+            Phase::Down => format!("node {} down", LEAVING + 1),
             Phase::Back => format!("node {} back", LEAVING + 1),
         };
         let tally = &self.played.tally.phases[index];

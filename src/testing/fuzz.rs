@@ -457,7 +457,9 @@ mod tests {
             assert!(kept.len() > 2, "{name}");
             kept.iter().for_each(|input| target(input));
             let mut random = Random(0x9e37_79b9_7f4a_7c15);
-            for round in 0..200 {
+            // Each input of this one makes five tables of all slots.
+            let rounds = if name == "ring" { 10 } else { 200 };
+            for round in 0..rounds {
                 let mut input = kept[round % kept.len()].clone();
                 for _ in 0..=random.below(4) {
                     change(&mut input, &mut random);

@@ -13,7 +13,7 @@ use crate::{Leaks, built};
 
 const KEYS: usize = 200;
 
-/// Under valgrind everything takes long: a peer that does is not away.
+/// Under valgrind everything takes long: a peer that does is not unreachable.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A process of `member.c`.

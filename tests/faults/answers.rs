@@ -80,7 +80,7 @@ impl Pair {
                 return key;
             }
         }
-        panic!("the peer is away, or owns nothing");
+        panic!("the peer is unreachable, or owns nothing");
     }
 
     /// Calls that failed, and those that were made a second time.

@@ -11,7 +11,7 @@ use crate::{alone, size};
 const NODES: usize = 5;
 
 /// How long clients ask before anything is counted: nodes offer what is hot every ten seconds.
-const WARM_UP: Duration = Duration::from_secs(22);
+pub(crate) const WARM_UP: Duration = Duration::from_secs(22);
 
 /// By how much more the origin may be asked than in a quiet time.
 const MOST: f64 = 1.25;
@@ -33,7 +33,7 @@ fn is_short(time: Duration) -> bool {
 }
 
 /// Has every key loaded once.
-fn load_all(fleet: &Fleet) {
+pub(crate) fn load_all(fleet: &Fleet) {
     let load = |first: usize| {
         let mut client = Client::connect(fleet.front(first % NODES)).unwrap();
         for key in (first..ZIPF_KEYS).step_by(LOADERS) {
@@ -86,6 +86,7 @@ fn check(name: &str, watch: &Watch<'_>, time: &Range<Duration>, quiet: &Window, 
 }
 
 #[test]
+#[ignore = "it takes a minute: `.ci/run` runs it, with optimised processes"]
 fn a_crash_costs_the_origin_next_to_nothing() {
     let _turn = alone();
     let time = time();

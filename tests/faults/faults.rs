@@ -16,13 +16,13 @@ const NODES: usize = 5;
 /// The node that dies or stops.
 const VICTIM: usize = 4;
 
-/// How long a value lives that was loaded because its owner was away, by default.
+/// How long a value lives that was loaded because its owner was unreachable, by default.
 const FALLBACK_LIFE: Duration = Duration::from_secs(2);
 
 /// By how much a get may be late when a peer falls silent.
 const LATE: Duration = Duration::from_millis(250);
 
-/// By how much one of a hundred gets may take longer while a peer is known to be away, beside the
+/// By how much one of a hundred gets may take longer while a peer is known to be unreachable, beside the
 /// load.
 const SLOWER: Duration = Duration::from_millis(20);
 
@@ -252,7 +252,7 @@ fn seen_by_victim(fleet: &Fleet) -> Vec<(u64, u64)> {
     seen.map(|seen| (seen.probes, seen.others)).collect()
 }
 
-/// Stops the victim for some time. As soon as it is known to be away, only the keepers ask it.
+/// Stops the victim for some time. As soon as it is known to be unreachable, only the keepers ask it.
 fn stop_victim(fleet: &Fleet, time: Duration) -> Instant {
     let counts = |counter| -> Vec<u64> {
         let count = |node| fleet.of_peer(node, VICTIM, counter);
@@ -283,7 +283,10 @@ fn stop_victim(fleet: &Fleet, time: Duration) -> Instant {
     let back = Instant::now();
     let mut probes = 0;
     for ((probes_before, before), (probes_after, after)) in before.iter().zip(&after) {
-        assert_eq!(before, after, "callers have asked a peer that is away");
+        assert_eq!(
+            before, after,
+            "callers have asked a peer that is unreachable"
+        );
         assert!(
             probes_after - probes_before <= most,
             "more than one probe a second"
@@ -409,15 +412,16 @@ fn peers_that_come_and_go_fail_no_get() {
         let pause = Duration::from_secs(1).min(time / 5);
         for turn in 0.. {
             // Each in its turn is on its own, and comes back.
-            let away = (turn % 2 == 0 && Instant::now() < end).then_some(turn / 2 % NODES);
+            let unreachable = (turn % 2 == 0 && Instant::now() < end).then_some(turn / 2 % NODES);
             for node in 0..NODES {
-                let is_seen =
-                    |&other: &usize| other == node || (Some(other) != away && Some(node) != away);
+                let is_seen = |&other: &usize| {
+                    other == node || (Some(other) != unreachable && Some(node) != unreachable)
+                };
                 let seen: Vec<usize> = (0..NODES).filter(is_seen).collect();
                 fleet.show(node, &seen);
                 assert_eq!(fleet.peers_of(node), seen.len());
             }
-            if away.is_none() && Instant::now() >= end {
+            if unreachable.is_none() && Instant::now() >= end {
                 break;
             }
             thread::sleep(pause);

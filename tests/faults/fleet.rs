@@ -158,6 +158,12 @@ impl Fleet {
             .sum()
     }
 
+    /// The bytes that all nodes have exchanged with each other.
+    pub(crate) fn bytes(&self) -> u64 {
+        let links = self.links.iter().flatten();
+        links.map(|link| link.seen().bytes).sum()
+    }
+
     /// Has a node stand still.
     pub(crate) fn stop(&self, node: usize) {
         self.next_turn(node);

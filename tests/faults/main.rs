@@ -32,6 +32,7 @@ mod lies;
 #[allow(dead_code, reason = "the harness of the tests of `node`")]
 #[path = "../node/origin.rs"]
 mod origin;
+mod overhead;
 #[allow(dead_code, reason = "the harness of the tests of `node`")]
 #[path = "../node/process.rs"]
 mod process;

@@ -77,11 +77,12 @@ struct State {
     stopped: bool,
 }
 
-/// Requests that have come.
+/// Requests that have come, and the bytes of these and their answers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) probes: u64,
     pub(crate) others: u64,
+    pub(crate) bytes: u64,
 }
 
 /// A connection, as long as its thread runs.
@@ -243,6 +244,7 @@ impl Shared {
     /// What becomes of this request.
     fn rule(&self, request: &[u8]) -> Rule {
         let mut state = self.state.lock();
+        state.seen.bytes += request.len() as u64;
         if request.starts_with(b"GET /_groupcache/ ") {
             state.seen.probes += 1;
         } else {
@@ -271,7 +273,10 @@ impl Shared {
         say(upstream.get_mut(), request, End::Stay)?;
         let answer = read_message(upstream)?;
         let answer = answer.ok_or(ErrorKind::UnexpectedEof)?;
-        self.state.lock().last_answer.clone_from(&answer);
+        let mut state = self.state.lock();
+        state.seen.bytes += answer.len() as u64;
+        state.last_answer.clone_from(&answer);
+        drop(state);
         Ok(answer)
     }
 

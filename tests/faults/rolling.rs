@@ -23,7 +23,7 @@ struct Rolling {
 
 impl Rolling {
     fn ratio(&self) -> f64 {
-        // As many gets as in the quiet time: clients of a node that is away do not ask.
+        // As many gets as in the quiet time: clients of a node that is unreachable do not ask.
         self.restart.share() / self.quiet.share()
     }
 

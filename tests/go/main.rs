@@ -444,15 +444,15 @@ fn a_node_that_is_away_is_replaced_and_found_again_by_go() {
     let go = GoPeer::start(program);
     join(&[&rust], &[&go]);
     let key = |prefix: &str| rust.key_of(&rust.url, prefix);
-    let (before, away, after) = (key("before-"), key("away-"), key("after-"));
+    let (before, unreachable, after) = (key("before-"), key("unreachable-"), key("after-"));
     assert_eq!(go.get(&before).unwrap(), value_of(&before));
     rust.stop_serving();
-    assert_eq!(go.get(&away).unwrap(), value_of(&away));
+    assert_eq!(go.get(&unreachable).unwrap(), value_of(&unreachable));
     rust.serve_again();
     assert_eq!(go.get(&after).unwrap(), value_of(&after));
     let loads = |key| (rust.loads_of(key), go.loads_of(key));
     assert_eq!(loads(&before), (1, 0));
-    assert_eq!(loads(&away), (0, 1));
+    assert_eq!(loads(&unreachable), (0, 1));
     assert_eq!(loads(&after), (1, 0));
 }
 

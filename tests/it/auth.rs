@@ -188,7 +188,7 @@ fn who_has_no_secret_or_another_one_is_sent_away_before_anything_is_done() {
                 "loaded here"
             );
             let is_open = pair.peer(0).circuit == CircuitState::Open;
-            assert_eq!(is_open, made >= 2, "one who refuses us is away");
+            assert_eq!(is_open, made >= 2, "one who refuses us is unreachable");
         }
         assert_eq!(pair.loads.load(Ordering::SeqCst), keys.len());
         let Err(Error::Unreached { peers }) = pair.groups[0].remove("k") else {

@@ -259,7 +259,7 @@ fn offer(cluster: &Cluster, values: usize) {
 }
 
 /// Moves the clock step by step until `done`. Between two steps there is time for what has begun: a clock that runs
-/// away lets the calls of the nodes time out.
+/// unreachable lets the calls of the nodes time out.
 fn advance_gently(cluster: &Cluster, by: Duration, done: impl Fn() -> bool) {
     const STEP: Duration = Duration::from_millis(200);
     eventually("time brings it", || {

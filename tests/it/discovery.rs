@@ -259,7 +259,7 @@ fn a_file_is_read_again_and_replaced_as_a_whole() {
     assert_eq!(world.first().peers[1].id, "cache-1");
     for (text, errors, expected) in [
         (format!("{this}\ncache-1={}\n", address(7)), 0, address(7)),
-        ("cache-1=nonsense\n".to_owned(), 1, address(7)),
+        ("cache-1=malformed\n".to_owned(), 1, address(7)),
         (format!("{this}\ncache-1={} 2\n", address(8)), 1, address(8)),
     ] {
         write(&text);

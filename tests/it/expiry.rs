@@ -53,7 +53,7 @@ impl Fixture {
                     opened.lock().unwrap().recv().unwrap();
                 }
                 if failing.load(Ordering::SeqCst) {
-                    return Err("the database is away".into());
+                    return Err("the database is unreachable".into());
                 }
                 if !finding.load(Ordering::SeqCst) {
                     return Err(LoadError::NotFound);

@@ -554,7 +554,7 @@ fn a_callback_may_get_another_key_of_a_batch_that_is_refused() {
                 .unwrap();
             (group, go)
         };
-        let ((busy, thread), (group, seat)) = (gated("busy", 8), gated(GROUP, 1));
+        let ((busy, thread), (group, permit)) = (gated("busy", 8), gated(GROUP, 1));
         let takes_the_thread = {
             let busy = busy.clone();
             std::thread::spawn(move || busy.get_timeout("slow", 60 * SECOND))
@@ -576,7 +576,7 @@ fn a_callback_may_get_another_key_of_a_batch_that_is_refused() {
         for outcome in many.join().unwrap() {
             assert!(matches!(outcome, Err(Error::Overloaded)), "{outcome:?}");
         }
-        drop(seat);
+        drop(permit);
         takes_the_seat.join().unwrap().unwrap();
         takes_the_thread.join().unwrap().unwrap();
         eventually("no flight is left", || group.stats().flights == 0);

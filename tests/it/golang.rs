@@ -145,9 +145,9 @@ fn whatever_else_a_go_owner_answers_is_loaded_here_and_opens_no_circuit() {
 
 #[test]
 fn a_go_owner_that_is_silent_or_talks_nonsense_opens_its_circuit() {
-    for nonsense in [false, true] {
+    for malformed in [false, true] {
         let asker = Asker::new();
-        match nonsense {
+        match malformed {
             true => asker.owner.answers(200, None, b"\xff"),
             false => asker.owner.fails(),
         }
@@ -157,7 +157,7 @@ fn a_go_owner_that_is_silent_or_talks_nonsense_opens_its_circuit() {
         let peer = asker.peer();
         assert_eq!((peer.call_errors, peer.circuit_openings), (3, 1));
         // One that is not silent may have answered the probe meanwhile, and be asked again.
-        if !nonsense {
+        if !malformed {
             assert_eq!(asker.group.get("d").unwrap(), value_of("d"));
             assert_eq!(asker.peer().call_errors, 3);
         }
@@ -245,7 +245,7 @@ fn what_an_unknown_peer_has_missed_is_forgotten_once_it_is_a_go_peer() {
     }
     assert_eq!(asker.peer().pending_removals, 3);
     asker.owner.answers(400, None, b"bad request\n");
-    eventually("nothing is owed", || {
+    eventually("no removal is pending", || {
         if asker.clock.sleepers() > 0 {
             asker.clock.advance(SECOND);
         }

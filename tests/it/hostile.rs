@@ -241,7 +241,7 @@ fn bodies_of_all_connections_together_are_bounded() {
         if client.0.fill_buf().is_ok() {
             let answer = client.answer();
             assert_eq!(answer.status, 503);
-            // A peer is not to take the node for away.
+            // A peer is not to take the node for unreachable.
             let header = answer.header("x-groupcache").unwrap();
             assert!(header.contains("s=overloaded"), "{header}");
             refused += 1;

@@ -124,11 +124,11 @@ fn a_peer_that_is_away_and_one_that_is_back_are_reported() {
         group.get(&key).unwrap();
     }
     let peer = format!("peer={b}");
-    let away = logged(
+    let unreachable = logged(
         Level::Warn,
         &["the peer is unreachable", &peer, "connection refused"],
     );
-    assert_eq!(away.len(), 1, "{away:?}");
+    assert_eq!(unreachable.len(), 1, "{unreachable:?}");
     network.set_fault(b, None);
     eventually("it is back", || {
         clock.advance(Duration::from_secs(1));

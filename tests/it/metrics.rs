@@ -133,11 +133,11 @@ fn the_gauges_of_what_is_gone_become_zero() {
         }
         metrics.publish();
         let text = exporter.render();
-        let away = node.stats().peers.into_iter();
-        let away = away
+        let unreachable = node.stats().peers.into_iter();
+        let unreachable = unreachable
             .filter(|peer| peer.circuit == CircuitState::Open)
             .count();
-        assert_eq!(away, 1);
+        assert_eq!(unreachable, 1);
         assert_eq!(number(&text, &of_peer("circuit_open", 2)), 1.0);
         assert_eq!(number(&text, &of_peer("circuit_open", 1)), 0.0);
         assert!(number(&text, &of_peer("ring_share", 2)) > 0.2);

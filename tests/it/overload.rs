@@ -1,4 +1,4 @@
-//! The failure policy: how many loads run at once, when a peer counts as away, and what of it shows.
+//! The failure policy: how many loads run at once, when a peer counts as unreachable, and what of it shows.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -145,12 +145,12 @@ fn a_refused_load_of_the_owner_is_done_by_the_asker_within_its_own_limit() {
         release.send(()).unwrap();
     });
     assert_eq!(cluster.nodes[1 - owner].stats().peers.len(), 2);
-    let away = |peer: &&groupcache_sync::PeerStats| peer.circuit == CircuitState::Open;
+    let unreachable = |peer: &&groupcache_sync::PeerStats| peer.circuit == CircuitState::Open;
     let stats = cluster.nodes[1 - owner].stats();
     assert_eq!(
-        stats.peers.iter().filter(away).count(),
+        stats.peers.iter().filter(unreachable).count(),
         0,
-        "busy is not away"
+        "busy is not unreachable"
     );
 }
 

@@ -166,7 +166,7 @@ fn an_unreachable_peer_is_named_and_the_others_are_changed() {
     cluster.network.set_fault(&address(2), Some(Fault::Refuses));
     version.store(2, Ordering::SeqCst);
     let Err(Error::Unreached { peers }) = cluster.groups[1].remove(&key) else {
-        panic!("the peer that is away must be named");
+        panic!("the peer that is unreachable must be named");
     };
     let named: Vec<&str> = peers
         .iter()
@@ -280,7 +280,7 @@ fn many_keys_are_removed_on_all_nodes() {
     cluster.groups[0].remove_many::<&str>(&[]).unwrap();
 }
 
-/// Advances the clock until nothing is owed to anyone.
+/// Advances the clock until nothing is pending to anyone.
 fn settle(cluster: &Cluster, node: usize) {
     cluster.advance_until(Duration::from_secs(1), || {
         let peers = cluster.nodes[node].stats().peers;
@@ -294,10 +294,10 @@ fn a_removal_that_a_peer_missed_is_delivered_when_it_is_back() {
         let (cluster, version) = versioned(3);
         let key = cluster.key_owned_by(1);
         (0..3).for_each(|node| assert_eq!(seen(&cluster, node, &key), 1));
-        for away in [1, 2] {
+        for unreachable in [1, 2] {
             cluster
                 .network
-                .set_fault(&address(away), Some(Fault::Refuses));
+                .set_fault(&address(unreachable), Some(Fault::Refuses));
             version.fetch_add(1, Ordering::SeqCst);
             let group = &cluster.groups[0];
             let outcome = match change {
@@ -306,18 +306,18 @@ fn a_removal_that_a_peer_missed_is_delivered_when_it_is_back() {
                 _ => group.clear(),
             };
             assert!(matches!(outcome, Err(Error::Unreached { .. })), "{change}");
-            let owed: u64 = cluster.nodes[0]
+            let pending: u64 = cluster.nodes[0]
                 .stats()
                 .peers
                 .iter()
                 .map(|peer| peer.pending_removals)
                 .sum();
-            assert!(owed > 0);
-            cluster.network.set_fault(&address(away), None);
+            assert!(pending > 0);
+            cluster.network.set_fault(&address(unreachable), None);
             settle(&cluster, 0);
             assert!(
-                cluster.groups[away].try_get(&key).is_none(),
-                "{change} on {away}"
+                cluster.groups[unreachable].try_get(&key).is_none(),
+                "{change} on {unreachable}"
             );
         }
     }

@@ -606,7 +606,7 @@ fn owners(node: &Node, peers: &[Peer], keys: &[String]) -> String {
     keys.iter().map(place).collect()
 }
 
-/// A command or an errand with one field of bytes.
+/// A command with one field of bytes.
 fn with_field(number: u8, bytes: &[u8]) -> Vec<u8> {
     let mut body = vec![number << 3 | 2];
     let mut length = bytes.len();

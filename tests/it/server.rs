@@ -675,6 +675,93 @@ fn a_gentle_end_answers_what_is_under_way() {
     Client::connect(again.local_addr()).assert_open();
 }
 
+/// Three nodes, each with a server of its own.
+struct Trio {
+    ids: Vec<String>,
+    nodes: Vec<Node>,
+    servers: Vec<Server>,
+    groups: Vec<Group>,
+    loads: Arc<AtomicUsize>,
+}
+
+/// Nobody listens for the last peer if `is_one_missing`.
+fn peers_with_servers(is_one_missing: bool) -> Trio {
+    let listeners: Vec<_> = (0..3)
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    let ids: Vec<_> = listeners
+        .iter()
+        .map(|listener| format!("http://{}", listener.local_addr().unwrap()))
+        .collect();
+    let loads = Arc::new(AtomicUsize::new(0));
+    let nodes: Vec<_> = ids
+        .iter()
+        .map(|id| Node::new(id.as_str()).unwrap())
+        .collect();
+    let mut groups = Vec::new();
+    for node in &nodes {
+        node.set_peers(ids.iter().map(String::as_str)).unwrap();
+        let counted = Arc::clone(&loads);
+        let things = node.group_builder("things", 1 << 20).build(move |key| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Ok(Value::from(format!("value of {key}")))
+        });
+        groups.push(things.unwrap());
+    }
+    let there = if is_one_missing { 2 } else { 3 };
+    let mut servers = Vec::new();
+    for (node, listener) in nodes.iter().zip(listeners).take(there) {
+        servers.push(Server::from_listener(node, listener).unwrap());
+    }
+    Trio {
+        ids,
+        nodes,
+        servers,
+        groups,
+        loads,
+    }
+}
+
+#[test]
+fn a_server_that_leaves_hands_its_values_over_and_stops() {
+    let Trio {
+        ids,
+        nodes,
+        mut servers,
+        groups,
+        loads,
+    } = peers_with_servers(false);
+    let keys: Vec<_> = (0..60).map(|number| format!("key {number}")).collect();
+    for key in &keys {
+        groups[0].get(key).unwrap();
+    }
+    let address = servers[0].local_addr();
+    assert!(keys.iter().any(|key| nodes[1].owner(key).name() == ids[0]));
+    assert!(servers.remove(0).leave_and_shutdown(GUARD).unwrap());
+    assert!(nodes[0].is_leaving());
+    drop(TcpListener::bind(address).unwrap()); // the port is free
+    for key in &keys {
+        groups[1].get(key).unwrap();
+        groups[2].get(key).unwrap();
+    }
+    assert_eq!(loads.load(Ordering::SeqCst), keys.len());
+}
+
+#[test]
+fn a_server_that_leaves_stops_also_where_a_peer_cannot_be_told() {
+    let Trio {
+        ids, mut servers, ..
+    } = peers_with_servers(true);
+    let address = servers[0].local_addr();
+    let error = servers.remove(0).leave_and_shutdown(GUARD).unwrap_err();
+    let Error::Unreached { peers } = error else {
+        panic!("{error}");
+    };
+    assert_eq!(peers.len(), 1);
+    assert_eq!(peers[0].peer, ids[2]);
+    drop(TcpListener::bind(address).unwrap());
+}
+
 #[test]
 fn an_end_does_not_wait_longer_than_told() {
     let (release, load) = slow_loader();

@@ -130,12 +130,12 @@ fn the_report_says_what_the_node_knows() {
         assert!((share - stats.ring_share).abs() < 1e-5);
         assert_eq!(count(&peer["latency"]), stats.latency.count());
     }
-    let away: Vec<_> = peers
+    let unreachable: Vec<_> = peers
         .iter()
         .filter(|peer| peer["circuit"] == "open")
         .collect();
-    assert_eq!(away.len(), 1);
-    assert_eq!(away[0]["address"], address(2));
+    assert_eq!(unreachable.len(), 1);
+    assert_eq!(unreachable[0]["address"], address(2));
     let of_group = &found["groups"][0];
     assert_eq!(of_group["name"], GROUP);
     let (stats, latencies) = (group.stats(), group.latencies());

@@ -221,7 +221,7 @@ fn a_node_that_leaves_hands_over_what_it_has() {
         keys.iter().filter(is_owned).collect::<Vec<_>>()
     };
     let left = owned(2);
-    assert!(left.len() > 130, "more than one offer for each heir");
+    assert!(left.len() > 130, "more than one offer for each successor");
     cluster.nodes[2].leave(60 * SECOND).unwrap();
 
     assert_eq!(sum(&cluster, |stats| stats.inherited), left.len() as u64);
@@ -327,10 +327,10 @@ fn a_departure_that_was_made_up_has_an_end() {
     assert!(has_left());
     cluster.network.set_fault(&id, None);
     cluster.advance_until(SECOND, || !has_left());
-    let nonsense =
+    let malformed =
         groupcache_sync::Request::new("POST", "/_groupcache/").header("X-Groupcache", "v=1");
-    let nonsense = nonsense.body(b"\xff");
-    assert_eq!(cluster.nodes[0].answer(&nonsense).status(), 400);
+    let malformed = malformed.body(b"\xff");
+    assert_eq!(cluster.nodes[0].answer(&malformed).status(), 400);
 }
 
 /// Has `node` told that the peer with this id leaves.

@@ -669,7 +669,7 @@ fn pair(
         .collect();
     let (mut groups, mut nodes, mut servers) = (Vec::new(), Vec::new(), Vec::new());
     for (listener, address) in listeners.into_iter().zip(&addresses) {
-        // A machine that is busy with other tests is no peer that is away.
+        // A machine that is busy with other tests is no peer that is unreachable.
         let node = Node::builder(address.as_str()).unwrap();
         let node = node.connect_timeout(HANG).fetch_timeout(HANG).build();
         let node = node.unwrap();

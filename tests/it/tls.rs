@@ -60,7 +60,7 @@ impl Default for Setup {
         Setup {
             scheme: "https",
             tls: None,
-            // Only a hang is a peer that is away.
+            // Only a hang is a peer that is unreachable.
             node: |node| node.connect_timeout(GUARD).fetch_timeout(GUARD),
             server: |server| server,
         }

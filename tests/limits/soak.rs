@@ -106,7 +106,7 @@ impl Seen {
         match (method, status) {
             ("GET", 200) => assert_eq!(answer, value.as_bytes(), "a wrong value"),
             ("GET", 502) => drop(self.failed.fetch_add(1, Ordering::Relaxed)),
-            // While a peer is away it is named.
+            // While a peer is unreachable it is named.
             ("PUT" | "DELETE", 200 | 207) => {}
             _ => panic!(
                 "{method} {key}: {status} {}",
@@ -126,11 +126,12 @@ impl Seen {
 
 /// Takes one of the nodes out of the lists of the others, or puts it back.
 fn churn(nodes: &[Process], turn: usize) {
-    let away = (turn % 2 == 0).then_some(turn / 2 % NODES);
+    let unreachable = (turn % 2 == 0).then_some(turn / 2 % NODES);
     for (number, node) in nodes.iter().enumerate() {
         let others = nodes.iter().enumerate();
-        let is_seen =
-            |other: usize| other == number || (Some(number) != away && Some(other) != away);
+        let is_seen = |other: usize| {
+            other == number || (Some(number) != unreachable && Some(other) != unreachable)
+        };
         let seen = others.filter(|(other, _)| is_seen(*other));
         let urls: Vec<&str> = seen.map(|(_, node)| &*node.url).collect();
         assert_eq!(node.set_peers(&urls).status, 200);

@@ -49,7 +49,7 @@ fn the_status_page_is_drawn_live_and_can_be_read_on_a_phone() {
     let mut keys = 0;
     eventually("the circuit opens", || {
         keys += 1;
-        assert_eq!(cluster[0].get(&format!("away-{keys}")).status, 200);
+        assert_eq!(cluster[0].get(&format!("unreachable-{keys}")).status, 200);
         let stats = cluster[0].stats().to_string();
         stats.contains("\"open\"")
     });

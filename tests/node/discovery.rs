@@ -78,7 +78,7 @@ fn nodes_follow_a_file() {
             }
         }
     }
-    folder.replace("peers", "http://a:1 nonsense\n");
+    folder.replace("peers", "http://a:1 malformed\n");
     nodes[0].wait_for_log("line 1");
     assert_eq!(seen(&nodes[0]), urls(3), "the last list stays");
     assert!(nodes[0].count("discovery_errors") > 0);

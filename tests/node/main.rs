@@ -121,14 +121,14 @@ fn a_popular_value_is_mirrored() {
     }
     let before = origin.asked(key);
     let cluster = Cluster::start(2, &origin, &STEADY[2..]);
-    let away = usize::from(cluster[0].get(key).source == "load");
+    let other = usize::from(cluster[0].get(key).source == "load");
     let mut gets = 0;
-    while cluster[away].get(key).source != "hot" {
+    while cluster[other].get(key).source != "hot" {
         gets += 1;
         assert!(gets < 1_000, "never mirrored");
     }
     assert!(gets > 1, "mirrored before it was popular");
-    assert_eq!(cluster[away].count("hot_items"), 1);
+    assert_eq!(cluster[other].count("hot_items"), 1);
     assert_eq!(origin.asked(key), before + 1);
 }
 

@@ -52,7 +52,7 @@ fn nodes_talk_through_tls_and_take_new_certificates() {
     let urls = [&*cluster[0].url, &*other[0].url];
     assert_eq!(cluster[0].set_peers(&urls).status, 200);
     for number in 0..50 {
-        let reply = cluster[0].get(&format!("away-{number}"));
+        let reply = cluster[0].get(&format!("unreachable-{number}"));
         assert_eq!((reply.status, &*reply.source), (200, "load"), "{reply:?}");
     }
     cluster[0].wait_for_log("invalid peer certificate: UnknownIssuer");

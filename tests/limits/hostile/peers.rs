@@ -217,13 +217,13 @@ fn errands_that_are_longer_than_any_take_no_more_than_their_bodies() {
 /// A removal of nothing takes two bytes, and much more once it is read.
 fn errands(attacker: &mut Attacker<'_>) {
     let body = [0x2a, 0].repeat(8 << 20);
-    let errand = request("POST", "/_groupcache/", "", &body);
-    let open: Vec<_> = (0..12).map(|_| attacker.ask(1, &errand)).collect();
+    let command = request("POST", "/_groupcache/", "", &body);
+    let open: Vec<_> = (0..12).map(|_| attacker.ask(1, &command)).collect();
     for mut stream in open.into_iter().flatten() {
         let status = answer(&mut stream, PATIENCE);
         // The last may find no room.
         let is_refused = matches!(status, Some(400 | 503) | None);
-        attacker.expect(is_refused, format!("an errand is answered {status:?}"));
+        attacker.expect(is_refused, format!("a command is answered {status:?}"));
     }
 }
 
@@ -357,8 +357,8 @@ fn departures(attacker: &mut Attacker<'_>) {
     };
     let time = measured().unwrap_or(Duration::from_secs(1));
     while begun.elapsed() < time.min(Duration::from_secs(5)) {
-        let errand = field(1, format!("p{}", told % PEERS).as_bytes());
-        attacker.send(&mut stream, &request("POST", "/_groupcache/", "", &errand));
+        let command = field(1, format!("p{}", told % PEERS).as_bytes());
+        attacker.send(&mut stream, &request("POST", "/_groupcache/", "", &command));
         if answer(&mut stream, PATIENCE).is_none() {
             attacker.fail(format!("departure {told} is not answered"));
             break;

@@ -582,7 +582,7 @@ impl Simulation {
         if self.plan.seed % 2 == 0 {
             self.check_accounts();
         }
-        let (_, owed) = self.left();
+        let (_, pending) = self.left();
         let settled = self.record.tick();
         for node in 0..self.plan.nodes {
             let (process, groups) = self.process(node).expect("all are up");
@@ -593,7 +593,7 @@ impl Simulation {
         for name in self.names() {
             let loads = self.record.loads_since(&name, settled);
             assert!(
-                loads <= 1 || owed > 0,
+                loads <= 1 || pending > 0,
                 "P6: {loads} loads of {name:?} after the healing"
             );
         }
@@ -607,7 +607,7 @@ impl Simulation {
         groups.flat_map(|group| self.keys.iter().map(move |key| Name::new(group, key)))
     }
 
-    /// Checks that nothing is under way and nothing is owed once all is over: what nobody waits for any
+    /// Checks that nothing is under way and nothing is pending once all is over: what nobody waits for any
     /// more, as a renewal, has some turns to end.
     fn check_accounts(&self) {
         for _ in 0..1_000 {
@@ -622,18 +622,18 @@ impl Simulation {
         );
     }
 
-    /// How many flights and loads, and how many removals that are owed, there are.
+    /// How many flights and loads, and how many removals that are pending, there are.
     fn left(&self) -> (u64, u64) {
         let live = self.live.lock().unwrap().clone();
-        let owed = live
+        let pending = live
             .iter()
             .flatten()
             .flat_map(|live| live.node.stats().peers);
-        let owed: u64 = owed.map(|peer| peer.pending_removals).sum();
+        let pending: u64 = pending.map(|peer| peer.pending_removals).sum();
         let groups = live.iter().flatten().flat_map(|live| &live.groups);
         let stats = groups.map(Group::stats);
         let under_way: u64 = stats.map(|stats| stats.flights + stats.loads_running).sum();
-        (under_way, owed)
+        (under_way, pending)
     }
 
     /// Ends all processes and waits for what they leave.

@@ -196,7 +196,7 @@ fn a_value_that_arrives_late_does_not_undo_a_later_change_of_its_sender() {
     });
 }
 
-/// A peer that is away leaves the list for a moment while the keeper looks for something to do: it is
+/// A peer that is unreachable leaves the list for a moment while the keeper looks for something to do: it is
 /// probed all the same, and found when it answers.
 #[test]
 fn a_peer_that_flaps_while_it_is_away_is_found_again() {

@@ -256,7 +256,7 @@ fn a_load_that_is_queued_at_the_owner_is_not_loaded_elsewhere() {
             get(0, &keys[0]),
             get(0, &keys[1]),
             get(1, &keys[0]),
-            // Less than the fetch timeout in all: an owner that is silent for that counts as away.
+            // Less than the fetch timeout in all: an owner that is silent for that counts as unreachable.
             ticks(2, SECOND * 9 / 20),
         ];
         let world = run(world, parts);
