@@ -1,6 +1,7 @@
 //! What reaches a node late: pending removals, and removals that a request tells of.
 
-use crate::setup::{Fault, Key, Mask, NodeId, Setup, bit, members};
+use crate::fault::Fault;
+use crate::setup::{Key, Mask, NodeId, Setup, bit, members};
 use crate::state::{Msg, Stage, State, Table};
 use crate::witness::Seen;
 
@@ -55,14 +56,13 @@ impl Setup {
         for change in members(changes) {
             for key in self.keys_of(change) {
                 if copies {
-                    self.mark(state, to, key, Table::Fetches);
-                    self.drop_slot(&mut state.nodes[to as usize].slots[key as usize], false);
+                    self.drop_copies(state, to, key);
                     self.seen.note(Seen::CopiesRemoved);
                 } else {
                     self.mark(state, to, key, Table::Loads);
                     self.mark(state, to, key, Table::Fetches);
+                    self.drop_key(state, to, key);
                     let slot = &mut state.nodes[to as usize].slots[key as usize];
-                    self.drop_slot(slot, true);
                     slot.tombs.told |= bit(change);
                     slot.tombs.by_marks &= !bit(change);
                     slot.tombs.applied |= bit(change);
@@ -87,8 +87,7 @@ impl Setup {
         self.seen.note(Seen::Learned);
         self.mark(state, node, key, Table::Loads);
         self.mark(state, node, key, Table::Fetches);
-        let slot = &mut state.nodes[node as usize].slots[key as usize];
-        self.drop_slot(slot, true);
+        self.drop_key(state, node, key);
     }
 
     /// A peer has answered pending removals: the others may have fetched old values from it.

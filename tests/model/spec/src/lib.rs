@@ -76,11 +76,17 @@
 
 mod changes;
 mod cluster;
+pub mod code_plans;
+pub mod fault;
+pub mod faulty;
 mod gets;
+mod hand_over;
 mod late;
 pub mod machine;
 pub mod plans;
+mod rounds;
 mod serve;
 pub mod setup;
+pub mod stand_ins;
 pub mod state;
 pub mod witness;

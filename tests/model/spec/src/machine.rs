@@ -2,7 +2,9 @@
 
 use stateright::{Model, Property};
 
-use crate::setup::{Fault, Key, Mask, NODES, NodeId, Setup, members};
+use crate::fault::Fault;
+use crate::setup::{Key, Mask, NODES, NodeId, Setup, bit, members};
+use crate::stand_ins::Instead;
 use crate::state::{At, Change, FlightId, Msg, Stage, State};
 
 /// P1: the loads of a key are no more than its generations, and what a crash costs.
@@ -33,8 +35,8 @@ pub enum Action {
     Sync(FlightId, NodeId, bool),
     /// A flight takes nothing over, as too much time has passed.
     Skip(FlightId),
-    /// The node that a flight has asked does not answer.
-    Fail(FlightId),
+    /// The node that a flight has asked does not answer, and this is what it does.
+    Fail(FlightId, Instead),
     /// The loader of a flight returns.
     Loaded(FlightId),
     /// A flight ends with what it found.
@@ -63,8 +65,8 @@ pub enum Action {
     Stop(NodeId),
     /// A value of a node expires: of the owner, a copy, or of the deputy.
     Expire(NodeId, Key, Tier),
-    /// An owner offers a value to its deputy.
-    Offer(NodeId, NodeId, Key),
+    /// An owner offers a value to this node, its deputy.
+    Offer(NodeId, Key),
 }
 
 /// Where a value is kept.
@@ -132,15 +134,24 @@ impl Setup {
             },
             At::Found(_) => actions.push(Action::Finish(id)),
             At::Asking(to, _) => {
-                let is_up = state.nodes[*to as usize].up;
-                let is_lost = !state.is_expected(id) && !self.has(Fault::NoTimeout);
-                if !is_up && !self.has(Fault::NoTimeout) || is_lost || state.failures > 0 {
-                    actions.push(Action::Fail(id));
+                if self.has(Fault::NoTimeout) && state.failures == 0 {
+                    return;
+                }
+                let price = self.price_of_failure(state, id, *to);
+                for (instead, more) in self.choices(state, id) {
+                    if price + more <= state.failures {
+                        actions.push(Action::Fail(id, instead));
+                    }
                 }
             }
             At::Loading(_) => actions.push(Action::Loaded(id)),
             At::Waiting => {}
         }
+    }
+
+    /// Whether a call that fails is one of the failures of the plan.
+    fn price_of_failure(&self, state: &State, id: FlightId, to: NodeId) -> u8 {
+        u8::from(state.nodes[to as usize].up && state.is_expected(id))
     }
 
     /// Whether a peer may fail to answer a change: it is down, it has lost the request, or the network
@@ -195,8 +206,8 @@ impl Setup {
                     .map(|msg| Action::Repeat(*msg)),
             );
         }
-        if let Some(node) = self.crash {
-            if state.crash && up(node) {
+        for node in members(self.crashes) {
+            if state.crashes & bit(node) != 0 && up(node) {
                 actions.push(Action::Crash(node));
             } else if self.returns && !up(node) {
                 actions.push(Action::Return(node));
@@ -245,7 +256,7 @@ impl Setup {
                 if let (Some(deputy), true) =
                     (self.ranked(key, ring, 1), is_owner && state.offers > 0)
                 {
-                    actions.push(Action::Offer(at, deputy, key));
+                    actions.push(Action::Offer(deputy, key));
                 }
             }
         }
@@ -260,12 +271,14 @@ impl Setup {
                 self.sync(state, id, from, of_all);
             }
             Action::Skip(id) => self.not_taken_over(state, id),
-            Action::Fail(id) => {
+            Action::Fail(id, instead) => {
                 if let At::Asking(to, _) = state.flights[id as usize].at {
-                    let is_free = !state.nodes[to as usize].up || !state.is_expected(id);
-                    state.failures -= u8::from(!is_free);
+                    let choices = self.choices(state, id).into_iter();
+                    let more = choices.filter(|(other, _)| *other == instead);
+                    let more = more.map(|(_, more)| more).min().unwrap_or(0);
+                    state.failures -= self.price_of_failure(state, id, to) + more;
                 }
-                self.fail(state, id);
+                self.fail(state, id, instead);
             }
             Action::Loaded(id) => self.loaded(state, id),
             Action::Finish(id) => self.finish(state, id),
@@ -320,7 +333,7 @@ impl Setup {
                 });
             }
             Action::Crash(node) => {
-                state.crash = false;
+                state.crashes &= !bit(node);
                 self.crash(state, node);
             }
             Action::Return(node) => self.return_empty(state, node),
@@ -336,7 +349,7 @@ impl Setup {
                     Tier::Spare => slot.spare = None,
                 }
             }
-            Action::Offer(from, to, key) => self.offer(state, from, to, key),
+            Action::Offer(to, key) => self.offer(state, to, key),
             _ => {}
         }
     }
@@ -378,7 +391,7 @@ impl Setup {
                 copies,
             } => self.late_done(state, from, to, changes, copies),
             Msg::Departure { who, to } => self.take_departure(state, to, who),
-            Msg::Offer { from, to, key } => self.take_offer(state, from, to, key),
+            Msg::Offer { to, key } => self.take_offer(state, to, key),
         }
     }
 

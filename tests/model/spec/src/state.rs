@@ -103,7 +103,7 @@ pub enum At {
 pub enum Ask {
     /// The value, as the owner.
     Owner,
-    /// The value, for an owner that is away.
+    /// The value, for an owner that is away: of the deputy, or of another one that stands in.
     Deputy,
     /// What is in memory, and with a change: only if that has been carried out.
     Peek(Option<u8>),
@@ -143,10 +143,30 @@ pub struct Flight {
     /// Whether it asks a node that has still to be told a removal: what it brings is not kept either,
     /// but it can be joined.
     pub behind: bool,
+    /// Whether it asks one who comes after the deputy.
+    pub of_other: bool,
     /// How far it is.
     pub at: At,
     /// Who waits for it.
     pub waiters: Vec<Waiter>,
+}
+
+impl Flight {
+    /// One that nobody waits for yet.
+    #[must_use]
+    pub fn begun(node: NodeId, key: Key, table: Table, role: Role) -> Flight {
+        Flight {
+            node,
+            key,
+            table,
+            role,
+            stale: false,
+            behind: false,
+            of_other: false,
+            at: At::Begun,
+            waiters: Vec::new(),
+        }
+    }
 }
 
 /// A message on its way. The network keeps no order, and may keep a message for ever.
@@ -223,8 +243,6 @@ pub enum Msg {
     },
     /// An owner offers a value to its deputy.
     Offer {
-        /// The owner.
-        from: NodeId,
         /// The deputy.
         to: NodeId,
         /// The key.
@@ -241,6 +259,8 @@ pub enum Stage {
     First(u8),
     /// The deputy is told.
     Deputy,
+    /// The caller carries it out itself.
+    Own,
     /// All others are told.
     Others,
     /// It has returned.
@@ -323,8 +343,8 @@ pub struct State {
     pub expiries: u8,
     /// How many values may still be offered to a deputy.
     pub offers: u8,
-    /// Whether the crash is still to come.
-    pub crash: bool,
+    /// The nodes whose crash is still to come.
+    pub crashes: Mask,
     /// The loads of each key so far, where they are counted.
     pub loads: [u8; KEYS],
     /// The most loads that P1 allows by now, where they are counted.
@@ -364,6 +384,7 @@ impl State {
                     role,
                     stale,
                     behind,
+                    of_other,
                     at,
                     ..
                 } = *flight;
@@ -374,6 +395,7 @@ impl State {
                     role,
                     stale,
                     behind,
+                    of_other,
                     at,
                     flight.waiters.len(),
                 )

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use groupcache_sync_spec::machine::P2;
 use groupcache_sync_spec::plans::{holes, long_plans, plans, stamped};
-use groupcache_sync_spec::setup::{Protocol, Setup};
+use groupcache_sync_spec::setup::{Mask, Protocol, Setup, members};
 use groupcache_sync_spec::state::State;
 use groupcache_sync_spec::witness::{Seen, Witness};
 use stateright::{Checker, HasDiscoveries, Model};
@@ -23,9 +23,7 @@ fn explore(setup: Setup) -> Vec<&'static str> {
         setup.protocol,
         setup.name,
         setup.changes,
-        setup
-            .crash
-            .map_or(String::new(), |node| format!(", {node} crashes")),
+        crashes(setup.crashes),
         checker.state_count(),
         checker.unique_state_count(),
         checker.max_depth(),
@@ -39,6 +37,12 @@ fn explore(setup: Setup) -> Vec<&'static str> {
         }
     }
     broken.into_keys().collect()
+}
+
+fn crashes(nodes: Mask) -> String {
+    members(nodes)
+        .map(|node| format!(", {node} crashes"))
+        .collect()
 }
 
 fn is_wanted(setup: &Setup) -> bool {
@@ -74,8 +78,8 @@ fn check(protocol: Protocol, seen: &[&[Seen]]) {
 }
 
 #[test]
-fn today() {
-    check(Protocol::Today, &[Seen::ALWAYS]);
+fn alone() {
+    check(Protocol::Alone, &[Seen::ALWAYS]);
 }
 
 #[test]
@@ -84,8 +88,14 @@ fn deputies() {
 }
 
 #[test]
+fn coded() {
+    let seen = [Seen::ALWAYS, Seen::WITH_DEPUTIES, Seen::CODED];
+    check(Protocol::Coded, &seen);
+}
+
+#[test]
 fn a_list_that_changes_on_a_node_that_has_answered_is_a_hole() {
-    for protocol in [Protocol::Today, Protocol::Deputies] {
+    for protocol in [Protocol::Alone, Protocol::Deputies] {
         for plan in holes(protocol).into_iter().filter(is_wanted) {
             assert_eq!(
                 explore(plan),
@@ -106,7 +116,7 @@ fn with_stamps_in_requests_the_order_does_not_matter() {
 /// No state comes again: so whatever goes on ends.
 #[test]
 fn there_is_no_circle() {
-    let plans = [plans(Protocol::Today), plans(Protocol::Deputies)].concat();
+    let plans = [plans(Protocol::Alone), plans(Protocol::Deputies)].concat();
     let names = [
         "step by step",
         "two callers",
