@@ -135,11 +135,7 @@ impl Setup {
                 return self.go_on(state, change, true);
             }
         }
-        for key in self.keys_of(change) {
-            let tombs = &mut state.nodes[node as usize].slots[key as usize].tombs;
-            tombs.told |= bit(change);
-            tombs.by_marks &= !bit(change);
-        }
+        self.note(state, node, change);
         let (remote, awaited) = (remote.is_some(), remote.unwrap_or(false));
         let mut work = Work {
             node,
@@ -156,6 +152,15 @@ impl Setup {
         self.drop_values(state, &work);
         work.step = 1;
         self.end_work(state, work);
+    }
+
+    /// Notes a removal in the tombstones of a node.
+    pub(crate) fn note(&self, state: &mut State, node: NodeId, change: u8) {
+        for key in self.keys_of(change) {
+            let tombs = &mut state.nodes[node as usize].slots[key as usize].tombs;
+            tombs.told |= bit(change);
+            tombs.by_marks &= !bit(change);
+        }
     }
 
     /// The next step of a removal.

@@ -57,13 +57,33 @@ fn four(caller: NodeId) -> Setup {
     }
 }
 
+/// A change while the owner crashes and returns. One that is told of the change, is started again, and takes
+/// the value over from a deputy that has still to be told, has an old value: nobody tells it again. Only a
+/// caller that notes the change before it tells anybody keeps it from that.
+#[must_use]
+pub fn restarts(notes_first: bool) -> Vec<Setup> {
+    let changes = [
+        (1, Kind::Remove(0)),
+        (2, Kind::Remove(0)),
+        (1, Kind::Set(0)),
+    ];
+    let plan = |(caller, kind)| Setup {
+        crashes: bit(0),
+        returns: true,
+        notes_first,
+        failures: 0,
+        ..change(CODED, "restart of the owner", caller, kind)
+    };
+    changes.map(plan).to_vec()
+}
+
 /// Loads are counted while the owner and then its deputy crash.
 pub(crate) fn both_lost() -> Setup {
     Setup {
         nodes: FOUR,
         lists: [FOUR, FOUR],
         askers: 0b1100,
-        gets: 4,
+        gets: 3,
         crashes: 0b0011,
         counts: true,
         ..Setup::quiet("lost owner and deputy", CODED)
@@ -74,12 +94,10 @@ pub(crate) fn both_lost() -> Setup {
 #[must_use]
 pub fn code_plans() -> Vec<Setup> {
     let remove = Kind::Remove(0);
+    let with_gets = |gets, plan: Setup| Setup { gets, ..plan };
     let mut plans = vec![
-        offered(calm(CODED, 2)),
-        Setup {
-            gets: 4,
-            ..offered(lost_owner(CODED))
-        },
+        with_gets(3, offered(calm(CODED, 2))),
+        with_gets(4, offered(lost_owner(CODED))),
         both_lost(),
     ];
     for caller in CALLERS {
@@ -87,16 +105,16 @@ pub fn code_plans() -> Vec<Setup> {
             offers(caller, Kind::Set(0)),
             offers(caller, Kind::Clear),
             offered(crash(CODED, caller, 0)),
-            Setup {
-                failures: 1,
-                ..offers(caller, remove)
-            },
         ]);
-        plans.extend((caller != 2).then(|| offered(join(CODED, caller))));
     }
-    plans.extend([1, 2].map(|caller| returned(caller, 2)));
-    plans.extend([1, 2].map(|caller| offered(crash_and_list(CODED, caller))));
-    plans.extend([0, 1].map(|caller| dropped_and_missed(caller)));
+    for caller in [0, 1] {
+        plans.push(with_gets(1, offered(join(CODED, caller))));
+        plans.push(dropped_and_missed(caller));
+    }
+    for caller in [1, 2] {
+        plans.push(returned(caller, 2));
+        plans.push(with_gets(1, offered(crash_and_list(CODED, caller))));
+    }
     plans.extend([1, 2, 3].map(|caller| lost(caller, remove)));
     plans.push(lost(1, Kind::Clear));
     plans.push(four(0));
@@ -108,6 +126,7 @@ pub(crate) fn dropped_and_missed(caller: NodeId) -> Setup {
     Setup {
         between: true,
         failures: 1,
+        gets: 1,
         ..offered(dropped(CODED, caller))
     }
 }
@@ -119,7 +138,7 @@ pub fn long_code_plans() -> Vec<Setup> {
     let mut plans = Vec::new();
     for caller in CALLERS {
         plans.push(Setup {
-            failures: 2,
+            failures: 1,
             ..offers(caller, remove)
         });
         plans.push(Setup {
@@ -127,6 +146,8 @@ pub fn long_code_plans() -> Vec<Setup> {
             ..offers(caller, Kind::Clear)
         });
     }
+    plans.extend([0, 1].map(|caller| offered(join(CODED, caller))));
+    plans.extend([1, 2].map(|caller| offered(crash_and_list(CODED, caller))));
     for caller in [1, 2, 3] {
         let lost = |kind| Setup {
             failures: 2,

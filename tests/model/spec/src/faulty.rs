@@ -122,13 +122,25 @@ fn faults_of_code() -> Vec<Shown> {
     let clear = |caller| change(protocol, "clear", caller, Kind::Clear);
     let twice = Setup {
         failures: 2,
+        askers: 0b100,
+        ..one(2)
+    };
+    let returned = Setup {
+        offers: 0,
+        askers: 0b011,
+        ..returned(2, 3)
+    };
+    // One brings the deputy a copy, one brings that on, and one sees it.
+    let asked_thrice = Setup {
+        gets: 3,
+        askers: 0b110,
         ..one(2)
     };
     vec![
         shown(Fault::DeputyWithOthers, P2, [one(0), one(2)]),
         shown(Fault::CallerBeforeDeputy, P2, [quick(2)]),
         shown(Fault::DeputyToldOnce, P2, [quick(2)]),
-        shown(Fault::DeputyCopies, P2, [one(2), one(1)]),
+        shown(Fault::DeputyCopies, P2, [asked_thrice]),
         shown(Fault::DeputyNotTold, P2, [quick(0)]),
         shown(Fault::ClearKeepsDeputy, P2, [clear(0)]),
         shown(Fault::IgnoreDeputyPending, P2, [twice]),
@@ -148,7 +160,7 @@ fn faults_of_code() -> Vec<Shown> {
         ),
         shown(Fault::OfferUnchecked, P2, [0, 1].map(dropped_and_missed)),
         shown(Fault::NoRelease, ENDS, [offers(0, remove)]),
-        shown(Fault::PeekCopies, P2, [returned(2, 3)]),
+        shown(Fault::PeekCopies, P2, [returned]),
         shown(
             Fault::JoinOther,
             P2,

@@ -18,6 +18,9 @@ impl Setup {
         let ring = self.ring(state, caller);
         let list = self.list(&state.nodes[caller as usize]);
         self.end_generation(state, change);
+        if self.notes_first {
+            self.note(state, caller, change);
+        }
         let it = &mut state.changes[change as usize];
         (it.list, it.ring, it.waiting, it.stage) = (list, ring, 0, Stage::First(0));
         let (Kind::Remove(key) | Kind::Set(key)) = self.kind(change) else {

@@ -74,6 +74,8 @@ pub struct Setup {
     pub name: &'static str,
     /// Whether a request for a value says which removals of the key its asker knows of.
     pub stamped: bool,
+    /// Whether the caller of a change notes it before it tells anybody, for peers that ask what was removed.
+    pub notes_first: bool,
     /// Which protocol is spoken.
     pub protocol: Protocol,
     /// The fault that is put in.
@@ -130,6 +132,7 @@ impl Setup {
         Setup {
             name,
             stamped: false,
+            notes_first: false,
             protocol,
             fault: None,
             nodes: THREE,

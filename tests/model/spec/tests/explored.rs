@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use groupcache_sync_spec::code_plans::restarts;
 use groupcache_sync_spec::machine::P2;
 use groupcache_sync_spec::plans::{holes, long_plans, plans, stamped};
 use groupcache_sync_spec::setup::{Mask, Protocol, Setup, members};
@@ -95,7 +96,7 @@ fn coded() {
 
 #[test]
 fn a_list_that_changes_on_a_node_that_has_answered_is_a_hole() {
-    for protocol in [Protocol::Alone, Protocol::Deputies] {
+    for protocol in [Protocol::Alone, Protocol::Deputies, Protocol::Coded] {
         for plan in holes(protocol).into_iter().filter(is_wanted) {
             assert_eq!(
                 explore(plan),
@@ -103,6 +104,20 @@ fn a_list_that_changes_on_a_node_that_has_answered_is_a_hole() {
                 "mended: tell so in the header of the package"
             );
         }
+    }
+}
+
+#[test]
+fn an_owner_that_is_started_again_during_a_change_is_a_hole() {
+    for plan in restarts(false).into_iter().filter(is_wanted) {
+        assert_eq!(
+            explore(plan),
+            [P2],
+            "mended: take `notes_first` for the rule"
+        );
+    }
+    for plan in restarts(true).into_iter().filter(is_wanted) {
+        assert_eq!(explore(plan), [""; 0]);
     }
 }
 
