@@ -1,8 +1,9 @@
 //! `remove`, `set` and `clear`: from the call to its return, and what every node does with them.
 
 use crate::fault::Fault;
+use crate::msg::Msg;
 use crate::setup::{Key, Kind, NodeId, Setup, bit, members};
-use crate::state::{Flight, Msg, Role, Slot, State, Table, Val, Work};
+use crate::state::{Flight, Role, Slot, State, Table, Val, Work};
 use crate::witness::Seen;
 
 impl Setup {
@@ -111,6 +112,7 @@ impl Setup {
             begun,
             set_by: Some(change),
             via: 0,
+            handed: false,
         };
         *slot = Slot {
             main: Some(val),

@@ -1,8 +1,9 @@
 //! Nodes that crash, return, leave, and see another list.
 
 use crate::fault::Fault;
+use crate::msg::Msg;
 use crate::setup::{Key, Mask, NodeId, Protocol, Setup, bit, members};
-use crate::state::{Ask, At, Flight, Msg, Node, Slot, Stage, State};
+use crate::state::{Ask, At, Flight, Node, Slot, Stage, State};
 use crate::witness::Seen;
 
 impl Setup {

@@ -1,7 +1,9 @@
 //! The plans of what the code alone does: values that are handed to deputies, and nodes that stand in for an
 //! owner and its deputy.
 
-use crate::plans::{CALLERS, calm, change, crash, crash_and_list, dropped, join, lost_owner};
+use crate::plans::{
+    CALLERS, calm, change, crash, crash_and_list, dropped, join, leave, lost_owner,
+};
 use crate::setup::{Kind, Mask, NodeId, Protocol, Setup, bit};
 
 const CODED: Protocol = Protocol::Coded;
@@ -18,6 +20,17 @@ pub(crate) fn offers(caller: NodeId, kind: Kind) -> Setup {
         offers: 1,
         failures: 0,
         ..change(CODED, "offers", caller, kind)
+    }
+}
+
+/// The same, and the memory of removals ends.
+pub(crate) fn forgetting(caller: NodeId) -> Setup {
+    Setup {
+        name: "end of the memory of removals",
+        forgets: true,
+        failures: 1,
+        gets: 1,
+        ..offers(caller, Kind::Remove(0))
     }
 }
 
@@ -83,7 +96,7 @@ pub(crate) fn both_lost() -> Setup {
         nodes: FOUR,
         lists: [FOUR, FOUR],
         askers: 0b1100,
-        gets: 3,
+        gets: 4,
         crashes: 0b0011,
         counts: true,
         ..Setup::quiet("lost owner and deputy", CODED)
@@ -109,8 +122,8 @@ pub fn code_plans() -> Vec<Setup> {
     }
     for caller in [0, 1] {
         plans.push(with_gets(1, offered(join(CODED, caller))));
-        plans.push(dropped_and_missed(caller));
     }
+    plans.extend([dropped_and_missed(0), forgetting(2)]);
     for caller in [1, 2] {
         plans.push(returned(caller, 2));
         plans.push(with_gets(1, offered(crash_and_list(CODED, caller))));
@@ -147,6 +160,7 @@ pub fn long_code_plans() -> Vec<Setup> {
         });
     }
     plans.extend([0, 1].map(|caller| offered(join(CODED, caller))));
+    plans.extend([offered(leave(CODED, 0)), dropped_and_missed(1)]);
     plans.extend([1, 2].map(|caller| offered(crash_and_list(CODED, caller))));
     for caller in [1, 2, 3] {
         let lost = |kind| Setup {

@@ -88,6 +88,8 @@ pub enum Fault {
     DeputyToldOnce,
     /// Coded: a clear leaves what a node has as the deputy.
     ClearKeepsDeputy,
+    /// Coded: what a deputy was handed outlives the memory of removals.
+    LiveOn,
     /// Coded: gets join a flight that asks one who comes after the deputy.
     JoinOther,
     /// Coded: what one answers who comes after the deputy is kept.

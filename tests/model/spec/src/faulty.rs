@@ -1,8 +1,8 @@
 //! The plans that show the faults.
 
-use crate::code_plans::{dropped_and_missed, lost, offers, returned};
+use crate::code_plans::{dropped_and_missed, forgetting, lost, offers, returned};
 use crate::fault::Fault;
-use crate::machine::{DELIVERED, ENDS, I5, P1, P2};
+use crate::machine::{DELIVERED, ENDS, I5, LIFE, P1, P2};
 use crate::plans::{
     calm, change, differ, fine, holes, join, late_set, leave, less_clear, lost_owner, stamp,
 };

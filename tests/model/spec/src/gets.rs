@@ -1,8 +1,9 @@
 //! A get, from its call to its value: memory, flight, owner, deputy, own load.
 
 use crate::fault::Fault;
+use crate::msg::Msg;
 use crate::setup::{Key, Mask, NodeId, Setup, bit, members};
-use crate::state::{Ask, At, Flight, FlightId, Msg, Role, Stage, State, Table, Val, Waiter};
+use crate::state::{Ask, At, Flight, FlightId, Role, Stage, State, Table, Val, Waiter};
 use crate::witness::Seen;
 
 impl Setup {
@@ -219,6 +220,7 @@ impl Setup {
                 begun,
                 set_by: None,
                 via: 0,
+                handed: false,
             },
         );
     }
@@ -271,7 +273,8 @@ impl Setup {
         val
     }
 
-    fn keep(&self, state: &mut State, flight: &Flight, val: Val) {
+    fn keep(&self, state: &mut State, flight: &Flight, mut val: Val) {
+        val.handed |= flight.role == Role::Offered && state.remembers;
         let slot = &mut state.nodes[flight.node as usize].slots[flight.key as usize];
         let is_load = matches!(flight.at, At::Loading(_));
         let forgets = self.has(Fault::DeputyForgets) && flight.role == Role::Deputy;

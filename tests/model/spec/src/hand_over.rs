@@ -2,8 +2,9 @@
 //! deputy, from the owner that offers them.
 
 use crate::fault::Fault;
+use crate::msg::Msg;
 use crate::setup::{Key, NodeId, Removed, Setup, bit, members};
-use crate::state::{Ask, At, Flight, FlightId, Msg, Role, State, Table, Val, Waiter};
+use crate::state::{Ask, At, Flight, FlightId, Role, State, Table, Val, Waiter};
 use crate::witness::Seen;
 
 impl Setup {

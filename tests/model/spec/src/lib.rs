@@ -83,6 +83,7 @@ mod gets;
 mod hand_over;
 mod late;
 pub mod machine;
+pub mod msg;
 pub mod plans;
 mod rounds;
 mod serve;

@@ -3,9 +3,10 @@
 use stateright::{Model, Property};
 
 use crate::fault::Fault;
+use crate::msg::Msg;
 use crate::setup::{Key, Mask, NODES, NodeId, Setup, bit, members};
 use crate::stand_ins::Instead;
-use crate::state::{At, Change, FlightId, Msg, Stage, State};
+use crate::state::{At, Change, FlightId, Stage, State};
 
 /// P1: the loads of a key are no more than its generations, and what a crash costs.
 pub const P1: &str = "P1, one load";
@@ -18,6 +19,9 @@ pub const I5: &str = "I5, nobody forwards";
 
 /// A node that a change has missed is told later: someone who lives knows of it.
 pub const DELIVERED: &str = "what was missed is delivered";
+
+/// What a deputy was handed does not outlive the memory of removals.
+pub const LIFE: &str = "what is handed over ends";
 
 /// While there is a flight, something goes on without anything more from outside. As no state comes
 /// again, every get ends (`tests/explored.rs` checks that there is no circle).
@@ -53,6 +57,8 @@ pub enum Action {
     Work(u8),
     /// A node delivers to a peer what it has still to be told; of copies, if so.
     Deliver(NodeId, NodeId, bool),
+    /// The memory of removals ends.
+    Forget,
     /// A process crashes.
     Crash(NodeId),
     /// A process starts again.
@@ -206,6 +212,9 @@ impl Setup {
                     .map(|msg| Action::Repeat(*msg)),
             );
         }
+        if self.may_forget(state) {
+            actions.push(Action::Forget);
+        }
         for node in members(self.crashes) {
             if state.crashes & bit(node) != 0 && up(node) {
                 actions.push(Action::Crash(node));
@@ -332,6 +341,7 @@ impl Setup {
                     copies,
                 });
             }
+            Action::Forget => self.forget(state),
             Action::Crash(node) => {
                 state.crashes &= !bit(node);
                 self.crash(state, node);
@@ -463,6 +473,7 @@ impl Model for Setup {
             Property::always(DELIVERED, |setup: &Setup, state: &State| {
                 setup.is_owed(state)
             }),
+            Property::always(LIFE, |setup: &Setup, state: &State| setup.has_let_go(state)),
             Property::always(ENDS, |setup: &Setup, state: &State| {
                 if state.flights.is_empty() {
                     return true;

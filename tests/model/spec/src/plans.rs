@@ -192,17 +192,22 @@ pub fn plans(protocol: Protocol) -> Vec<Setup> {
         expiries: 1,
         ..change(protocol, "expiries", 1, remove)
     });
+    if protocol == Protocol::Coded {
+        plans.extend(list_plans(protocol));
+        plans.extend(code_plans());
+    }
+    plans.retain(is_possible);
+    plans
+}
+
+/// The list changes while a node is lost, or lacks the owner: in every check for the protocol of the code.
+fn list_plans(protocol: Protocol) -> Vec<Setup> {
+    let mut plans = vec![together(protocol, 1, false)];
     plans.extend([1, 2].map(|caller| crash_and_list(protocol, caller)));
     plans.extend([0, 1].map(|caller| Setup {
         between: true,
         ..dropped(protocol, caller)
     }));
-    plans.push(together(protocol, 1, false));
-    plans.push(together(protocol, 1, true));
-    if protocol == Protocol::Coded {
-        plans.extend(code_plans());
-    }
-    plans.retain(is_possible);
     plans
 }
 
@@ -244,12 +249,14 @@ pub fn long_plans(protocol: Protocol) -> Vec<Setup> {
         between: true,
         ..two_gets(together(protocol, 1, false))
     });
+    plans.push(together(protocol, 1, true));
     plans.push(Setup {
         failures: 1,
         ..together(protocol, 1, true)
     });
-    if protocol == Protocol::Coded {
-        plans.extend(long_code_plans());
+    match protocol {
+        Protocol::Coded => plans.extend(long_code_plans()),
+        Protocol::Alone | Protocol::Deputies => plans.extend(list_plans(protocol)),
     }
     plans.retain(is_possible);
     plans
@@ -270,6 +277,14 @@ pub fn holes(protocol: Protocol) -> Vec<Setup> {
     plans
 }
 
+/// As `stamped`, in which one round of a clear less will do: too large for every check.
+#[must_use]
+pub fn long_stamped() -> Vec<Setup> {
+    vec![stamp(
+        less_clear(Protocol::Deputies).with(Fault::OneRoundLess),
+    )]
+}
+
 /// With stamps in requests the order in which nodes are told does not matter.
 #[must_use]
 pub fn stamped() -> Vec<Setup> {
@@ -278,7 +293,6 @@ pub fn stamped() -> Vec<Setup> {
     let mut plans = vec![
         remove(1).with(Fault::OwnerWithOthers),
         remove(2).with(Fault::DeputyWithOthers),
-        less_clear(protocol).with(Fault::OneRoundLess),
         differ(protocol, 1).with(Fault::NoSecondPass),
     ];
     plans.extend(holes(protocol));

@@ -1,8 +1,9 @@
 //! In which order the nodes are told of a change.
 
 use crate::fault::Fault;
+use crate::msg::Msg;
 use crate::setup::{Key, Kind, Mask, NodeId, Protocol, Setup, bit, members};
-use crate::state::{Msg, Stage, State};
+use crate::state::{Stage, State};
 use crate::witness::Seen;
 
 /// The rounds in which all nodes are told of a clear.

@@ -1,7 +1,8 @@
 //! What a node does with a request for a value: it answers here, and never asks another node (I5).
 
+use crate::msg::Msg;
 use crate::setup::{Key, NodeId, Setup};
-use crate::state::{Ask, Flight, FlightId, Msg, Role, State, Table, Val, Waiter};
+use crate::state::{Ask, Flight, FlightId, Role, State, Table, Val, Waiter};
 use crate::witness::Seen;
 
 impl Setup {

@@ -110,6 +110,8 @@ pub struct Setup {
     pub expiries: u8,
     /// How many values an owner may offer to a deputy.
     pub offers: u8,
+    /// Whether the memory of removals ends once.
+    pub forgets: bool,
     /// The nodes that may crash, each once.
     pub crashes: Mask,
     /// Whether they may return.
@@ -150,6 +152,7 @@ impl Setup {
             repeats: 0,
             expiries: 0,
             offers: 0,
+            forgets: false,
             crashes: 0,
             returns: false,
             leave: None,
@@ -267,6 +270,7 @@ impl Setup {
             repeats: self.repeats,
             expiries: self.expiries,
             offers: self.offers,
+            remembers: self.forgets,
             crashes: self.crashes,
             loads: [0; KEYS],
             allowed: [1; KEYS],
@@ -289,6 +293,7 @@ impl Setup {
             begun: 0,
             set_by: None,
             via: 0,
+            handed: false,
         };
         let is_owner = self.ranked(key, self.lists[0], 0) == Some(at);
         let is_deputy = self.ranked(key, self.lists[0], 1) == Some(at);
