@@ -74,7 +74,7 @@ fn four(caller: NodeId) -> Setup {
 /// the value over from a deputy that has still to be told, has an old value: nobody tells it again. Only a
 /// caller that notes the change before it tells anybody keeps it from that.
 #[must_use]
-pub fn restarts(notes_first: bool) -> Vec<Setup> {
+pub fn restarts(notes_first: bool, failures: u8) -> Vec<Setup> {
     let changes = [
         (1, Kind::Remove(0)),
         (2, Kind::Remove(0)),
@@ -84,7 +84,7 @@ pub fn restarts(notes_first: bool) -> Vec<Setup> {
         crashes: bit(0),
         returns: true,
         notes_first,
-        failures: 0,
+        failures,
         ..change(CODED, "restart of the owner", caller, kind)
     };
     changes.map(plan).to_vec()

@@ -161,6 +161,7 @@ fn faults_of_code() -> Vec<Shown> {
         shown(Fault::OfferUnchecked, P2, [0, 1].map(dropped_and_missed)),
         shown(Fault::NoRelease, ENDS, [offers(0, remove)]),
         shown(Fault::PeekCopies, P2, [returned]),
+        shown(Fault::LiveOn, LIFE, [forgetting(2)]),
         shown(
             Fault::JoinOther,
             P2,

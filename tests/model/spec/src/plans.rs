@@ -262,8 +262,7 @@ pub fn long_plans(protocol: Protocol) -> Vec<Setup> {
     plans
 }
 
-/// Where today's rules, and those of the deputies without stamps, do not hold P2: the list changes on a
-/// node that has answered a change already.
+/// Where no protocol without stamps holds P2: the list changes on a node that has answered a change already.
 #[must_use]
 pub fn holes(protocol: Protocol) -> Vec<Setup> {
     let mut plans = CALLERS.map(|caller| dropped(protocol, caller)).to_vec();

@@ -112,16 +112,18 @@ fn a_list_that_changes_on_a_node_that_has_answered_is_a_hole() {
 
 #[test]
 fn an_owner_that_is_started_again_during_a_change_is_a_hole() {
-    for plan in restarts(false).into_iter().filter(is_wanted) {
+    for plan in restarts(false, 0).into_iter().filter(is_wanted) {
         assert_eq!(
             explore(plan),
             [P2],
             "mended: take `notes_first` for the rule"
         );
     }
-    for plan in restarts(true).into_iter().filter(is_wanted) {
+    for plan in restarts(true, 0).into_iter().filter(is_wanted) {
         assert_eq!(explore(plan), [""; 0]);
     }
+    let without_marks = restarts(true, 1).into_iter().filter(is_wanted).take(1);
+    without_marks.for_each(|plan| assert_eq!(explore(plan), [P2]));
 }
 
 #[test]
