@@ -4,7 +4,7 @@
 use crate::plans::{
     CALLERS, calm, change, crash, crash_and_list, dropped, join, leave, lost_owner,
 };
-use crate::setup::{Kind, Mask, NodeId, Protocol, Setup, bit};
+use crate::setup::{Kind, Mask, Mend, NodeId, Protocol, Setup, bit};
 
 const CODED: Protocol = Protocol::Coded;
 
@@ -71,23 +71,35 @@ fn four(caller: NodeId) -> Setup {
 }
 
 /// A change while the owner crashes and returns. One that is told of the change, is started again, and takes
-/// the value over from a deputy that has still to be told, has an old value: nobody tells it again. Only a
-/// caller that notes the change before it tells anybody keeps it from that.
+/// the value over from a deputy that has still to be told, has an old value: nobody tells it again.
 #[must_use]
-pub fn restarts(notes_first: bool, failures: u8) -> Vec<Setup> {
+pub fn restarts() -> Vec<Setup> {
     let changes = [
         (1, Kind::Remove(0)),
         (2, Kind::Remove(0)),
         (1, Kind::Set(0)),
     ];
-    let plan = |(caller, kind)| Setup {
+    changes.map(|(caller, kind)| restart(caller, kind)).to_vec()
+}
+
+fn restart(caller: NodeId, kind: Kind) -> Setup {
+    Setup {
         crashes: bit(0),
         returns: true,
-        notes_first,
-        failures,
+        failures: 0,
         ..change(CODED, "restart of the owner", caller, kind)
-    };
-    changes.map(plan).to_vec()
+    }
+}
+
+/// The same with the tombstone of its caller: not enough where the owner does not reach that caller.
+#[must_use]
+pub fn restart_with_note(failures: u8) -> Setup {
+    Setup {
+        mend: Some(Mend::CallerNotes),
+        askers: bit(0),
+        failures,
+        ..restart(2, Kind::Remove(0))
+    }
 }
 
 /// Loads are counted while the owner and then its deputy crash.

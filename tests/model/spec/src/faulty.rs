@@ -6,7 +6,7 @@ use crate::machine::{DELIVERED, ENDS, I5, LIFE, P1, P2};
 use crate::plans::{
     calm, change, differ, fine, holes, join, late_set, leave, less_clear, lost_owner, stamp,
 };
-use crate::setup::{Kind, Protocol, Setup};
+use crate::setup::{Kind, Protocol, Setup, bit};
 
 /// Every fault, with the promise that it breaks and the plans that show it.
 #[must_use]
@@ -125,6 +125,10 @@ fn faults_of_code() -> Vec<Shown> {
         askers: 0b100,
         ..one(2)
     };
+    let missed = Setup {
+        askers: bit(0),
+        ..dropped_and_missed(0)
+    };
     let returned = Setup {
         offers: 0,
         askers: 0b011,
@@ -158,7 +162,7 @@ fn faults_of_code() -> Vec<Shown> {
             P2,
             [offers(0, remove), offers(2, remove)],
         ),
-        shown(Fault::OfferUnchecked, P2, [0, 1].map(dropped_and_missed)),
+        shown(Fault::OfferUnchecked, P2, [missed]),
         shown(Fault::NoRelease, ENDS, [offers(0, remove)]),
         shown(Fault::PeekCopies, P2, [returned]),
         shown(Fault::LiveOn, LIFE, [forgetting(2)]),

@@ -57,10 +57,9 @@
 //! *The owner is started again during a change* ([`code_plans::restarts`]). It has answered the change, ends,
 //! and returns with an empty memory before its deputy has been told. So it takes the old value over from the
 //! deputy: nobody has a tombstone, as the caller makes its own only after the first round. Nobody tells
-//! it again, since the second round leaves the owner out. It keeps the value until that expires. If the
-//! caller has its tombstone before it tells anybody (`notes_first`), the plans hold: the owner gets it with
-//! the marks, and the deputy refuses. Where the owner does not reach the caller for its marks, that is not
-//! enough.
+//! it again, since the second round leaves the owner out. It keeps the value until that expires. The plans
+//! hold if the owner is told in the second round too ([`setup::Mend`]). A tombstone of the caller before it
+//! tells anybody is not enough: the owner may not reach the caller for its marks.
 //!
 //! # The protocol of the code
 //!

@@ -2,7 +2,7 @@
 
 use crate::fault::Fault;
 use crate::msg::Msg;
-use crate::setup::{Key, Kind, Mask, NodeId, Protocol, Setup, bit, members};
+use crate::setup::{Key, Kind, Mask, Mend, NodeId, Protocol, Setup, bit, members};
 use crate::state::{Stage, State};
 use crate::witness::Seen;
 
@@ -19,7 +19,7 @@ impl Setup {
         let ring = self.ring(state, caller);
         let list = self.list(&state.nodes[caller as usize]);
         self.end_generation(state, change);
-        if self.notes_first {
+        if self.mend == Some(Mend::CallerNotes) {
             self.note(state, caller, change);
         }
         let it = &mut state.changes[change as usize];
@@ -203,7 +203,7 @@ impl Setup {
                 true => self.ranked(key, it.ring, 1),
                 false => self.ranked(key, it.ring, 0),
             };
-            if !self.has(Fault::OwnerWithOthers) {
+            if !self.has(Fault::OwnerWithOthers) && self.mend != Some(Mend::OwnerAgain) {
                 told |= first.map_or(0, bit);
             }
             if it.stage == Stage::Deputy || self.is_coded() && self.has(Fault::DeputyToldOnce) {

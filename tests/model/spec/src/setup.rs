@@ -45,6 +45,15 @@ pub enum Protocol {
     Coded,
 }
 
+/// What keeps an owner that is started again during a change from an old value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mend {
+    /// The caller has a tombstone before it tells anybody: the owner gets it with the marks of its peers.
+    CallerNotes,
+    /// The owner is told once more with the others.
+    OwnerAgain,
+}
+
 /// What a change is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -74,8 +83,8 @@ pub struct Setup {
     pub name: &'static str,
     /// Whether a request for a value says which removals of the key its asker knows of.
     pub stamped: bool,
-    /// Whether the caller of a change notes it before it tells anybody, for peers that ask what was removed.
-    pub notes_first: bool,
+    /// What is mended in the protocol of the code.
+    pub mend: Option<Mend>,
     /// Which protocol is spoken.
     pub protocol: Protocol,
     /// The fault that is put in.
@@ -134,7 +143,7 @@ impl Setup {
         Setup {
             name,
             stamped: false,
-            notes_first: false,
+            mend: None,
             protocol,
             fault: None,
             nodes: THREE,
