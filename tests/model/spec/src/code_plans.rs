@@ -135,7 +135,11 @@ pub fn code_plans() -> Vec<Setup> {
     for caller in [0, 1] {
         plans.push(with_gets(1, offered(join(CODED, caller))));
     }
-    plans.extend([dropped_and_missed(0), forgetting(2)]);
+    plans.push(Setup {
+        askers: bit(0),
+        ..dropped_and_missed(1)
+    });
+    plans.push(forgetting(2));
     for caller in [1, 2] {
         plans.push(returned(caller, 2));
         plans.push(with_gets(1, offered(crash_and_list(CODED, caller))));
@@ -172,7 +176,8 @@ pub fn long_code_plans() -> Vec<Setup> {
         });
     }
     plans.extend([0, 1].map(|caller| offered(join(CODED, caller))));
-    plans.extend([offered(leave(CODED, 0)), dropped_and_missed(1)]);
+    plans.extend([0, 1].map(dropped_and_missed));
+    plans.push(offered(leave(CODED, 0)));
     plans.extend([1, 2].map(|caller| offered(crash_and_list(CODED, caller))));
     for caller in [1, 2, 3] {
         let lost = |kind| Setup {

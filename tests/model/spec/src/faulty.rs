@@ -127,7 +127,7 @@ fn faults_of_code() -> Vec<Shown> {
     };
     let missed = Setup {
         askers: bit(0),
-        ..dropped_and_missed(0)
+        ..dropped_and_missed(1)
     };
     let returned = Setup {
         offers: 0,

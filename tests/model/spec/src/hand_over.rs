@@ -63,18 +63,10 @@ impl Setup {
         owner.filter(|&owner| owner != node && is_deputy)
     }
 
-    /// Whether a fault has a node take values over whatever was removed.
-    fn takes_anything(&self, state: &State, node: NodeId, key: Key) -> bool {
-        let is_owner = self.ranked(key, self.ring(state, node), 0) == Some(node);
-        self.has(Fault::TakeOverRemoved)
-            || self.has(Fault::CopiesWithoutSpare)
-            || self.has(Fault::OfferUnchecked) && !is_owner
-    }
-
     /// Whether a value may be taken over from a node, and which removal that must have carried out.
     fn may_take(&self, state: &State, node: NodeId, from: NodeId, key: Key) -> Option<Option<u8>> {
         let this = &state.nodes[node as usize];
-        if self.takes_anything(state, node, key) {
+        if self.has(Fault::TakeOverRemoved) || self.has(Fault::CopiesWithoutSpare) {
             return Some(None);
         }
         // Without its tombstones nothing is taken over: `sync` gets them first.
@@ -82,8 +74,10 @@ impl Setup {
             return None;
         }
         let tombs = &this.slots[key as usize].tombs;
+        let is_owner = self.ranked(key, self.ring(state, node), 0) == Some(node);
         match self.removed(tombs) {
             Removed::Never => Some(None),
+            _ if self.has(Fault::OfferUnchecked) && !is_owner => Some(None),
             Removed::By(change) => {
                 let ring = state.changes[change as usize].ring;
                 let is_known = ring == self.ring(state, node) || ring == this.former;
