@@ -4,7 +4,7 @@
 use crate::plans::{
     CALLERS, calm, change, crash, crash_and_list, dropped, join, leave, lost_owner,
 };
-use crate::setup::{Kind, Mask, Mend, NodeId, Protocol, Setup, bit};
+use crate::setup::{Kind, Mask, NodeId, Protocol, Setup, bit};
 
 const CODED: Protocol = Protocol::Coded;
 
@@ -70,35 +70,25 @@ fn four(caller: NodeId) -> Setup {
     }
 }
 
-/// A change while the owner crashes and returns. One that is told of the change, is started again, and takes
-/// the value over from a deputy that has still to be told, has an old value: nobody tells it again.
+/// A removal by the third node while the owner crashes and returns, and does not reach that node for its
+/// marks. One that has carried the removal out, is started again, and takes the value over from a deputy
+/// that has still to be told, has an old value: nobody tells it again.
 #[must_use]
-pub fn restarts() -> Vec<Setup> {
-    let changes = [
-        (1, Kind::Remove(0)),
-        (2, Kind::Remove(0)),
-        (1, Kind::Set(0)),
-    ];
-    changes.map(|(caller, kind)| restart(caller, kind)).to_vec()
-}
-
-fn restart(caller: NodeId, kind: Kind) -> Setup {
+pub fn restarts(owner_again: bool) -> Setup {
     Setup {
-        crashes: bit(0),
-        returns: true,
-        failures: 0,
-        ..change(CODED, "restart of the owner", caller, kind)
+        name: "restart of the owner without marks",
+        owner_again,
+        askers: bit(0),
+        failures: 1,
+        ..crash(CODED, 2, 0)
     }
 }
 
-/// The same with the tombstone of its caller: not enough where the owner does not reach that caller.
-#[must_use]
-pub fn restart_with_note(failures: u8) -> Setup {
+/// A set while the owner crashes and returns.
+fn set_and_crash(caller: NodeId) -> Setup {
     Setup {
-        mend: Some(Mend::CallerNotes),
-        askers: bit(0),
-        failures,
-        ..restart(2, Kind::Remove(0))
+        changes: vec![(caller, Kind::Set(0))],
+        ..crash(CODED, caller, 0)
     }
 }
 
@@ -129,7 +119,10 @@ pub fn code_plans() -> Vec<Setup> {
         plans.extend([
             offers(caller, Kind::Set(0)),
             offers(caller, Kind::Clear),
-            offered(crash(CODED, caller, 0)),
+            Setup {
+                returns: false,
+                ..offered(crash(CODED, caller, 0))
+            },
         ]);
     }
     for caller in [0, 1] {
@@ -139,7 +132,7 @@ pub fn code_plans() -> Vec<Setup> {
         askers: bit(0),
         ..dropped_and_missed(1)
     });
-    plans.push(forgetting(2));
+    plans.extend([set_and_crash(1), forgetting(2)]);
     for caller in [1, 2] {
         plans.push(returned(caller, 2));
         plans.push(with_gets(1, offered(crash_and_list(CODED, caller))));
@@ -175,6 +168,7 @@ pub fn long_code_plans() -> Vec<Setup> {
             ..offers(caller, Kind::Clear)
         });
     }
+    plans.extend(CALLERS.map(|caller| offered(crash(CODED, caller, 0))));
     plans.extend([0, 1].map(|caller| offered(join(CODED, caller))));
     plans.extend([0, 1].map(dropped_and_missed));
     plans.push(offered(leave(CODED, 0)));

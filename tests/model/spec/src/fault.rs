@@ -74,6 +74,8 @@ pub enum Fault {
     OfferStale,
     /// Requests that say what the asker knows of: the node that is asked does not look at that.
     IgnoreStamps,
+    /// Coded: the caller notes a change in its tombstones only when it carries it out.
+    NotedLate,
     /// Coded: a deputy takes an offered value whatever was removed.
     OfferUnchecked,
     /// Coded: a removal does not mark a flight that takes an offered value.

@@ -4,7 +4,7 @@ use crate::code_plans::{dropped_and_missed, forgetting, lost, offers, returned};
 use crate::fault::Fault;
 use crate::machine::{DELIVERED, ENDS, I5, LIFE, P1, P2};
 use crate::plans::{
-    calm, change, differ, fine, holes, join, late_set, leave, less_clear, lost_owner, stamp,
+    calm, change, crash, differ, fine, holes, join, late_set, leave, less_clear, lost_owner, stamp,
 };
 use crate::setup::{Kind, Protocol, Setup, bit};
 
@@ -143,6 +143,11 @@ fn faults_of_code() -> Vec<Shown> {
     vec![
         shown(Fault::DeputyWithOthers, P2, [one(0), one(2)]),
         shown(Fault::CallerBeforeDeputy, P2, [quick(2)]),
+        shown(
+            Fault::NotedLate,
+            P2,
+            [crash(protocol, 1, 0), crash(protocol, 2, 0)],
+        ),
         shown(Fault::DeputyToldOnce, P2, [quick(2)]),
         shown(Fault::DeputyCopies, P2, [asked_thrice]),
         shown(Fault::DeputyNotTold, P2, [quick(0)]),

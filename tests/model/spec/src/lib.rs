@@ -34,6 +34,8 @@
 //! - **An offer** is one key. What bounds the work (parts, turns, bytes) only makes a deputy take less.
 //! - **A queued flight** has the role of whoever began it, not of who runs it first.
 //! - **A fallback** is kept as a copy; the code keeps it in main memory where copies have no room.
+//! - **What a peer has missed** is kept at the caller alone; the code gives it to another node as well. So the
+//!   model excuses more where a caller crashes.
 //! - What is not here at all: signatures, other dialects, bounds of the journal, deadlines of callers,
 //!   batches (`get_many` does the same by key), negative caching, values past their expiry, more than one
 //!   change of the list.
@@ -54,12 +56,11 @@
 //! again, as its answer named the old ring. The plans of [`plans::holes`] show it, for the list and for a
 //! departure. With stamps (below, rule 9) they hold.
 //!
-//! *The owner is started again during a change* ([`code_plans::restarts`]). It has answered the change, ends,
-//! and returns with an empty memory before its deputy has been told. So it takes the old value over from the
-//! deputy: nobody has a tombstone, as the caller makes its own only after the first round. Nobody tells
-//! it again, since the second round leaves the owner out. It keeps the value until that expires. The plans
-//! hold if the owner is told in the second round too ([`setup::Mend`]). A tombstone of the caller before it
-//! tells anybody is not enough: the owner may not reach the caller for its marks.
+//! *The owner is started again during a change* ([`code_plans::restarts`]). It has carried the change out, ends,
+//! and returns with an empty memory before its deputy has been told. The caller has noted the change before
+//! it told anybody, so the owner gets the tombstone with the marks of its peers. But if it does not reach
+//! the caller then, it takes the old value over from the deputy, and keeps it until that expires: the
+//! second round leaves the owner out. The plan holds if it does not (`owner_again`).
 //!
 //! # The protocol of the code
 //!
@@ -68,7 +69,7 @@
 //!    value in main memory. After silence, or if the one asked instead fails, the process loads for itself.
 //! 2. The deputy answers from **main memory alone**, or from a load. It may have a copy that it fetched after
 //!    it was told of a removal and before the owner was.
-//! 3. `remove` and `set` take **two** rounds: the owner and the deputy at the same time, then the caller
+//! 3. `remove` and `set` are noted in the tombstones of the caller, and then take **two** rounds: the owner and the deputy at the same time, then the caller
 //!    itself, then all others. In the second round the deputy is told again, unless the caller owns the key:
 //!    it may have fetched such a copy. `clear` tells all nodes twice.
 //! 4. A flight that asks one who comes *after* the deputy is marked stale at once: that one may be told later

@@ -48,12 +48,11 @@ pub(crate) fn lost_owner(protocol: Protocol) -> Setup {
     }
 }
 
-/// A removal while a node crashes and returns. Where that is the owner, nothing else fails. In the protocol
-/// of the code it does not return: see `restarts`.
+/// A removal while a node crashes and returns. Where that is the owner, nothing else fails.
 pub(crate) fn crash(protocol: Protocol, caller: NodeId, gone: NodeId) -> Setup {
     Setup {
         crashes: bit(gone),
-        returns: gone != 0 || protocol != Protocol::Coded,
+        returns: true,
         failures: u8::from(gone != 0),
         ..change(protocol, "crash", caller, Kind::Remove(0))
     }

@@ -2,7 +2,7 @@
 
 use crate::fault::Fault;
 use crate::msg::Msg;
-use crate::setup::{Key, Kind, Mask, Mend, NodeId, Protocol, Setup, bit, members};
+use crate::setup::{Key, Kind, Mask, NodeId, Protocol, Setup, bit, members};
 use crate::state::{Stage, State};
 use crate::witness::Seen;
 
@@ -19,7 +19,8 @@ impl Setup {
         let ring = self.ring(state, caller);
         let list = self.list(&state.nodes[caller as usize]);
         self.end_generation(state, change);
-        if self.mend == Some(Mend::CallerNotes) {
+        // For peers that ask what was removed, as they start.
+        if self.is_coded() && !self.has(Fault::NotedLate) {
             self.note(state, caller, change);
         }
         let it = &mut state.changes[change as usize];
@@ -203,7 +204,7 @@ impl Setup {
                 true => self.ranked(key, it.ring, 1),
                 false => self.ranked(key, it.ring, 0),
             };
-            if !self.has(Fault::OwnerWithOthers) && self.mend != Some(Mend::OwnerAgain) {
+            if !self.has(Fault::OwnerWithOthers) && !self.owner_again {
                 told |= first.map_or(0, bit);
             }
             if it.stage == Stage::Deputy || self.is_coded() && self.has(Fault::DeputyToldOnce) {

@@ -45,15 +45,6 @@ pub enum Protocol {
     Coded,
 }
 
-/// What keeps an owner that is started again during a change from an old value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mend {
-    /// The caller has a tombstone before it tells anybody: the owner gets it with the marks of its peers.
-    CallerNotes,
-    /// The owner is told once more with the others.
-    OwnerAgain,
-}
-
 /// What a change is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -83,8 +74,11 @@ pub struct Setup {
     pub name: &'static str,
     /// Whether a request for a value says which removals of the key its asker knows of.
     pub stamped: bool,
-    /// What is mended in the protocol of the code.
-    pub mend: Option<Mend>,
+    /// Whether the owner is told of a change once more with the others: then the hole of [`restarts`] is
+    /// closed.
+    ///
+    /// [`restarts`]: crate::code_plans::restarts
+    pub owner_again: bool,
     /// Which protocol is spoken.
     pub protocol: Protocol,
     /// The fault that is put in.
@@ -143,7 +137,7 @@ impl Setup {
         Setup {
             name,
             stamped: false,
-            mend: None,
+            owner_again: false,
             protocol,
             fault: None,
             nodes: THREE,

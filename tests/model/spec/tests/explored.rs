@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use groupcache_sync_spec::code_plans::{restart_with_note, restarts};
+use groupcache_sync_spec::code_plans::restarts;
 use groupcache_sync_spec::machine::P2;
 use groupcache_sync_spec::plans::{holes, long_plans, long_stamped, plans, stamped};
-use groupcache_sync_spec::setup::{Kind, Mask, Mend, Protocol, Setup, members};
+use groupcache_sync_spec::setup::{Kind, Mask, Protocol, Setup, members};
 use groupcache_sync_spec::state::State;
 use groupcache_sync_spec::witness::{Seen, Witness};
 use stateright::{Checker, HasDiscoveries, Model};
@@ -111,14 +111,9 @@ fn a_list_that_changes_on_a_node_that_has_answered_is_a_hole() {
 }
 
 #[test]
-fn an_owner_that_is_started_again_during_a_change_is_a_hole() {
-    for mut plan in restarts().into_iter().filter(is_wanted) {
-        assert_eq!(explore(plan.clone()), [P2], "mended: make it the rule");
-        plan.mend = Some(Mend::OwnerAgain);
-        assert_eq!(explore(plan), [""; 0]);
-    }
-    for (failures, broken) in [(0, &[][..]), (1, &[P2])] {
-        let plan = restart_with_note(failures);
+fn an_owner_that_is_started_again_without_marks_is_a_hole() {
+    for (owner_again, broken) in [(false, &[P2][..]), (true, &[])] {
+        let plan = restarts(owner_again);
         if is_wanted(&plan) {
             assert_eq!(explore(plan), broken);
         }
