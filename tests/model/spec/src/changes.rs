@@ -1,12 +1,10 @@
 //! `remove`, `set` and `clear`: from the call to its return, and what every node does with them.
 
-use crate::setup::{Fault, Key, Kind, Mask, NodeId, Setup, bit, members};
-use crate::state::{Msg, Slot, Stage, State, Table, Val, Work};
+use crate::fault::Fault;
+use crate::msg::Msg;
+use crate::setup::{Key, Kind, NodeId, Setup, bit, members};
+use crate::state::{Flight, Role, Slot, State, Table, Val, Work};
 use crate::witness::Seen;
-
-/// The rounds in which all nodes are told of a clear.
-const ROUNDS_TODAY: u8 = 2;
-const ROUNDS_WITH_DEPUTIES: u8 = 3;
 
 impl Setup {
     /// The application makes a change: it is recorded before any peer is told.
@@ -20,179 +18,6 @@ impl Setup {
             members(left).for_each(|peer| node.pending[peer as usize] |= bit(change));
         }
         self.start_pass(state, change);
-    }
-
-    fn start_pass(&self, state: &mut State, change: u8) {
-        let caller = self.caller(change);
-        let ring = self.ring(state, caller);
-        let list = self.list(&state.nodes[caller as usize]);
-        self.end_generation(state, change);
-        let it = &mut state.changes[change as usize];
-        (it.list, it.ring, it.waiting, it.stage) = (list, ring, 0, Stage::First(0));
-        let (Kind::Remove(key) | Kind::Set(key)) = self.kind(change) else {
-            return self.clear_round(state, change, 0);
-        };
-        if self.has(Fault::OwnerWithOthers) {
-            return self.invalidate(state, caller, change, None);
-        }
-        let first = match self.has(Fault::DeputyBeforeOwner) {
-            true => self.ranked(key, ring, 1),
-            false => self.ranked(key, ring, 0),
-        };
-        match first {
-            Some(owner) if owner != caller && list & bit(owner) != 0 => {
-                let put = matches!(self.kind(change), Kind::Set(_));
-                self.tell(state, change, bit(owner), put);
-            }
-            _ => self.invalidate(state, caller, change, None),
-        }
-    }
-
-    /// A round of a clear: here, and then at all others.
-    fn clear_round(&self, state: &mut State, change: u8, round: u8) {
-        if round > 0 {
-            self.end_generation(state, change);
-        }
-        state.changes[change as usize].stage = Stage::First(round);
-        self.invalidate(state, self.caller(change), change, None);
-    }
-
-    /// The owner is about to drop what it has: one more load is due (P1).
-    fn end_generation(&self, state: &mut State, change: u8) {
-        for key in self.keys_of(change) {
-            state.allowed[key as usize] += u8::from(self.counts);
-        }
-    }
-
-    fn tell(&self, state: &mut State, change: u8, to: Mask, put: bool) {
-        state.changes[change as usize].waiting = to;
-        for to in members(to) {
-            state.msgs.push(Msg::Tell {
-                to,
-                change,
-                put,
-                awaited: true,
-            });
-        }
-    }
-
-    /// Goes on with a change once all have answered whom this stage tells, or once it has been carried
-    /// out on the node of its caller.
-    fn go_on(&self, state: &mut State, change: u8, is_local: bool) {
-        let it = state.changes[change as usize];
-        if it.waiting != 0 {
-            return;
-        }
-        let caller = self.caller(change);
-        let others = it.list & !bit(caller);
-        match (self.kind(change), it.stage) {
-            (Kind::Clear, Stage::First(_)) if is_local => {
-                self.tell(state, change, others, false);
-                if others == 0 {
-                    self.end_pass(state, change);
-                }
-            }
-            (Kind::Clear, Stage::First(round)) => {
-                let rounds = match self.has_deputies() {
-                    true => ROUNDS_WITH_DEPUTIES,
-                    false => ROUNDS_TODAY,
-                };
-                match round + 1 < rounds - u8::from(self.has(Fault::OneRoundLess)) {
-                    true => self.clear_round(state, change, round + 1),
-                    false => self.end_pass(state, change),
-                }
-            }
-            (Kind::Remove(key) | Kind::Set(key), Stage::First(_)) => {
-                let deputy = self.deputy_to_tell(key, it.ring, others);
-                let is_owner = self
-                    .ranked(key, it.ring, 0)
-                    .is_none_or(|owner| owner == caller);
-                let is_early = self.has(Fault::CallerBeforeDeputy);
-                match (is_local, deputy) {
-                    // The caller drops its copy after the deputy, or it may fetch the old value there.
-                    (false, 0) => self.invalidate(state, caller, change, None),
-                    (false, _) if is_early => self.invalidate(state, caller, change, None),
-                    (true, 0) => self.tell_others(state, change),
-                    (true, _) if !is_owner && !is_early => self.tell_others(state, change),
-                    (_, deputy) => {
-                        state.changes[change as usize].stage = Stage::Deputy;
-                        self.tell(state, change, deputy, false);
-                    }
-                }
-            }
-            (Kind::Remove(key) | Kind::Set(key), Stage::Deputy) => {
-                let is_owner = self
-                    .ranked(key, it.ring, 0)
-                    .is_none_or(|owner| owner == caller);
-                match is_local || is_owner || self.has(Fault::CallerBeforeDeputy) {
-                    true => self.tell_others(state, change),
-                    false => self.invalidate(state, caller, change, None),
-                }
-            }
-            _ => self.end_pass(state, change),
-        }
-    }
-
-    /// The deputy, where it is told before the others and is not the caller itself.
-    fn deputy_to_tell(&self, key: Key, ring: Mask, others: Mask) -> Mask {
-        let is_first = self.has_deputies()
-            && !self.has(Fault::DeputyWithOthers)
-            && !self.has(Fault::DeputyBeforeOwner)
-            && !self.has(Fault::OwnerWithOthers);
-        let deputy = self.ranked(key, ring, 1).map_or(0, bit) & others;
-        if is_first { deputy } else { 0 }
-    }
-
-    /// Tells all who were not told before.
-    fn tell_others(&self, state: &mut State, change: u8) {
-        let it = state.changes[change as usize];
-        let caller = self.caller(change);
-        let mut told = bit(caller);
-        if let Kind::Remove(key) | Kind::Set(key) = self.kind(change) {
-            let first = match self.has(Fault::DeputyBeforeOwner) {
-                true => self.ranked(key, it.ring, 1),
-                false => self.ranked(key, it.ring, 0),
-            };
-            if !self.has(Fault::OwnerWithOthers) {
-                told |= first.map_or(0, bit);
-            }
-            if it.stage == Stage::Deputy {
-                told |= self.ranked(key, it.ring, 1).map_or(0, bit);
-            }
-        }
-        state.changes[change as usize].stage = Stage::Others;
-        self.tell(state, change, it.list & !told, false);
-        self.go_on(state, change, false);
-    }
-
-    /// All were told: once more, if the list or a ring was another one, or the call returns.
-    fn end_pass(&self, state: &mut State, change: u8) {
-        let caller = self.caller(change);
-        let it = state.changes[change as usize];
-        let list = self.list(&state.nodes[caller as usize]);
-        let is_same = list == it.list && self.ring(state, caller) == it.ring;
-        if !is_same && !self.has(Fault::ListNotChecked) {
-            self.seen.note(Seen::SecondPass);
-            return self.start_pass(state, change);
-        }
-        if it.met_other_ring && !it.again && !self.has(Fault::NoSecondPass) {
-            self.seen.note(Seen::SecondPass);
-            state.changes[change as usize].again = true;
-            return self.start_pass(state, change);
-        }
-        let it = &mut state.changes[change as usize];
-        it.stage = Stage::Done;
-        let unreached = if self.has(Fault::NotNamed) {
-            0
-        } else {
-            it.unreached
-        };
-        it.reached = (list | bit(caller)) & !unreached;
-        if it.unreached != 0 {
-            self.seen.note(Seen::Named);
-        }
-        // Nobody asks any more how it was sent.
-        (it.waiting, it.list, it.met_other_ring, it.again) = (0, 0, false, false);
     }
 
     /// A peer has answered a change.
@@ -287,6 +112,7 @@ impl Setup {
             begun,
             set_by: Some(change),
             via: 0,
+            handed: false,
         };
         *slot = Slot {
             main: Some(val),
@@ -297,7 +123,13 @@ impl Setup {
     }
 
     /// Carries a removal out on a node: `remote` is for a caller elsewhere, with whether it still waits.
-    fn invalidate(&self, state: &mut State, node: NodeId, change: u8, remote: Option<bool>) {
+    pub(crate) fn invalidate(
+        &self,
+        state: &mut State,
+        node: NodeId,
+        change: u8,
+        remote: Option<bool>,
+    ) {
         if let (Kind::Set(key), None) = (self.kind(change), remote) {
             let owner = self.ranked(key, state.changes[change as usize].ring, 0);
             if owner.is_none_or(|owner| owner == node) {
@@ -305,11 +137,7 @@ impl Setup {
                 return self.go_on(state, change, true);
             }
         }
-        for key in self.keys_of(change) {
-            let tombs = &mut state.nodes[node as usize].slots[key as usize].tombs;
-            tombs.told |= bit(change);
-            tombs.by_marks &= !bit(change);
-        }
+        self.note(state, node, change);
         let (remote, awaited) = (remote.is_some(), remote.unwrap_or(false));
         let mut work = Work {
             node,
@@ -326,6 +154,15 @@ impl Setup {
         self.drop_values(state, &work);
         work.step = 1;
         self.end_work(state, work);
+    }
+
+    /// Notes a removal in the tombstones of a node.
+    pub(crate) fn note(&self, state: &mut State, node: NodeId, change: u8) {
+        for key in self.keys_of(change) {
+            let tombs = &mut state.nodes[node as usize].slots[key as usize].tombs;
+            tombs.told |= bit(change);
+            tombs.by_marks &= !bit(change);
+        }
     }
 
     /// The next step of a removal.
@@ -366,21 +203,52 @@ impl Setup {
 
     fn drop_values(&self, state: &mut State, work: &Work) {
         for key in self.keys_of(work.change) {
-            let slot = &mut state.nodes[work.node as usize].slots[key as usize];
-            self.drop_slot(slot, true);
+            let is_spared = self.kind(work.change) == Kind::Clear
+                && self.has(Fault::ClearKeepsDeputy)
+                && self.ranked(key, self.ring(state, work.node), 0) != Some(work.node);
+            if !is_spared {
+                self.drop_key(state, work.node, key);
+            }
         }
     }
 
-    pub(crate) fn drop_slot(&self, slot: &mut Slot, of_owner: bool) {
-        if of_owner {
+    /// Drops what a node has of a key.
+    pub(crate) fn drop_key(&self, state: &mut State, node: NodeId, key: Key) {
+        let is_deputy =
+            self.is_coded() && self.ranked(key, self.ring(state, node), 0) != Some(node);
+        let slot = &mut state.nodes[node as usize].slots[key as usize];
+        if slot.main.is_some() && is_deputy {
+            self.seen.note(Seen::SpareDropped);
+        }
+        if !(is_deputy && self.has(Fault::DeputyNotTold)) {
             slot.main = None;
         }
+        self.drop_slot(slot, true);
+    }
+
+    /// Drops what a node has of a key that another one owns. In the protocol of the code these are all
+    /// values but those in the main memory of the owner.
+    pub(crate) fn drop_copies(&self, state: &mut State, node: NodeId, key: Key) {
+        self.mark(state, node, key, Table::Fetches);
+        let is_owner = self.ranked(key, self.ring(state, node), 0) == Some(node);
+        if self.is_coded() {
+            self.mark(state, node, key, Table::Loads);
+        }
+        let slot = &mut state.nodes[node as usize].slots[key as usize];
+        if self.is_coded() && !is_owner && !self.has(Fault::CopiesWithoutSpare) {
+            slot.main = None;
+        }
+        self.drop_slot(slot, false);
+    }
+
+    /// Drops a copy, and what a deputy has of its own.
+    fn drop_slot(&self, slot: &mut Slot, is_all: bool) {
         if slot.hot.is_some() && !self.has(Fault::KeepCopies) {
             self.seen.note(Seen::CopyDropped);
             slot.hot = None;
         }
         let is_spared =
-            self.has(Fault::DeputyNotTold) || !of_owner && self.has(Fault::CopiesWithoutSpare);
+            self.has(Fault::DeputyNotTold) || !is_all && self.has(Fault::CopiesWithoutSpare);
         if slot.spare.is_some() && !is_spared {
             self.seen.note(Seen::SpareDropped);
             slot.spare = None;
@@ -389,17 +257,19 @@ impl Setup {
 
     /// Marks the flights of a key: nobody joins them any more, and what they bring is not kept.
     pub(crate) fn mark(&self, state: &mut State, node: NodeId, key: Key, table: Table) {
-        if self.has(Fault::JoinStale) {
-            for flight in &mut state.flights {
-                if (flight.node, flight.key, flight.table) == (node, key, table) {
-                    flight.behind = true;
+        let is_it = |flight: &&mut Flight| {
+            let spares = self.has(Fault::OfferNotMarked) && flight.role == Role::Offered;
+            let of_key = (flight.node, flight.key, flight.table) == (node, key, table);
+            of_key && !flight.stale && !spares
+        };
+        for flight in state.flights.iter_mut().filter(is_it) {
+            match self.has(Fault::JoinStale) {
+                true => flight.behind = true,
+                false => {
+                    self.seen.note(Seen::Marked);
+                    flight.stale = true;
                 }
             }
-            return;
-        }
-        while let Some(id) = state.joinable(node, key, table) {
-            self.seen.note(Seen::Marked);
-            state.flights[id as usize].stale = true;
         }
     }
 }

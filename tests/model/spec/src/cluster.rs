@@ -1,7 +1,9 @@
 //! Nodes that crash, return, leave, and see another list.
 
-use crate::setup::{ALL, Fault, Mask, NODES, NodeId, Setup, bit, members};
-use crate::state::{At, Msg, Node, Slot, Stage, State};
+use crate::fault::Fault;
+use crate::msg::Msg;
+use crate::setup::{Key, Mask, NodeId, Protocol, Setup, bit, members};
+use crate::state::{Ask, At, Flight, Node, Slot, Stage, State};
 use crate::witness::Seen;
 
 impl Setup {
@@ -59,20 +61,40 @@ impl Setup {
     }
 
     /// The loads that a crash costs at most: that of each process that had the value from nowhere else,
-    /// or that of the deputy alone.
+    /// or that of the deputy alone; none if the deputy has been handed the value. In a crash of the deputy
+    /// it is that of the next one, and of each process that has just asked the deputy.
     fn allow_for_crash(&self, state: &mut State, gone: NodeId) {
         for key in 0..self.keys {
             let is_owner = self.ranked(key, self.lists[0], 0) == Some(gone);
             let is_loading = state.flights.iter().any(|flight| {
                 (flight.node, flight.key) == (gone, key) && matches!(flight.at, At::Loading(_))
             });
-            let cost = match (is_owner, self.has_deputies()) {
-                (true, true) => 1,
-                (true, false) => NODES as u8 - 1,
+            let asks = |flight: &&Flight| {
+                let is_it = matches!(flight.at, At::Asking(to, Ask::Deputy) if to == gone);
+                flight.key == key && is_it
+            };
+            let cost = match (is_owner, self.protocol) {
+                (true, Protocol::Alone) => self.nodes.count_ones() as u8 - 1,
+                (true, Protocol::Coded) => u8::from(!self.has_it(state, key)),
+                (true, Protocol::Deputies) => 1,
+                (false, Protocol::Coded) if state.crashes | bit(gone) != self.crashes => {
+                    1 + state.flights.iter().filter(asks).count() as u8
+                }
                 (false, _) => u8::from(is_loading),
             };
             state.allowed[key as usize] += cost;
         }
+    }
+
+    /// Whether the deputy of a key has it in main memory.
+    fn has_it(&self, state: &State, key: Key) -> bool {
+        let deputy = self.ranked(key, self.lists[0], 1);
+        let slot = |node: NodeId| &state.nodes[node as usize].slots[key as usize];
+        let has_it = deputy.is_some_and(|deputy| slot(deputy).main.is_some());
+        if has_it {
+            self.seen.note(Seen::HadIt);
+        }
+        has_it
     }
 
     /// A process starts where one has crashed, with empty memory.
@@ -164,9 +186,9 @@ impl Setup {
     /// A node that leaves gives what it has still to tell to others, and ends.
     pub(crate) fn stop(&self, state: &mut State, who: NodeId) {
         let node = state.nodes[who as usize];
-        for peer in members(ALL & !bit(who)) {
+        for peer in members(self.nodes & !bit(who)) {
             let owed = node.pending[peer as usize] | node.copies[peer as usize];
-            let mut successors = members(ALL & !bit(who) & !bit(peer));
+            let mut successors = members(self.nodes & !bit(who) & !bit(peer));
             let successor = successors.find(|&other| state.nodes[other as usize].up);
             let Some(successor) = successor.filter(|_| owed != 0 && !self.has(Fault::NoHandOver))
             else {
@@ -176,9 +198,7 @@ impl Setup {
             state.nodes[successor as usize].pending[peer as usize] |= owed;
             // Its own copies may come from that peer.
             for key in members(owed).flat_map(|change| self.keys_of(change)) {
-                self.mark(state, successor, key, crate::state::Table::Fetches);
-                let slot = &mut state.nodes[successor as usize].slots[key as usize];
-                (slot.hot, slot.spare) = (None, None);
+                self.drop_copies(state, successor, key);
             }
         }
         let forgotten: Vec<bool> = state

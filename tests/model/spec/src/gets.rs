@@ -1,7 +1,9 @@
 //! A get, from its call to its value: memory, flight, owner, deputy, own load.
 
-use crate::setup::{ALL, Fault, Key, Mask, NodeId, Removed, Setup, bit, members};
-use crate::state::{Ask, At, Flight, FlightId, Msg, Role, Stage, State, Table, Val, Waiter};
+use crate::fault::Fault;
+use crate::msg::Msg;
+use crate::setup::{Key, Mask, NodeId, Setup, bit, members};
+use crate::state::{Ask, At, Flight, FlightId, Role, Stage, State, Table, Val, Waiter};
 use crate::witness::Seen;
 
 impl Setup {
@@ -33,7 +35,7 @@ impl Setup {
         };
         it.stage == Stage::Done
             && !it.forgotten
-            && it.reached | it.late == ALL
+            && it.reached | it.late == self.nodes
             && state
                 .nodes
                 .iter()
@@ -65,7 +67,7 @@ impl Setup {
             if self.is_fresh(state, val, change) {
                 continue;
             }
-            let unreached = ALL & !state.changes[change as usize].reached;
+            let unreached = self.nodes & !state.changes[change as usize].reached;
             let is_excused = strict & bit(change) == 0 && val.via & unreached != 0;
             match is_excused {
                 true => self.seen.note(Seen::OldValueOfANamedPeer),
@@ -78,6 +80,16 @@ impl Setup {
     pub(crate) fn in_memory(&self, state: &State, node: NodeId, key: Key) -> Option<Val> {
         let slot = &state.nodes[node as usize].slots[key as usize];
         slot.main.or(slot.hot).or(slot.spare)
+    }
+
+    /// As `in_memory`, in a role: a deputy uses no copies, which it may have fetched after it was told of a
+    /// removal, and before the owner was.
+    pub(crate) fn in_role(&self, state: &State, node: NodeId, key: Key, role: Role) -> Option<Val> {
+        let is_deputy = matches!(role, Role::Deputy | Role::Offered);
+        match self.is_coded() && is_deputy && !self.has(Fault::DeputyCopies) {
+            true => state.nodes[node as usize].slots[key as usize].main,
+            false => self.in_memory(state, node, key),
+        }
     }
 
     /// The application of a node gets a key. It may have looked in memory just before a value came.
@@ -109,7 +121,8 @@ impl Setup {
     ) {
         let is_alone =
             self.has(Fault::NoSharedFlight) || self.has(Fault::DeputyAlone) && role == Role::Deputy;
-        let found = state.joinable(node, key, table).filter(|_| !is_alone);
+        let found = state.joinable(node, key, table);
+        let found = found.filter(|&id| !is_alone && self.can_join(state, id));
         match found {
             Some(id) => {
                 self.seen.note(Seen::Joined);
@@ -121,14 +134,8 @@ impl Setup {
                 flight.waiters.push(waiter);
             }
             None => state.flights.push(Flight {
-                node,
-                key,
-                table,
-                role,
-                stale: false,
-                behind: false,
-                at: At::Begun,
                 waiters: vec![waiter],
+                ..Flight::begun(node, key, table, role)
             }),
         }
     }
@@ -137,7 +144,11 @@ impl Setup {
     pub(crate) fn start(&self, state: &mut State, id: FlightId) {
         let flight = &state.flights[id as usize];
         let (node, key, table) = (flight.node, flight.key, flight.table);
-        if let Some(val) = self.in_memory(state, node, key) {
+        let found = match table {
+            Table::Loads => self.in_role(state, node, key, flight.role),
+            Table::Fetches => self.in_memory(state, node, key),
+        };
+        if let Some(val) = found {
             match self.fine {
                 true => state.flights[id as usize].at = At::Found(val),
                 false => self.end(state, id, val),
@@ -168,6 +179,8 @@ impl Setup {
         };
         let flight = &mut state.flights[id as usize];
         flight.at = At::Asking(to, ask);
+        // What peers wait for asks nobody for more than what is in memory.
+        state.broken.i5 |= flight.table == Table::Loads && !matches!(ask, Ask::Peek(_));
         if is_behind && !is_ignored {
             flight.behind = true;
             self.seen.note(Seen::StaleForPending);
@@ -184,172 +197,6 @@ impl Setup {
             by,
             removed,
         });
-    }
-
-    /// The node that was asked has not answered.
-    pub(crate) fn fail(&self, state: &mut State, id: FlightId) {
-        state.give_up(id);
-        let flight = &state.flights[id as usize];
-        let (node, key) = (flight.node, flight.key);
-        match (flight.table, flight.at) {
-            (Table::Fetches, At::Asking(owner, Ask::Owner)) if self.has_deputies() => {
-                let ring = self.ring(state, node) & !bit(owner);
-                match self.ranked(key, ring, 0) {
-                    Some(deputy) if deputy != node => {
-                        self.seen.note(Seen::DeputyAsked);
-                        self.ask(state, id, deputy, Ask::Deputy);
-                    }
-                    _ => self.load_instead(state, id, Role::Deputy),
-                }
-            }
-            (Table::Fetches, _) => self.fall_back(state, id),
-            (Table::Loads, _) => self.not_taken_over(state, id),
-        }
-    }
-
-    /// Loads here for a fetch that found nobody.
-    pub(crate) fn fall_back(&self, state: &mut State, id: FlightId) {
-        self.seen.note(Seen::FellBack);
-        self.load_instead(state, id, Role::Fallback);
-    }
-
-    fn load_instead(&self, state: &mut State, id: FlightId, role: Role) {
-        let flight = &mut state.flights[id as usize];
-        flight.at = At::Waiting;
-        let (node, key) = (flight.node, flight.key);
-        self.join(state, node, key, Table::Loads, role, Waiter::Flight(id));
-    }
-
-    /// A flight of loads takes the value over, or runs the loader.
-    fn start_load(&self, state: &mut State, id: FlightId) {
-        let (node, key) = (
-            state.flights[id as usize].node,
-            state.flights[id as usize].key,
-        );
-        match state.flights[id as usize].role {
-            Role::Owner => match self.former_owner(state, node, key) {
-                Some((former, removed)) => self.ask(state, id, former, Ask::Peek(removed)),
-                None => self.load(state, id),
-            },
-            Role::Offered => {
-                let owner = self.ranked(key, self.ring(state, node), 0);
-                let owner = owner.filter(|&owner| owner != node);
-                let asked =
-                    owner.and_then(|owner| Some((owner, self.may_take(state, node, owner, key)?)));
-                match asked {
-                    Some((owner, removed)) => self.ask(state, id, owner, Ask::Peek(removed)),
-                    None => self.not_taken_over(state, id),
-                }
-            }
-            Role::Deputy if self.has(Fault::DeputyForwards) => {
-                state.broken.i5 = true;
-            }
-            Role::Deputy | Role::Fallback => self.load(state, id),
-        }
-    }
-
-    /// The node that may have the value, as it owned the key before or was its deputy, and the removal
-    /// that it must have carried out.
-    fn former_owner(&self, state: &State, node: NodeId, key: Key) -> Option<(NodeId, Option<u8>)> {
-        if self.has(Fault::OwnerDoesNotAsk) {
-            return None;
-        }
-        let former = self.ranked(key, state.nodes[node as usize].former, 0)?;
-        let is_owner = self
-            .ranked(key, self.ring(state, node), 0)
-            .is_none_or(|owner| owner == node);
-        if former == node || !is_owner {
-            return None;
-        }
-        let removed = self.may_take(state, node, former, key)?;
-        Some((former, removed))
-    }
-
-    /// Whether a value may be taken over from a node, and which removal that must have carried out.
-    fn may_take(&self, state: &State, node: NodeId, from: NodeId, key: Key) -> Option<Option<u8>> {
-        let this = &state.nodes[node as usize];
-        if self.has(Fault::TakeOverRemoved) || self.has(Fault::CopiesWithoutSpare) {
-            return Some(None);
-        }
-        // Without its tombstones nothing is taken over: `sync` gets them first.
-        if this.pending[from as usize] != 0 || this.synced & bit(from) == 0 {
-            return None;
-        }
-        let tombs = &this.slots[key as usize].tombs;
-        match self.removed(tombs) {
-            Removed::Never => Some(None),
-            Removed::By(change) => {
-                let ring = state.changes[change as usize].ring;
-                let is_known = ring == self.ring(state, node) || ring == this.former;
-                let was_told =
-                    tombs.by_marks & bit(change) != 0 || is_known && ring & bit(from) != 0;
-                was_told.then_some(Some(change))
-            }
-            Removed::Perhaps => None,
-        }
-    }
-
-    /// Whether a flight would take its value over if the node had the tombstones of its peers.
-    pub(crate) fn wants_tombstones(&self, state: &State, id: FlightId) -> Option<NodeId> {
-        let flight = &state.flights[id as usize];
-        if flight.table != Table::Loads || flight.at != At::Begun {
-            return None;
-        }
-        let this = &state.nodes[flight.node as usize];
-        let ring = self.ring(state, flight.node);
-        let from = match flight.role {
-            Role::Owner if self.ranked(flight.key, ring, 0) == Some(flight.node) => {
-                self.ranked(flight.key, this.former, 0)?
-            }
-            Role::Offered => self.ranked(flight.key, ring, 0)?,
-            _ => return None,
-        };
-        let is_open = from != flight.node && this.synced & bit(from) == 0;
-        (is_open && state.nodes[from as usize].up).then_some(from)
-    }
-
-    /// Whether a flight that has begun would ask another node for its value before it loads.
-    pub(crate) fn would_take_over(&self, state: &State, id: FlightId) -> bool {
-        let flight = &state.flights[id as usize];
-        let is_load = (flight.table, flight.role) == (Table::Loads, Role::Owner);
-        is_load
-            && self.in_memory(state, flight.node, flight.key).is_none()
-            && self.former_owner(state, flight.node, flight.key).is_some()
-    }
-
-    /// Gets the tombstones of a node, and of all others of the list that answer, if `of_all` do.
-    pub(crate) fn sync(&self, state: &mut State, id: FlightId, from: NodeId, of_all: bool) {
-        let node = state.flights[id as usize].node;
-        let list = self.list(&state.nodes[node as usize]);
-        let asked = if of_all { list | bit(from) } else { bit(from) };
-        let open = asked & !bit(node) & !state.nodes[node as usize].synced;
-        for peer in members(open)
-            .filter(|&peer| state.nodes[peer as usize].up)
-            .collect::<Vec<_>>()
-        {
-            for key in 0..self.keys as usize {
-                let theirs = state.nodes[peer as usize].slots[key].tombs;
-                let ours = &mut state.nodes[node as usize].slots[key].tombs;
-                ours.by_marks |= theirs.told & !ours.told;
-                ours.told |= theirs.told;
-            }
-            state.nodes[node as usize].synced |= bit(peer);
-        }
-    }
-
-    /// There is nothing to take over: the loader runs, unless nobody needs the value.
-    pub(crate) fn not_taken_over(&self, state: &mut State, id: FlightId) {
-        let flight = &mut state.flights[id as usize];
-        if flight.role != Role::Offered {
-            return self.load(state, id);
-        }
-        if flight.waiters.is_empty() {
-            state.take_flight(id);
-            return;
-        }
-        // Released: those who wait for it join anew, for a load.
-        flight.role = Role::Deputy;
-        flight.at = At::Begun;
     }
 
     /// The loader runs.
@@ -373,6 +220,7 @@ impl Setup {
                 begun,
                 set_by: None,
                 via: 0,
+                handed: false,
             },
         );
     }
@@ -425,13 +273,26 @@ impl Setup {
         val
     }
 
-    fn keep(&self, state: &mut State, flight: &Flight, val: Val) {
+    fn keep(&self, state: &mut State, flight: &Flight, mut val: Val) {
+        val.handed |= flight.role == Role::Offered && state.remembers;
         let slot = &mut state.nodes[flight.node as usize].slots[flight.key as usize];
         let is_load = matches!(flight.at, At::Loading(_));
-        if self.has(Fault::KeepNothing) {
+        let forgets = self.has(Fault::DeputyForgets) && flight.role == Role::Deputy;
+        if self.has(Fault::KeepNothing) || forgets && flight.table == Table::Loads {
             return;
         }
+        if self.is_coded() {
+            let is_copy = flight.table == Table::Fetches || flight.role == Role::Fallback;
+            // The price of a copy that arrives late, and takes the place of what a deputy has.
+            let is_lost = self.counts && is_copy && slot.main.is_some();
+            state.allowed[flight.key as usize] += u8::from(is_lost);
+            (slot.main, slot.hot) = match is_copy {
+                true => (None, Some(val)),
+                false => (Some(val), None),
+            };
+        }
         match (flight.table, flight.role) {
+            _ if self.is_coded() => {}
             (Table::Fetches, _) | (_, Role::Fallback) => slot.hot = Some(val),
             (Table::Loads, Role::Owner) => {
                 *slot = crate::state::Slot {
@@ -441,7 +302,6 @@ impl Setup {
                     ..*slot
                 }
             }
-            (Table::Loads, Role::Deputy) if self.has(Fault::DeputyForgets) => {}
             (Table::Loads, Role::Deputy | Role::Offered) => slot.spare = Some(val),
         }
         if !is_load && flight.table == Table::Loads {

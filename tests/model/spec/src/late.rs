@@ -1,7 +1,9 @@
 //! What reaches a node late: pending removals, and removals that a request tells of.
 
-use crate::setup::{Fault, Key, Mask, NodeId, Setup, bit, members};
-use crate::state::{Msg, Stage, State, Table};
+use crate::fault::Fault;
+use crate::msg::Msg;
+use crate::setup::{Key, Mask, NodeId, Setup, bit, members};
+use crate::state::{Stage, State, Table, Tombs, Val};
 use crate::witness::Seen;
 
 impl Setup {
@@ -55,14 +57,13 @@ impl Setup {
         for change in members(changes) {
             for key in self.keys_of(change) {
                 if copies {
-                    self.mark(state, to, key, Table::Fetches);
-                    self.drop_slot(&mut state.nodes[to as usize].slots[key as usize], false);
+                    self.drop_copies(state, to, key);
                     self.seen.note(Seen::CopiesRemoved);
                 } else {
                     self.mark(state, to, key, Table::Loads);
                     self.mark(state, to, key, Table::Fetches);
+                    self.drop_key(state, to, key);
                     let slot = &mut state.nodes[to as usize].slots[key as usize];
-                    self.drop_slot(slot, true);
                     slot.tombs.told |= bit(change);
                     slot.tombs.by_marks &= !bit(change);
                     slot.tombs.applied |= bit(change);
@@ -77,6 +78,31 @@ impl Setup {
         });
     }
 
+    /// Whether the memory of removals may end: long after everything else.
+    pub(crate) fn may_forget(&self, state: &State) -> bool {
+        state.remembers && state.flights.is_empty() && state.msgs.is_empty()
+    }
+
+    /// No node knows any more what was removed. Copies, and what deputies were handed, do not live that long.
+    pub(crate) fn forget(&self, state: &mut State) {
+        state.remembers = false;
+        let slots = state.nodes.iter_mut().flat_map(|node| &mut node.slots);
+        for slot in slots {
+            slot.tombs = Tombs::default();
+            slot.hot = None;
+            slot.main = slot
+                .main
+                .filter(|val| !val.handed || self.has(Fault::LiveOn));
+        }
+    }
+
+    /// Whether nothing is in memory that a deputy was handed before the memory of removals ended.
+    pub(crate) fn has_let_go(&self, state: &State) -> bool {
+        let mut slots = state.nodes.iter().flat_map(|node| &node.slots);
+        let is_handed = |val: &Val| val.handed;
+        state.remembers || !slots.any(|slot| slot.main.as_ref().is_some_and(is_handed))
+    }
+
     /// A request says which removals of its key the asker knows of: those that this node has not carried
     /// out, it carries out first.
     pub(crate) fn learn(&self, state: &mut State, node: NodeId, key: Key, removed: Mask) {
@@ -87,8 +113,7 @@ impl Setup {
         self.seen.note(Seen::Learned);
         self.mark(state, node, key, Table::Loads);
         self.mark(state, node, key, Table::Fetches);
-        let slot = &mut state.nodes[node as usize].slots[key as usize];
-        self.drop_slot(slot, true);
+        self.drop_key(state, node, key);
     }
 
     /// A peer has answered pending removals: the others may have fetched old values from it.

@@ -2,8 +2,11 @@
 
 use stateright::{Model, Property};
 
-use crate::setup::{Fault, Key, Mask, NODES, NodeId, Setup, members};
-use crate::state::{At, Change, FlightId, Msg, Stage, State};
+use crate::fault::Fault;
+use crate::msg::Msg;
+use crate::setup::{Key, Mask, NODES, NodeId, Setup, bit, members};
+use crate::stand_ins::Instead;
+use crate::state::{At, Change, FlightId, Stage, State};
 
 /// P1: the loads of a key are no more than its generations, and what a crash costs.
 pub const P1: &str = "P1, one load";
@@ -16,6 +19,9 @@ pub const I5: &str = "I5, nobody forwards";
 
 /// A node that a change has missed is told later: someone who lives knows of it.
 pub const DELIVERED: &str = "what was missed is delivered";
+
+/// What a deputy was handed does not outlive the memory of removals.
+pub const LIFE: &str = "what is handed over ends";
 
 /// While there is a flight, something goes on without anything more from outside. As no state comes
 /// again, every get ends (`tests/explored.rs` checks that there is no circle).
@@ -33,8 +39,8 @@ pub enum Action {
     Sync(FlightId, NodeId, bool),
     /// A flight takes nothing over, as too much time has passed.
     Skip(FlightId),
-    /// The node that a flight has asked does not answer.
-    Fail(FlightId),
+    /// The node that a flight has asked does not answer, and this is what it does.
+    Fail(FlightId, Instead),
     /// The loader of a flight returns.
     Loaded(FlightId),
     /// A flight ends with what it found.
@@ -51,6 +57,8 @@ pub enum Action {
     Work(u8),
     /// A node delivers to a peer what it has still to be told; of copies, if so.
     Deliver(NodeId, NodeId, bool),
+    /// The memory of removals ends.
+    Forget,
     /// A process crashes.
     Crash(NodeId),
     /// A process starts again.
@@ -63,8 +71,8 @@ pub enum Action {
     Stop(NodeId),
     /// A value of a node expires: of the owner, a copy, or of the deputy.
     Expire(NodeId, Key, Tier),
-    /// An owner offers a value to its deputy.
-    Offer(NodeId, NodeId, Key),
+    /// An owner offers a value to this node, its deputy.
+    Offer(NodeId, Key),
 }
 
 /// Where a value is kept.
@@ -132,15 +140,24 @@ impl Setup {
             },
             At::Found(_) => actions.push(Action::Finish(id)),
             At::Asking(to, _) => {
-                let is_up = state.nodes[*to as usize].up;
-                let is_lost = !state.is_expected(id) && !self.has(Fault::NoTimeout);
-                if !is_up && !self.has(Fault::NoTimeout) || is_lost || state.failures > 0 {
-                    actions.push(Action::Fail(id));
+                if self.has(Fault::NoTimeout) && state.failures == 0 {
+                    return;
+                }
+                let price = self.price_of_failure(state, id, *to);
+                for (instead, more) in self.choices(state, id) {
+                    if price + more <= state.failures {
+                        actions.push(Action::Fail(id, instead));
+                    }
                 }
             }
             At::Loading(_) => actions.push(Action::Loaded(id)),
             At::Waiting => {}
         }
+    }
+
+    /// Whether a call that fails is one of the failures of the plan.
+    fn price_of_failure(&self, state: &State, id: FlightId, to: NodeId) -> u8 {
+        u8::from(state.nodes[to as usize].up && state.is_expected(id))
     }
 
     /// Whether a peer may fail to answer a change: it is down, it has lost the request, or the network
@@ -195,8 +212,11 @@ impl Setup {
                     .map(|msg| Action::Repeat(*msg)),
             );
         }
-        if let Some(node) = self.crash {
-            if state.crash && up(node) {
+        if self.may_forget(state) {
+            actions.push(Action::Forget);
+        }
+        for node in members(self.crashes) {
+            if state.crashes & bit(node) != 0 && up(node) {
                 actions.push(Action::Crash(node));
             } else if self.returns && !up(node) {
                 actions.push(Action::Return(node));
@@ -245,7 +265,7 @@ impl Setup {
                 if let (Some(deputy), true) =
                     (self.ranked(key, ring, 1), is_owner && state.offers > 0)
                 {
-                    actions.push(Action::Offer(at, deputy, key));
+                    actions.push(Action::Offer(deputy, key));
                 }
             }
         }
@@ -260,12 +280,14 @@ impl Setup {
                 self.sync(state, id, from, of_all);
             }
             Action::Skip(id) => self.not_taken_over(state, id),
-            Action::Fail(id) => {
+            Action::Fail(id, instead) => {
                 if let At::Asking(to, _) = state.flights[id as usize].at {
-                    let is_free = !state.nodes[to as usize].up || !state.is_expected(id);
-                    state.failures -= u8::from(!is_free);
+                    let choices = self.choices(state, id).into_iter();
+                    let more = choices.filter(|(other, _)| *other == instead);
+                    let more = more.map(|(_, more)| more).min().unwrap_or(0);
+                    state.failures -= self.price_of_failure(state, id, to) + more;
                 }
-                self.fail(state, id);
+                self.fail(state, id, instead);
             }
             Action::Loaded(id) => self.loaded(state, id),
             Action::Finish(id) => self.finish(state, id),
@@ -319,8 +341,9 @@ impl Setup {
                     copies,
                 });
             }
+            Action::Forget => self.forget(state),
             Action::Crash(node) => {
-                state.crash = false;
+                state.crashes &= !bit(node);
                 self.crash(state, node);
             }
             Action::Return(node) => self.return_empty(state, node),
@@ -336,7 +359,7 @@ impl Setup {
                     Tier::Spare => slot.spare = None,
                 }
             }
-            Action::Offer(from, to, key) => self.offer(state, from, to, key),
+            Action::Offer(to, key) => self.offer(state, to, key),
             _ => {}
         }
     }
@@ -378,7 +401,7 @@ impl Setup {
                 copies,
             } => self.late_done(state, from, to, changes, copies),
             Msg::Departure { who, to } => self.take_departure(state, to, who),
-            Msg::Offer { from, to, key } => self.take_offer(state, from, to, key),
+            Msg::Offer { to, key } => self.take_offer(state, to, key),
         }
     }
 
@@ -450,6 +473,7 @@ impl Model for Setup {
             Property::always(DELIVERED, |setup: &Setup, state: &State| {
                 setup.is_owed(state)
             }),
+            Property::always(LIFE, |setup: &Setup, state: &State| setup.has_let_go(state)),
             Property::always(ENDS, |setup: &Setup, state: &State| {
                 if state.flights.is_empty() {
                     return true;

@@ -1,20 +1,24 @@
 //! The plans: each explores one combination of changes and of what else may happen, completely.
 
-use crate::machine::{DELIVERED, ENDS, I5, P1, P2};
-use crate::setup::{ALL, Fault, Kind, Mask, NODES, NodeId, Protocol, Setup, bit};
+use crate::code_plans::{code_plans, long_code_plans};
+use crate::fault::Fault;
+use crate::setup::{Kind, Mask, NODES, NodeId, Protocol, Setup, THREE, bit};
 
 /// A list without the third node, which joins or has left.
 const TWO: Mask = 0b011;
 
+/// The nodes that make changes.
+pub(crate) const CALLERS: [NodeId; 3] = [0, 1, 2];
+
 /// The ranks of the keys where the third node owns the first one.
-const THIRD_FIRST: [[NodeId; NODES]; 2] = [[2, 0, 1], [1, 2, 0]];
+const THIRD_FIRST: [[NodeId; NODES]; 2] = [[2, 0, 1, 3], [1, 2, 0, 3]];
 
 fn remove(caller: NodeId) -> Vec<(NodeId, Kind)> {
     vec![(caller, Kind::Remove(0))]
 }
 
 /// One node makes one change, and one call may fail.
-fn change(protocol: Protocol, name: &'static str, caller: NodeId, kind: Kind) -> Setup {
+pub(crate) fn change(protocol: Protocol, name: &'static str, caller: NodeId, kind: Kind) -> Setup {
     Setup {
         changes: vec![(caller, kind)],
         warm: true,
@@ -24,7 +28,7 @@ fn change(protocol: Protocol, name: &'static str, caller: NodeId, kind: Kind) ->
 }
 
 /// Loads are counted while nothing fails.
-fn calm(protocol: Protocol, caller: NodeId) -> Setup {
+pub(crate) fn calm(protocol: Protocol, caller: NodeId) -> Setup {
     Setup {
         changes: remove(caller),
         gets: 4,
@@ -34,10 +38,10 @@ fn calm(protocol: Protocol, caller: NodeId) -> Setup {
 }
 
 /// Loads are counted while the owner crashes and returns.
-fn lost_owner(protocol: Protocol) -> Setup {
+pub(crate) fn lost_owner(protocol: Protocol) -> Setup {
     Setup {
         gets: 5,
-        crash: Some(0),
+        crashes: bit(0),
         returns: true,
         counts: true,
         ..Setup::quiet("lost owner", protocol)
@@ -45,9 +49,9 @@ fn lost_owner(protocol: Protocol) -> Setup {
 }
 
 /// A removal while a node crashes and returns. Where that is the owner, nothing else fails.
-fn crash(protocol: Protocol, caller: NodeId, gone: NodeId) -> Setup {
+pub(crate) fn crash(protocol: Protocol, caller: NodeId, gone: NodeId) -> Setup {
     Setup {
-        crash: Some(gone),
+        crashes: bit(gone),
         returns: true,
         failures: u8::from(gone != 0),
         ..change(protocol, "crash", caller, Kind::Remove(0))
@@ -55,9 +59,9 @@ fn crash(protocol: Protocol, caller: NodeId, gone: NodeId) -> Setup {
 }
 
 /// The third node joins, and owns the key.
-fn join(protocol: Protocol, caller: NodeId) -> Setup {
+pub(crate) fn join(protocol: Protocol, caller: NodeId) -> Setup {
     Setup {
-        lists: [TWO, ALL],
+        lists: [TWO, THREE],
         newcomers: bit(2),
         ranks: THIRD_FIRST,
         failures: 0,
@@ -66,9 +70,9 @@ fn join(protocol: Protocol, caller: NodeId) -> Setup {
 }
 
 /// The third node, which owns the key, is dropped from the list.
-fn dropped(protocol: Protocol, caller: NodeId) -> Setup {
+pub(crate) fn dropped(protocol: Protocol, caller: NodeId) -> Setup {
     Setup {
-        lists: [ALL, TWO],
+        lists: [THREE, TWO],
         ranks: THIRD_FIRST,
         failures: 0,
         ..change(protocol, "dropped", caller, Kind::Remove(0))
@@ -76,7 +80,7 @@ fn dropped(protocol: Protocol, caller: NodeId) -> Setup {
 }
 
 /// The third node, which owns the key by the list of the others, is not in its own.
-fn differ(protocol: Protocol, caller: NodeId) -> Setup {
+pub(crate) fn differ(protocol: Protocol, caller: NodeId) -> Setup {
     Setup {
         newcomers: bit(2),
         still: true,
@@ -88,7 +92,7 @@ fn differ(protocol: Protocol, caller: NodeId) -> Setup {
 }
 
 /// The owner leaves.
-fn leave(protocol: Protocol, caller: NodeId) -> Setup {
+pub(crate) fn leave(protocol: Protocol, caller: NodeId) -> Setup {
     Setup {
         leave: Some(0),
         ..change(protocol, "leave", caller, Kind::Remove(0))
@@ -96,7 +100,7 @@ fn leave(protocol: Protocol, caller: NodeId) -> Setup {
 }
 
 /// A set, and then a removal by the same node.
-fn late_set(protocol: Protocol, caller: NodeId) -> Setup {
+pub(crate) fn late_set(protocol: Protocol, caller: NodeId) -> Setup {
     Setup {
         changes: vec![(caller, Kind::Set(0)), (caller, Kind::Remove(0))],
         gets: 1,
@@ -106,7 +110,7 @@ fn late_set(protocol: Protocol, caller: NodeId) -> Setup {
 }
 
 /// Two nodes, one of them the owner; a removal and the end of a flight are carried out step by step.
-fn fine(protocol: Protocol, caller: NodeId) -> Setup {
+pub(crate) fn fine(protocol: Protocol, caller: NodeId) -> Setup {
     Setup {
         lists: [TWO, TWO],
         fine: true,
@@ -116,9 +120,9 @@ fn fine(protocol: Protocol, caller: NodeId) -> Setup {
 }
 
 /// A removal, a crash of the owner, and its end in the list. Its return has no room in every check.
-fn crash_and_list(protocol: Protocol, caller: NodeId) -> Setup {
+pub(crate) fn crash_and_list(protocol: Protocol, caller: NodeId) -> Setup {
     Setup {
-        lists: [ALL, 0b110],
+        lists: [THREE, 0b110],
         between: true,
         returns: false,
         name: "crash and change of the list",
@@ -130,8 +134,8 @@ fn crash_and_list(protocol: Protocol, caller: NodeId) -> Setup {
 fn together(protocol: Protocol, caller: NodeId, returns: bool) -> Setup {
     Setup {
         keys: 2,
-        lists: [ALL, 0b110],
-        crash: Some(0),
+        lists: [THREE, 0b110],
+        crashes: bit(0),
         returns,
         gets: 1,
         failures: 0,
@@ -149,7 +153,7 @@ fn together(protocol: Protocol, caller: NodeId, returns: bool) -> Setup {
 pub fn plans(protocol: Protocol) -> Vec<Setup> {
     let remove = Kind::Remove(0);
     let mut plans = vec![calm(protocol, 0), calm(protocol, 2), lost_owner(protocol)];
-    for caller in 0..NODES as NodeId {
+    for caller in CALLERS {
         let offered = Setup {
             offers: 1,
             failures: 0,
@@ -165,7 +169,7 @@ pub fn plans(protocol: Protocol) -> Vec<Setup> {
             differ(protocol, caller),
             offered,
         ]);
-        plans.extend((0..NODES as NodeId).map(|gone| crash(protocol, caller, gone)));
+        plans.extend(CALLERS.map(|gone| crash(protocol, caller, gone)));
     }
     plans.push(Setup {
         gets: 1,
@@ -187,14 +191,22 @@ pub fn plans(protocol: Protocol) -> Vec<Setup> {
         expiries: 1,
         ..change(protocol, "expiries", 1, remove)
     });
+    if protocol == Protocol::Coded {
+        plans.extend(list_plans(protocol));
+        plans.extend(code_plans());
+    }
+    plans.retain(is_possible);
+    plans
+}
+
+/// The list changes while a node is lost, or lacks the owner: in every check for the protocol of the code.
+fn list_plans(protocol: Protocol) -> Vec<Setup> {
+    let mut plans = vec![together(protocol, 1, false)];
     plans.extend([1, 2].map(|caller| crash_and_list(protocol, caller)));
     plans.extend([0, 1].map(|caller| Setup {
         between: true,
         ..dropped(protocol, caller)
     }));
-    plans.push(together(protocol, 1, false));
-    plans.push(together(protocol, 1, true));
-    plans.retain(is_possible);
     plans
 }
 
@@ -202,7 +214,7 @@ pub fn plans(protocol: Protocol) -> Vec<Setup> {
 #[must_use]
 pub fn long_plans(protocol: Protocol) -> Vec<Setup> {
     let mut plans = Vec::new();
-    for caller in 0..NODES as NodeId {
+    for caller in CALLERS {
         let more = |plan: Setup| Setup {
             failures: plan.failures + 1,
             ..plan
@@ -236,28 +248,39 @@ pub fn long_plans(protocol: Protocol) -> Vec<Setup> {
         between: true,
         ..two_gets(together(protocol, 1, false))
     });
+    plans.push(together(protocol, 1, true));
     plans.push(Setup {
         failures: 1,
         ..together(protocol, 1, true)
     });
+    match protocol {
+        Protocol::Coded => plans.extend(long_code_plans()),
+        Protocol::Alone | Protocol::Deputies => plans.extend(list_plans(protocol)),
+    }
     plans.retain(is_possible);
     plans
 }
 
-/// Where today's rules, and those of the deputies without stamps, do not hold P2: the list changes on a
-/// node that has answered a change already.
+/// Where no protocol without stamps holds P2: the list changes on a node that has answered a change already.
 #[must_use]
 pub fn holes(protocol: Protocol) -> Vec<Setup> {
-    let callers = 0..NODES as NodeId;
-    let mut plans: Vec<_> = callers.map(|caller| dropped(protocol, caller)).collect();
+    let mut plans = CALLERS.map(|caller| dropped(protocol, caller)).to_vec();
     // There the next owner is the deputy, who is told before the others.
-    plans.retain(|plan| protocol == Protocol::Today || plan.changes != remove(2));
+    plans.retain(|plan| protocol == Protocol::Alone || plan.changes != remove(2));
     // One that leaves asks the next owner.
     plans.extend([1, 2].map(|caller| Setup {
         failures: 0,
         ..leave(protocol, caller)
     }));
     plans
+}
+
+/// As `stamped`, in which one round of a clear less will do: too large for every check.
+#[must_use]
+pub fn long_stamped() -> Vec<Setup> {
+    vec![stamp(
+        less_clear(Protocol::Deputies).with(Fault::OneRoundLess),
+    )]
 }
 
 /// With stamps in requests the order in which nodes are told does not matter.
@@ -268,7 +291,6 @@ pub fn stamped() -> Vec<Setup> {
     let mut plans = vec![
         remove(1).with(Fault::OwnerWithOthers),
         remove(2).with(Fault::DeputyWithOthers),
-        less_clear(protocol).with(Fault::OneRoundLess),
         differ(protocol, 1).with(Fault::NoSecondPass),
     ];
     plans.extend(holes(protocol));
@@ -283,78 +305,8 @@ fn is_possible(plan: &Setup) -> bool {
     is_of_deputies && plan.changes.iter().all(is_listed)
 }
 
-/// Every fault, with the promise that it breaks and the plans that show it.
-#[must_use]
-pub fn faulty() -> Vec<(Fault, &'static str, Vec<Setup>)> {
-    let mut all = Vec::new();
-    for protocol in [Protocol::Today, Protocol::Deputies] {
-        all.extend(faults_of_both(protocol));
-    }
-    all.extend(faults_of_deputies());
-    all
-}
-
-type Shown = (Fault, &'static str, Vec<Setup>);
-
-fn shown(fault: Fault, promise: &'static str, plans: impl IntoIterator<Item = Setup>) -> Shown {
-    (
-        fault,
-        promise,
-        plans.into_iter().map(|plan| plan.with(fault)).collect(),
-    )
-}
-
-fn faults_of_both(protocol: Protocol) -> Vec<Shown> {
-    let one = |caller| change(protocol, "remove", caller, Kind::Remove(0));
-    let quick = |caller| Setup {
-        failures: 0,
-        ..one(caller)
-    };
-    vec![
-        shown(Fault::NoMarkBefore, P2, [fine(protocol, 0)]),
-        shown(Fault::NoMarkAfter, P2, [fine(protocol, 0)]),
-        shown(Fault::KeepStale, P2, [quick(0)]),
-        shown(Fault::JoinStale, P2, [quick(0)]),
-        shown(Fault::KeepCopies, P2, [quick(0)]),
-        shown(Fault::OwnerWithOthers, P2, [quick(2), quick(1)]),
-        shown(Fault::IgnorePending, P2, [one(1)]),
-        shown(Fault::NoCopyRemovals, P2, [one(1), one(2)]),
-        shown(Fault::LateToOwnersOnly, DELIVERED, [one(0)]),
-        shown(Fault::NotPending, DELIVERED, [one(0)]),
-        shown(Fault::NotNamed, P2, [one(0)]),
-        shown(Fault::NewcomerNotTold, DELIVERED, [join(protocol, 0)]),
-        shown(Fault::NoSecondPass, P2, [differ(protocol, 1)]),
-        shown(
-            Fault::ListNotChecked,
-            P2,
-            [join(protocol, 0), join(protocol, 1)],
-        ),
-        shown(
-            Fault::TakeOverRemoved,
-            P2,
-            [join(protocol, 0), join(protocol, 1)],
-        ),
-        shown(
-            Fault::PeekNotApplied,
-            P2,
-            [join(protocol, 0), join(protocol, 1)],
-        ),
-        shown(
-            Fault::KeepTakenOver,
-            P2,
-            [join(protocol, 0), join(protocol, 1)],
-        ),
-        shown(Fault::LateSet, P2, [late_set(protocol, 1)]),
-        shown(Fault::OneRoundLess, P2, [less_clear(protocol)]),
-        shown(Fault::NoHandOver, DELIVERED, [leave(protocol, 0)]),
-        shown(Fault::NoSharedFlight, P1, [calm(protocol, 0)]),
-        shown(Fault::KeepNothing, P1, [calm(protocol, 0)]),
-        shown(Fault::NoTimeout, ENDS, [lost_owner(protocol)]),
-    ]
-}
-
 /// A clear that is told once less: by deputies an old copy can be copied once more.
-fn less_clear(protocol: Protocol) -> Setup {
+pub(crate) fn less_clear(protocol: Protocol) -> Setup {
     let has_deputies = protocol == Protocol::Deputies;
     Setup {
         gets: 2 + u8::from(has_deputies),
@@ -364,41 +316,10 @@ fn less_clear(protocol: Protocol) -> Setup {
     }
 }
 
-fn stamp(plan: Setup) -> Setup {
+/// The same with stamps in requests.
+pub(crate) fn stamp(plan: Setup) -> Setup {
     Setup {
         stamped: true,
         ..plan
     }
-}
-
-fn faults_of_deputies() -> Vec<Shown> {
-    let protocol = Protocol::Deputies;
-    let twice = |caller| Setup {
-        failures: 2,
-        ..change(protocol, "remove", caller, Kind::Remove(0))
-    };
-    let one = |caller| change(protocol, "remove", caller, Kind::Remove(0));
-    let offered = |caller, failures| Setup {
-        offers: 1,
-        failures,
-        ..one(caller)
-    };
-    vec![
-        shown(Fault::DeputyWithOthers, P2, [one(0), one(2)]),
-        shown(Fault::DeputyBeforeOwner, P2, [one(2), one(0)]),
-        shown(Fault::CallerBeforeDeputy, P2, [one(2)]),
-        shown(Fault::DeputyNotTold, P2, [one(0)]),
-        shown(Fault::CopiesWithoutSpare, P2, [offered(2, 1)]),
-        shown(Fault::IgnoreDeputyPending, P2, [twice(2)]),
-        shown(Fault::DeputyForwards, I5, [one(0)]),
-        shown(Fault::DeputyForgets, P1, [lost_owner(protocol)]),
-        shown(Fault::DeputyAlone, P1, [lost_owner(protocol)]),
-        shown(Fault::OwnerDoesNotAsk, P1, [lost_owner(protocol)]),
-        shown(Fault::OfferStale, P2, [offered(0, 0), offered(2, 0)]),
-        shown(
-            Fault::IgnoreStamps,
-            P2,
-            holes(protocol).into_iter().map(stamp),
-        ),
-    ]
 }

@@ -1,6 +1,7 @@
 //! What is explored: the cluster, what may happen to it and how often, and the fault that is put in.
 
-use crate::state::{Change, Node, Slot, Stage, State, Tombs, Val};
+use crate::fault::Fault;
+use crate::state::{Change, Node, Stage, State, Tombs, Val};
 use crate::witness::Witness;
 
 /// The number of a process.
@@ -12,14 +13,14 @@ pub type Key = u8;
 /// A set of nodes or of changes.
 pub type Mask = u8;
 
-/// The processes of a cluster.
-pub const NODES: usize = 3;
+/// The most processes of a cluster.
+pub const NODES: usize = 4;
 
 /// The keys of a group.
 pub const KEYS: usize = 2;
 
-/// All processes.
-pub const ALL: Mask = (1 << NODES) - 1;
+/// The processes of most plans.
+pub const THREE: Mask = 0b111;
 
 /// The set of one.
 #[must_use]
@@ -36,9 +37,12 @@ pub fn members(mask: Mask) -> impl Iterator<Item = u8> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// A process that does not reach an owner loads for itself.
-    Today,
-    /// It asks the deputy first.
+    Alone,
+    /// It asks the deputy first, which answers from every tier and is told of changes before the others.
     Deputies,
+    /// What the code does: the deputy answers from main memory and is told together with the owner; it is
+    /// handed values before the owner is lost, and where it is lost too, the next in rank stands in.
+    Coded,
 }
 
 /// What a change is.
@@ -63,82 +67,6 @@ impl Kind {
     }
 }
 
-/// A fault that is put into the protocol by hand, to see that the model finds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// A removal does not mark the flights before it drops the value.
-    NoMarkBefore,
-    /// A removal does not mark the flights after it has dropped the value.
-    NoMarkAfter,
-    /// What a stale flight brings is kept all the same.
-    KeepStale,
-    /// A stale flight stays in the table, and later gets join it.
-    JoinStale,
-    /// A removal drops what the node owns, and no copies.
-    KeepCopies,
-    /// All nodes are told at the same time, the owner too.
-    OwnerWithOthers,
-    /// The answer of a node that has still to be told a removal is kept.
-    IgnorePending,
-    /// Once a peer is told late, the others are not told of their copies.
-    NoCopyRemovals,
-    /// Late removals are delivered to owners of the key only.
-    LateToOwnersOnly,
-    /// A peer that was not reached is not named.
-    NotNamed,
-    /// A peer that was not reached is named, and not told later: the journal forgets the change.
-    NotPending,
-    /// A node that is new in the list is told nothing of what was removed before.
-    NewcomerNotTold,
-    /// A change that met another ring is not sent again.
-    NoSecondPass,
-    /// A change of the list in the middle of a change is not noticed.
-    ListNotChecked,
-    /// A value is taken over from a former owner whatever was removed.
-    TakeOverRemoved,
-    /// A former owner answers a peek whether it has carried the removal out or not.
-    PeekNotApplied,
-    /// What is taken over is kept although a removal came in between.
-    KeepTakenOver,
-    /// A set that comes after a later change of its caller is carried out.
-    LateSet,
-    /// All nodes are told of a clear once less.
-    OneRoundLess,
-    /// A node that leaves does not hand over what it has still to tell.
-    NoHandOver,
-    /// A second get of a key does not join the flight of the first one.
-    NoSharedFlight,
-    /// A value is not in memory when its flight ends.
-    KeepNothing,
-    /// A get waits for a node that has crashed.
-    NoTimeout,
-    /// Deputies: the deputy is told with the others, not before them.
-    DeputyWithOthers,
-    /// Deputies: the caller drops its own copy before the deputy is told.
-    CallerBeforeDeputy,
-    /// Deputies: the deputy is told before the owner.
-    DeputyBeforeOwner,
-    /// Deputies: a removal does not reach what a node has as the deputy.
-    DeputyNotTold,
-    /// Deputies: a removal of copies leaves what a node has as the deputy, and offers are taken whatever
-    /// was removed. (Each alone is harmless.)
-    CopiesWithoutSpare,
-    /// Deputies: the answer of a deputy that has still to be told a removal is kept.
-    IgnoreDeputyPending,
-    /// Deputies: a deputy asks the owner, or the next deputy.
-    DeputyForwards,
-    /// Deputies: what a deputy loads is not kept.
-    DeputyForgets,
-    /// Deputies: each request to a deputy is a load of its own.
-    DeputyAlone,
-    /// Deputies: an owner that returns does not ask its deputy.
-    OwnerDoesNotAsk,
-    /// Deputies: a deputy keeps an offered value in spite of a mark.
-    OfferStale,
-    /// Requests that say what the asker knows of: the node that is asked does not look at that.
-    IgnoreStamps,
-}
-
 /// A cluster and what may happen to it.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -146,13 +74,20 @@ pub struct Setup {
     pub name: &'static str,
     /// Whether a request for a value says which removals of the key its asker knows of.
     pub stamped: bool,
+    /// Whether the owner is told of a change once more with the others: then the hole of [`restarts`] is
+    /// closed.
+    ///
+    /// [`restarts`]: crate::code_plans::restarts
+    pub owner_again: bool,
     /// Which protocol is spoken.
     pub protocol: Protocol,
     /// The fault that is put in.
     pub fault: Option<Fault>,
+    /// The processes that there may be.
+    pub nodes: Mask,
     /// How many keys there are.
     pub keys: u8,
-    /// The nodes in the order in which they may own each key: owner, deputy, third.
+    /// The nodes in the order in which they may own each key: owner, deputy, third, fourth.
     pub ranks: [[NodeId; NODES]; KEYS],
     /// The list before and after the change of the list.
     pub lists: [Mask; 2],
@@ -178,9 +113,11 @@ pub struct Setup {
     pub expiries: u8,
     /// How many values an owner may offer to a deputy.
     pub offers: u8,
-    /// The node that may crash.
-    pub crash: Option<NodeId>,
-    /// Whether it may return.
+    /// Whether the memory of removals ends once.
+    pub forgets: bool,
+    /// The nodes that may crash, each once.
+    pub crashes: Mask,
+    /// Whether they may return.
     pub returns: bool,
     /// The node that may leave.
     pub leave: Option<NodeId>,
@@ -200,15 +137,17 @@ impl Setup {
         Setup {
             name,
             stamped: false,
+            owner_again: false,
             protocol,
             fault: None,
+            nodes: THREE,
             keys: 1,
-            ranks: [[0, 1, 2], [1, 2, 0]],
-            lists: [ALL, ALL],
+            ranks: [[0, 1, 2, 3], [1, 2, 0, 3]],
+            lists: [THREE, THREE],
             newcomers: 0,
             still: false,
             between: false,
-            askers: ALL,
+            askers: THREE,
             gets: 2,
             changes: Vec::new(),
             warm: false,
@@ -216,7 +155,8 @@ impl Setup {
             repeats: 0,
             expiries: 0,
             offers: 0,
-            crash: None,
+            forgets: false,
+            crashes: 0,
             returns: false,
             leave: None,
             fine: false,
@@ -241,7 +181,13 @@ impl Setup {
     /// Whether nodes know of deputies.
     #[must_use]
     pub fn has_deputies(&self) -> bool {
-        self.protocol == Protocol::Deputies
+        self.protocol != Protocol::Alone
+    }
+
+    /// Whether they do what the code does.
+    #[must_use]
+    pub fn is_coded(&self) -> bool {
+        self.protocol == Protocol::Coded
     }
 
     /// What the change with this number is.
@@ -299,16 +245,25 @@ impl Setup {
         ranks.filter(|&node| ring & bit(node) != 0).nth(rank)
     }
 
-    /// The states to begin with: all that quiet gets may have left in memory.
+    /// The states to begin with: all that quiet gets, and offers, may have left in memory.
     #[must_use]
     pub fn begin(&self) -> Vec<State> {
-        let mut node = Node {
-            up: true,
-            ..Node::default()
-        };
-        node.slots = [Slot::default(); KEYS];
+        let mut states = vec![self.empty()];
+        if self.warm {
+            for key in 0..self.keys {
+                for (rank, at) in self.ranks[key as usize].into_iter().enumerate() {
+                    if self.lists[0] & bit(at) != 0 {
+                        self.warm_up(&mut states, key, at, rank);
+                    }
+                }
+            }
+        }
+        states
+    }
+
+    fn empty(&self) -> State {
         let mut empty = State {
-            nodes: [node; NODES],
+            nodes: [Node::default(); NODES],
             flights: Vec::new(),
             msgs: Vec::new(),
             changes: vec![PLANNED; self.changes.len()],
@@ -318,49 +273,57 @@ impl Setup {
             repeats: self.repeats,
             expiries: self.expiries,
             offers: self.offers,
-            crash: self.crash.is_some(),
+            remembers: self.forgets,
+            crashes: self.crashes,
             loads: [0; KEYS],
             allowed: [1; KEYS],
             broken: Default::default(),
         };
+        for node in members(self.nodes) {
+            empty.nodes[node as usize].up = true;
+        }
         for newcomer in members(self.newcomers) {
             let node = &mut empty.nodes[newcomer as usize];
             node.view = 1;
             node.former = self.lists[1] & !bit(newcomer);
         }
-        if !self.warm {
-            return vec![empty];
-        }
-        let mut states = vec![empty];
-        for key in 0..self.keys {
-            let old = Val {
-                begun: 0,
-                set_by: None,
-                via: 0,
+        empty
+    }
+
+    /// Adds the states in which a node of this rank has a value.
+    fn warm_up(&self, states: &mut Vec<State>, key: Key, at: NodeId, rank: usize) {
+        let old = Val {
+            begun: 0,
+            set_by: None,
+            via: 0,
+            handed: false,
+        };
+        let is_owner = self.ranked(key, self.lists[0], 0) == Some(at);
+        let is_deputy = self.ranked(key, self.lists[0], 1) == Some(at);
+        // A deputy was handed the value, or one that comes after it has stood in.
+        let has_main = is_owner || self.is_coded() && (is_deputy || self.stood_in(rank));
+        let has_copy = !is_owner && !self.stood_in(rank);
+        let without = std::mem::take(states);
+        for state in without {
+            let mut keep = |main: bool| {
+                let mut state = state.clone();
+                let slot = &mut state.nodes[at as usize].slots[key as usize];
+                *if main { &mut slot.main } else { &mut slot.hot } = Some(old);
+                states.push(state);
             };
-            let ring = self.lists[0];
-            let owner = self.ranked(key, ring, 0);
-            let mut more = Vec::new();
-            for held in members(ring).map(bit).fold(vec![0], |sets, one| {
-                sets.iter()
-                    .flat_map(|&set| [set, set | one])
-                    .collect::<Vec<Mask>>()
-            }) {
-                for state in &states {
-                    let mut state = state.clone();
-                    for at in members(held) {
-                        let slot = &mut state.nodes[at as usize].slots[key as usize];
-                        match Some(at) == owner {
-                            true => slot.main = Some(old),
-                            false => slot.hot = Some(old),
-                        }
-                    }
-                    more.push(state);
-                }
+            if has_main {
+                keep(true);
             }
-            states = more;
+            if has_copy {
+                keep(false);
+            }
+            states.push(state);
         }
-        states
+    }
+
+    /// Whether a node of this rank may have loaded for another one before: the third of four.
+    fn stood_in(&self, rank: usize) -> bool {
+        self.nodes != THREE && rank == 2
     }
 }
 

@@ -1,6 +1,7 @@
 //! The state of a cluster: nodes, flights, messages, changes. All small, and in one order, so that
 //! states that differ in nothing but an order are one state.
 
+use crate::msg::Msg;
 use crate::setup::{KEYS, Key, Mask, NODES, NodeId, bit};
 
 /// A value, as far as the promises can tell it from others.
@@ -12,6 +13,8 @@ pub struct Val {
     pub set_by: Option<u8>,
     /// The nodes that have answered with it although a change that makes it old had begun.
     pub via: Mask,
+    /// Whether a deputy was handed it, where that ends with the memory of removals.
+    pub handed: bool,
 }
 
 /// What a node knows of the changes of one key.
@@ -103,7 +106,7 @@ pub enum At {
 pub enum Ask {
     /// The value, as the owner.
     Owner,
-    /// The value, for an owner that is away.
+    /// The value, for an owner that is away: of the deputy, or of another one that stands in.
     Deputy,
     /// What is in memory, and with a change: only if that has been carried out.
     Peek(Option<u8>),
@@ -143,93 +146,30 @@ pub struct Flight {
     /// Whether it asks a node that has still to be told a removal: what it brings is not kept either,
     /// but it can be joined.
     pub behind: bool,
+    /// Whether it asks one who comes after the deputy.
+    pub of_other: bool,
     /// How far it is.
     pub at: At,
     /// Who waits for it.
     pub waiters: Vec<Waiter>,
 }
 
-/// A message on its way. The network keeps no order, and may keep a message for ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Msg {
-    /// A request for a value. Without a flight nobody waits for the answer any more.
-    Ask {
-        /// The node that is asked.
-        to: NodeId,
-        /// The key.
-        key: Key,
-        /// What exactly.
-        ask: Ask,
-        /// The flight that waits for the answer.
-        by: Option<FlightId>,
-        /// The removals that the asker knows of, where requests say so.
-        removed: Mask,
-    },
-    /// The answer.
-    Answer {
-        /// The flight that waits for it.
-        by: FlightId,
-        /// What the node has.
-        val: Option<Val>,
-    },
-    /// A change, as its caller sends it.
-    Tell {
-        /// The node that is told.
-        to: NodeId,
-        /// The change.
-        change: u8,
-        /// Whether it carries the value of a set.
-        put: bool,
-        /// Whether its caller still waits for an answer.
-        awaited: bool,
-    },
-    /// The answer to that.
-    Told {
-        /// Who was told.
-        by: NodeId,
-        /// The change.
-        change: u8,
-        /// Whether that node has another ring than the caller.
-        other_ring: bool,
-    },
-    /// Pending removals.
-    Late {
-        /// The sender.
-        from: NodeId,
-        /// The node that is told.
-        to: NodeId,
-        /// The changes.
-        changes: Mask,
-        /// Whether copies alone are removed.
-        copies: bool,
-    },
-    /// The answer to that.
-    LateDone {
-        /// Who was told.
-        from: NodeId,
-        /// Who told it.
-        to: NodeId,
-        /// The changes.
-        changes: Mask,
-        /// Whether copies alone were removed.
-        copies: bool,
-    },
-    /// A node says that it leaves.
-    Departure {
-        /// Which.
-        who: NodeId,
-        /// To whom.
-        to: NodeId,
-    },
-    /// An owner offers a value to its deputy.
-    Offer {
-        /// The owner.
-        from: NodeId,
-        /// The deputy.
-        to: NodeId,
-        /// The key.
-        key: Key,
-    },
+impl Flight {
+    /// One that nobody waits for yet.
+    #[must_use]
+    pub fn begun(node: NodeId, key: Key, table: Table, role: Role) -> Flight {
+        Flight {
+            node,
+            key,
+            table,
+            role,
+            stale: false,
+            behind: false,
+            of_other: false,
+            at: At::Begun,
+            waiters: Vec::new(),
+        }
+    }
 }
 
 /// How far a change is.
@@ -241,6 +181,8 @@ pub enum Stage {
     First(u8),
     /// The deputy is told.
     Deputy,
+    /// The caller carries it out itself.
+    Own,
     /// All others are told.
     Others,
     /// It has returned.
@@ -323,8 +265,10 @@ pub struct State {
     pub expiries: u8,
     /// How many values may still be offered to a deputy.
     pub offers: u8,
-    /// Whether the crash is still to come.
-    pub crash: bool,
+    /// Whether the memory of removals has still to end.
+    pub remembers: bool,
+    /// The nodes whose crash is still to come.
+    pub crashes: Mask,
     /// The loads of each key so far, where they are counted.
     pub loads: [u8; KEYS],
     /// The most loads that P1 allows by now, where they are counted.
@@ -364,6 +308,7 @@ impl State {
                     role,
                     stale,
                     behind,
+                    of_other,
                     at,
                     ..
                 } = *flight;
@@ -374,6 +319,7 @@ impl State {
                     role,
                     stale,
                     behind,
+                    of_other,
                     at,
                     flight.waiters.len(),
                 )

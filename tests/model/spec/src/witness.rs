@@ -49,6 +49,12 @@ pub enum Seen {
     OfferTaken,
     /// A node learned of a removal from a request.
     Learned,
+    /// One stood in for an owner and its deputy.
+    OtherStandsIn,
+    /// A flight that was to take an offered value ended without one while others waited for it.
+    Released,
+    /// An owner was lost whose deputy had been handed the value.
+    HadIt,
 }
 
 impl Seen {
@@ -79,6 +85,9 @@ impl Seen {
         Seen::SpareDropped,
         Seen::OfferTaken,
     ];
+
+    /// What happens besides in the protocol of the code.
+    pub const CODED: &[Seen] = &[Seen::OtherStandsIn, Seen::Released, Seen::HadIt];
 }
 
 /// What has happened so far.

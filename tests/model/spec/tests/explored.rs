@@ -1,12 +1,13 @@
-//! Every plan of both protocols, explored completely. `GROUPCACHE_SPEC=long` explores the large ones,
+//! Every plan of all protocols, explored completely. `GROUPCACHE_SPEC=long` explores the large ones,
 //! and a word in `GROUPCACHE_SPEC_PLAN` only the plans that have it in their names.
 
 use std::collections::HashMap;
 use std::time::Instant;
 
+use groupcache_sync_spec::code_plans::restarts;
 use groupcache_sync_spec::machine::P2;
-use groupcache_sync_spec::plans::{holes, long_plans, plans, stamped};
-use groupcache_sync_spec::setup::{Protocol, Setup};
+use groupcache_sync_spec::plans::{holes, long_plans, long_stamped, plans, stamped};
+use groupcache_sync_spec::setup::{Kind, Mask, Protocol, Setup, members};
 use groupcache_sync_spec::state::State;
 use groupcache_sync_spec::witness::{Seen, Witness};
 use stateright::{Checker, HasDiscoveries, Model};
@@ -23,9 +24,7 @@ fn explore(setup: Setup) -> Vec<&'static str> {
         setup.protocol,
         setup.name,
         setup.changes,
-        setup
-            .crash
-            .map_or(String::new(), |node| format!(", {node} crashes")),
+        crashes(setup.crashes),
         checker.state_count(),
         checker.unique_state_count(),
         checker.max_depth(),
@@ -41,17 +40,26 @@ fn explore(setup: Setup) -> Vec<&'static str> {
     broken.into_keys().collect()
 }
 
+fn crashes(nodes: Mask) -> String {
+    members(nodes)
+        .map(|node| format!(", {node} crashes"))
+        .collect()
+}
+
 fn is_wanted(setup: &Setup) -> bool {
     let word = std::env::var("GROUPCACHE_SPEC_PLAN").unwrap_or_default();
     setup.name.contains(&word)
 }
 
+fn is_long() -> bool {
+    std::env::var("GROUPCACHE_SPEC").is_ok_and(|value| value == "long")
+}
+
 /// Explores all plans of a protocol, and checks that the interesting things do happen in them.
 fn check(protocol: Protocol, seen: &[&[Seen]]) {
-    let is_long = std::env::var("GROUPCACHE_SPEC").is_ok_and(|value| value == "long");
     let (witness, mut broken) = (Witness::default(), Vec::new());
     let mut all = plans(protocol);
-    if is_long {
+    if is_long() {
         all.extend(long_plans(protocol));
     }
     let is_whole = all.iter().all(is_wanted);
@@ -74,8 +82,8 @@ fn check(protocol: Protocol, seen: &[&[Seen]]) {
 }
 
 #[test]
-fn today() {
-    check(Protocol::Today, &[Seen::ALWAYS]);
+fn alone() {
+    check(Protocol::Alone, &[Seen::ALWAYS]);
 }
 
 #[test]
@@ -84,8 +92,14 @@ fn deputies() {
 }
 
 #[test]
+fn coded() {
+    let seen = [Seen::ALWAYS, Seen::WITH_DEPUTIES, Seen::CODED];
+    check(Protocol::Coded, &seen);
+}
+
+#[test]
 fn a_list_that_changes_on_a_node_that_has_answered_is_a_hole() {
-    for protocol in [Protocol::Today, Protocol::Deputies] {
+    for protocol in [Protocol::Alone, Protocol::Deputies, Protocol::Coded] {
         for plan in holes(protocol).into_iter().filter(is_wanted) {
             assert_eq!(
                 explore(plan),
@@ -97,8 +111,22 @@ fn a_list_that_changes_on_a_node_that_has_answered_is_a_hole() {
 }
 
 #[test]
+fn an_owner_that_is_started_again_without_marks_is_a_hole() {
+    for (owner_again, broken) in [(false, &[P2][..]), (true, &[])] {
+        let plan = restarts(owner_again);
+        if is_wanted(&plan) {
+            assert_eq!(explore(plan), broken);
+        }
+    }
+}
+
+#[test]
 fn with_stamps_in_requests_the_order_does_not_matter() {
-    for plan in stamped().into_iter().filter(is_wanted) {
+    let mut plans = stamped();
+    if is_long() {
+        plans.extend(long_stamped());
+    }
+    for plan in plans.into_iter().filter(is_wanted) {
         assert_eq!(explore(plan), [""; 0]);
     }
 }
@@ -106,7 +134,8 @@ fn with_stamps_in_requests_the_order_does_not_matter() {
 /// No state comes again: so whatever goes on ends.
 #[test]
 fn there_is_no_circle() {
-    let plans = [plans(Protocol::Today), plans(Protocol::Deputies)].concat();
+    let protocols = [Protocol::Alone, Protocol::Deputies, Protocol::Coded];
+    let plans = protocols.map(plans).concat();
     let names = [
         "step by step",
         "two callers",
@@ -114,7 +143,11 @@ fn there_is_no_circle() {
         "offers",
         "repeats",
     ];
-    for plan in plans.into_iter().filter(|plan| names.contains(&plan.name)) {
+    let is_meant = |plan: &Setup| {
+        let clears = plan.changes.iter().any(|(_, kind)| *kind == Kind::Clear);
+        names.contains(&plan.name) && !clears
+    };
+    for plan in plans.into_iter().filter(is_meant) {
         assert!(!has_circle(&plan), "a circle in {}", plan.name);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use groupcache_sync_spec::plans::faulty;
+use groupcache_sync_spec::faulty::faulty;
 use groupcache_sync_spec::setup::Setup;
 use stateright::{Checker, HasDiscoveries, Model};
 
