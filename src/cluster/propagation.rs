@@ -79,22 +79,24 @@ impl Cluster {
     ) -> RecordedChange {
         let now = self.clock.now();
         let (range, stamp) = self.journal.record(group, keys, now);
-        let recorded = RecordedChange {
-            cluster: Arc::clone(self),
-            range,
-            stamp,
-            has_met_other_ring: AtomicBool::new(false),
+        let announced = ChangeInfo {
+            stamp: Some(stamp),
+            ring: Some(self.members().fingerprint()),
         };
-        let info = self.own_change_info(&recorded);
         match keys {
-            None => self.journal.announce(group, None, info, now),
+            None => self.journal.announce(group, None, announced, now),
             Some(keys) => {
                 for &key in keys {
-                    self.journal.announce(group, Some(key), info, now);
+                    self.journal.announce(group, Some(key), announced, now);
                 }
             }
         }
-        recorded
+        RecordedChange {
+            cluster: Arc::clone(self),
+            range,
+            stamp: self.journal.stamp(), // later than what is announced, which it would be refused by
+            has_met_other_ring: AtomicBool::new(false),
+        }
     }
 
     /// Ends a change, and wakes the maintenance to deliver it to peers that have joined or left

@@ -272,8 +272,9 @@ impl Tombstones {
                     at: tombstone.at,
                     ..before
                 };
-            } else if before.sequence == tombstone.sequence {
-                tombstone.is_unsure |= before.is_unsure; // the same change once more
+            } else {
+                // A node that has carried this one out need not have carried the other sender's out.
+                tombstone.is_unsure |= before.is_unsure && before.is_recent(tombstone.at);
             }
         }
         self.young.insert(hash, tombstone);
