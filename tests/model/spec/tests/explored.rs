@@ -17,7 +17,9 @@ use stateright::{Checker, HasDiscoveries, Model};
 fn explore(setup: Setup) -> Vec<&'static str> {
     let start = Instant::now();
     let any = HasDiscoveries::AnyFailures;
-    let checker = setup.checker().finish_when(any).spawn_bfs().join();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let checker = setup.checker().threads(threads).finish_when(any);
+    let checker = checker.spawn_bfs().join();
     let setup = checker.model();
     println!(
         "{:?}, {}, {:?}{}: {} states, {} different, depth {}, {:.1} s",
