@@ -1,23 +1,30 @@
 //! The owner of a key is lost: its deputy answers for it, beside changes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use groupcache_sync::{CircuitState, Error, Fault, PeerStats};
 use groupcache_sync_model::history::{Name, Scope};
 use groupcache_sync_model::world::{World, address};
 
-use crate::{explore, part, run};
+use shuttle::thread;
+
+use crate::{Part, SECOND, explore, part, run};
 
 const NODES: usize = 4;
 
 /// The node that is lost.
 const LOST: usize = 3;
 
-/// A key of the lost node.
-fn lost_key(world: &World) -> String {
+/// Two keys of the lost node, with the same deputy.
+fn lost_keys(world: &World) -> [Arc<str>; 2] {
     let is_lost = |key: &String| world.nodes[0].owner(key).address() == address(LOST);
-    let mut keys = (0..).map(|number: u32| number.to_string());
-    keys.find(is_lost).unwrap()
+    let deputy = |key: &String| world.nodes[0].deputy(key).unwrap().address();
+    let mut keys = (0..).map(|number: u32| number.to_string()).filter(is_lost);
+    let first = keys.next().unwrap();
+    let second = keys.find(|key| deputy(key) == deputy(&first)).unwrap();
+    [first.into(), second.into()]
 }
 
 /// The lost node alone may be named as unreached: the deputy is not lost.
@@ -32,17 +39,16 @@ fn check(changed: Result<(), Error>) {
 fn deputies_against(change: fn(&World, &str)) {
     explore(move || {
         let world = World::new(NODES);
-        let key = lost_key(&world);
+        let [key, other] = lost_keys(&world);
         world
             .network
             .set_fault(&address(LOST), Some(Fault::Refuses));
-        let key: Arc<str> = key.into();
         let gets = |node: usize, many: bool| {
-            let key = Arc::clone(&key);
+            let (key, other) = (Arc::clone(&key), Arc::clone(&other));
             part(move |world| {
                 for _ in 0..2 {
                     match many {
-                        true => world.get_many(node, &[&key]),
+                        true => world.get_many(node, &[&key, &other]),
                         false => world.get(node, &key),
                     }
                 }
@@ -127,11 +133,14 @@ fn world_without_two() -> (World, Arc<str>) {
 fn stand_ins_against(change: fn(&World, &str) -> Result<(), Error>, of: fn(&str) -> Scope) {
     explore(move || {
         let (world, key) = world_without_two();
-        let gets = |node: usize| {
+        let gets = |node: usize, many: bool| {
             let key = Arc::clone(&key);
             part(move |world| {
                 for _ in 0..5 {
-                    world.get(node, &key);
+                    match many {
+                        true => world.get_many(node, &[&key]),
+                        false => world.get(node, &key),
+                    }
                 }
             })
         };
@@ -149,7 +158,7 @@ fn stand_ins_against(change: fn(&World, &str) -> Result<(), Error>, of: fn(&str)
                 }
             })
         };
-        let world = run(world, vec![gets(0), gets(1), gets(2), changed]);
+        let world = run(world, vec![gets(0, false), gets(1, true), gets(2, false), changed]);
         world.end();
     });
 }
@@ -165,4 +174,65 @@ fn stand_ins_against_a_remove() {
 #[test]
 fn stand_ins_against_a_clear() {
     stand_ins_against(|world, _| world.groups[1].clear(), |_| Scope::Group(0));
+}
+
+/// How long a node may keep what it has loaded of a key that it does not own, in the scenarios below.
+const LIFE: Duration = Duration::from_secs(5);
+
+/// The last node is lost in this way. What the others load instead is over after its life: a get sees what is
+/// loaded then.
+fn lives(fault: Fault) {
+    explore(move || {
+        let world = World::built(
+            3,
+            |node, _| {
+                let node = node.deputy_life(LIFE).fallback_life(LIFE);
+                node.loader_threads(2)
+            },
+            |group| group.hot_threshold(0.0).hot_ttl(LIFE),
+            |asked| Ok(asked.stamp.into()),
+        );
+        let lost = address(2);
+        let is_lost = |key: &String| world.nodes[0].owner(key).address() == lost;
+        let mut keys = (0..).map(|number: u32| number.to_string());
+        let key: Arc<str> = keys.find(is_lost).unwrap().into();
+        world.network.set_fault(&lost, Some(fault));
+        let world = gets_of_all(world, &key);
+        let ended = world.history.tick();
+        world.clock.advance(LIFE);
+        for group in [0, 1] {
+            world.history.removed(Scope::Group(group), ended);
+        }
+        gets_of_all(world, &key).end();
+    });
+}
+
+/// Gets a key of both groups on two nodes, while time passes for those who wait for a silent owner.
+fn gets_of_all(world: World, key: &Arc<str>) -> World {
+    let left = Arc::new(AtomicUsize::new(4));
+    let get = |(node, group)| {
+        let (key, left) = (Arc::clone(key), Arc::clone(&left));
+        part(move |world: &World| {
+            world.get_in(group, node, &key);
+            left.fetch_sub(1, Ordering::SeqCst);
+        })
+    };
+    let mut parts: Vec<Part> = [(0, 0), (0, 1), (1, 0), (1, 1)].map(get).into();
+    parts.push(part(move |world| {
+        while left.load(Ordering::SeqCst) > 0 {
+            thread::yield_now();
+            world.clock.advance(SECOND);
+        }
+    }));
+    run(world, parts)
+}
+
+#[test]
+fn what_a_deputy_has_loaded_has_an_end() {
+    lives(Fault::Refuses);
+}
+
+#[test]
+fn what_is_loaded_instead_of_a_silent_owner_has_an_end() {
+    lives(Fault::Hangs);
 }
