@@ -48,6 +48,7 @@ fn late_against(change: fn(&World, &str) -> Result<(), Error>, of: fn(&str) -> S
             panic!("the owner is not there");
         };
         assert_eq!(peers.len(), 1);
+        world.get(1, &other);
         world.network.set_fault(&address(OWNER), None);
         let gets = |node: usize| -> Part {
             let (key, other) = (Arc::clone(&key), Arc::clone(&other));
