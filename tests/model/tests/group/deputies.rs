@@ -1,23 +1,27 @@
 //! The owner of a key is lost: its deputy answers for it, beside changes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use groupcache_sync::{CircuitState, Error, Fault, PeerStats};
 use groupcache_sync_model::history::{Name, Scope};
 use groupcache_sync_model::world::{World, address};
 
-use crate::{explore, part, run};
+use crate::{Part, explore, part, run};
 
 const NODES: usize = 4;
 
 /// The node that is lost.
 const LOST: usize = 3;
 
-/// A key of the lost node.
-fn lost_key(world: &World) -> String {
+/// Two keys of the lost node, with the same deputy.
+fn lost_keys(world: &World) -> [Arc<str>; 2] {
     let is_lost = |key: &String| world.nodes[0].owner(key).address() == address(LOST);
-    let mut keys = (0..).map(|number: u32| number.to_string());
-    keys.find(is_lost).unwrap()
+    let deputy = |key: &String| world.nodes[0].deputy(key).unwrap().address();
+    let mut keys = (0..).map(|number: u32| number.to_string()).filter(is_lost);
+    let first = keys.next().unwrap();
+    let second = keys.find(|key| deputy(key) == deputy(&first)).unwrap();
+    [first.into(), second.into()]
 }
 
 /// The lost node alone may be named as unreached: the deputy is not lost.
@@ -32,17 +36,16 @@ fn check(changed: Result<(), Error>) {
 fn deputies_against(change: fn(&World, &str)) {
     explore(move || {
         let world = World::new(NODES);
-        let key = lost_key(&world);
+        let [key, other] = lost_keys(&world);
         world
             .network
             .set_fault(&address(LOST), Some(Fault::Refuses));
-        let key: Arc<str> = key.into();
         let gets = |node: usize, many: bool| {
-            let key = Arc::clone(&key);
+            let (key, other) = (Arc::clone(&key), Arc::clone(&other));
             part(move |world| {
                 for _ in 0..2 {
                     match many {
-                        true => world.get_many(node, &[&key]),
+                        true => world.get_many(node, &[&key, &other]),
                         false => world.get(node, &key),
                     }
                 }
@@ -127,11 +130,14 @@ fn world_without_two() -> (World, Arc<str>) {
 fn stand_ins_against(change: fn(&World, &str) -> Result<(), Error>, of: fn(&str) -> Scope) {
     explore(move || {
         let (world, key) = world_without_two();
-        let gets = |node: usize| {
+        let gets = |node: usize, many: bool| {
             let key = Arc::clone(&key);
             part(move |world| {
                 for _ in 0..5 {
-                    world.get(node, &key);
+                    match many {
+                        true => world.get_many(node, &[&key]),
+                        false => world.get(node, &key),
+                    }
                 }
             })
         };
@@ -149,7 +155,7 @@ fn stand_ins_against(change: fn(&World, &str) -> Result<(), Error>, of: fn(&str)
                 }
             })
         };
-        let world = run(world, vec![gets(0), gets(1), gets(2), changed]);
+        let world = run(world, vec![gets(0, false), gets(1, true), gets(2, false), changed]);
         world.end();
     });
 }
@@ -165,4 +171,60 @@ fn stand_ins_against_a_remove() {
 #[test]
 fn stand_ins_against_a_clear() {
     stand_ins_against(|world, _| world.groups[1].clear(), |_| Scope::Group(0));
+}
+
+/// How long a node may keep what it has loaded of a key that it does not own, in the scenarios below.
+const LIFE: Duration = Duration::from_secs(5);
+
+/// The owner of a key is lost, and perhaps its deputy too. What the others load instead is over after its life: a
+/// get sees what is loaded then.
+fn lives(is_deputy_lost: bool) {
+    explore(move || {
+        let world = World::built(
+            NODES,
+            |node, _| {
+                let node = node.deputy_life(LIFE).fallback_life(LIFE);
+                // Each get finds out anew that nobody is there.
+                node.circuit_failures(1_000).loader_threads(2)
+            },
+            |group| group.hot_threshold(0.0).hot_ttl(LIFE),
+            |asked| Ok(asked.stamp.into()),
+        );
+        let [key, _] = lost_keys(&world);
+        let deputy = world.nodes[0].deputy(&key).unwrap().address();
+        let mut lost = vec![address(LOST)];
+        lost.extend(is_deputy_lost.then_some(deputy));
+        for address in &lost {
+            world.network.set_fault(address, Some(Fault::Refuses));
+        }
+        let left: Vec<usize> = (0..NODES)
+            .filter(|&node| !lost.contains(&address(node)))
+            .collect();
+        let gets = || -> Vec<Part> {
+            let get = |(node, group)| {
+                let key = Arc::clone(&key);
+                part(move |world: &World| world.get_in(group, node, &key))
+            };
+            let all = left.iter().flat_map(|&node| [(node, 0), (node, 1)]);
+            all.map(get).collect()
+        };
+        let (first, second) = (gets(), gets());
+        let world = run(world, first);
+        let ended = world.history.tick();
+        world.clock.advance(LIFE);
+        for group in [0, 1] {
+            world.history.removed(Scope::Group(group), ended);
+        }
+        run(world, second).end();
+    });
+}
+
+#[test]
+fn what_a_deputy_has_loaded_has_an_end() {
+    lives(false);
+}
+
+#[test]
+fn what_is_loaded_without_owner_and_deputy_has_an_end() {
+    lives(true);
 }

@@ -10,6 +10,7 @@
 
 mod deputies;
 mod foreign;
+mod late;
 mod lists;
 mod offers;
 mod queued;

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use groupcache_sync::Fault;
+use groupcache_sync_model::history::Scope;
 use groupcache_sync_model::world::{World, address};
+use shuttle::thread;
 
 use crate::{explore, part, run};
 
@@ -82,4 +84,50 @@ fn offers_against_a_set() {
 #[test]
 fn offers_against_a_clear() {
     offers_against(|world, _| world.clear(0));
+}
+
+/// How long a deputy may keep what it was handed.
+const LIFE: Duration = Duration::from_secs(600);
+
+/// How often is looked whether a value has been handed over.
+const PATIENCE: usize = 100;
+
+/// A value that was handed over does not outlive what is remembered of removals.
+#[test]
+fn what_a_deputy_was_handed_has_an_end() {
+    explore(|| {
+        let world = World::new(NODES);
+        let is_owned = |key: &String| world.nodes[0].owner(key).address() == address(OWNER);
+        let mut keys = (0..).map(|number: u32| number.to_string());
+        let key = keys.find(is_owned).unwrap();
+        for group in [0, 1] {
+            world.get_in(group, OWNER, &key);
+        }
+        world.clock.advance(OFFERS);
+        let is_handed_over = || {
+            let groups = world.groups.iter().chain(&world.twins);
+            let copies: u64 = groups.map(|group| group.stats().deputy_copies).sum();
+            copies == 2
+        };
+        for _ in 0..PATIENCE {
+            if is_handed_over() {
+                break;
+            }
+            (0..10).for_each(|_| thread::yield_now());
+        }
+        assert!(is_handed_over());
+        world
+            .network
+            .set_fault(&address(OWNER), Some(Fault::Refuses));
+        let ended = world.history.tick();
+        world.clock.advance(LIFE);
+        for group in [0, 1] {
+            world.history.removed(Scope::Group(group), ended);
+        }
+        for node in 0..OWNER {
+            world.get(node, &key);
+            world.get_in(1, node, &key);
+        }
+        world.end();
+    });
 }
