@@ -155,7 +155,10 @@ fn stand_ins_against(change: fn(&World, &str) -> Result<(), Error>, of: fn(&str)
                 }
             })
         };
-        let world = run(world, vec![gets(0, false), gets(1, true), gets(2, false), changed]);
+        let world = run(
+            world,
+            vec![gets(0, false), gets(1, true), gets(2, false), changed],
+        );
         world.end();
     });
 }
