@@ -50,6 +50,7 @@ impl Pair {
         let node = Node::builder(this.clone()).unwrap();
         let node = node.cluster("pair").build().unwrap();
         let group = node.group_builder("objects", 64 << 20).hot_bytes(0);
+        let group = group.deputy_bytes(0); // nobody but the test asks
         let group = group.build(|key| Ok(Value::from(value_of(key)))).unwrap();
         let owning = Peer::new(&link.url()).unwrap().with_name("owner");
         node.set_peers([this, owning]).unwrap();

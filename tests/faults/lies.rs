@@ -155,7 +155,7 @@ fn lies_of_a_peer_are_not_believed() {
         "http://{}/_groupcache/objects/x",
         trap.local_addr().unwrap()
     );
-    let fleet = Fleet::start(2, &[]);
+    let fleet = Fleet::start(2, &["--deputy-bytes", "0"]); // nobody but the test asks
     let (asker, link) = (fleet.node(0), fleet.link(0, 1));
     let mut numbers = 0..;
     // New keys, which the other node owns and has.

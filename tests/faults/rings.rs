@@ -34,6 +34,7 @@ impl Circle {
             let peers = format!("{this},place-{}={}", (node + 1) % count, way.url());
             let mut args = vec!["--self", &this, "--peers", &peers, "--hot-bytes", "0"];
             args.extend(["--warm-up-ms", "0"]); // no ring is the one before another
+            args.extend(["--deputy-bytes", "0"]); // only gets are forwarded
             nodes.push(Process::start_with_log("warn", &origin, &args));
             links.push(way);
         }
