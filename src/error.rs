@@ -188,7 +188,9 @@ impl fmt::Display for Error {
             ),
             Error::Encode { source } => write!(f, "the codec cannot encode the value: {source}"),
             Error::Unreached { peers } => {
-                f.write_str("the change holds here, but did not reach all peers:")?;
+                f.write_str(
+                    "it holds here and on all peers but these, which are told when they answer again:",
+                )?;
                 for unreached in peers.iter() {
                     write!(f, " {} ({})", unreached.peer, unreached.reason)?;
                 }

@@ -6,7 +6,7 @@
 //! There is no async runtime: [`Group::get`] blocks the thread that calls it.
 //!
 //! ```no_run
-//! use groupcache_sync::{Group, Node, Server, Value};
+//! use groupcache_sync::{Group, LoadError, Node, Server, Value};
 //! use std::time::Duration;
 //!
 //! let node = Node::new("http://10.0.0.5:7000")?; // how peers reach this process
@@ -14,7 +14,8 @@
 //!     .group_builder("pages", 64 << 20) // bytes of memory
 //!     .ttl(Duration::from_secs(300))
 //!     .build(|key| {
-//!         let number: u64 = key.parse()?; // whatever anybody asks for, it is a number from here on
+//!         // Whatever anybody asks for, it is a number from here on.
+//!         let number: u64 = key.parse().map_err(|_| LoadError::NotFound)?;
 //!         Ok(Value::from(format!("page {number}"))) // from a database, say
 //!     })?;
 //! let server = Server::bind(&node, "0.0.0.0:7000")?; // answers peers until dropped

@@ -9,7 +9,7 @@ use crate::ledger::{Ledger, Phase};
 use crate::replay::{LEAVING, Played};
 use crate::tally::{Histogram, PhaseTally, SOURCES};
 
-/// How the trace would have gone without a cache: measured for its beginning.
+/// How the trace would have gone without a cache: estimated from its beginning, which is measured.
 pub(crate) struct Uncached {
     pub(crate) requests: u64,
     pub(crate) latencies: Histogram,
@@ -60,7 +60,7 @@ impl Report<'_> {
             ]
         };
         let without = format!(
-            "without the cache (measured for {})",
+            "without the cache (estimated from {})",
             grouped(self.uncached.requests)
         );
         write_table(
@@ -107,7 +107,7 @@ impl Report<'_> {
             "seconds",
             "per second",
             "loads",
-            "again",
+            "loaded again",
             "failed",
             "wrong",
             "peer errors",
@@ -146,7 +146,7 @@ impl Report<'_> {
     fn write_sources(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let mut header = vec!["node that was asked"];
         header.extend(SOURCES);
-        header.extend(["holds now", "mirrors", "memory"]);
+        header.extend(["owned values", "copies", "memory"]);
         let row = |(index, stats): (usize, &GroupStats)| {
             let mut row = vec![format!("node {}", index + 1)];
             row.extend(self.played.tally.nodes[index].map(grouped));
@@ -175,8 +175,14 @@ impl Report<'_> {
                     "peer (and its load, if needed)",
                     &total.latencies_from(&["peer"]),
                 ),
-                row("load", &total.latencies_from(&["load"])),
-                row("joined", &total.latencies_from(&["joined"])),
+                row(
+                    "load by the node that was asked",
+                    &total.latencies_from(&["load"]),
+                ),
+                row(
+                    "joined (another get's load)",
+                    &total.latencies_from(&["joined"]),
+                ),
                 row("all, with the cache", &total.all_latencies()),
                 row("all, without the cache", &self.uncached.latencies),
             ],
@@ -190,7 +196,7 @@ impl Report<'_> {
         }
         write!(
             f,
-            "{} requests, {} failed, {} wrong",
+            "every answer was compared with the database: {} requests, {} failed, {} wrong",
             grouped(total.requests()),
             grouped(total.failed),
             grouped(total.wrong)

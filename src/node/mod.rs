@@ -46,11 +46,12 @@ use crate::transport::tls::Tls;
 /// 30 seconds.
 ///
 /// ```no_run
-/// use groupcache_sync::{Group, Node, Server, Value};
+/// use groupcache_sync::{Group, LoadError, Node, Server, Value};
 ///
 /// let node = Node::new("http://10.0.0.5:7000")?;
 /// let pages: Group = node.group_builder("pages", 64 << 20).build(|key| {
-///     let number: u64 = key.parse()?; // a key may come from anybody who reaches the port
+///     // A key may come from anybody who reaches the port.
+///     let number: u64 = key.parse().map_err(|_| LoadError::NotFound)?;
 ///     Ok(Value::from(format!("page {number}")))
 /// })?;
 /// let server = Server::bind(&node, "0.0.0.0:7000")?;

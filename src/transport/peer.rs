@@ -45,8 +45,9 @@ impl Peer {
     /// [`Error::InvalidPeer`] if the address has another form.
     pub fn new(address: &str) -> Result<Peer, Error> {
         let invalid = |reason: &str| Error::peer(address, reason);
-        let (is_secure, rest) = split_scheme(address)
-            .ok_or_else(|| invalid("it must begin with http:// or https://"))?;
+        let (is_secure, rest) = split_scheme(address).ok_or_else(|| {
+            invalid("it must begin with http:// or https://, as http://10.0.0.5:7000")
+        })?;
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains(['/', '?', '#', '@', '\\']) {
             return Err(invalid("only host:port may follow http:// or https://"));
