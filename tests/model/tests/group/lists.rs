@@ -25,30 +25,30 @@ struct Gated {
 
 /// Holds up the first request that it is closed for.
 #[derive(Default)]
-struct Gate {
+pub(crate) struct Gate {
     state: Mutex<State>,
     moved: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+pub(crate) struct State {
     /// Which methods it is closed for, and which address.
     closed_for: Option<(fn(&str) -> bool, String)>,
     /// Whether its sender hears at once that there is no answer.
     is_late: bool,
-    is_held: bool,
+    pub(crate) is_held: bool,
     is_open: bool,
 }
 
 impl Gate {
-    fn close_for(&self, methods: fn(&str) -> bool, address: String, is_late: bool) {
+    pub(crate) fn close_for(&self, methods: fn(&str) -> bool, address: String, is_late: bool) {
         let mut state = self.state.lock().unwrap();
         state.closed_for = Some((methods, address));
         state.is_late = is_late;
     }
 
     /// Whether `call` is the one to be held up, and, if so, whether its sender does not wait.
-    fn holds(&self, call: &Call, to: &str) -> Option<bool> {
+    pub(crate) fn holds(&self, call: &Call, to: &str) -> Option<bool> {
         let mut state = self.state.lock().unwrap();
         let closed_for = state.closed_for.as_ref();
         if closed_for.is_none_or(|(methods, address)| !methods(call.method) || to != address) {
@@ -60,14 +60,18 @@ impl Gate {
         Some(state.is_late)
     }
 
-    fn wait(&self, until: impl Fn(&State) -> bool) {
+    pub(crate) fn wait(&self, until: impl Fn(&State) -> bool) {
         let mut state = self.state.lock().unwrap();
         while !until(&state) {
             state = self.moved.wait(state).unwrap();
         }
     }
 
-    fn open(&self) {
+    pub(crate) fn wait_until_open(&self) {
+        self.wait(|state| state.is_open);
+    }
+
+    pub(crate) fn open(&self) {
         self.state.lock().unwrap().is_open = true;
         self.moved.notify_all();
     }
@@ -93,12 +97,12 @@ impl Link for GatedLink {
     fn call(&self, call: &Call, timeout: Duration) -> Result<Reply, CallError> {
         match self.gate.holds(call, &self.to) {
             None => {}
-            Some(false) => self.gate.wait(|state| state.is_open),
+            Some(false) => self.gate.wait_until_open(),
             Some(true) => {
                 let (link, gate) = (Arc::clone(&self.link), Arc::clone(&self.gate));
                 let call = call.clone();
                 thread::spawn(move || {
-                    gate.wait(|state| state.is_open);
+                    gate.wait_until_open();
                     let _ = link.call(&call, timeout); // nobody hears the answer
                 });
                 return Err(CallError::Timeout);

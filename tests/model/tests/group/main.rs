@@ -13,6 +13,7 @@ mod foreign;
 mod late;
 mod lists;
 mod offers;
+mod one_way;
 mod queued;
 mod two_groups;
 
@@ -167,6 +168,22 @@ fn remove_in_a_cluster() {
             vec![gets(0, "k", 2), gets(1, "k", 2), remove(0), remove(1)],
         )
         .end();
+    });
+}
+
+/// The owner removes its own key: it drops the value before the other node hears of that.
+#[test]
+fn remove_by_the_owner_against_gets() {
+    explore(|| {
+        let world = World::new(2);
+        let is_owner = |node: &usize| world.nodes[0].owner("k").address() == address(*node);
+        let owner = [0, 1].into_iter().find(is_owner).unwrap();
+        let remove = part(move |world| {
+            world.remove(owner, "k");
+            world.get(1 - owner, "k");
+        });
+        world.get(owner, "k");
+        run(world, vec![gets(1 - owner, "k", 2), remove]).end();
     });
 }
 
