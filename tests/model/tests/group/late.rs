@@ -179,12 +179,18 @@ fn late_against_an_answer(change: fn(&World, &str) -> Result<(), Error>, of: fn(
         for group in [0, 1] {
             world.get_in(group, OWNER, &key);
         }
+        let is_another = |other: &String| {
+            **other != *key && world.nodes[0].owner(other).address() == address(OWNER)
+        };
+        let mut others = (0..).map(|number: u32| number.to_string());
+        // The asker knows the dialect of the owner, so that what is held up is its get.
+        world.get(ASKER, &others.find(is_another).unwrap());
         let owner = address(OWNER);
         world.network.set_fault(&owner, Some(Fault::Refuses));
         let began = world.history.tick();
         change(&world, &key).unwrap_err();
         world.network.set_fault(&owner, None);
-        gate.close_for(|_| true, owner, false);
+        gate.close_for(|method| method == "GET", owner, false);
         let asked = Arc::clone(&key);
         let get = part(move |world| world.get(ASKER, &asked));
         let delivery = part(move |world| {
