@@ -189,7 +189,8 @@ impl fmt::Display for Error {
             Error::Encode { source } => write!(f, "the codec cannot encode the value: {source}"),
             Error::Unreached { peers } => {
                 f.write_str(
-                    "it holds here and on all peers but these, which are told when they answer again:",
+                    "it holds here and on all peers but these, which are told when they answer again, unless they \
+                     are unsupported:",
                 )?;
                 for unreached in peers.iter() {
                     write!(f, " {} ({})", unreached.peer, unreached.reason)?;

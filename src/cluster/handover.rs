@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use crate::cluster::journal::{LoggedRemoval, MEMORY, PendingRemovals};
+use crate::cluster::journal::{LoggedRemoval, MEMORY};
 use crate::cluster::remote::{Failure, Remote};
 use crate::cluster::state::Cluster;
 use crate::error::Unreached;
@@ -46,10 +46,8 @@ impl Cluster {
                 unreached.push(remote.unreached(&Failure::Unreachable(reason)));
             }
         }
-        let all = PendingRemovals::default();
-        all.add(self.journal.whole_range(now));
         let to = Whom::AllBut(ids_of(&remotes));
-        let removals = self.journal.removals(&all);
+        let removals = self.journal.removals_in(&self.journal.whole_range(now));
         self.hand_to_first(successors.iter(), &to, &removals, deadline);
         unreached
     }
@@ -67,9 +65,7 @@ impl Cluster {
         if missed.is_empty() {
             return;
         }
-        let pending = PendingRemovals::default();
-        pending.add(change.clone());
-        let removals = self.journal.removals(&pending);
+        let removals = self.journal.removals_in(change);
         let mut successors = self.successors();
         successors.retain(|remote| !missed.contains(&remote.peer.name()));
         for id in missed {

@@ -83,14 +83,7 @@ impl Cluster {
             stamp: Some(stamp),
             ring: Some(self.members().fingerprint()),
         };
-        match keys {
-            None => self.journal.announce(group, None, announced, now),
-            Some(keys) => {
-                for &key in keys {
-                    self.journal.announce(group, Some(key), announced, now);
-                }
-            }
-        }
+        self.journal.announce(group, keys, announced, now);
         RecordedChange {
             cluster: Arc::clone(self),
             range,

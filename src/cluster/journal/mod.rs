@@ -210,16 +210,34 @@ impl Journal {
         self.state.lock().log.removals(&ranges)
     }
 
+    /// The removals of this range of the log.
+    pub(crate) fn removals_in(&self, range: &Range<u64>) -> Vec<LoggedRemoval> {
+        let ranges = std::slice::from_ref(range);
+        self.state.lock().log.removals(ranges)
+    }
+
     /// Drops what is too old and not pending for any peer; `first_pending` is the first sequence number
     /// that is.
     pub(crate) fn expire(&self, now: Instant, first_pending: u64) {
         self.state.lock().log.expire(now, first_pending);
     }
 
-    /// Adds the tombstone of a key, or of all keys of a group, of a change that this node carries out later.
-    pub(crate) fn announce(&self, group: &str, key: Option<&str>, info: ChangeInfo, now: Instant) {
-        let hash = hash_of(group, key);
-        self.state.lock().tombstones.add(hash, info, now);
+    /// Adds the tombstones of keys, or of all keys of a group, of a change that this node carries out later.
+    pub(crate) fn announce(
+        &self,
+        group: &str,
+        keys: Option<&[&str]>,
+        info: ChangeInfo,
+        now: Instant,
+    ) {
+        let hashes: Vec<u64> = match keys {
+            None => vec![hash_of(group, None)],
+            Some(keys) => keys.iter().map(|key| hash_of(group, Some(key))).collect(),
+        };
+        let tombstones = &mut self.state.lock().tombstones;
+        for hash in hashes {
+            tombstones.add(hash, info, now);
+        }
     }
 
     /// Adds the tombstone of a key, or of all keys of a group, before anything is removed.
