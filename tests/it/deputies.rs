@@ -1,11 +1,12 @@
 //! Deputies: while the owner of a key is unreachable, its deputy loads the key once for all processes.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use groupcache_sync::{
-    Begin, CircuitState, Clock, Error, Fault, Group, Node, PeerStats, Request, Value,
+    Begin, Bytes, CircuitState, Clock, Codec, CodecError, Error, Fault, Group, Node, PeerStats,
+    Request, Value,
 };
 
 use crate::cluster::{Cluster, GROUP, address, eventually, together, value_of};
@@ -293,6 +294,51 @@ fn a_lost_owner_costs_no_load_for_what_its_deputies_have() {
         cluster.advance(10 * SECOND);
     }
     assert_eq!(cluster.loads.all(), keys.len(), "once each, by their owner");
+}
+
+/// A codec that holds the first value up that it decodes.
+#[derive(Clone)]
+struct HoldsFirst(Arc<Mutex<Option<mpsc::Receiver<()>>>>);
+
+impl Codec<Value> for HoldsFirst {
+    fn encode(&self, value: &Value) -> Result<Value, CodecError> {
+        Bytes.encode(value)
+    }
+
+    fn decode(&self, bytes: Value) -> Result<Value, CodecError> {
+        let first = self.0.lock().unwrap().take();
+        first.map_or(Ok(()), |gate| gate.recv())?;
+        Bytes.decode(bytes)
+    }
+}
+
+#[test]
+fn a_late_copy_does_not_take_the_place_of_what_a_deputy_was_handed() {
+    let (open, gate) = mpsc::channel();
+    let codec = HoldsFirst(Arc::new(Mutex::new(Some(gate))));
+    let cluster = Cluster::with(
+        3,
+        Clock::manual(),
+        |node| node,
+        |group| group.hot_threshold(0.0).codec(codec.clone()),
+        |key| Ok(value_of(key)),
+    );
+    let key = cluster.key_owned_by(2);
+    let deputy = &cluster.groups[cluster.deputy_of(&key)];
+    std::thread::scope(|scope| {
+        let late = scope.spawn(|| deputy.get(&key).unwrap());
+        eventually("it decodes", || codec.0.lock().unwrap().is_none());
+        offer(&cluster, 1);
+        open.send(()).unwrap();
+        assert_eq!(late.join().unwrap(), value_of(&key));
+    });
+    cluster.network.set_fault(&address(2), Some(Fault::Refuses));
+    // Longer than copies live.
+    cluster.advance(60 * SECOND);
+    for group in &cluster.groups[..2] {
+        assert_eq!(group.get(&key).unwrap(), value_of(&key));
+    }
+    assert_eq!(cluster.loads.all(), 1, "by the owner");
 }
 
 #[test]

@@ -93,7 +93,7 @@ impl<T: Item> Policy<T> {
         self.table.find_hash(hash)
     }
 
-    #[cfg(test)]
+    #[inline]
     pub(crate) fn item(&self, at: At) -> Option<&T> {
         self.table.cell(at).item()
     }

@@ -327,7 +327,7 @@ impl<T: Item> Cell<T> {
         before < MAX_COUNT
     }
 
-    #[cfg(test)]
+    #[inline]
     pub(super) fn item(&self) -> Option<&T> {
         self.item.as_ref()
     }

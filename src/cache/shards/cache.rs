@@ -122,7 +122,9 @@ impl<V: Cacheable> Cache<V> {
             .map(|shard| &***shard)
     }
 
-    /// Keeps a value, unless it is too large or `stale` is set; tells whether it is kept.
+    /// Keeps a value, unless it is too large or `stale` is set; tells whether it is kept. A copy of a value
+    /// that main has already is not kept either: a deputy that was handed the value while it fetched it would
+    /// lack it when the owner is lost.
     ///
     /// The mark is read under the lock of the shard. An invalidation sets it before it takes that
     /// lock: either the value is kept before and the invalidation removes it, or it is not kept (P2).
@@ -162,6 +164,10 @@ impl<V: Cacheable> Cache<V> {
         let mut state = shard.state.lock();
         loop {
             if stale.load(Ordering::Acquire) {
+                return (false, Some(entry));
+            }
+            let is_in_main = || state.store.is_fresh_in_main(key, || self.time.now());
+            if tier == Tier::Hot && is_in_main() {
                 return (false, Some(entry));
             }
             let Err(full) = self.budgets.take(tier, weight) else {

@@ -350,6 +350,12 @@ impl<V> Store<V> {
     }
 
     #[inline]
+    /// Whether main has a value of `key` that has not expired.
+    pub(crate) fn is_fresh_in_main(&self, key: KeyRef<'_>, now: impl FnOnce() -> Tick) -> bool {
+        let entry = self.find_main(key).and_then(|at| self.main.item(at));
+        entry.is_some_and(|entry| entry.expires.life(now, 0) == Life::Fresh)
+    }
+
     fn find_main(&self, key: KeyRef<'_>) -> Option<At> {
         self.main.find(key.short_hash(), |entry| entry.is(key))
     }
