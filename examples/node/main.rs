@@ -48,7 +48,8 @@ use security::Security;
 
 /// What is freed goes back to the system at once, by `.cargo/config.toml`: glibc keeps the most
 /// that a process ever had, in small pieces, until somebody needs it.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
+/// Only in the package `node-jemalloc`, which builds this program: jemalloc takes minutes to compile.
+#[cfg(all(feature = "jemalloc", target_os = "linux", target_env = "gnu"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::client::Client;
 use crate::clients::{Watch, Window, Workload, ZIPF_KEYS};
 use crate::fleet::Fleet;
-use crate::{alone, size};
+use crate::{alone_if_measured, size};
 
 const NODES: usize = 5;
 
@@ -88,7 +88,7 @@ fn check(name: &str, watch: &Watch<'_>, time: &Range<Duration>, quiet: &Window, 
 #[test]
 #[ignore = "it takes a minute: `.ci/run` runs it, with optimised processes"]
 fn a_crash_costs_the_origin_next_to_nothing() {
-    let _turn = alone();
+    let _turn = alone_if_measured();
     let time = time();
     let fleet = Fleet::start(NODES, &[]);
     load_all(&fleet);

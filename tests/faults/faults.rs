@@ -9,7 +9,7 @@ use crate::gauge::Gauge;
 use crate::process::eventually;
 use crate::proxy::Rule;
 use crate::security::Security;
-use crate::{alone, size};
+use crate::{alone_if_measured, size};
 
 const NODES: usize = 5;
 
@@ -218,13 +218,13 @@ fn others() -> impl Iterator<Item = usize> {
 
 #[test]
 fn a_node_that_is_killed_and_comes_back_fails_no_get() {
-    let _turn = alone();
+    let _turn = alone_if_measured();
     kill_and_restart("killed, restarted", &Fleet::start(NODES, &[]));
 }
 
 #[test]
 fn a_node_that_is_killed_fails_no_get_of_nodes_with_a_secret_and_tls() {
-    let _turn = alone();
+    let _turn = alone_if_measured();
     let fleet = Fleet::start_with(Some(Security::new()), NODES, &[]);
     kill_and_restart("killed, secret and TLS", &fleet);
 }
@@ -319,14 +319,14 @@ fn stop_victim(fleet: &Fleet, time: Duration) -> Instant {
 
 #[test]
 fn a_node_that_stops_costs_one_timeout_and_then_nothing() {
-    let _turn = alone();
+    let _turn = alone_if_measured();
     let fleet = Fleet::start(NODES, &[]);
     hold("stopped", &fleet, |time| stop_victim(&fleet, time));
 }
 
 #[test]
 fn a_link_that_is_cut_in_answers_costs_one_timeout_and_leaves_nothing_behind() {
-    let _turn = alone();
+    let _turn = alone_if_measured();
     let fleet = Fleet::start(NODES, &[]);
     hold("a link cut in answers", &fleet, |time| {
         let (before, failed) = (fleet.gauges(), errors(&fleet));
@@ -368,7 +368,7 @@ fn loads(fleet: &Fleet) -> Vec<usize> {
 /// Loses what some ask others, and the answers. Each that cannot reach an owner loads its keys once
 /// for each fallback life.
 fn try_loss(name: &str, lost: &[(&[usize], &[usize])], cut_off: usize) {
-    let _turn = alone();
+    let _turn = alone_if_measured();
     let fleet = Fleet::start(NODES, &[]);
     hold(name, &fleet, |time| {
         let (begun, before) = (Instant::now(), loads(&fleet));
@@ -405,7 +405,7 @@ fn a_partition_in_one_direction_fails_no_get() {
 
 #[test]
 fn peers_that_come_and_go_fail_no_get() {
-    let _turn = alone();
+    let _turn = alone_if_measured();
     let fleet = Fleet::start(NODES, &[]);
     hold("a peer added or removed", &fleet, |time| {
         let end = Instant::now() + time;

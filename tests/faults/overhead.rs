@@ -6,7 +6,7 @@ use crate::clients::{Watch, Workload};
 use crate::crash::{WARM_UP, load_all};
 use crate::fleet::Fleet;
 use crate::gauge::processor_time;
-use crate::{alone, size};
+use crate::{alone_if_measured, size};
 
 const NODES: usize = 5;
 
@@ -57,7 +57,7 @@ fn watch(name: &str, time: Duration, args: &[&str]) -> Quiet {
 #[test]
 #[ignore = "it takes minutes: `.ci/long faults` runs it, with optimised processes"]
 fn values_of_deputies_cost_little_while_nothing_fails() {
-    let _turn = alone();
+    let _turn = alone_if_measured();
     let time = Duration::from_secs_f64(size("GROUPCACHE_FAULT_SECONDS").unwrap_or(3.0));
     for (name, room) in [("room for all", "67108864"), ("room for a part", SMALL)] {
         let room = ["--cache-bytes", room];

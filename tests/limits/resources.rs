@@ -11,7 +11,7 @@ use crate::cgroup::Cgroup;
 use crate::gauge::{Gauge, Times};
 use crate::origin::Origin;
 use crate::process::{Cluster, PATIENCE, Process, STEADY, eventually};
-use crate::{Over, alone, size};
+use crate::{Over, alone_if_measured, size};
 
 /// How often a test asks for something at most before that must have happened, in time.
 const GUARD: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ fn is_served(address: SocketAddr) -> bool {
 /// Those who do nothing at one address leave descriptors for the other.
 #[test]
 fn idle_connections_of_peers_leave_descriptors_to_the_front() {
-    let _turn = alone();
+    let _turn = alone_if_measured();
     let origin = Origin::start();
     let wrapper = ["sh", "-c", "ulimit -n 1024; exec \"$@\"", "sh"];
     let node = Process::start_under(&wrapper, &origin, STEADY);
@@ -53,7 +53,7 @@ fn idle_connections_of_peers_leave_descriptors_to_the_front() {
 
 #[test]
 fn a_shortage_of_descriptors_ends_when_they_are_given_back() {
-    let _turn = alone();
+    let _turn = alone_if_measured();
     let origin = Origin::start();
     let other = Process::start(&origin, STEADY);
     let wrapper = ["sh", "-c", "ulimit -n 64; exec \"$@\"", "sh"];
@@ -106,7 +106,7 @@ fn a_shortage_of_descriptors_ends_when_they_are_given_back() {
 
 #[test]
 fn without_more_threads_it_goes_on_with_those_it_has() {
-    let _turn = alone();
+    let _turn = alone_if_measured();
     let Some(cgroup) = Cgroup::new("pids") else {
         return;
     };
@@ -211,7 +211,7 @@ fn set_values(sets: u64, wrapper: &[&str]) -> Gauge {
 
 #[test]
 fn memory_stays_near_the_budget_whatever_the_sizes() {
-    let _turn = alone();
+    let _turn = alone_if_measured();
     let sets = size("GROUPCACHE_SETS").unwrap_or(4_000);
     let cgroup = Cgroup::new("memory");
     let enter = cgroup.as_ref().map(Cgroup::wrapper);
@@ -229,7 +229,7 @@ fn memory_stays_near_the_budget_whatever_the_sizes() {
 fn slow_loads_both_ways_do_not_wait_for_each_other_and_hits_go_on() {
     const WORKERS: &str = "4";
     const CLIENTS: usize = 32;
-    let _turn = alone();
+    let _turn = alone_if_measured();
     let origin = Origin::start();
     let args: Vec<&str> = [STEADY, &["--loader-threads", WORKERS]].concat();
     let cluster = Cluster::start(2, &origin, &args);
@@ -314,7 +314,7 @@ fn ask_until_the_end(address: SocketAddr, answered: &AtomicUsize, over: &AtomicB
 #[test]
 fn an_end_under_load_cuts_no_answer_short() {
     const CLIENTS: usize = 8;
-    let _turn = alone();
+    let _turn = alone_if_measured();
     let origin = Origin::start();
     let mut node = Process::start(&origin, &[]);
     let front = address(&node.front);

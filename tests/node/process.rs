@@ -31,22 +31,35 @@ pub(crate) const STEADY: &[&str] = &[
 
 /// An example. `cargo test` builds it; where only this test is built, it may be absent or old.
 pub(crate) fn example(name: &str) -> PathBuf {
+    built(&format!("examples/{name}"), &format!("--example {name}"))
+}
+
+/// A program beside this test in the target folder.
+fn built(path: &str, by: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     // target/<profile>/deps/<this test>
     let profile = test.ancestors().nth(2).unwrap();
-    let program = profile.join("examples").join(name);
+    let program = profile.join(path);
     let program = program.with_extension(std::env::consts::EXE_EXTENSION);
     assert!(
         program.exists(),
-        "{} is missing: run `cargo build --example {name}` first, with the same profile",
+        "{} is missing: run `cargo build {by}` first, with the same profile",
         program.display()
     );
     program
 }
 
-/// The program under test.
+/// The program under test: the `node` example, or the same with jemalloc.
 pub(crate) fn program() -> PathBuf {
-    example("node")
+    match gives_memory_back() {
+        true => built("node-jemalloc", "-p node-jemalloc"),
+        false => example("node"),
+    }
+}
+
+/// Whether the program under test gives memory back that it has freed: `GROUPCACHE_JEMALLOC` is set.
+pub(crate) fn gives_memory_back() -> bool {
+    std::env::var_os("GROUPCACHE_JEMALLOC").is_some()
 }
 
 /// Runs the program until it ends by itself.
@@ -145,6 +158,8 @@ impl Process {
             .args(["--origin", &origin.url()])
             .args(args)
             .env("RUST_LOG", level)
+            // As OPERATIONS advises for glibc; jemalloc reads no such setting.
+            .env("MALLOC_MMAP_THRESHOLD_", "131072")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -26,7 +26,7 @@ fn short_deadlines_on_a_small_pool_bring_values_or_are_past() {
     let _turn = alone();
     let (seed, operations) = (
         Random::seed(),
-        size("GROUPCACHE_STRESS_OPERATIONS", 300_000) / 10,
+        size("GROUPCACHE_STRESS_OPERATIONS", 150_000) / 10,
     );
     let twins = Twins::new(
         1,

@@ -100,20 +100,20 @@ fn no_stale_read(nodes: usize, operations: usize) {
 #[test]
 fn no_stale_read_on_one_node() {
     let _turn = alone();
-    no_stale_read(1, size("GROUPCACHE_STRESS_OPERATIONS", 300_000));
+    no_stale_read(1, size("GROUPCACHE_STRESS_OPERATIONS", 150_000));
 }
 
 #[test]
 fn no_stale_read_on_three_nodes() {
     let _turn = alone();
-    no_stale_read(3, size("GROUPCACHE_STRESS_OPERATIONS", 300_000) / 3);
+    no_stale_read(3, size("GROUPCACHE_STRESS_OPERATIONS", 150_000) / 3);
 }
 
 /// On sockets, where a fetch takes so long that many are asked for together.
 #[test]
 fn gets_in_two_groups_on_sockets_never_see_the_other_one() {
     let _turn = alone();
-    let operations = size("GROUPCACHE_STRESS_OPERATIONS", 300_000) / 3;
+    let operations = size("GROUPCACHE_STRESS_OPERATIONS", 150_000) / 3;
     let listeners = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
     let nodes = listeners.each_ref().map(|listener| {
         let address = format!("http://{}", listener.local_addr().unwrap());

@@ -176,10 +176,10 @@ fn a_rate_leaves_with_its_entry() {
 pub(crate) const OPERATIONS: usize = 500;
 
 /// How the model tests run: as many cases as make up this part, in per cent, of
-/// `GROUPCACHE_OPERATIONS`, a million unless told otherwise.
+/// `GROUPCACHE_OPERATIONS`, half a million unless told otherwise.
 pub(crate) fn config(per_cent: usize) -> Config {
     let told = std::env::var("GROUPCACHE_OPERATIONS").ok();
-    let operations = told.and_then(|told| told.parse().ok()).unwrap_or(1_000_000);
+    let operations = told.and_then(|told| told.parse().ok()).unwrap_or(500_000);
     let cases = (operations / 100 * per_cent / OPERATIONS).max(1);
     Config {
         cases: u32::try_from(cases).unwrap_or(u32::MAX),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::alone;
+use crate::alone_if_measured;
 use crate::client::Client;
 use crate::gauge::{CLOSE_WAIT, Times, tcp_sockets};
 use crate::hostile::fake::{FakePeer, keys_of, ok, said, value};
@@ -30,7 +30,7 @@ fn with_peer(origin: &Origin, peer: &FakePeer) -> Process {
 
 #[test]
 fn an_answer_too_many_is_not_taken_for_that_to_the_next_key() {
-    let _turn = alone();
+    let _turn = alone_if_measured();
     let has_lied = Arc::new(AtomicBool::new(false));
     let lying = Arc::clone(&has_lied);
     let peer = FakePeer::start(move |asked| {
@@ -62,7 +62,7 @@ fn an_answer_too_many_is_not_taken_for_that_to_the_next_key() {
 fn whoever_asks_for_others_keeps_no_answer_back() {
     const DELAY: Duration = Duration::from_millis(50);
     const CLIENTS: usize = 32;
-    let _turn = alone();
+    let _turn = alone_if_measured();
     let peer = FakePeer::start(|asked| {
         thread::sleep(DELAY);
         if asked.method == "GET" {
@@ -127,7 +127,7 @@ fn connections_to_a_peer_that_has_gone_are_closed() {
     if measured().is_none_or(|time| time < Duration::from_secs(30)) {
         return;
     }
-    let _turn = alone();
+    let _turn = alone_if_measured();
     let origin = Origin::start_slow(Duration::from_millis(50), |key| key.as_bytes().to_vec());
     let mut cluster = Cluster::start(2, &origin, PLAIN);
     thread::scope(|scope| {
@@ -161,7 +161,7 @@ fn connections_to_a_peer_that_has_gone_are_closed() {
 
 /// Two clusters with the same keys, of which one gets the address of a peer of the other.
 fn cross(flags_of: impl Fn(&str) -> Vec<String>) {
-    let _turn = alone();
+    let _turn = alone_if_measured();
     let own = Origin::start_slow(Duration::ZERO, |key| format!("ours {key}").into_bytes());
     let foreign = Origin::start_slow(Duration::ZERO, |key| format!("theirs {key}").into_bytes());
     let start = |listen: &str, origin: &Origin, cluster: &str| {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::alone;
+use crate::alone_if_measured;
 use crate::hostile::messages::answer;
 use crate::hostile::other::{CLUSTER, Other, SECRET, connect};
 use crate::hostile::trial::SecretFile;
@@ -22,7 +22,7 @@ fn replay(address: SocketAddr, bytes: &[u8]) -> Option<u16> {
 
 #[test]
 fn a_recorded_change_is_never_made_again_not_even_after_a_restart() {
-    let _turn = alone();
+    let _turn = alone_if_measured();
     let (secret, origin, link) = (SecretFile::new(), Origin::start(), Link::start());
     let start = |listen: &str| {
         let flags = ["--secret-file", secret.path(), "--cluster", CLUSTER];

@@ -12,7 +12,7 @@ use crate::hostile::trial::{NOT_SERVED, Row, measured};
 use crate::hostile::{peers, strangers};
 use crate::origin::Origin;
 use crate::process::{Process, eventually};
-use crate::{Over, alone};
+use crate::{Over, alone_if_measured};
 
 /// How many connections an attacker has here: tiny_http takes a thread for each.
 const CONNECTIONS: usize = 500;
@@ -42,7 +42,7 @@ const NOT_WITHSTOOD: [&Row; 4] = [
 
 #[test]
 fn the_second_engine_withstands_few_connections() {
-    let _turn = alone();
+    let _turn = alone_if_measured();
     let mut failures = Vec::new();
     for row in WITHSTOOD {
         let shown = row.run(&["--engine", "tiny_http"], CONNECTIONS, SOON);
@@ -58,7 +58,7 @@ fn the_second_engine_outlives_what_it_does_not_withstand() {
     if measured().is_none() {
         return;
     }
-    let _turn = alone();
+    let _turn = alone_if_measured();
     let mut failures = Vec::new();
     for row in NOT_WITHSTOOD {
         let soon = Duration::from_secs(2);
@@ -83,7 +83,7 @@ const BEYOND: [&str; 5] = [
 
 #[test]
 fn the_second_engine_outlives_hostile_clients_of_few_connections() {
-    let _turn = alone();
+    let _turn = alone_if_measured();
     let origin = Origin::start();
     let node = Process::start_with_log("warn", &origin, &["--engine", "tiny_http"]);
     let address = node.url.strip_prefix("http://").unwrap().parse().unwrap();

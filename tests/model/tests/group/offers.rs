@@ -131,3 +131,26 @@ fn what_a_deputy_was_handed_has_an_end() {
         world.end();
     });
 }
+
+/// A flight of what is offered looks into the cache first. If it finds there what is being removed, a later get
+/// must not join it.
+#[test]
+fn a_remove_against_an_offer_of_what_the_owner_has() {
+    explore(|| {
+        let world = World::new(2);
+        let is_owned = |key: &String| world.nodes[0].owner(key).address() == address(0);
+        let mut keys = (0..).map(|number: u32| number.to_string());
+        let key = keys.find(is_owned).unwrap();
+        for group in [0, 1] {
+            world.get_in(group, 0, &key);
+            world.get_in(group, 1, &key); // keeps a copy, which it offers
+        }
+        let leave = part(|world| world.nodes[1].leave(OFFERS).unwrap());
+        let change = part(move |world| {
+            world.remove(0, &key);
+            world.get(0, &key);
+            world.get_in(1, 0, &key);
+        });
+        run(world, vec![leave, change]).end();
+    });
+}
