@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use groupcache_sync::{
     Call, CallError, Clock, Deadline, Error, Fault, Group, Limits, Link, LoadError, Loaded,
-    Network, Node, Peer, Reply, Request, Source, Transport, Value,
+    Network, Node, NodeBuilder, Peer, Reply, Request, Source, Transport, Value,
 };
 
 use crate::cluster::{Cluster, GROUP, address, eventually, together, value_of};
+
+const SECOND: Duration = Duration::from_secs(1);
 
 fn keys(count: usize) -> Vec<String> {
     (0..count).map(|number| format!("key {number}")).collect()
@@ -393,11 +395,14 @@ fn a_batch_loader_that_fails_or_panics_fails_its_keys_only() {
 }
 
 /// Two nodes whose loader of a number gets the number before it, in either process.
-fn chain(groups: &'static OnceLock<Vec<Group>>, threads: usize, timeout: Duration) -> Cluster {
+fn chain(
+    groups: &'static OnceLock<Vec<Group>>,
+    settings: impl Fn(NodeBuilder) -> NodeBuilder,
+) -> Cluster {
     let cluster = Cluster::with(
         2,
         Clock::system(),
-        |node| node.loader_threads(threads).fetch_timeout(timeout),
+        settings,
         |group| group,
         |key| {
             let number: usize = key.parse()?;
@@ -415,7 +420,8 @@ fn chain(groups: &'static OnceLock<Vec<Group>>, threads: usize, timeout: Duratio
 #[test]
 fn loads_of_a_batch_may_need_other_keys_of_it() {
     static GROUPS: OnceLock<Vec<Group>> = OnceLock::new();
-    let cluster = chain(&GROUPS, 16, Duration::from_secs(8));
+    let settings = |node: NodeBuilder| node.loader_threads(16).fetch_timeout(8 * SECOND);
+    let cluster = chain(&GROUPS, settings);
     let keys: Vec<String> = (0..16).rev().map(|number| number.to_string()).collect();
     for (key, value) in keys.iter().zip(cluster.groups[0].get_many(&keys)) {
         assert_eq!(value.unwrap(), Value::from(&**key));
@@ -427,7 +433,10 @@ fn loads_of_a_batch_may_need_other_keys_of_it() {
 fn loads_of_a_batch_that_need_each_other_end_with_pools_of_one_thread() {
     static GROUPS: OnceLock<Vec<Group>> = OnceLock::new();
     // While the one thread of a process waits for the other process, another one takes its part.
-    let cluster = chain(&GROUPS, 1, Duration::from_millis(100));
+    let cluster = chain(&GROUPS, |node| {
+        let node = node.loader_threads(1).load_timeout(2 * SECOND);
+        node.fetch_timeout(SECOND / 10)
+    });
     let keys: Vec<String> = (0..8).rev().map(|number| number.to_string()).collect();
     for (key, value) in keys.iter().zip(cluster.groups[0].get_many(&keys)) {
         assert_eq!(value.unwrap(), Value::from(&**key));
