@@ -62,7 +62,8 @@ impl<V: Cacheable> Group<V> {
     /// or until it expires. One of the peers that were reached is given the removal too, in the last eighth
     /// of the time, and delivers it also if this process crashes. If no peer takes it, or both processes end
     /// without `leave` before one of them has delivered it, it is lost. Peers that can never be reached, as
-    /// they speak the dialect of Go, are named as [`unsupported`](crate::Unreached::unsupported). [`Error::KeyTooLong`] changes nothing.
+    /// they speak the dialect of Go, are named as [`unsupported`](crate::Unreached::unsupported).
+    /// [`Error::KeyTooLong`] changes nothing.
     #[doc(alias = "delete")]
     #[doc(alias = "invalidate")]
     #[doc(alias = "evict")]

@@ -166,8 +166,7 @@ impl<V: Cacheable> Cache<V> {
             if stale.load(Ordering::Acquire) {
                 return (false, Some(entry));
             }
-            let is_in_main = || state.store.is_fresh_in_main(key, || self.time.now());
-            if tier == Tier::Hot && is_in_main() {
+            if tier == Tier::Hot && state.store.is_fresh_in_main(key, || self.time.now()) {
                 return (false, Some(entry));
             }
             let Err(full) = self.budgets.take(tier, weight) else {

@@ -349,13 +349,13 @@ impl<V> Store<V> {
         main.chain(hot)
     }
 
-    #[inline]
     /// Whether main has a value of `key` that has not expired.
     pub(crate) fn is_fresh_in_main(&self, key: KeyRef<'_>, now: impl FnOnce() -> Tick) -> bool {
         let entry = self.find_main(key).and_then(|at| self.main.item(at));
         entry.is_some_and(|entry| entry.expires.life(now, 0) == Life::Fresh)
     }
 
+    #[inline]
     fn find_main(&self, key: KeyRef<'_>) -> Option<At> {
         self.main.find(key.short_hash(), |entry| entry.is(key))
     }
